@@ -1,0 +1,62 @@
+"""What the pipeline asks of a backend, and what it gets back.
+
+A backend is a package of edgeq_converters with one function::
+
+    def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact
+
+`model` is standard ONNX (opset 21, IR 10, static shapes, float32), with or without QuantizeLinear/DequantizeLinear. It is not
+changed. The files are written into `folder`, which exists and is the bundle in the making. Every node that the target cannot
+run is reported in one `UnsupportedModel`, and then nothing may be left in the folder.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import onnx_ir as ir
+
+ComputeUnits = Literal["ane", "gpu", "cpu", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmitOptions:
+    """min_os, compute: Core ML only (iOS version; where the model should run)."""
+
+    min_os: int = 18
+    compute: ComputeUnits = "ane"
+
+
+@dataclass(frozen=True, slots=True)
+class FloatNode:
+    """A node that a quantized graph nevertheless runs in float on this engine."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What `emit` wrote.
+
+    entry: file or folder, relative to the bundle, that the engine opens.
+    engine, engine_version: who runs it, and a version specifier such as ">=1.23".
+    names: graph input or output name -> the engine's name for it, where they differ.
+    options: what the engine must be told at load (session options, compute units); goes into the manifest as it is.
+    float_nodes: islands of float inside a quantized graph.
+    """
+
+    entry: str
+    engine: str
+    engine_version: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    float_nodes: tuple[FloatNode, ...] = ()
+
+
+class Backend(Protocol):
+    """The module of a backend."""
+
+    def emit(self, model: ir.Model, folder: Path, options: EmitOptions) -> Artifact: ...

@@ -1,0 +1,90 @@
+"""From the standard QDQ graph to the form that backends with their own ops lower: grids on values, fused tails.
+
+ONNX Runtime does these fusions itself and takes the QDQ graph as it stands.
+"""
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.graph import QUANT, constant, consumers, quant
+from edgeq.quant.qdq import fold_qdq
+
+DOMAIN: Final = "edgeq"  # ops that exist only here, never in a saved file
+LINEAR: Final = "Linear"  # Linear(x [..,K], w [K,N], bias [N]) -> [..,N]
+
+
+def lower_form(model: ir.Model) -> ir.Model:
+    """A copy of the QDQ graph, folded: see `edgeq.quant.qdq.fold_qdq`, then each function below."""
+    model = model.clone()
+    fold_qdq(model)
+    absorb_activations(model.graph)
+    fuse_bias(model.graph)
+    return model
+
+
+def absorb_activations(graph: ir.Graph) -> None:
+    """Drop a Relu or Clip that rounding to the output grid performs anyway.
+
+        Conv -> Relu -> y, grid of y starts at 0     =>     Conv -> y
+    """
+    for node in list(graph):
+        if node.op_type not in ("Relu", "Clip"):
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        grid = quant(result)
+        if grid is None or source is None or source.producer() is None or quant(source) is not None:
+            continue
+        if len(list(source.uses())) != 1 or source.is_graph_output():
+            continue
+        low, high = _bounds(node)
+        first, last = grid.real_range()
+        half = float(grid.scale) / 2  # a bound between two grid points rounds to the nearer one
+        if first >= low - half and last <= high + half:
+            source.meta[QUANT] = grid
+            result.replace_all_uses_with(source)
+            graph.remove(node, safe=True)
+
+
+def _bounds(node: ir.Node) -> tuple[float, float]:
+    """The range that a Relu or Clip lets through; computed bounds let nothing be assumed."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    bounds = []
+    for index, absent in ((1, -np.inf), (2, np.inf)):
+        given = node.inputs[index] if len(node.inputs) > index else None
+        value = constant(given)
+        if given is not None and value is None:
+            return np.inf, -np.inf
+        bounds.append(absent if value is None else float(value))
+    return bounds[0], bounds[1]
+
+
+def fuse_bias(graph: ir.Graph) -> None:
+    """MatMul(x, constant w [K,N]) -> Add(constant [N])     =>     edgeq::Linear(x, w, bias)."""
+    for node in list(graph):
+        if node.op_type != "MatMul":
+            continue
+        weight, product = node.inputs[1], node.outputs[0]
+        if weight is None or weight.const_value is None or weight.shape is None or len(weight.shape) != 2:
+            continue
+        readers = consumers(product)
+        if len(readers) != 1 or readers[0].op_type != "Add" or product.is_graph_output() or quant(product):
+            continue
+        add = readers[0]
+        bias = next((value for value in add.inputs if value is not product), None)
+        if bias is None or bias.const_value is None or tuple(bias.const_value.shape) != (int(weight.shape[1]),):
+            continue
+        fused = ir.node(LINEAR, [node.inputs[0], weight, bias], domain=DOMAIN, name=node.name)
+        _take_over(fused.outputs[0], add.outputs[0])
+        graph.insert_before(add, fused)
+        add.outputs[0].replace_all_uses_with(fused.outputs[0], replace_graph_outputs=True)
+        graph.remove([add, node], safe=True)
+
+
+def _take_over(new: ir.Value, old: ir.Value) -> None:
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    if old.meta.get(QUANT) is not None:
+        new.meta[QUANT] = old.meta[QUANT]

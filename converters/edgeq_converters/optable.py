@@ -1,0 +1,109 @@
+"""A backend's table of op handlers: ``(builder, *inputs, **attributes) -> output or tuple of outputs``.
+
+The signature of a handler is its contract: inputs are positional in ONNX order (None where an optional one is absent),
+attributes are keyword-only with the defaults of the ONNX schema. An attribute that a handler does not name is one that the
+backend cannot express: it is refused with op, node and attribute, so nothing is ignored by accident.
+"""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import onnx
+import onnx_ir as ir
+
+from edgeq.errors import Problem, UnsupportedModel
+from edgeq.graph import OPSET, label
+
+B = TypeVar("B")
+Handler = Callable[..., Any]
+
+
+class CannotLower(Exception):
+    """Raised by a handler: this form of the op has no equivalent here. The text is shown to the user."""
+
+    def __init__(self, reason: str, remedy: str = ""):
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+class OpTable(Generic[B]):
+    """The handlers of one backend. Tables belong to a backend, never to the process."""
+
+    def __init__(self, target: str):
+        self.target = target
+        self.handlers: dict[str, Handler] = {}
+
+    def __call__(self, *op_types: str) -> Callable[[Handler], Handler]:
+        """Register a handler for one or several ONNX op types."""
+
+        def register(handler: Handler) -> Handler:
+            for op_type in op_types:
+                if op_type in self.handlers:
+                    raise ValueError(f"{op_type} has two handlers in {self.target}")
+                self.handlers[op_type] = handler
+            return handler
+
+        return register
+
+    def lower(self, node: ir.Node, builder: B, inputs: Sequence[Any]) -> Any:
+        """Lower one node -> what its handler returns.
+
+        Raises:
+            CannotLower: no handler, an attribute that the handler does not name, or the handler's own reason.
+        """
+        handler = self.handlers.get(node.op_type)
+        if handler is None:
+            raise CannotLower(f"no such operator on {self.target}")
+        attributes = explicit_attributes(node)
+        signature = inspect.signature(handler)
+        for name, value in attributes.items():
+            if name not in signature.parameters:
+                raise CannotLower(f"attribute {name}={value} has no equivalent on {self.target}")
+        try:
+            call = signature.bind(builder, *inputs, **attributes)
+        except TypeError as error:
+            raise CannotLower(f"{error}") from None
+        return handler(*call.args, **call.kwargs)
+
+
+def explicit_attributes(node: ir.Node) -> dict[str, Any]:
+    """The node's attributes that differ from what the ONNX schema assumes anyway."""
+    defaults = _schema_defaults(node.op_type, node.domain, node.version or OPSET)
+    given = {name: attr.value for name, attr in node.attributes.items()}
+    return {name: value for name, value in given.items() if name not in defaults or defaults[name] != value}
+
+
+@lru_cache(maxsize=1024)
+def _schema_defaults(op_type: str, domain: str, version: int) -> dict[str, Any]:
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:  # edgeq's own ops of the folded graph
+        return {}
+    defaults = {a.name: onnx.helper.get_attribute_value(a.default_value)
+                for a in schema.attributes.values() if a.default_value.name}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in defaults.items()}
+
+
+def lower_all(nodes: Iterable[ir.Node], lower_one: Callable[[ir.Node], None], target: str) -> None:
+    """Lower every node; report all failures together.
+
+    `lower_one` must leave something readable for a failed node's outputs, or raise CannotLower again for the nodes behind
+    it; those that fail only because an input is missing should raise `Unreached`, which is not reported.
+    """
+    problems = []
+    for node in nodes:
+        try:
+            lower_one(node)
+        except Unreached:
+            continue
+        except CannotLower as error:
+            problems.append(Problem(label(node), node.op_type, error.reason, error.remedy))
+    if problems:
+        raise UnsupportedModel(target, problems)
+
+
+class Unreached(Exception):
+    """A node behind one that could not be lowered: nothing of its own to report."""

@@ -1,0 +1,70 @@
+"""Everything edgeq raises on purpose.
+
+EdgeqError                 (edgeq_runtime.errors: the device knows it too)
+├── BundleError            a bundle that is damaged, too new, unsafe, or in the way
+├── EngineError            an engine that is missing or too old
+├── InputError             an input with a wrong name, shape or dtype
+├── ModelError             a source that cannot be read as a network
+├── UnsupportedModel       nodes that a target cannot run; carries every such node, not just the first
+├── CalibrationError       samples missing, empty, not finite, or of the wrong name, shape or dtype
+├── MissingExtra           a part of edgeq that was not installed; names the pip command
+├── UsageError             options that contradict each other
+└── VerificationError      the artifact does not compute what the quantized graph says
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgeq_runtime.errors import BundleError, EdgeqError, EngineError, InputError
+
+__all__ = [
+    "BundleError", "CalibrationError", "EdgeqError", "EngineError", "InputError", "MissingExtra", "ModelError",
+    "Problem", "UnsupportedModel", "UsageError", "VerificationError",
+]
+
+
+class ModelError(EdgeqError):
+    """The source cannot be read as a network, or its shapes cannot be inferred."""
+
+
+class CalibrationError(EdgeqError):
+    """The calibration samples do not fit the model."""
+
+
+class UsageError(EdgeqError):
+    """Options that contradict each other, or that the target does not have."""
+
+
+class VerificationError(EdgeqError):
+    """The written artifact does not compute what the quantized graph computes."""
+
+
+class MissingExtra(EdgeqError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, purpose: str, extra: str):
+        super().__init__(f"{purpose} needs an extra that is not installed: pip install 'edgeq[{extra}]'")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One node that a target cannot run. ``remedy``: the option or change that helps, or ''."""
+
+    node: str
+    op: str
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op} '{self.node}': {self.reason}" + (f" ({self.remedy})" if self.remedy else "")
+
+
+class UnsupportedModel(EdgeqError):
+    """Nodes that ``target`` cannot run, all of them."""
+
+    def __init__(self, target: str, problems: Iterable[Problem]):
+        self.target, self.problems = target, tuple(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        count = len(self.problems)
+        super().__init__(f"{count} {'node' if count == 1 else 'nodes'} cannot run on {target}:\n{lines}")

@@ -1,0 +1,86 @@
+"""Small questions about an onnx_ir graph, asked in more than one place."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeq.errors import ModelError
+from edgeq.scheme import QuantParams
+
+OPSET: Final = 21
+IR_VERSION: Final = 10
+QUANT: Final = "edgeq.quant"  # key of Value.meta; the value is a QuantParams
+
+
+def quant(value: ir.Value) -> QuantParams | None:
+    """The grid that a value of a folded graph lies on, or None where it is float (see quant.qdq.fold_qdq)."""
+    params: QuantParams | None = value.meta.get(QUANT)
+    return params
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """True for an initializer that callers cannot override."""
+    return value is not None and value.const_value is not None and not value.is_graph_input()
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The data of an initializer, or None for a computed or absent value."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def shape(value: ir.Value) -> tuple[int, ...]:
+    """The static shape of a value.
+
+    Raises:
+        ModelError: a dimension is not a number; names the value and the option that fixes it.
+    """
+    if value.shape is None or not value.shape.is_static():
+        raise ModelError(f"value '{value.name}' has the shape {value.shape}; fix it with --input NAME:1x3x224x224")
+    return tuple(int(d) for d in value.shape.numpy())
+
+
+def label(node: ir.Node) -> str:
+    """A name for messages: the node's own, or its first output's."""
+    return node.name or (node.outputs[0].name if node.outputs else None) or "?"
+
+
+def real_inputs(graph: ir.Graph) -> list[ir.Value]:
+    """Graph inputs that are not initializers with a default."""
+    return [value for value in graph.inputs if value.name not in graph.initializers]
+
+
+def consumers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value, in graph order, each once."""
+    return list(dict.fromkeys(use.node for use in value.uses()))
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """The Python value of an attribute, or the default."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def initializer(graph: ir.Graph, name: str, data: NDArray[Any] | ir.TensorProtocol) -> ir.Value:
+    """Register constant data under a name that is made unique -> its value."""
+    unique, number = name, 1
+    while unique in graph.initializers or _taken(graph, unique):
+        unique, number = f"{name}_{number}", number + 1
+    tensor = ir.tensor(data, name=unique) if isinstance(data, np.ndarray) else data
+    value = ir.Value(name=unique, const_value=tensor, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(value)
+    return value
+
+
+def _taken(graph: ir.Graph, name: str) -> bool:
+    return any(value.name == name for value in graph.inputs)
+
+
+def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Every node, those inside control-flow bodies too."""
+    yield from ir.traversal.RecursiveGraphIterator(graph)
