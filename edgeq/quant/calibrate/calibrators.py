@@ -1,0 +1,85 @@
+"""From a histogram to a range: pure numpy, no graph. Every range contains 0, because Relu and padding need it exact."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.quant.calibrate.statistics import BINS, TensorStatistics
+
+Calibrator: TypeAlias = Callable[[TensorStatistics], tuple[float, float]]
+
+
+def minmax(statistics: TensorStatistics) -> tuple[float, float]:
+    """The smallest and the largest element -> (low, high)."""
+    return min(statistics.min, 0.0), max(statistics.max, 0.0)
+
+
+def percentile(statistics: TensorStatistics, percent: float = 99.99) -> tuple[float, float]:
+    """The range that holds ``percent`` of the elements, as much cut off below as above -> (low, high)."""
+    low, high = minmax(statistics)
+    total = statistics.count
+    if not total:
+        return low, high
+    tail = (1 - percent / 100) / 2 * total
+    edges, below = _edges(statistics), np.concatenate([[0], np.cumsum(statistics.counts)])
+    cut_low, cut_high = np.interp([tail, total - tail], below, edges)
+    return float(min(max(cut_low, low), 0.0)), float(max(min(cut_high, high), 0.0))
+
+
+def mse(statistics: TensorStatistics, bits: int = 8, *, candidates: int = 128) -> tuple[float, float]:
+    """The range whose ``2**bits`` levels lose the least squared error -> (low, high).
+
+    The two ends are clipped independently, in turn, until neither moves: the error of clipping one side depends on the
+    other side only through the step.
+    """
+    low, high = minmax(statistics)
+    if low == high:
+        return low, high
+    centres, counts = _occupied(statistics)
+    fractions = np.linspace(1 / candidates, 1.0, candidates)
+    best = (low, high)
+    for _ in range(4):
+        before = best
+        if low < 0:
+            lows = low * fractions
+            best = (float(lows[_errors(centres, counts, lows, np.full_like(lows, best[1]), bits).argmin()]), best[1])
+        if high > 0:
+            highs = high * fractions
+            best = (best[0], float(highs[_errors(centres, counts, np.full_like(highs, best[0]), highs, bits).argmin()]))
+        if best == before:
+            break
+    return best
+
+
+def _errors(centres: NDArray[np.float64], counts: NDArray[np.float64], lows: NDArray[np.float64],
+            highs: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
+    """centres, counts [n]; lows, highs [m] -> summed squared error [m] of each range.
+
+    What lies outside loses its distance to the range; what lies inside loses step**2 / 12, the variance of a uniform
+    rounding error, except in the bin around zero: zero is exact on every grid.
+    """
+    outside = np.maximum(centres - highs[:, None], 0) + np.maximum(lows[:, None] - centres, 0)
+    clipped = (outside**2) @ counts
+    step = (highs - lows) / (2**bits - 1)
+    inside = ((outside == 0) & (centres != 0)) @ counts
+    return np.asarray(clipped + inside * step**2 / 12, np.float64)
+
+
+def _occupied(statistics: TensorStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centres and counts of the bins that hold something, float64 [n] each."""
+    occupied = np.flatnonzero(statistics.counts)
+    offset = occupied - (BINS - 1)
+    return (offset + np.sign(offset) * 0.5) * statistics.width, statistics.counts[occupied].astype(np.float64)
+
+
+def _edges(statistics: TensorStatistics) -> NDArray[np.float64]:
+    """float64 [2 * BINS]: the borders of the bins, ascending; bin 0 is two widths wide."""
+    sides = np.arange(1, BINS + 1, dtype=np.float64) * statistics.width
+    return np.concatenate([-sides[::-1], sides])
+
+
+CALIBRATORS: Final[Mapping[str, Calibrator]] = MappingProxyType({"minmax": minmax, "percentile": percentile, "mse": mse})

@@ -1,0 +1,176 @@
+"""What calibration remembers of a tensor: a histogram whose range doubles, so that it streams and merges exactly."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import CalibrationError
+
+BINS: Final = 2048  # per sign. A tensor fills more than half of its range, so a step of an 8-bit grid spans 4 to 16 bins
+FORMAT: Final = 1
+_SMALLEST_EXPONENT: Final = -100  # below 2**-100 everything counts as zero; BINS / bound stays finite in float32
+_CHUNK: Final = 1 << 16  # elements: the index buffers of one chunk stay in the second-level cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorStatistics:
+    """The distribution of one float tensor over all samples.
+
+    counts: int64 [2 * BINS - 1]; counts[BINS - 1 + k] holds the elements x with trunc(x / width) == k. So bin 0 is
+        (-width, width), where the exact zeros of a Relu lie at its centre, and every other bin is one width wide.
+    exponent: all elements are within +-2**exponent. A power of two, so that every scaling is exact in float32.
+    min, max: of the elements, exact. +inf and -inf while there are none.
+    """
+
+    counts: NDArray[np.int64]
+    exponent: int
+    min: float
+    max: float
+
+    @classmethod
+    def empty(cls) -> TensorStatistics:
+        """Statistics of no elements: the neutral element of `merge`."""
+        return cls(np.zeros(2 * BINS - 1, np.int64), _SMALLEST_EXPONENT, math.inf, -math.inf)
+
+    @property
+    def bound(self) -> float:
+        """All elements are within +-bound."""
+        return 2.0**self.exponent
+
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        return self.bound / BINS
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return int(self.counts.sum())
+
+    def add(self, data: NDArray[Any]) -> TensorStatistics:
+        """These statistics and the elements of ``data`` (any shape, any float type).
+
+        Raises:
+            CalibrationError: NaN or infinity in ``data``.
+        """
+        flat = np.ascontiguousarray(data, np.float32).reshape(-1)
+        if not flat.size:
+            return self
+        low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise CalibrationError("NaN or infinity")
+        grown = self.grown(_exponent(max(-low, high)))
+        counts = grown.counts + _histogram(flat, grown.exponent)
+        return TensorStatistics(counts, grown.exponent, min(self.min, low), max(self.max, high))
+
+    def grown(self, exponent: int) -> TensorStatistics:
+        """The same elements in a range of at least +-2**exponent.
+
+        Exact: trunc(trunc(x / width) / 2) == trunc(x / (2 * width)), so doubling only adds neighbouring bins.
+        """
+        steps = exponent - self.exponent
+        if steps <= 0:
+            return self
+        index = np.arange(1 - BINS, BINS)
+        index = np.sign(index) * (np.abs(index) >> min(steps, 63))
+        counts = np.zeros_like(self.counts)
+        np.add.at(counts, index + BINS - 1, self.counts)
+        return TensorStatistics(counts, exponent, self.min, self.max)
+
+    def merge(self, other: TensorStatistics) -> TensorStatistics:
+        """The statistics of both sets of elements. Exact and associative: only integers are added."""
+        exponent = max(self.exponent, other.exponent)
+        return TensorStatistics(self.grown(exponent).counts + other.grown(exponent).counts, exponent,
+                                min(self.min, other.min), max(self.max, other.max))
+
+
+class Statistics(Mapping[str, TensorStatistics]):
+    """Value name -> statistics, with the number of samples that they were gathered from."""
+
+    def __init__(self, tensors: Mapping[str, TensorStatistics], samples: int):
+        self._tensors = dict(tensors)
+        self.samples = samples
+
+    def __getitem__(self, name: str) -> TensorStatistics:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both sets of samples; a name that only one of them knows keeps its statistics."""
+        names = dict.fromkeys([*self, *other])
+        tensors = {name: union(part[name] for part in (self, other) if name in part) for name in names}
+        return Statistics(tensors, self.samples + other.samples)
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz that `load` reads, to resume later or to merge with another worker's."""
+        parts = list(self.values())
+        with open(path, "wb") as file:
+            np.savez_compressed(
+                file, format=np.int64(FORMAT), samples=np.int64(self.samples), names=np.array(list(self), np.str_),
+                counts=np.array([part.counts for part in parts], np.int64).reshape(len(parts), 2 * BINS - 1),
+                exponents=np.array([part.exponent for part in parts], np.int64),
+                ranges=np.array([(part.min, part.max) for part in parts], np.float64).reshape(len(parts), 2))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Statistics:
+        """Read what `save` wrote.
+
+        Raises:
+            CalibrationError: not such a file, or of another format.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                stored = {name: file[name] for name in file.files}
+            if int(stored["format"]) != FORMAT:
+                raise CalibrationError(f"'{path}' has the statistics format {int(stored['format'])}, this edgeq reads "
+                                       f"{FORMAT}; calibrate again")
+            columns = (stored["names"], stored["counts"], stored["exponents"], stored["ranges"])
+            tensors = {str(name): TensorStatistics(counts, int(exponent), float(low), float(high))
+                       for name, counts, exponent, (low, high) in zip(*columns, strict=True)}
+            return cls(tensors, int(stored["samples"]))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise CalibrationError(f"'{path}' does not hold calibration statistics; calibrate again") from error
+
+
+def union(parts: Iterable[TensorStatistics]) -> TensorStatistics:
+    """The statistics of several tensors as one: what values that share a grid are quantized by."""
+    merged = TensorStatistics.empty()
+    for part in parts:
+        merged = merged.merge(part)
+    return merged
+
+
+def _exponent(magnitude: float) -> int:
+    """The smallest exponent whose power of two exceeds ``magnitude``."""
+    return max(math.frexp(magnitude)[1], _SMALLEST_EXPONENT) if magnitude > 0 else _SMALLEST_EXPONENT
+
+
+def _histogram(flat: NDArray[np.float32], exponent: int) -> NDArray[np.int64]:
+    """flat [n], all below 2**exponent in magnitude -> int64 [2 * BINS - 1].
+
+    Scaling by a power of two and truncating are exact. np.bincount is the fastest compiled histogram measured here
+    (benchmarks/calibration.py); the rest is to hand it indices that are still in the cache.
+    """
+    counts = np.zeros(2 * BINS - 1, np.int64)
+    scaled = np.empty(min(flat.size, _CHUNK), np.float32)
+    index = np.empty(scaled.size, np.int16)
+    scale = np.float32(2.0 ** -exponent * BINS)
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start:start + _CHUNK]
+        size = part.size
+        np.multiply(part, scale, out=scaled[:size])
+        np.copyto(index[:size], scaled[:size], casting="unsafe")
+        index[:size] += BINS - 1
+        counts += np.bincount(index[:size], minlength=2 * BINS - 1)
+    return counts
