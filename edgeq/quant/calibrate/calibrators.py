@@ -82,4 +82,8 @@ def _edges(statistics: TensorStatistics) -> NDArray[np.float64]:
     return np.concatenate([-sides[::-1], sides])
 
 
-CALIBRATORS: Final[Mapping[str, Calibrator]] = MappingProxyType({"minmax": minmax, "percentile": percentile, "mse": mse})
+CALIBRATORS: Final[Mapping[str, Calibrator]] = MappingProxyType({
+    "minmax": minmax,
+    "percentile": percentile,
+    "mse": mse,
+})

@@ -55,8 +55,8 @@ def _added(before: TensorStatistics, name: str, data: NDArray[Any], sample: int)
     try:
         return before.add(data)
     except CalibrationError as error:
-        raise CalibrationError(f"{error} in value '{name}' at sample {sample}; look at this sample's scale, or check the "
-                               "model's weights") from None
+        raise CalibrationError(f"{error} in value '{name}' at sample {sample}; look at this sample's scale, or check "
+                               "the model's weights") from None
 
 
 def _expose(model: ir.Model, names: list[str], folder: Path) -> Path:

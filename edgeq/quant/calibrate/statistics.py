@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import CalibrationError
 
-BINS: Final = 2048  # per sign. A tensor fills more than half of its range, so a step of an 8-bit grid spans 4 to 16 bins
+BINS: Final = 2048  # per sign: a tensor fills more than half of its range, so an 8-bit step spans 4 to 16 bins
 FORMAT: Final = 1
 _SMALLEST_EXPONENT: Final = -100  # below 2**-100 everything counts as zero; BINS / bound stays finite in float32
 _CHUNK: Final = 1 << 16  # elements: the index buffers of one chunk stay in the second-level cache

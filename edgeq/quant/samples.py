@@ -1,0 +1,346 @@
+"""Calibration and test data of every accepted form, as one re-iterable stream of checked feeds.
+
+    samples.npy, samples.npz        first axis: samples; each is fed with a batch axis of 1
+    folder/*.npy, folder/*.npz      each file one complete feed with its batch axis; shapes may differ
+    folder/*.jpg, *.png, ...        images, each through `preprocess`
+    "module:function"               a function that returns an iterable of feeds
+    an iterable of feeds            a list, a generator function's result, a data loader
+"""
+from __future__ import annotations
+
+import hashlib
+import importlib
+import itertools
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from edgeq.errors import CalibrationError, EdgeqError, MissingExtra
+
+Feed: TypeAlias = dict[str, NDArray[Any]]
+Preprocess: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[Any]]
+Source: TypeAlias = str | Path | Iterable[Mapping[str, Any]]
+
+ARRAYS: Final = frozenset({".npy", ".npz"})
+IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model's input takes: a numpy dtype, and a shape whose free dimensions are strings."""
+
+    dtype: DTypeLike
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{np.dtype(self.dtype).name}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A feed as the source gave it, with the words that find it again."""
+
+    where: str
+    feed: Mapping[str, Any]
+
+
+class Samples:
+    """Checked feeds, input name -> array in the input's dtype; may be iterated any number of times.
+
+    Iterating raises CalibrationError at the first sample that does not fit, and when there is none.
+    """
+
+    def __init__(self, specs: Mapping[str, InputSpec], read: Callable[[], Iterator[Located]], name: str,
+                 length: int | None, limit: int | None):
+        self._specs, self._read, self._name, self._limit = specs, read, name, limit
+        self._length = length if length is None or limit is None else min(length, limit)
+
+    @property
+    def length(self) -> int | None:
+        """Number of samples, None where only reading them all would tell."""
+        return self._length
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("the number of samples is not known before they are read")
+        return self._length
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Feed]:
+        empty = True
+        for located in itertools.islice(self._read(), self._limit):
+            empty = False
+            yield _checked(located, self._specs)
+        if empty:
+            raise CalibrationError(f"{self._name} holds no samples; give at least one for {_expected(self._specs)}")
+
+    def digest(self) -> str:
+        """sha256 over the names, shapes, dtypes and bytes of what is fed, in order; reads every sample."""
+        total = hashlib.sha256()
+        for feed in self:
+            for name in sorted(feed):
+                array = feed[name]
+                total.update(repr((name, array.dtype.str, array.shape)).encode())
+                total.update(array.tobytes())
+            total.update(b"\n")
+        return total.hexdigest()
+
+
+def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int | None = None,
+                 preprocess: Preprocess | None = None) -> Samples:
+    """Open data of any form listed at the top of this file; samples are read one by one, as they are asked for.
+
+    Args:
+        source: a path, "module:function", or an iterable of feeds (input name -> array with its batch axis).
+        specs: the model's inputs.
+        limit: read at most this many samples.
+        preprocess: image uint8 [height, width, 3] -> input array, with or without the batch axis.
+
+    Raises:
+        CalibrationError: the source does not exist or cannot be read, or its names are not the model's. What is wrong
+            with a single sample is raised when it is reached.
+        MissingExtra: images are given and Pillow is not installed.
+        ValueError: limit < 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if not isinstance(source, str | Path):
+        return _from_iterable(source, specs, limit)
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path, specs, limit, preprocess)
+    if path.is_file():
+        return _from_file(path, specs, limit)
+    if isinstance(source, str) and _is_reference(source):
+        return _from_function(source, specs, limit)
+    raise CalibrationError(f"'{source}' does not exist; give an .npz or .npy file, a folder, or module:function")
+
+
+# One .npy or .npz: the first axis counts the samples.
+
+def _from_file(path: Path, specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
+    columns = _Columns(path, specs)
+    with columns.opened() as streams:
+        lengths = {name: stream.rows for name, stream in streams.items()}
+    if len(set(lengths.values())) != 1:
+        listing = ", ".join(f"{name}: {rows}" for name, rows in lengths.items())
+        raise CalibrationError(f"'{path}' holds different numbers of samples ({listing}); the first axis of every "
+                               "array counts the samples")
+    return Samples(specs, columns.read, f"'{path}'", next(iter(lengths.values())), limit)
+
+
+class _Stream:
+    """The rows of one stored array, read one after the other: neither .npy nor compressed .npz is held whole."""
+
+    def __init__(self, file: IO[bytes]):
+        layout: Any = np.lib.format  # its functions carry no type hints
+        read_header = layout.read_array_header_1_0 if layout.read_magic(file) == (1, 0) else layout.read_array_header_2_0
+        shape, columns_first, self.dtype = read_header(file)
+        if self.dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        if columns_first and len(shape) > 1:
+            raise ValueError("it is stored column by column; save numpy.ascontiguousarray of it")
+        self.rows, self.shape, self._file = (shape[0] if shape else 0), shape[1:], file
+
+    def row(self) -> NDArray[Any]:
+        size = self.dtype.itemsize * int(np.prod(self.shape))
+        data = self._file.read(size)
+        if len(data) != size:
+            raise ValueError("it is truncated")
+        return np.frombuffer(data, self.dtype).reshape(self.shape)
+
+
+class _Columns:
+    """The arrays of one .npy or .npz that belong to the inputs."""
+
+    def __init__(self, path: Path, specs: Mapping[str, InputSpec]):
+        self.path, self.specs = path, specs
+        if path.suffix.lower() not in ARRAYS:
+            raise CalibrationError(f"'{path}' is neither .npz nor .npy; an image goes into a folder of images")
+
+    @contextmanager
+    def opened(self) -> Iterator[dict[str, _Stream]]:
+        with _readable(self.path), ExitStack() as stack:
+            if self.path.suffix.lower() == ".npy":
+                name = _only_input(self.path, self.specs)
+                yield {name: _Stream(stack.enter_context(open(self.path, "rb")))}
+            else:
+                archive = stack.enter_context(zipfile.ZipFile(self.path))
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                _check_names(f"'{self.path}'", names, self.specs)
+                yield {name: _Stream(stack.enter_context(archive.open(f"{name}.npy"))) for name in self.specs}
+
+    def read(self) -> Iterator[Located]:
+        with self.opened() as streams:
+            for index in range(min(stream.rows for stream in streams.values())):
+                yield Located(f"'{self.path}' sample {index}", {
+                    name: _batched(stream.row(), self.specs[name]) for name, stream in streams.items()})
+
+
+def _batched(row: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
+    """A row with a batch axis of 1; an input without dimensions takes the bare number."""
+    return row[np.newaxis] if spec.shape else row
+
+
+# A folder: one file, one feed.
+
+def _from_folder(folder: Path, specs: Mapping[str, InputSpec], limit: int | None,
+                 preprocess: Preprocess | None) -> Samples:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ARRAYS | IMAGES)
+    kinds = {file.suffix.lower() in IMAGES for file in files}
+    if not files:
+        raise CalibrationError(f"the folder '{folder}' holds no .npz, .npy or image files")
+    if len(kinds) > 1:
+        raise CalibrationError(f"the folder '{folder}' holds images and arrays; separate them")
+    load = _image_loader(folder, specs, preprocess) if kinds == {True} else _array_loader(specs)
+
+    def read() -> Iterator[Located]:
+        for file in files:
+            with _readable(file):
+                feed = load(file)
+            yield Located(f"'{file}'", feed)
+
+    return Samples(specs, read, f"the folder '{folder}'", len(files), limit)
+
+
+def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[str, NDArray[Any]]]:
+    def load(file: Path) -> Mapping[str, NDArray[Any]]:
+        if file.suffix.lower() == ".npy":
+            return {_only_input(file, specs): np.load(file, allow_pickle=False)}
+        with np.load(file, allow_pickle=False) as archive:
+            _check_names(f"'{file}'", archive.files, specs)
+            return {name: archive[name] for name in specs}
+
+    return load
+
+
+def _image_loader(folder: Path, specs: Mapping[str, InputSpec],
+                  preprocess: Preprocess | None) -> Callable[[Path], Mapping[str, NDArray[Any]]]:
+    name = _only_input(folder, specs)
+    if preprocess is None:
+        raise CalibrationError(f"the images in '{folder}' need to become {specs[name]}; say how with --preprocess")
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtra("Image data", "image") from error
+
+    def load(file: Path) -> Mapping[str, NDArray[Any]]:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB"), np.uint8)
+        array = np.asarray(preprocess(pixels))
+        return {name: array[np.newaxis] if array.ndim == len(specs[name].shape) - 1 else array}
+
+    return load
+
+
+# Python: a function by name, or anything that yields feeds.
+
+def _is_reference(source: str) -> bool:
+    module, _, function = source.partition(":")
+    return function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _from_function(source: str, specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
+    module_name, _, function_name = source.partition(":")
+    try:
+        with _current_folder_importable():
+            function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:
+        raise CalibrationError(f"cannot import '{source}': {error}") from error
+
+    def read() -> Iterator[Located]:
+        try:
+            yield from _located(function(), f"'{source}'")
+        except EdgeqError:
+            raise
+        except Exception as error:
+            raise CalibrationError(f"'{source}' raised {type(error).__name__}: {error}") from error
+
+    return Samples(specs, read, f"'{source}'", None, limit)
+
+
+def _from_iterable(source: Iterable[Mapping[str, Any]], specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
+    """An iterator can be walked through once only, so what it yields is kept; give a list or a class instead."""
+    feeds = list(itertools.islice(source, limit)) if isinstance(source, Iterator) else source
+    length = len(feeds) if isinstance(feeds, Sized) else None
+    return Samples(specs, lambda: _located(feeds, "the calibration data"), "the calibration data", length, limit)
+
+
+def _located(feeds: Iterable[Mapping[str, Any]], name: str) -> Iterator[Located]:
+    for index, feed in enumerate(feeds):
+        if not isinstance(feed, Mapping):
+            raise CalibrationError(f"{name} sample {index} is a {type(feed).__name__}; yield dicts of input name -> "
+                                   "array")
+        yield Located(f"{name} sample {index}", feed)
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """A console script does not search the current folder, where the user's module is."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+# Checks, each with one line that names the place and the remedy.
+
+def _checked(located: Located, specs: Mapping[str, InputSpec]) -> Feed:
+    """The feed in the inputs' dtypes. Further arrays, labels say, are left out."""
+    _check_names(located.where, located.feed, specs)
+    return {name: _fitting(f"{located.where}, input '{name}'", np.asarray(located.feed[name]), spec)
+            for name, spec in specs.items()}
+
+
+def _fitting(where: str, array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
+    fits = len(array.shape) == len(spec.shape) and all(
+        isinstance(expected, str) or expected == size for size, expected in zip(array.shape, spec.shape, strict=True))
+    given = f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
+    if not fits:
+        raise CalibrationError(f"{where}: its shape is {given}, the model takes {spec}")
+    if not np.can_cast(array.dtype, spec.dtype, "safe"):
+        raise CalibrationError(f"{where}: its dtype is {given}, the model takes {spec}; convert it with "
+                               f".astype('{np.dtype(spec.dtype).name}')")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CalibrationError(f"{where}: it contains NaN or infinity; remove this sample or repair it")
+    return array.astype(spec.dtype, copy=False)
+
+
+def _check_names(where: str, names: Iterable[str], specs: Mapping[str, InputSpec]) -> None:
+    given = list(names)
+    missing = [name for name in specs if name not in given]
+    if missing:
+        listing = ", ".join(f"'{name}'" for name in given) or "nothing"
+        raise CalibrationError(f"{where}: holds {listing}; the model takes {_expected(specs)}")
+
+
+def _only_input(path: Path, specs: Mapping[str, InputSpec]) -> str:
+    if len(specs) != 1:
+        raise CalibrationError(f"'{path}' holds data for one input, but the model takes {_expected(specs)}; "
+                               "give an .npz with these names")
+    return next(iter(specs))
+
+
+def _expected(specs: Mapping[str, InputSpec]) -> str:
+    return ", ".join(f"'{name}' {spec}" for name, spec in specs.items())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while reading a file into one line that names the file."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CalibrationError(f"'{path}' cannot be read: {error}") from error
