@@ -2,19 +2,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, Optional, Tuple
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Union, get_args, get_origin, get_type_hints
+
+from .errors import BundleError
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
+DTYPES = frozenset({
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
+})
 
 
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output as the user sees it.
 
-    shape: numbers, or names of dimensions that are free. dtype: a numpy name. engine_name: what the engine calls it, where
-    that differs. layout: "NCHW", "NHWC" or "". scale, zero_point: only where the user's array holds integers of a grid.
+    shape: numbers, or names of dimensions that are free. dtype: a numpy name. engine_name: what the engine calls it,
+    where that differs. layout: "NCHW", "NHWC" or "". scale, zero_point: only where the user's array holds integers of
+    a grid.
     """
 
     name: str
@@ -24,6 +32,18 @@ class TensorSpec:
     layout: str = ""
     scale: Optional[float] = None
     zero_point: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise BundleError(f"tensor '{self.name}': '{self.dtype}' is not a dtype of this runtime")
+        if not all(_is_dimension(d) for d in self.shape):
+            raise BundleError(f"tensor '{self.name}': a dimension is neither a size nor a name: {list(self.shape)}")
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
+            raise BundleError(f"tensor '{self.name}': the scale must be a positive number, not {self.scale}")
+
+
+def _is_dimension(value: Any) -> bool:
+    return bool(value) if isinstance(value, str) else type(value) is int and value >= 0
 
 
 @dataclass(frozen=True)
@@ -39,10 +59,10 @@ class FileEntry:
 class Manifest:
     """Everything a device must know. Unknown keys are errors; a newer `format` is refused by name.
 
-    entry: the file or folder that the engine opens. engine_version: a specifier such as ">=1.23". options: what the engine
-    is told at load. preprocessing: how an image or sound becomes the input, or None. quantization: scheme, and the nodes
-    kept in float with their reasons. calibration: number of samples and the sha256 of the data, or None. accuracy: what
-    verification measured on the host.
+    entry: the file or folder that the engine opens. engine_version: a specifier such as ">=1.23". options: what the
+    engine is told at load. preprocessing: how an image or sound becomes the input, or None. quantization: scheme, and
+    the nodes kept in float with their reasons. calibration: number of samples and the sha256 of the data, or None. accuracy:
+    what verification measured on the host.
     """
 
     name: str
@@ -65,3 +85,80 @@ class Manifest:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """The inverse of to_json.
+
+        Raises:
+            BundleError: not JSON, a newer format, or a key that is unknown, missing or of the wrong type.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{FILE_NAME} is not JSON: {error}") from None
+        if not isinstance(data, dict) or type(data.get("format")) is not int:
+            raise BundleError(f"{FILE_NAME} has no format number; this is not an edgeq bundle")
+        if data["format"] > FORMAT:
+            raise BundleError(f"the bundle has format {data['format']}, this runtime reads up to {FORMAT}: "
+                              "update edgeq-runtime")
+        manifest: Manifest = _decode(cls, data, FILE_NAME)
+        for kind in ("inputs", "outputs", "files"):
+            names = [item.path if kind == "files" else item.name for item in getattr(manifest, kind)]
+            if not names or len(set(names)) != len(names):
+                raise BundleError(f"{FILE_NAME}: '{kind}' is empty or names one thing twice: {names}")
+        return manifest
+
+    @classmethod
+    def read(cls, folder: Union[str, Path], *, verify: bool = False) -> Manifest:
+        """The checked manifest of a bundle: every file is there with its size, and with `verify` its sha256.
+
+        Raises:
+            BundleError: see from_json and integrity.check_files.
+        """
+        from .integrity import check_files
+
+        folder = Path(folder)
+        try:
+            text = (folder / FILE_NAME).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise BundleError(f"cannot read {folder / FILE_NAME}: {reason}") from None
+        manifest = cls.from_json(text)
+        check_files(folder, manifest, verify=verify)
+        return manifest
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """JSON -> the Python type that an annotation names; BundleError where it does not fit."""
+    if kind is Any:
+        return value
+    if is_dataclass(kind):
+        return _decode_fields(kind, value, where)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Union:
+        return None if value is None else _decode(arguments[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(arguments[0], item, f"{where}[{k}]") for k, item in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    expected = origin or kind
+    if type(value) is not expected:  # `type`, because True is an int to isinstance
+        raise BundleError(f"{where} should be {_JSON_NAMES[expected]}, got {json.dumps(value)[:80]}")
+    return value
+
+
+_JSON_NAMES = {str: "a string", int: "an integer", float: "a number", dict: "an object", tuple: "a list"}
+
+
+def _decode_fields(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise BundleError(f"{where} should be an object, got {json.dumps(value)[:80]}")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in value]
+    if unknown or missing:
+        found = [f"unknown key '{name}'" for name in unknown] + [f"no key '{name}'" for name in missing]
+        raise BundleError(f"{where}: {', '.join(found)}")
+    return kind(**{name: _decode(hints[name], item, f"{where}: {name}") for name, item in value.items()})

@@ -1,0 +1,106 @@
+"""``python -m edgeq_runtime BUNDLE self-test|run|benchmark``: the device's command line.
+
+Exit codes: 0 good, 1 bad bundle, engine or input, 2 usage, 3 the self-test failed.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from .errors import EdgeqError, InputError
+from .session import Model, load
+
+TOP = 5
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        with load(options.bundle, threads=options.threads, verify=options.verify) as model:
+            code: int = options.command(model, options)
+            return code
+    except EdgeqError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _self_test(model: Model, options: argparse.Namespace) -> int:
+    result = model.self_test()
+    _show(options, {"engine": model.engine, "accelerator": model.accelerator, **result.to_dict()},
+          f"{model.engine} on {model.accelerator}: {result}")
+    return 0 if result.ok else 3
+
+
+def _run(model: Model, options: argparse.Namespace) -> int:
+    outputs = model.run(_read_inputs(model, options.input))
+    if options.output:
+        np.savez(options.output, **outputs)
+    summary = {name: _summary(model, array) for name, array in outputs.items()}
+    _show(options, summary, "\n".join(f"{name}: {json.dumps(found)}" for name, found in summary.items()))
+    return 0
+
+
+def _benchmark(model: Model, options: argparse.Namespace) -> int:
+    from .benchmark import benchmark
+
+    result = benchmark(model, options.runs, options.warmup)
+    found = result.to_dict()
+    _show(options, found, "\n".join(f"{key:15} {value if isinstance(value, (str, int)) else f'{value:.3f}'}"
+                                    for key, value in found.items() if value is not None))
+    return 0
+
+
+def _read_inputs(model: Model, given: List[str]) -> Dict[str, Any]:
+    """["name=x.npy"], ["x.npy"] where there is one input, or ["all.npz"] -> arrays by name."""
+    inputs: Dict[str, Any] = {}
+    for text in given:
+        name, _, file = text.rpartition("=")
+        try:
+            data = np.load(file, allow_pickle=False)
+            found = dict(data) if file.endswith(".npz") else {name or model.inputs[0].name: data}
+        except Exception as error:  # numpy, zipfile and the system each raise their own
+            raise InputError(f"cannot read the input {file}: {error}") from None
+        inputs.update(found)
+    return inputs
+
+
+def _summary(model: Model, array: Any) -> Dict[str, Any]:
+    """What fits on a screen: the best labels where there are labels, else the first values."""
+    values = np.asarray(array).ravel()
+    labels = model.manifest.labels
+    if labels and values.size == len(labels):
+        return {labels[k]: float(values[k]) for k in np.argsort(-values.astype(np.float64), kind="stable")[:TOP]}
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "values": values[:TOP].tolist()}
+
+
+def _show(options: argparse.Namespace, data: Dict[str, Any], text: str) -> None:
+    print(json.dumps(data, indent=2) if options.json else text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m edgeq_runtime", description="Run an edgeq bundle on this device.")
+    parser.add_argument("bundle", type=Path)
+    commands = parser.add_subparsers(required=True, metavar="self-test|run|benchmark")
+    for name, function, words in (("self-test", _self_test, "does this device compute what the converter promised?"),
+                                  ("run", _run, "run once"), ("benchmark", _benchmark, "time it")):
+        command = commands.add_parser(name, help=words, description=words)
+        command.set_defaults(command=function)
+        command.add_argument("--json", action="store_true", help="for machines")
+        command.add_argument("--threads", type=int, metavar="N", help="how many threads the engine may use")
+        command.add_argument("--verify", action="store_true", help="compare every file's sha256 first")
+        if name == "run":
+            command.add_argument("--input", action="append", required=True, metavar="[NAME=]FILE", help=".npy or .npz")
+            command.add_argument("-o", "--output", metavar="FILE.npz", help="where to keep the outputs")
+        if name == "benchmark":
+            command.add_argument("--runs", type=int, default=100)
+            command.add_argument("--warmup", type=int, default=10)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

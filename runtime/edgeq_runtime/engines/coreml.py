@@ -1,0 +1,154 @@
+"""Core ML: Apple's own through coremltools (macOS) or rubicon-objc (iOS); elsewhere the host package's interpreter.
+
+The interpreter reads the written .mlpackage and computes it in numpy: exact enough to verify a bundle, slow, and
+labelled so. The two branches for Apple's systems follow the documented interfaces but were never run: UNTESTED. Which
+version of the system a package needs is written in the package, and Core ML checks it; `engine_version` is not
+compared here.
+"""
+from __future__ import annotations
+
+import ctypes
+import sys
+from importlib import import_module
+from pathlib import Path
+from threading import Lock
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from edgeq_runtime.engines import missing
+from edgeq_runtime.errors import BundleError, EngineError
+from edgeq_runtime.manifest import Manifest
+
+INTERPRETER = "edgeq.verify.mlpackage"  # found by name, because the slim runtime does not carry it
+OPTIONS = {"compute_units", "min_os"}
+
+# option -> (coremltools.ComputeUnit, MLComputeUnits, words). The numbers are the enum's, CoreML/MLModelConfiguration.h.
+COMPUTE_UNITS = {
+    "cpu": ("CPU_ONLY", 0, "CPU"),
+    "gpu": ("CPU_AND_GPU", 1, "CPU and GPU"),
+    "all": ("ALL", 2, "CPU, GPU and Neural Engine"),
+    "ane": ("CPU_AND_NE", 3, "CPU and Neural Engine"),
+}
+
+Predict = Callable[[Dict[str, Any]], Dict[str, Any]]
+
+
+def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> CoreML:
+    """`threads` is Core ML's own affair and ignored. Raises EngineError: nothing here can run it, or it is refused."""
+    unknown = sorted(set(manifest.options) - OPTIONS)
+    units = manifest.options.get("compute_units", "all")
+    if unknown or units not in COMPUTE_UNITS:
+        raise BundleError(f"options that this runtime does not know: {', '.join(unknown) or units}; "
+                          "update edgeq-runtime")
+    opener = {"darwin": _open_macos, "ios": _open_ios}.get(sys.platform, _open_interpreter)
+    try:
+        return opener(folder / manifest.entry, units, manifest)
+    except (EngineError, BundleError):
+        raise
+    except Exception as error:  # coremltools and Objective-C raise anything
+        raise EngineError(f"Core ML cannot load {manifest.entry}: {error}") from error
+
+
+class CoreML:
+    """A loaded package, whoever runs it, that takes and gives arrays in the manifest's order and dtypes."""
+
+    def __init__(self, predict: Predict, description: str, accelerator: str, manifest: Manifest) -> None:
+        self.description, self.accelerator = description, accelerator
+        self._predict: Optional[Predict] = predict
+        self._lock = Lock()
+        self._inputs = [spec.engine_name or spec.name for spec in manifest.inputs]
+        self._outputs = [(spec.engine_name or spec.name, np.dtype(spec.dtype)) for spec in manifest.outputs]
+
+    def run(self, arrays: Sequence[Any]) -> List[Any]:
+        with self._lock:
+            if self._predict is None:
+                raise EngineError("the model is closed")
+            found = self._predict(dict(zip(self._inputs, arrays, strict=True)))
+        return [np.asarray(found[name], dtype) for name, dtype in self._outputs]
+
+    def close(self) -> None:
+        with self._lock:
+            self._predict = None
+
+
+def _open_interpreter(path: Path, units: str, manifest: Manifest) -> CoreML:
+    try:
+        module = import_module(INTERPRETER)
+    except ImportError:
+        raise EngineError("Core ML runs on macOS and iOS only; here a bundle can be verified by the interpreter of the "
+                          "host package: pip install 'edgeq[coreml]' (in place of edgeq-runtime)") from None
+    return CoreML(module.open_package(path).run, "edgeq's .mlpackage interpreter", "interpreter, slow", manifest)
+
+
+def _open_macos(path: Path, units: str, manifest: Manifest) -> CoreML:
+    """UNTESTED: coremltools' MLModel."""
+    try:
+        import coremltools
+    except ImportError:
+        raise missing("coreml", "coremltools") from None
+    name, _, words = COMPUTE_UNITS[units]
+    model = coremltools.models.MLModel(str(path), compute_units=getattr(coremltools.ComputeUnit, name))
+    return CoreML(model.predict, f"Core ML through coremltools {coremltools.__version__}", f"up to {words}", manifest)
+
+
+# MLMultiArrayDataType, CoreML/MLMultiArray.h
+_CODES = {"float64": 0x10040, "float32": 0x10020, "float16": 0x10010, "int32": 0x20020, "int8": 0x20008}
+_DTYPES = {code: name for name, code in _CODES.items()}
+
+
+def _open_ios(path: Path, units: str, manifest: Manifest) -> CoreML:
+    """UNTESTED: the package is compiled on each start; an app that starts often keeps the .mlmodelc in its cache."""
+    try:
+        from rubicon.objc import ObjCClass
+        from rubicon.objc.runtime import load_library
+    except ImportError:
+        raise EngineError("rubicon-objc is not installed: add it to the app's requirements") from None
+    load_library("CoreML")
+    model_class = ObjCClass("MLModel")
+    configuration = ObjCClass("MLModelConfiguration").alloc().init()
+    configuration.computeUnits = COMPUTE_UNITS[units][1]
+    url = ObjCClass("NSURL").fileURLWithPath_(str(path))
+    compiled = _checked(model_class.compileModelAtURL_error_, url)
+    model = _checked(model_class.modelWithContentsOfURL_configuration_error_, compiled, configuration)
+    outputs = [spec.engine_name or spec.name for spec in manifest.outputs]
+
+    def predict(feed: Dict[str, Any]) -> Dict[str, Any]:
+        values = {name: ObjCClass("MLFeatureValue").featureValueWithMultiArray_(_to_multi_array(array))
+                  for name, array in feed.items()}
+        provider = _checked(ObjCClass("MLDictionaryFeatureProvider").alloc().initWithDictionary_error_, values)
+        result = _checked(model.predictionFromFeatures_error_, provider)
+        return {name: _from_multi_array(result.featureValueForName_(name).multiArrayValue) for name in outputs}
+
+    return CoreML(predict, "Core ML through rubicon-objc", f"up to {COMPUTE_UNITS[units][2]}", manifest)
+
+
+def _checked(method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method whose last argument is NSError**."""
+    from rubicon.objc import ObjCInstance
+    from rubicon.objc.runtime import objc_id
+
+    error = objc_id()
+    result = method(*arguments, ctypes.byref(error))
+    if result is None:
+        raise EngineError(f"Core ML: {ObjCInstance(error).localizedDescription}")
+    return result
+
+
+def _to_multi_array(array: Any) -> Any:
+    from rubicon.objc import ObjCClass
+
+    array = np.ascontiguousarray(array)
+    target = _checked(ObjCClass("MLMultiArray").alloc().initWithShape_dataType_error_, list(array.shape),
+                      _CODES[array.dtype.name])
+    ctypes.memmove(target.dataPointer, array.ctypes.data, array.nbytes)
+    return target
+
+
+def _from_multi_array(source: Any) -> Any:
+    """Rows may be padded to 64 bytes, so the strides count; the data is copied because Core ML reuses the buffer."""
+    shape, dtype = [int(n) for n in source.shape], np.dtype(_DTYPES[int(source.dataType)])
+    strides = [int(n) * dtype.itemsize for n in source.strides]
+    size = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + dtype.itemsize
+    buffer = (ctypes.c_char * size).from_address(int(source.dataPointer))
+    return np.ndarray(shape, dtype, memoryview(buffer), strides=strides).copy()

@@ -1,0 +1,82 @@
+"""ONNX Runtime. Its sessions may be run from several threads at once, so no lock is needed."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from edgeq_runtime.engines import missing
+from edgeq_runtime.engines.versions import require
+from edgeq_runtime.errors import BundleError, EngineError
+from edgeq_runtime.manifest import Manifest
+
+OPTIONS = {
+    "session_options",       # config entries: onnxruntime_session_options_config_keys.h
+    "providers",             # execution providers by preference: names, or [name, {option: value}]
+    "enable_cpu_mem_arena",  # False saves memory between runs
+}
+
+
+def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime:
+    """Raises EngineError: not installed, outside the version range, none of the wanted providers, or refused by it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing("onnxruntime", "onnxruntime") from None
+    require("onnxruntime", onnxruntime.__version__, manifest.engine_version)
+    unknown = sorted(set(manifest.options) - OPTIONS)
+    if unknown:
+        raise BundleError(f"options that this runtime does not know: {', '.join(unknown)}; update edgeq-runtime")
+    providers = _providers(onnxruntime.get_available_providers(), manifest.options.get("providers"))
+    try:
+        session = onnxruntime.InferenceSession(
+            str(folder / manifest.entry), _session_options(onnxruntime, manifest.options, threads), providers=providers)
+    except Exception as error:  # its exceptions share no base class
+        raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot load {manifest.entry}: {error}") from error
+    return OnnxRuntime(session, f"onnxruntime {onnxruntime.__version__}", manifest)
+
+
+class OnnxRuntime:
+    """An inference session that takes and gives arrays in the manifest's order."""
+
+    def __init__(self, session: Any, description: str, manifest: Manifest) -> None:
+        self.description = description
+        self.accelerator = ", ".join(session.get_providers())
+        self._session = session
+        self._inputs = [spec.engine_name or spec.name for spec in manifest.inputs]
+        self._outputs = [spec.engine_name or spec.name for spec in manifest.outputs]
+        _check_names("inputs", self._inputs, [value.name for value in session.get_inputs()])
+        if set(self._outputs) - {value.name for value in session.get_outputs()}:
+            _check_names("outputs", self._outputs, [value.name for value in session.get_outputs()])
+
+    def run(self, arrays: Sequence[Any]) -> List[Any]:
+        outputs: List[Any] = self._session.run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
+        return outputs
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _check_names(kind: str, manifest: List[str], model: List[str]) -> None:
+    if set(manifest) != set(model):
+        raise BundleError(f"the manifest's {kind} {manifest} are not those of the model: {model}")
+
+
+def _session_options(onnxruntime: Any, options: Dict[str, Any], threads: Optional[int]) -> Any:
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = 3  # errors only: a device's stderr is not the place for graph warnings
+    session_options.enable_cpu_mem_arena = bool(options.get("enable_cpu_mem_arena", True))
+    if threads is not None:
+        session_options.intra_op_num_threads = threads
+    for key, value in options.get("session_options", {}).items():
+        session_options.add_session_config_entry(key, str(value))
+    return session_options
+
+
+def _providers(available: List[str], wanted: Optional[List[Any]]) -> List[Any]:
+    """The wanted providers that this build has, in their order; the CPU where the bundle asks for nothing."""
+    chosen = [tuple(provider) if isinstance(provider, list) else provider
+              for provider in wanted or ["CPUExecutionProvider"]]
+    usable = [provider for provider in chosen if (provider if isinstance(provider, str) else provider[0]) in available]
+    if not usable:
+        raise EngineError(f"this bundle wants one of {wanted}; this build of onnxruntime has {available}")
+    return usable

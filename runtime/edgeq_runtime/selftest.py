@@ -1,0 +1,179 @@
+"""Golden vectors: a few inputs, the outputs they must give, and how far a device may be off.
+
+selftest.npz holds, without pickled objects::
+
+    input/<k>/<name>     sample k = 0, 1, ..., one array for every input
+    output/<k>/<name>    what the converter's machine computed, one array for every output
+    tolerance            a string: JSON of Tolerance
+
+A value is accepted within ``atol + rtol * |expected| + steps * step``, where step is one step of the output's grid in
+the output's own unit: 1 for integers, `step[name]` for floats that lie on a grid, and 0 for other floats.
+"""
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from .errors import BundleError
+
+if TYPE_CHECKING:
+    from .session import Model
+
+FILE_NAME = "selftest.npz"
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an output may be off, and `source`: why so far (a sentence, shown to the user)."""
+
+    source: str
+    atol: float = 0.0
+    rtol: float = 0.0
+    steps: float = 0.0
+    step: Mapping[str, float] = field(default_factory=dict)
+
+    def allowed(self, name: str, expected: Any) -> Any:
+        """The largest error for each value of an output: float64, expected's shape."""
+        step = self.step.get(name, 1.0 if expected.dtype.kind in "iu" else 0.0)
+        return self.atol + self.rtol * np.abs(np.float64(expected)) + self.steps * step
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample: arrays by input name, and what they must give by output name."""
+
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first value that is too far off: sample, output, index; expected, got, and the largest error allowed."""
+
+    case: int
+    output: str
+    index: Tuple[int, ...]
+    expected: float
+    got: float
+    allowed: float
+
+    def __str__(self) -> str:
+        return (f"sample {self.case}, output '{self.output}' at {list(self.index)}: expected {self.expected:.6g}, "
+                f"got {self.got:.6g}, allowed error {self.allowed:.3g}")
+
+
+@dataclass(frozen=True)
+class SelfTestResult:
+    """status: "pass" (bit for bit), "within tolerance" or "fail". largest_error: by output, in the output's unit."""
+
+    status: str
+    cases: int
+    largest_error: Mapping[str, float]
+    tolerance: Tolerance
+    difference: Optional[Difference] = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status != "fail"
+
+    def to_dict(self) -> Dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        text = f"{self.status} ({self.cases} {'sample' if self.cases == 1 else 'samples'})"
+        if self.status == "pass":
+            return text
+        return f"{text}: {self.difference}" if self.difference else f"{text}: {self.tolerance.source}"
+
+
+def self_test(model: Model) -> SelfTestResult:
+    """Run every sample of the bundle and compare.
+
+    Raises:
+        BundleError: the bundle has no samples, or they are not those of this model.
+    """
+    cases, tolerance = read_selftest(model.folder / FILE_NAME)
+    largest = {spec.name: 0.0 for spec in model.outputs}
+    first: Optional[Difference] = None
+    exact = True
+    for number, case in enumerate(cases):
+        if set(case.outputs) != set(largest):
+            raise BundleError(f"{FILE_NAME}: sample {number} has the outputs {sorted(case.outputs)}, "
+                              f"the model {sorted(largest)}")
+        for name, got in model.run(case.inputs).items():
+            expected = case.outputs[name]
+            if got.shape != expected.shape or got.dtype != expected.dtype:
+                raise BundleError(f"{FILE_NAME}: '{name}' is {expected.dtype} {expected.shape}, "
+                                  f"the model gives {got.dtype} {got.shape}")
+            error = _error(expected, got)
+            exact = exact and not error.any()
+            largest[name] = max(largest[name], float(error.max(initial=0.0)))
+            first = first or _first_difference(number, name, expected, got, error, tolerance)
+    status = "pass" if exact else "fail" if first else "within tolerance"
+    return SelfTestResult(status, len(cases), largest, tolerance, first)
+
+
+def _error(expected: Any, got: Any) -> Any:
+    """|got - expected| as float64: 0 where both are the same NaN or infinity, infinite where only one is."""
+    same = (expected == got) | ((expected != expected) & (got != got))
+    with np.errstate(invalid="ignore"):
+        error = np.abs(np.float64(got) - np.float64(expected))
+    return np.where(same, 0.0, np.where(np.isnan(error), np.inf, error))
+
+
+def _first_difference(number: int, name: str, expected: Any, got: Any, error: Any,
+                      tolerance: Tolerance) -> Optional[Difference]:
+    allowed = np.broadcast_to(tolerance.allowed(name, expected), error.shape)
+    wrong = ~(error <= allowed)  # an allowance that is itself NaN allows nothing
+    if not wrong.any():
+        return None
+    index = tuple(int(k) for k in np.unravel_index(int(np.argmax(wrong)), error.shape))
+    return Difference(number, name, index, float(expected[index]), float(got[index]), float(allowed[index]))
+
+
+def write_selftest(path: Union[str, Path], cases: Sequence[Case], tolerance: Tolerance) -> None:
+    """Host side: write golden vectors. ValueError where they could not be read back as written."""
+    if not cases:
+        raise ValueError("a self-test without samples proves nothing")
+    arrays: Dict[str, Any] = {"tolerance": np.array(json.dumps(asdict(tolerance)))}
+    for number, case in enumerate(cases):
+        arrays.update({f"input/{number}/{name}": np.asarray(array) for name, array in case.inputs.items()})
+        arrays.update({f"output/{number}/{name}": np.asarray(array) for name, array in case.outputs.items()})
+    if any(array.dtype.hasobject for array in arrays.values()):
+        raise ValueError("a self-test holds numbers only")
+    np.savez_compressed(path, **arrays)
+
+
+def read_selftest(path: Union[str, Path]) -> Tuple[List[Case], Tolerance]:
+    """The samples and the tolerance of a bundle.
+
+    Raises:
+        BundleError: there is no such file, or it is damaged.
+    """
+    if not Path(path).is_file():
+        raise BundleError(f"the bundle has no {FILE_NAME}: it was converted without verification")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        tolerance = _tolerance(json.loads(str(arrays.pop("tolerance"))))
+        found: Dict[int, Case] = {}
+        for key, array in arrays.items():
+            side, number, name = key.split("/", 2)
+            case = found.setdefault(int(number), Case({}, {}))
+            {"input": dict, "output": dict}[side]  # KeyError: neither
+            target: Any = case.inputs if side == "input" else case.outputs
+            target[name] = array
+        return [found[number] for number in range(len(found))], tolerance
+    except Exception as error:  # zipfile, numpy and json each raise their own
+        raise BundleError(f"{FILE_NAME} is damaged: {type(error).__name__} {error}") from None
+
+
+def _tolerance(data: Dict[str, Any]) -> Tolerance:
+    unknown = sorted(set(data) - {f.name for f in fields(Tolerance)})
+    if unknown:
+        raise BundleError(f"unknown key '{unknown[0]}' in the tolerance; update edgeq-runtime")
+    return Tolerance(**data)

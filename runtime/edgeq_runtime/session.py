@@ -1,0 +1,137 @@
+"""A loaded bundle: checks what goes in, hands it to the engine, names what comes out."""
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
+
+import numpy as np
+
+from .engines import Engine, open_engine
+from .errors import EdgeqError, EngineError, InputError
+from .manifest import Manifest, TensorSpec
+
+if TYPE_CHECKING:
+    from .selftest import SelfTestResult
+
+
+def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: bool = False) -> Model:
+    """Open a bundle on this device.
+
+    threads: how many the engine may use for one run; None leaves it to the engine. verify: compare every file's sha256,
+    not only its size.
+
+    Raises:
+        BundleError: damaged, from a newer format, or unsafe. EngineError: the engine is missing, too old or refuses it.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    folder = Path(folder)
+    manifest = Manifest.read(folder, verify=verify)
+    return Model(folder, manifest, open_engine(folder, manifest, threads))
+
+
+class Model:
+    """A model that is ready to run. Safe to use from several threads; closing it is idempotent."""
+
+    def __init__(self, folder: Path, manifest: Manifest, engine: Engine) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.inputs: Tuple[TensorSpec, ...] = manifest.inputs
+        self.outputs: Tuple[TensorSpec, ...] = manifest.outputs
+        self._engine: Optional[Engine] = engine
+        self.engine: str = engine.description
+        self.accelerator: str = engine.accelerator
+        self._output_names = [spec.name for spec in manifest.outputs]
+        # What the hot path compares; one with free dimensions never equals a shape and takes the slow path.
+        self._expected = [(spec.name, np.dtype(spec.dtype), spec.shape) for spec in manifest.inputs]
+
+    def run(self, inputs: Mapping[str, Any]) -> Dict[str, Any]:
+        """inputs: name -> array, one sample or batch as the specs say -> outputs by name, in the model's order.
+
+        Arrays of another dtype are converted where no value can change (uint8 to float32), otherwise refused.
+
+        Raises:
+            InputError: a wrong name, shape or dtype. EngineError: the model is closed, or the engine failed.
+        """
+        engine = self._engine
+        if engine is None:
+            raise EngineError("the model is closed")
+        arrays = []
+        for name, dtype, shape in self._expected:
+            array = inputs.get(name)
+            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
+                arrays = self._fit_all(inputs)
+                break
+            arrays.append(array)
+        if len(inputs) != len(arrays):
+            arrays = self._fit_all(inputs)  # raises: a name too many
+        try:
+            outputs = engine.run(arrays)
+        except EdgeqError:
+            raise
+        except Exception as error:  # engines raise classes of their own without a common base
+            raise EngineError(f"{self.engine} failed: {error}") from error
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def _fit_all(self, inputs: Mapping[str, Any]) -> List[Any]:
+        """Every input as the engine wants it, or one message about the first that cannot be."""
+        names = [spec.name for spec in self.inputs]
+        unknown, absent = sorted(set(inputs) - set(names)), [name for name in names if name not in inputs]
+        if unknown or absent:
+            found = [f"no input '{name}' was given" for name in absent]
+            found += [f"unknown input '{name}'" for name in unknown]
+            raise InputError(f"{'; '.join(found)}; the model takes {', '.join(map(_describe, self.inputs))}")
+        sizes: Dict[str, int] = {}
+        return [_fit(spec, np.asarray(inputs[spec.name]), sizes) for spec in self.inputs]
+
+    def self_test(self) -> SelfTestResult:
+        """Run the bundle's own samples: does this device compute what the converter promised? See selftest."""
+        from .selftest import self_test
+
+        return self_test(self)
+
+    def close(self) -> None:
+        """Give the engine's memory back. A run in another thread ends first or raises EngineError."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], value: Optional[BaseException],
+                 traceback: Optional[TracebackType]) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Model '{self.manifest.name}' on {self.engine} ({self.accelerator})>"
+
+
+def _fit(spec: TensorSpec, array: Any, sizes: Dict[str, int]) -> Any:
+    """One input in its dtype. `sizes` remembers the free dimensions, which are equal where their names are."""
+    dtype = np.dtype(spec.dtype)
+    if array.dtype != dtype:
+        if not np.can_cast(array.dtype, dtype, "safe"):
+            remedy = f"pass {spec.name}.astype(np.{dtype})" if array.dtype.kind in "biuf" else "pass numbers"
+            raise InputError(f"input '{spec.name}' is {array.dtype}, expected {_describe(spec)}: {remedy}")
+        array = array.astype(dtype)
+    if not _shape_fits(array.shape, spec.shape, sizes):
+        free = {name: size for name, size in sizes.items() if name in spec.shape}
+        raise InputError(f"input '{spec.name}' has the shape {_shape(array.shape)}, expected {_describe(spec)}"
+                         + (f" where {free}" if free else ""))
+    return array
+
+
+def _shape_fits(shape: Tuple[int, ...], expected: Sequence[Any], sizes: Dict[str, int]) -> bool:
+    return len(shape) == len(expected) and all(
+        size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
+        for size, wanted in zip(shape, expected, strict=True))
+
+
+def _describe(spec: TensorSpec) -> str:
+    layout = f" ({spec.layout})" if spec.layout else ""
+    return f"{spec.name}: {spec.dtype} {_shape(spec.shape)}{layout}"
+
+
+def _shape(shape: Sequence[Any]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
