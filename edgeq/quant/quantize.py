@@ -1,0 +1,166 @@
+"""Write a plan into a model as QuantizeLinear and DequantizeLinear: one standard ONNX graph that any runtime executes."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeq.graph import constant, initializer, label
+from edgeq.quant.calibrate.calibrators import Calibrator
+from edgeq.quant.calibrate.statistics import TensorStatistics
+from edgeq.quant.params import grid
+from edgeq.quant.plan import Bias, QuantPlan
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq.quant.weights import (
+    bias_params,
+    quantize_bias,
+    quantize_weight,
+    stored_array,
+    weight_params,
+    widen_for_bias,
+)
+from edgeq.scheme import PerBlock, PerChannel, QuantParams, QuantType
+from edgeq.scheme import quantize as to_integers
+from edgeq.targets import Fixed
+
+
+def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics], calibrator: Calibrator,
+             ) -> ir.Model:
+    """The model with its plan carried out, as a copy. statistics: of every source of the plan.
+
+        x -> Conv(w, b) -> Relu -> y      =>      x -> Q -> DQ -> Conv(DQ(int8 w), DQ(int32 b)) -> Relu -> Q -> DQ -> y
+    """
+    model = model.clone()
+    writer = _Writer(model.graph, plan, _grids(model.graph, plan, statistics, calibrator))
+    writer.write_weights()
+    writer.write_activations()
+    return model
+
+
+def _grids(graph: ir.Graph, plan: QuantPlan, statistics: Mapping[str, TensorStatistics], calibrator: Calibrator,
+           ) -> dict[str, QuantParams]:
+    """planned value -> its grid; one per group, chosen from everything that brings numbers into the group."""
+    if plan.activation is None:
+        return {}
+    merged: dict[str, TensorStatistics] = {}
+    for name, leader in plan.groups.items():
+        data = constant(graph.initializers[name]) if name in graph.initializers else None
+        found = statistics.get(name) if data is None else TensorStatistics.empty().add(data)
+        if found is not None:
+            merged[leader] = merged[leader].merge(found) if leader in merged else found
+    grids = {leader: _prescribed(plan.activation, fixed) for leader, fixed in plan.fixed.items()}
+    for leader, found in merged.items():
+        if leader not in grids:
+            grids[leader] = grid(*calibrator(found), plan.activation)
+    return {name: grids[leader] for name, leader in plan.groups.items()}
+
+
+def _prescribed(kind: QuantType, fixed: Fixed) -> QuantParams:
+    return QuantParams(kind, np.array(fixed.scale, np.float32), np.array(fixed.zero_point, np.int32))
+
+
+class _Writer:
+    """Inserts the Q and DQ nodes of one plan into one graph."""
+
+    def __init__(self, graph: ir.Graph, plan: QuantPlan, grids: Mapping[str, QuantParams]):
+        self.graph, self.plan, self.grids = graph, plan, grids
+        self.nodes = {label(node): node for node in graph}
+        self.order = {node: position for position, node in enumerate(graph)}
+        self.values = {value.name or "": value for node in graph for value in (*node.inputs, *node.outputs) if value}
+
+    def write_weights(self) -> None:
+        for name, kind in {weight.value: weight.type for weight in self.plan.weights}.items():
+            self._write_weight(name, kind, [bias for bias in self.plan.biases if bias.weight == name])
+
+    def _write_weight(self, name: str, kind: QuantType, biases: list[Bias]) -> None:
+        """One weight and the biases of every node that reads it (a shared weight has several)."""
+        value = self.graph.initializers[name]
+        weight = self._data(name)
+        params = weight_params(weight, kind)
+        for bias in biases:
+            params = widen_for_bias(params, float(self.grids[bias.activation].scale), self._data(bias.value))
+        for bias in biases:
+            addend = self._data(bias.value)
+            offsets = bias_params(params, np.float32(self.grids[bias.activation].scale), addend.size)
+            self._store(self.graph.initializers[bias.value], quantize_bias(addend, offsets), offsets, self.nodes[bias.node])
+        self._store(value, quantize_weight(weight, params), params, *(use.node for use in value.uses()))
+
+    def _data(self, name: str) -> NDArray[np.float32]:
+        data = constant(self.graph.initializers[name])
+        assert data is not None
+        return data.astype(np.float32)
+
+    def _store(self, value: ir.Value, stored: NDArray[np.signedinteger], params: QuantParams, *readers: ir.Node) -> None:
+        """Replace float data by integers and a DQ in front of its readers."""
+        name = value.name or ""
+        data = initializer(self.graph, f"{name}_q", stored_array(stored, params.type))
+        dequantize = self._node(DEQUANTIZE, [data, *self._parameters(name, params)], params, name)
+        real = dequantize.outputs[0]
+        real.name, real.shape, real.type = f"{name}_dq", value.shape, ir.TensorType(ir.DataType.FLOAT)
+        self.graph.insert_before(min(readers, key=self.order.__getitem__), dequantize)
+        for use in list(value.uses()):
+            if use.node in readers:
+                use.node.replace_input_with(use.idx, real)
+        if not value.uses() and not value.is_graph_output():
+            del self.graph.initializers[name]
+
+    def write_activations(self) -> None:
+        for name, params in self.grids.items():
+            value = self.values[name]
+            if name in self.graph.initializers and not value.is_graph_input():
+                uses = [use.node for use in value.uses() if (label(use.node), use.idx) in self.plan.readers]
+                self._store(value, to_integers(self._data(name), params), params, *uses)
+            else:
+                self._round(value, params)
+
+    def _round(self, value: ir.Value, params: QuantParams) -> None:
+        """value -> Q -> DQ, read by everyone when the kernel stores integers, else only by the nodes that want them."""
+        name = value.name or ""
+        everyone = name in self.plan.rounded
+        readers = [(use.node, use.idx) for use in value.uses()
+                   if everyone or (label(use.node), use.idx) in self.plan.readers]
+        was_output = value.is_graph_output() and everyone
+        parameters = self._parameters(name, params)
+        to_grid = self._node(QUANTIZE, [value, *parameters], params, name)
+        stored = to_grid.outputs[0]
+        stored.name, stored.shape = f"{name}_q", value.shape
+        stored.type = ir.TensorType(_dtype(params))
+        to_real = self._node(DEQUANTIZE, [stored, *parameters], params, name)
+        real = to_real.outputs[0]
+        real.name, real.shape, real.type = f"{name}_dq", value.shape, value.type
+        producer = value.producer()
+        if producer is None:
+            self.graph.insert_before(self.graph[0], [to_grid, to_real])
+        else:
+            self.graph.insert_after(producer, [to_grid, to_real])
+        for node, index in readers:
+            node.replace_input_with(index, real)
+        if was_output:
+            self._take_over_output(value, real)
+
+    def _take_over_output(self, value: ir.Value, real: ir.Value) -> None:
+        name = value.name
+        value.name = f"{name}_float"
+        real.name = name
+        outputs = self.graph.outputs
+        outputs[outputs.index(value)] = real
+
+    def _parameters(self, name: str, params: QuantParams) -> list[ir.Value]:
+        scale = initializer(self.graph, f"{name}_scale", params.scale)
+        zero_point = initializer(self.graph, f"{name}_zero_point", stored_array(params.zero_point, params.type))
+        return [scale, zero_point]
+
+    def _node(self, op_type: str, inputs: list[ir.Value], params: QuantParams, name: str) -> ir.Node:
+        attributes: dict[str, int] = {}
+        match params.type.granularity:
+            case PerChannel(axis):
+                attributes = {"axis": axis}
+            case PerBlock(size, axis):
+                attributes = {"axis": axis, "block_size": size}
+        return ir.node(op_type, inputs, attributes, name=f"{name}_{op_type}")
+
+
+def _dtype(params: QuantParams) -> ir.DataType:
+    return ir.DataType[f"{'' if params.type.signed else 'U'}INT{params.type.bits}"]

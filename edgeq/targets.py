@@ -1,0 +1,124 @@
+"""What each engine can run on quantized data, as rows of facts. Backends lower; this table lets the planner choose grids.
+
+An op without a row on a target runs in float there. Each row links to the source that sets the limit.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """The kernel rescales: inputs and outputs have grids of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The kernel moves or selects integers: all data inputs and outputs share one grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The kernel writes on one grid only: uint8 scale and zero point."""
+
+    scale: float
+    zero_point: int
+
+
+Constraint: TypeAlias = Free | Same | Fixed
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How an op with integer inputs runs. source: where the engine says so.
+
+    float_output: the kernel may write float from integer inputs (a MatMul in front of a float op).
+    """
+
+    constraint: Constraint
+    source: str
+    float_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One engine. rows: ONNX op -> how it runs in INT8. needs: the extra that installs its converter, or ''."""
+
+    name: str
+    engine: str
+    summary: str
+    weights: str
+    activations: str
+    needs: str
+    rows: Mapping[str, Row]
+
+
+_ORT: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
+_TFLITE: Final = "https://github.com/google-ai-edge/LiteRT/blob/main/tflite/kernels/"
+_TFLITE_SPEC: Final = "https://ai.google.dev/edge/litert/models/quantization_spec"
+_COREML: Final = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
+
+_FREE, _SAME = Free(), Same()
+_MOVES: Final = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split", "Tile",
+                 "Expand", "MaxPool")
+
+
+def _rows(*groups: Mapping[str, Row]) -> Mapping[str, Row]:
+    return MappingProxyType({op: row for group in groups for op, row in group.items()})
+
+
+def _each(ops: tuple[str, ...], constraint: Constraint, source: str, *, float_output: bool = False) -> dict[str, Row]:
+    return dict.fromkeys(ops, Row(constraint, source, float_output))
+
+
+ONNXRUNTIME: Final = Target(
+    "onnxruntime", "onnxruntime", "ONNX Runtime: Raspberry Pi, Jetson, Android, desktop",
+    "int8 per channel; int4 per channel, or per block for MatMul", "uint8 static", "",
+    _rows(
+        _each(("Conv", "Add", "Mul", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Relu", "Clip", "Concat"), _FREE, _ORT),
+        _each(("Gemm", "MatMul"), _FREE, _ORT, float_output=True),
+        _each((*_MOVES, "Where"), _SAME, _ORT),
+        _each(("Sigmoid", "Softmax"), Fixed(1 / 256, 0), _ORT),
+    ))
+
+TFLITE: Final = Target(
+    "tflite", "tflite", "TFLite / LiteRT: Android, Raspberry Pi, microcontrollers' big brothers",
+    "int8 per channel; int4 per channel", "int8 static", "tflite",
+    _rows(
+        _each(("Conv", "ConvTranspose"), _FREE, _TFLITE + "conv.cc"),
+        _each(("Gemm", "MatMul"), _FREE, _TFLITE + "fully_connected.cc"),
+        _each(("Add", "Sub", "Mul", "PRelu", "LeakyRelu", "Relu", "Clip", "HardSwish", "Gelu", "Elu", "GlobalAveragePool"),
+              _FREE, _TFLITE_SPEC),
+        # No kernel of these rescales, and most do not check: a mismatch is silently wrong.
+        _each((*_MOVES, "Pad", "Concat", "DepthToSpace", "SpaceToDepth", "Resize", "AveragePool", "Max", "Min", "Where"),
+              _SAME, _TFLITE_SPEC),
+        _each(("Softmax",), Fixed(1 / 256, 0), _TFLITE + "activations.cc"),
+        _each(("LogSoftmax",), Fixed(16 / 256, 255), _TFLITE + "activations.cc"),
+        _each(("Sigmoid",), Fixed(1 / 256, 0), _TFLITE + "activations.cc"),
+        _each(("Tanh",), Fixed(1 / 128, 128), _TFLITE + "activations.cc"),
+    ))
+
+COREML: Final = Target(
+    "coreml", "coreml", "Core ML: iPhone, iPad, Mac, Apple Neural Engine",
+    "int8 per channel; 4 bits as 16-entry tables per channel", "int8 static (iOS 17)", "coreml",
+    _rows(
+        _each(("Conv", "Add", "Mul", "Relu", "Clip", "Concat", "GlobalAveragePool", "AveragePool"), _FREE, _COREML),
+        _each(("Gemm", "MatMul"), _FREE, _COREML, float_output=True),
+        _each(_MOVES, _SAME, _COREML),
+    ))
+
+TARGETS: Final[Mapping[str, Target]] = MappingProxyType({t.name: t for t in (ONNXRUNTIME, TFLITE, COREML)})
+
+# The ops that hold weights and nearly all of the arithmetic: what quantization is for.
+MULTIPLY_ACCUMULATE: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Their grid's limits do what these do, so nothing is left to compute (see edgeq_converters.lowered).
+ABSORBED: Final = frozenset({"Relu", "Clip"})
+# The inputs that carry data; where an op is absent, all of its inputs do.
+DATA_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
+    "Conv": (0,), "ConvTranspose": (0,), "Gemm": (0, 1), "MatMul": (0, 1), "Reshape": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
+    "Slice": (0,), "Gather": (0,), "Split": (0,), "Tile": (0,), "Expand": (0,), "Pad": (0,), "Resize": (0,), "Clip": (0,),
+    "Where": (1, 2),
+})

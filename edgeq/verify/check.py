@@ -1,0 +1,69 @@
+"""Does the written artifact, run by its own engine, compute what the quantized graph says? And how far is that from float?"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import edgeq_runtime
+from edgeq.errors import VerificationError
+from edgeq.verify.compare import Difference, compare, sqnr_db
+from edgeq.verify.reference import Arrays
+
+# An engine that rounds a tie differently moves a value by one step, the same size of error as quantization itself; its
+# noise adds to the graph's own, so the artifact may be twice as far from float. Half-precision compute (Core ML) has a
+# floor of its own: 2**-11 relative per op, measured at 55 to 75 dB over whole nets.
+NOISE_FACTOR: Final = 2.0
+NOISE_FLOOR_DB: Final = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """samples: how many. inputs: where they come from. graph: the artifact against the quantized graph. float: against the
+    float model. quantized: the quantized graph against the float model, which is what quantization alone costs."""
+
+    samples: int
+    inputs: str
+    engine: str
+    graph: tuple[Difference, ...]
+    float: tuple[Difference, ...]
+    quantized: tuple[Difference, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"samples": self.samples, "inputs": self.inputs, "engine": self.engine,
+                "against_float": [_row(d) for d in self.float], "against_graph": [_row(d) for d in self.graph],
+                "graph_against_float": [_row(d) for d in self.quantized]}
+
+
+def _row(difference: Difference) -> dict[str, Any]:
+    row = asdict(difference)
+    del row["noise"], row["signal"]
+    return row
+
+
+def verify_bundle(folder: Path, feeds: Sequence[Arrays], float_outputs: Sequence[Arrays], graph_outputs: Sequence[Arrays],
+                  *, inputs: str) -> tuple[Verification, list[dict[str, Any]]]:
+    """Run a bundle on `feeds` -> (the comparison, the bundle's own outputs).
+
+    Raises:
+        VerificationError: the artifact is further from the float model than the quantized graph explains.
+    """
+    with edgeq_runtime.load(folder) as model:
+        outputs = [dict(model.run(dict(feed))) for feed in feeds]
+        engine = f"{model.engine}, {model.accelerator}"
+    result = Verification(len(feeds), inputs, engine, compare(graph_outputs, outputs), compare(float_outputs, outputs),
+                          compare(float_outputs, graph_outputs))
+    wrong = [message for pair in zip(result.float, result.quantized, strict=True) if (message := _complaint(*pair))]
+    if wrong:
+        raise VerificationError("the artifact does not compute what the quantized graph computes:\n"
+                                + "\n".join(f"  - {message}" for message in wrong))
+    return result, outputs
+
+
+def _complaint(artifact: Difference, graph: Difference) -> str:
+    allowed = NOISE_FACTOR * graph.noise + graph.signal * 10 ** (-NOISE_FLOOR_DB / 10)
+    if artifact.noise <= allowed:  # False for NaN too
+        return ""
+    return (f"output '{artifact.output}': {artifact.sqnr_db:.1f} dB against the float model, where the graph has "
+            f"{graph.sqnr_db:.1f} dB and {sqnr_db(graph.signal, allowed):.1f} dB was allowed")

@@ -1,0 +1,67 @@
+"""How far two runs of a network are apart."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.verify.reference import Arrays
+
+CEILING_DB = 200.0  # reported for outputs that are equal: JSON has no infinity
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One output over all samples.
+
+    sqnr_db: 10 log10(power of the reference / power of the difference). cosine: of the flattened outputs, mean over samples.
+    max_abs: largest absolute difference. top1: share of samples whose largest score is at the same place; None where the
+    output is not one row of scores. noise, signal: sums of squares, so that two differences can be put in relation.
+    """
+
+    output: str
+    sqnr_db: float
+    cosine: float
+    max_abs: float
+    top1: float | None
+    noise: float
+    signal: float
+
+
+def compare(reference: Sequence[Arrays], got: Sequence[Arrays]) -> tuple[Difference, ...]:
+    """The difference of every output; both hold one dict per sample, with the same names and shapes."""
+    return tuple(_difference(name, [r[name] for r in reference], [g[name] for g in got]) for name in reference[0])
+
+
+def _difference(name: str, reference: list[NDArray[Any]], got: list[NDArray[Any]]) -> Difference:
+    pairs = [(r.astype(np.float64), g.astype(np.float64)) for r, g in zip(reference, got, strict=True)]
+    noise = sum(float(np.square(g - r).sum()) for r, g in pairs)
+    signal = sum(float(np.square(r).sum()) for r, _ in pairs)
+    max_abs = max((float(np.abs(g - r).max(initial=0.0)) for r, g in pairs), default=0.0)
+    cosine = float(np.mean([_cosine(r.ravel(), g.ravel()) for r, g in pairs]))
+    return Difference(name, sqnr_db(signal, noise), cosine, max_abs, _top1(pairs), noise, signal)
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """Signal to quantization noise ratio in dB, at most CEILING_DB either way; NaN noise counts as the worst."""
+    if math.isnan(noise) or (noise > 0 and signal == 0):
+        return -CEILING_DB
+    if noise == 0:
+        return CEILING_DB
+    return float(np.clip(10 * math.log10(signal / noise), -CEILING_DB, CEILING_DB))
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else float(not a.any() and not b.any())
+
+
+def _top1(pairs: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> float | None:
+    reference = pairs[0][0]
+    if reference.size < 2 or reference.size != reference.shape[-1]:
+        return None
+    return float(np.mean([r.argmax() == g.argmax() for r, g in pairs]))
