@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, TypeAlias
 from zlib import crc32
 
@@ -16,8 +15,8 @@ class Tensor:
     """One input of a row.
 
     constant: an initializer, not fed at run time. values: exact contents (then ``shape`` is theirs). low, high: uniform
-    over [low, high); without them floats are standard normal. lattice: floats are rounded to its multiples, which half
-    precision holds exactly, so that rows with steps in them (Floor, ArgMax, Equal) see ties and no rounding of their input.
+    over [low, high); without them floats are standard normal. lattice: floats are rounded to its multiples, which
+    half precision holds exactly, so that rows with steps in them (Floor, ArgMax, Equal) see ties and no rounding.
     """
 
     shape: tuple[int, ...]
@@ -78,7 +77,6 @@ class Case:
     steps: float = 1.0
     why: str = ""
     seed: int = 0
-    xfail: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.steps > 1 and not self.why:
@@ -91,10 +89,10 @@ class Case:
 
 def case(
     id: str, op: str, *inputs: Input, outputs: Sequence[str] = ("y",), tail: Sequence[Step] = (), steps: float = 1.0,
-    why: str = "", seed: int = 0, xfail: Mapping[str, str] = MappingProxyType({}), **attributes: Any,
+    why: str = "", seed: int = 0, **attributes: Any,
 ) -> Case:
     """A row: every other keyword is an ONNX attribute."""
-    return Case(id, op, inputs, attributes, tuple(outputs), tuple(tail), steps, why, seed, xfail)
+    return Case(id, op, inputs, attributes, tuple(outputs), tuple(tail), steps, why, seed)
 
 
 def x(*shape: int, dtype: str = "float32", low: float | None = None, high: float | None = None,

@@ -48,7 +48,7 @@ def has_weights(case: Case) -> bool:
 def quantize(case: Case, *, bits: int = 8, foreign: bool = False) -> tuple[ir.Model, dict[str, float]]:
     """The row with every float input and output on a grid -> (QDQ model, the step of each float output's grid).
 
-    Activations are uint8 and asymmetric, from the extremes of the float run; weights are ``bits`` wide, symmetric, narrow,
+    Activations are uint8, asymmetric, from the extremes of the float run; weights are ``bits`` wide, symmetric, narrow,
     per output channel; a bias is int32 on the product grid. Nothing lies between a row and its tail.
     foreign: as a quantizer that knows no engine would do it: int8 activations, no grid shared or fixed, every output
     1.5 times as wide as it need be.

@@ -1,0 +1,153 @@
+"""Every row of the table on every backend, in float and in integers, run by the engine it was written for."""
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from opcases import CASES, Case, build, has_weights, quantize, quantize4, quantize_weights, run_onnxruntime, sample
+from opcases.engines import BACKENDS, TABLES, handlers, run
+from opcases.limits import FAILS, REFUSED
+
+from edgeq.errors import UnsupportedModel
+from edgeq.graph import OPSET
+
+# Relative to the largest number of the output. A Core ML program computes in float16, whose step is 1e-3 of a number;
+# rounding is half a step, and sums of a few dozen such numbers lose up to two more.
+TOLERANCE: Final = {"onnxruntime": 1e-5, "tflite": 1e-5, "coreml": 2e-3}
+
+
+def rows(form: str, cases: tuple[Case, ...] = CASES) -> list[Any]:
+    """backend x row, with the strict xfails of the table."""
+    parameters = []
+    for backend in BACKENDS:
+        for case in cases:
+            reason = FAILS.get((backend, f"{case.id}/{form}"))
+            marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+            parameters.append(pytest.param(backend, case, id=f"{backend}-{case.id}", marks=marks))
+    return parameters
+
+
+def convert_and_compare(
+    backend: str, case: Case, form: str, model: ir.Model, steps: dict[str, float], folder: Path,
+) -> None:
+    """Outputs against the unfused reference: in steps of their grid if they have one, else relative to the largest."""
+    feeds = sample(case)
+    refusal = REFUSED.get((backend, case.id)) or REFUSED.get((backend, f"{case.id}/{form}"))
+    if refusal:
+        with pytest.raises(UnsupportedModel, match=re.escape(refusal)):
+            run(backend, model, feeds, folder)
+        assert not list(folder.iterdir()), "a refusal leaves nothing behind"
+        return
+    found = run(backend, model, feeds, folder)
+    for name, expected in run_onnxruntime(model, feeds).items():
+        assert found[name].shape == expected.shape, name
+        compare(found[name], expected, name, steps.get(name, 0.0) * (case.steps + 0.01), TOLERANCE[backend])
+
+
+def compare(found: NDArray[Any], expected: NDArray[Any], name: str, absolute: float, relative: float) -> None:
+    if expected.dtype.kind != "f":
+        np.testing.assert_array_equal(found.astype(expected.dtype), expected, err_msg=name)
+        return
+    bound = absolute or relative * float(np.abs(expected).max(initial=1e-3))
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=0, atol=bound, err_msg=name)
+
+
+@pytest.mark.parametrize(("backend", "case"), rows("float"))
+def test_float(backend: str, case: Case, tmp_path: Path) -> None:
+    convert_and_compare(backend, case, "float", build(case), {}, tmp_path)
+
+
+@pytest.mark.parametrize(("backend", "case"), rows("int8"))
+def test_int8(backend: str, case: Case, tmp_path: Path) -> None:
+    model, steps = quantize(case)
+    convert_and_compare(backend, case, "int8", model, steps, tmp_path)
+
+
+@pytest.mark.parametrize(("backend", "case"), [row for row in rows("foreign") if row.values[0] != "coreml"])
+def test_foreign_grids(backend: str, case: Case, tmp_path: Path) -> None:
+    """Grids of a quantizer that knows no engine. Core ML quantizes and dequantizes in place: no rule to break."""
+    model, steps = quantize(case, foreign=True)
+    convert_and_compare(backend, case, "foreign", model, steps, tmp_path)
+
+
+WEIGHTED: Final = tuple(case for case in CASES if has_weights(case))
+
+
+@pytest.mark.parametrize(("backend", "case"), rows("int4", WEIGHTED))
+def test_int4_weights_int8_activations(backend: str, case: Case, tmp_path: Path) -> None:
+    model, steps = quantize4(case)
+    convert_and_compare(backend, case, "int4", model, steps, tmp_path)
+
+
+@pytest.mark.parametrize(("backend", "case"), rows("weights", WEIGHTED))
+def test_int4_weights_float_activations(backend: str, case: Case, tmp_path: Path) -> None:
+    convert_and_compare(backend, case, "weights", quantize_weights(case), {}, tmp_path)
+
+
+@pytest.mark.parametrize("backend", TABLES)
+def test_signatures_agree_with_the_onnx_schema(backend: str) -> None:
+    """Every keyword of a handler is an attribute of the op, with the schema's default."""
+    wrong = [text for op, handler in handlers(backend).items() if onnx_op(op) for text in disagreements(op, handler)]
+    assert not wrong
+
+
+def onnx_op(op_type: str) -> bool:
+    """False for the ops of edgeq's folded graph, which ONNX does not know."""
+    return onnx.defs.has(op_type, OPSET, "")
+
+
+def disagreements(op_type: str, handler: Any) -> list[str]:
+    schema = onnx.defs.get_schema(op_type, OPSET)
+    wrong = []
+    for parameter in inspect.signature(handler).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        if parameter.name not in schema.attributes:
+            wrong.append(f"{op_type} has no attribute {parameter.name}")
+            continue
+        attribute = schema.attributes[parameter.name]
+        default = onnx.helper.get_attribute_value(attribute.default_value) if attribute.default_value.name else None
+        default = default.decode() if isinstance(default, bytes) else default
+        given = None if parameter.default is parameter.empty else parameter.default
+        same = given == pytest.approx(default) if isinstance(default, float) else given == default
+        if not same or (attribute.required and given is not None):
+            wrong.append(f"{op_type}: {parameter.name} defaults to {given}, in ONNX to {default}")
+    return wrong
+
+
+@pytest.mark.parametrize("backend", TABLES)
+def test_every_handler_has_a_row(backend: str) -> None:
+    """edgeq's own ops come from the rows with a tail."""
+    covered = {case.op for case in CASES} | {step.op for case in CASES for step in case.tail}
+    assert {op for op in handlers(backend) if onnx_op(op)} <= covered
+
+
+def test_every_limit_names_a_row() -> None:
+    ids = {case.id for case in CASES}
+    assert {row.partition("/")[0] for _, row in (*REFUSED, *FAILS)} <= ids
+    assert {backend for backend, _ in (*REFUSED, *FAILS)} <= set(BACKENDS)
+
+
+def test_a_wrong_default_would_be_noticed() -> None:
+    def leaky_relu(builder: Any, value: Any, *, alpha: float = 0.1, slope: float = 1.0) -> None: ...
+
+    assert disagreements("LeakyRelu", leaky_relu) == [
+        "LeakyRelu: alpha defaults to 0.1, in ONNX to 0.009999999776482582", "LeakyRelu has no attribute slope"]
+
+
+@pytest.mark.parametrize(("off", "accepted"), [(0.0, True), (1.0, True), (2.0, False)])
+def test_a_step_too_many_would_be_noticed(off: float, accepted: bool) -> None:
+    expected = np.arange(5, dtype=np.float32) * np.float32(0.1)
+    found = expected + np.float32(0.1 * off)
+    if accepted:
+        compare(found, expected, "y", 0.1 * 1.01, 0.0)
+    else:
+        with pytest.raises(AssertionError):
+            compare(found, expected, "y", 0.1 * 1.01, 0.0)

@@ -1,0 +1,72 @@
+"""Write a model with a backend and run the artifact with its engine, nothing of edgeq's runtime in between."""
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq_converters.contract import Artifact, EmitOptions
+from edgeq_converters.optable import OpTable
+
+from .model import Arrays
+
+BACKENDS: Final = ("onnxruntime", "tflite", "coreml")
+# Where a backend keeps its table of handlers; ONNX Runtime takes ONNX as it is and has none.
+TABLES: Final = {"tflite": "edgeq_converters.tflite.ops", "coreml": "edgeq_converters.coreml.ops"}
+
+
+def handlers(backend: str) -> Mapping[str, Callable[..., Any]]:
+    """Op type -> handler."""
+    module = importlib.import_module(TABLES[backend])
+    table = next(value for value in vars(module).values() if isinstance(value, OpTable))
+    return table.handlers
+
+
+def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path) -> Arrays:
+    """Convert and run -> graph output name -> array, in the graph's dtypes.
+
+    Raises:
+        UnsupportedModel: the backend's refusal.
+    """
+    artifact: Artifact = importlib.import_module(f"edgeq_converters.{backend}").emit(model, folder, EmitOptions())
+    names = {str(value.name): artifact.names.get(str(value.name), str(value.name))
+             for value in (*model.graph.inputs, *model.graph.outputs)}
+    found = _RUNNERS[backend](folder / artifact.entry, artifact, {names[name]: data for name, data in feeds.items()})
+    return {str(value.name): found[names[str(value.name)]] for value in model.graph.outputs}
+
+
+def _run_onnxruntime(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for key, value in artifact.options.get("session_options", {}).items():
+        options.add_session_config_entry(key, str(value))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds), strict=True))
+
+
+def _run_tflite(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    for details in interpreter.get_input_details():  # int64 may be int32 here; nothing else changes
+        interpreter.set_tensor(details["index"], feeds[details["name"]].astype(details["dtype"]))
+    interpreter.invoke()
+    return {details["name"]: interpreter.get_tensor(details["index"]) for details in interpreter.get_output_details()}
+
+
+def _run_coreml(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
+    from edgeq.verify.mlpackage import open_package
+
+    found = open_package(path).run(feeds)
+    return {name: np.asarray(array) for name, array in found.items()}
+
+
+_RUNNERS: Final = {"onnxruntime": _run_onnxruntime, "tflite": _run_tflite, "coreml": _run_coreml}

@@ -1,0 +1,12 @@
+"""What the backends do not do, as data: refusals with their reason, and failures that wait for a remedy."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+# (backend, row) or (backend, "row/form") -> a part of the message of UnsupportedModel. A row that is refused here and
+# converts after all is a failure too: delete its entry.
+REFUSED: Final[Mapping[tuple[str, str], str]] = {}
+
+# (backend, "row/form") -> why it fails today. Strict: one that passes is a failure, so that its entry goes away.
+FAILS: Final[Mapping[tuple[str, str], str]] = {}
