@@ -144,8 +144,8 @@ class _Stream:
 
     def __init__(self, file: IO[bytes]):
         layout: Any = np.lib.format  # its functions carry no type hints
-        read_header = layout.read_array_header_1_0 if layout.read_magic(file) == (1, 0) else layout.read_array_header_2_0
-        shape, columns_first, self.dtype = read_header(file)
+        old = layout.read_magic(file) == (1, 0)
+        shape, columns_first, self.dtype = (layout.read_array_header_1_0 if old else layout.read_array_header_2_0)(file)
         if self.dtype.hasobject:
             raise ValueError("it holds Python objects")
         if columns_first and len(shape) > 1:

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -14,62 +16,66 @@ from numpy.typing import NDArray
 from edgeq.errors import CalibrationError, ModelError
 from edgeq.quant.calibrate.statistics import Statistics, TensorStatistics
 
-Feed: TypeAlias = Mapping[str, NDArray[Any]]
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+_AT_ONCE: Final = 2  # samples: inference of both, on half the threads each, keeps one thread of histograms busy
 
 
-def calibrate(model: ir.Model, values: Collection[str], samples: Iterable[Feed], *,
+def calibrate(model: ir.Model, values: Collection[str], samples: Iterable[Arrays], *,
               progress: Callable[[int], None] | None = None, threads: int | None = None) -> Statistics:
     """Run the float ``model`` over ``samples`` and gather the statistics of ``values``.
 
-    Memory does not depend on the number of samples: each one's tensors go into the histograms and are dropped, while a
-    second thread already runs the next sample. ``model`` stays as it is.
+    Memory does not depend on the number of samples: each one's tensors go into the histograms and are dropped, while
+    onnxruntime already runs the next. The result does not depend on ``threads``. ``model`` stays as it is.
 
     Args:
         model: a float model with static or dynamic shapes.
         values: names of float values of its main graph, graph inputs included.
         samples: feeds with a batch axis, input name -> array.
         progress: called with the number of samples done, after each.
-        threads: of onnxruntime; None leaves the choice to it.
+        threads: number of threads for inference; None takes every core that this process may use.
 
     Raises:
-        CalibrationError: no samples, or a value became NaN or infinite; names the value and the sample.
-        ModelError: a value is not in the main graph, or onnxruntime cannot run the model.
+        CalibrationError: no samples, one that onnxruntime refuses, or one that makes a value NaN or infinite; names the
+            sample, counted from 0, and the value.
+        ModelError: a value is not in the main graph, or onnxruntime cannot load the model.
     """
     inputs = {value.name for value in model.graph.inputs}
     outputs = [name for name in dict.fromkeys(values) if name not in inputs]
     tensors = {name: TensorStatistics.empty() for name in dict.fromkeys(values)}
-    done = 0
+    count = 0
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        session = _session(_expose(model, outputs, Path(folder)), threads)
-        for done, (feed, computed) in enumerate(_ahead(session, outputs, samples), 1):
+        session = _session(_expose(model, outputs, Path(folder)), threads or _cores())
+        for number, arrays in enumerate(_computed(session, outputs, samples)):
             for name, before in tensors.items():
-                tensors[name] = _added(before, name, feed[name] if name in inputs else computed[name], done)
+                tensors[name] = _added(before, arrays[name], name, number)
+            count = number + 1
             if progress is not None:
-                progress(done)
-    if not done:
+                progress(count)
+    if not count:
         raise CalibrationError("there are no calibration samples; give at least one")
-    return Statistics(tensors, done)
+    return Statistics(tensors, count)
 
 
-def _added(before: TensorStatistics, name: str, data: NDArray[Any], sample: int) -> TensorStatistics:
+def _added(before: TensorStatistics, data: NDArray[Any], name: str, number: int) -> TensorStatistics:
     try:
-        return before.add(data)
+        return before.add(data, turn=number)
     except CalibrationError as error:
-        raise CalibrationError(f"{error} in value '{name}' at sample {sample}; look at this sample's scale, or check "
-                               "the model's weights") from None
+        raise CalibrationError(f"sample {number} gives {error} in the value '{name}'; check the scale of this sample, "
+                               "and the model's weights") from None
 
 
 def _expose(model: ir.Model, names: list[str], folder: Path) -> Path:
     """Write ``model`` with the values ``names`` as outputs. Weights go to a file, so that 2 GB are no limit."""
     import onnx
 
-    path = folder / "model.onnx"
-    ir.save(model, path, external_data="model.data")
-    proto = onnx.load(path, load_external_data=False)
     known = {value.name: value for node in model.graph for value in node.outputs}
     missing = [name for name in names if name not in known]
     if missing:
-        raise ModelError(f"the model computes no value named {', '.join(map(repr, missing))}")
+        raise ModelError(f"the model's main graph computes no value named {', '.join(map(repr, missing))}")
+    path = folder / "model.onnx"
+    ir.save(model, path, external_data="model.data")
+    proto = onnx.load(path, load_external_data=False)
     already = {output.name for output in proto.graph.output}
     for name in names:
         if name not in already:
@@ -79,35 +85,41 @@ def _expose(model: ir.Model, names: list[str], folder: Path) -> Path:
     return path
 
 
-def _session(path: Path, threads: int | None) -> Any:
+def _session(path: Path, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = max(threads // _AT_ONCE, 1)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would take the histograms' core
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except Exception as error:  # onnxruntime's own exceptions share no base class
         raise ModelError(f"onnxruntime cannot load the float model: {error}") from error
 
 
-def _ahead(session: Any, outputs: list[str], samples: Iterable[Feed]) -> Iterator[tuple[Feed, dict[str, NDArray[Any]]]]:
-    """(feed, computed values) of each sample, while the next one is already being computed in another thread.
+def _computed(session: Any, outputs: list[str], samples: Iterable[Arrays]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Inputs and computed values of each sample, in order; the next ones are computed meanwhile.
 
-    onnxruntime releases Python's lock while it runs, so reading samples, inference and histograms overlap.
+    onnxruntime releases Python's lock while it runs, so that inference and the caller's work overlap.
     """
     names = outputs or [session.get_outputs()[0].name]
 
-    def run(feed: Feed) -> tuple[Feed, dict[str, NDArray[Any]]]:
-        return feed, dict(zip(names, session.run(names, dict(feed)), strict=True))
+    def run(number: int, feed: Arrays) -> dict[str, NDArray[Any]]:
+        try:
+            return {**feed, **dict(zip(names, session.run(names, dict(feed)), strict=True))}
+        except Exception as error:
+            raise CalibrationError(f"onnxruntime refuses sample {number}: {error}") from error
 
-    with ThreadPoolExecutor(1, "edgeq-calibrate") as pool:
-        feeds = iter(samples)
-        waiting = [pool.submit(run, feed) for feed in itertools.islice(feeds, 1)]
-        while waiting:
-            result = waiting.pop().result()
-            waiting = [pool.submit(run, feed) for feed in itertools.islice(feeds, 1)]
-            yield result
-            del result
+    with ThreadPoolExecutor(_AT_ONCE, "edgeq-calibrate") as pool:
+        numbered = enumerate(samples)
+        running: deque[Future[dict[str, NDArray[Any]]]] = deque()
+        while True:
+            running.extend(pool.submit(run, *item) for item in itertools.islice(numbered, _AT_ONCE + 1 - len(running)))
+            if not running:
+                return
+            yield running.popleft().result()
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

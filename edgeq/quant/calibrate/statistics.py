@@ -15,12 +15,15 @@ from edgeq.errors import CalibrationError
 BINS: Final = 2048  # per sign: a tensor fills more than half of its range, so an 8-bit step spans 4 to 16 bins
 FORMAT: Final = 1
 _SMALLEST_EXPONENT: Final = -100  # below 2**-100 everything counts as zero; BINS / bound stays finite in float32
-_CHUNK: Final = 1 << 16  # elements: the index buffers of one chunk stay in the second-level cache
+_COUNTED: Final = 1 << 16  # elements of one tensor of one sample: neighbours in a large feature map tell little more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorStatistics:
     """The distribution of one float tensor over all samples.
+
+    min and max are of every element. The histogram takes every n-th of a tensor with more than 65536 elements, and lets
+    it stand for n: counting all of them would take longer than the inference.
 
     counts: int64 [2 * BINS - 1]; counts[BINS - 1 + k] holds the elements x with trunc(x / width) == k. So bin 0 is
         (-width, width), where the exact zeros of a Relu lie at its centre, and every other bin is one width wide.
@@ -50,11 +53,13 @@ class TensorStatistics:
 
     @property
     def count(self) -> int:
-        """Number of elements."""
+        """Number of elements that the histogram stands for."""
         return int(self.counts.sum())
 
-    def add(self, data: NDArray[Any]) -> TensorStatistics:
+    def add(self, data: NDArray[Any], turn: int = 0) -> TensorStatistics:
         """These statistics and the elements of ``data`` (any shape, any float type).
+
+        turn: where to begin where only every n-th element counts; the number of the sample, so that all take turns.
 
         Raises:
             CalibrationError: NaN or infinity in ``data``.
@@ -66,7 +71,8 @@ class TensorStatistics:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise CalibrationError("NaN or infinity")
         grown = self.grown(_exponent(max(-low, high)))
-        counts = grown.counts + _histogram(flat, grown.exponent)
+        weight = -(-flat.size // _COUNTED)
+        counts = grown.counts + weight * _histogram(flat[turn % weight::weight], grown.exponent)
         return TensorStatistics(counts, grown.exponent, min(self.min, low), max(self.max, high))
 
     def grown(self, exponent: int) -> TensorStatistics:
@@ -156,21 +162,12 @@ def _exponent(magnitude: float) -> int:
     return max(math.frexp(magnitude)[1], _SMALLEST_EXPONENT) if magnitude > 0 else _SMALLEST_EXPONENT
 
 
-def _histogram(flat: NDArray[np.float32], exponent: int) -> NDArray[np.int64]:
-    """flat [n], all below 2**exponent in magnitude -> int64 [2 * BINS - 1].
+def _histogram(elements: NDArray[np.float32], exponent: int) -> NDArray[np.int64]:
+    """elements [n], all below 2**exponent in magnitude -> int64 [2 * BINS - 1].
 
-    Scaling by a power of two and truncating are exact. np.bincount is the fastest compiled histogram measured here
-    (benchmarks/calibration.py); the rest is to hand it indices that are still in the cache.
+    Scaling by a power of two and truncating are exact. np.bincount was the fastest of the compiled histograms measured:
+    1.4 to 2.0 ns an element with these indices, boost-histogram 2.1 to 2.8 (benchmarks/calibration.py).
     """
-    counts = np.zeros(2 * BINS - 1, np.int64)
-    scaled = np.empty(min(flat.size, _CHUNK), np.float32)
-    index = np.empty(scaled.size, np.int16)
-    scale = np.float32(2.0 ** -exponent * BINS)
-    for start in range(0, flat.size, _CHUNK):
-        part = flat[start:start + _CHUNK]
-        size = part.size
-        np.multiply(part, scale, out=scaled[:size])
-        np.copyto(index[:size], scaled[:size], casting="unsafe")
-        index[:size] += BINS - 1
-        counts += np.bincount(index[:size], minlength=2 * BINS - 1)
-    return counts
+    index = (elements * np.float32(2.0**-exponent * BINS)).astype(np.int16)
+    index += BINS - 1
+    return np.bincount(index, minlength=2 * BINS - 1)
