@@ -72,7 +72,8 @@ def initializer(graph: ir.Graph, name: str, data: NDArray[Any] | ir.TensorProtoc
     while unique in graph.initializers or _taken(graph, unique):
         unique, number = f"{name}_{number}", number + 1
     tensor = ir.tensor(data, name=unique) if isinstance(data, np.ndarray) else data
-    value = ir.Value(name=unique, const_value=tensor, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    shape = ir.Shape(tuple(tensor.shape.numpy()))
+    value = ir.Value(name=unique, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
     graph.register_initializer(value)
     return value
 

@@ -35,7 +35,7 @@ from edgeq_runtime.selftest import Case, Tolerance, write_selftest
 if TYPE_CHECKING:
     from edgeq_runtime.preprocess import Preprocess
 
-VERIFIED_SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel; the metric of a whole data set is --eval's
+VERIFIED_SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, not to measure an accuracy
 SELFTEST_SAMPLES: Final = 2
 Progress = Callable[[str, int], None]  # what is going on, and how many samples of it are done
 
@@ -44,9 +44,9 @@ Progress = Callable[[str, int], None]  # what is going on, and how many samples 
 class Options:
     """The words of `edgeq convert`, with the same meaning and defaults.
 
-    bits: of the weights: 4, 8, 16 or 32 (float). calibration: samples (path, "module:function", or an iterable of dicts);
-    activations are quantized exactly when it is given, unless `activations` says "float". weights: "per-channel",
-    "per-tensor" or "block:SIZE". inputs: input name -> shape, for models with free dimensions.
+    bits: of the weights: 4, 8, 16 or 32 (float). calibration: samples (path, "module:function", or an iterable of
+    dicts); activations are quantized exactly when it is given, unless `activations` says "float". weights:
+    "per-channel", "per-tensor" or "block:SIZE". inputs: input name -> shape, for models with free dimensions.
     """
 
     bits: int = 8
@@ -71,8 +71,8 @@ class Options:
 def convert(model: Any, *, target: str, output: str | Path | None = None, **options: Any) -> Bundle:
     """Convert a model for one target -> the bundle that was written.
 
-    model: a path (.onnx, .pt2), "module:function", an onnx or onnx_ir model, or a torch ExportedProgram. options: the fields
-    of `Options`.
+    model: a path (.onnx, .pt2), "module:function", an onnx or onnx_ir model, or a torch ExportedProgram. options: the
+    fields of `Options`.
 
     Raises:
         EdgeqError: its subclasses name what is wrong and what helps; nothing is left on the disk then.
@@ -208,8 +208,8 @@ def _write(target: str, path: Path, model: Any, graph: ir.Model, plan: QuantPlan
 def _tolerance(verification: Verification) -> Tolerance:
     """Another processor rounds ties in other places, as this engine did against the unfused graph: that far, twice."""
     atol = 2 * max(difference.max_abs for difference in verification.graph)
-    return Tolerance("twice the largest difference between this engine and the quantized graph run op by op, and 1e-3 relative "
-                     "for processors that add in another order", atol=atol, rtol=1e-3)
+    return Tolerance("twice the largest difference between this engine and the quantized graph run op by op, and 1e-3 "
+                     "relative for processors that add in another order", atol=atol, rtol=1e-3)
 
 
 def _save(manifest: Manifest, folder: Path) -> None:
@@ -223,8 +223,8 @@ def _manifest(target: str, model: Any, graph: ir.Model, artifact: Artifact, plan
 
     return Manifest(
         name=model_name(model), target=target, engine=artifact.engine, engine_version=artifact.engine_version,
-        entry=artifact.entry, inputs=named(_specs(real_inputs(graph.graph))), outputs=named(_specs(graph.graph.outputs)),
-        files=(), options=dict(artifact.options),
+        entry=artifact.entry, inputs=named(_specs(real_inputs(graph.graph))),
+        outputs=named(_specs(graph.graph.outputs)), files=(), options=dict(artifact.options),
         preprocessing=options.preprocess.to_dict() if options.preprocess is not None else None,
         labels=tuple(options.labels), quantization=_quantization(plan, options),
         calibration={"samples": sum(1 for _ in samples), "sha256": samples.digest()} if samples is not None else None,
@@ -236,8 +236,10 @@ def _quantization(plan: QuantPlan | None, options: Options) -> dict[str, Any]:
     if plan is None:
         return {"scheme": "as in the source model"}
     return {
-        "weight_bits": options.bits, "weights": options.weights, "activation_bits": plan.activation.bits if plan.activation else 32,
-        "calibrator": options.calibrator if plan.activation else None, "kept_float": [asdict(kept) for kept in plan.kept],
+        "weight_bits": options.bits, "weights": options.weights,
+        "activation_bits": plan.activation.bits if plan.activation else 32,
+        "calibrator": options.calibrator if plan.activation else None,
+        "kept_float": [asdict(kept) for kept in plan.kept],
     }
 
 

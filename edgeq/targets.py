@@ -1,4 +1,5 @@
-"""What each engine can run on quantized data, as rows of facts. Backends lower; this table lets the planner choose grids.
+"""What each engine can run on quantized data, as rows of facts. Backends lower; this table lets the planner choose
+grids.
 
 An op without a row on a target runs in float there. Each row links to the source that sets the limit.
 """
@@ -62,8 +63,8 @@ _TFLITE_SPEC: Final = "https://ai.google.dev/edge/litert/models/quantization_spe
 _COREML: Final = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
 
 _FREE, _SAME = Free(), Same()
-_MOVES: Final = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split", "Tile",
-                 "Expand", "MaxPool")
+_MOVES: Final = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split",
+                 "Tile", "Expand", "MaxPool")
 
 
 def _rows(*groups: Mapping[str, Row]) -> Mapping[str, Row]:
@@ -78,7 +79,8 @@ ONNXRUNTIME: Final = Target(
     "onnxruntime", "onnxruntime", "ONNX Runtime: Raspberry Pi, Jetson, Android, desktop",
     "int8 per channel; int4 per channel, or per block for MatMul", "uint8 static", "",
     _rows(
-        _each(("Conv", "Add", "Mul", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Relu", "Clip", "Concat"), _FREE, _ORT),
+        _each(("Conv", "Add", "Mul", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Relu", "Clip", "Concat"), _FREE,
+              _ORT),
         _each(("Gemm", "MatMul"), _FREE, _ORT, float_output=True),
         _each((*_MOVES, "Where"), _SAME, _ORT),
         _each(("Sigmoid", "Softmax"), Fixed(1 / 256, 0), _ORT),
@@ -90,11 +92,11 @@ TFLITE: Final = Target(
     _rows(
         _each(("Conv", "ConvTranspose"), _FREE, _TFLITE + "conv.cc"),
         _each(("Gemm", "MatMul"), _FREE, _TFLITE + "fully_connected.cc"),
-        _each(("Add", "Sub", "Mul", "PRelu", "LeakyRelu", "Relu", "Clip", "HardSwish", "Gelu", "Elu", "GlobalAveragePool"),
-              _FREE, _TFLITE_SPEC),
+        _each(("Add", "Sub", "Mul", "PRelu", "LeakyRelu", "Relu", "Clip", "HardSwish", "Gelu", "Elu",
+               "GlobalAveragePool"), _FREE, _TFLITE_SPEC),
         # No kernel of these rescales, and most do not check: a mismatch is silently wrong.
-        _each((*_MOVES, "Pad", "Concat", "DepthToSpace", "SpaceToDepth", "Resize", "AveragePool", "Max", "Min", "Where"),
-              _SAME, _TFLITE_SPEC),
+        _each((*_MOVES, "Pad", "Concat", "DepthToSpace", "SpaceToDepth", "Resize", "AveragePool", "Max", "Min",
+               "Where"), _SAME, _TFLITE_SPEC),
         _each(("Softmax",), Fixed(1 / 256, 0), _TFLITE + "activations.cc"),
         _each(("LogSoftmax",), Fixed(16 / 256, 255), _TFLITE + "activations.cc"),
         _each(("Sigmoid",), Fixed(1 / 256, 0), _TFLITE + "activations.cc"),
@@ -118,7 +120,7 @@ MULTIPLY_ACCUMULATE: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul
 ABSORBED: Final = frozenset({"Relu", "Clip"})
 # The inputs that carry data; where an op is absent, all of its inputs do.
 DATA_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
-    "Conv": (0,), "ConvTranspose": (0,), "Gemm": (0, 1), "MatMul": (0, 1), "Reshape": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
-    "Slice": (0,), "Gather": (0,), "Split": (0,), "Tile": (0,), "Expand": (0,), "Pad": (0,), "Resize": (0,), "Clip": (0,),
-    "Where": (1, 2),
+    **dict.fromkeys(("Conv", "ConvTranspose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Tile",
+                     "Expand", "Pad", "Resize", "Clip"), (0,)),
+    "Gemm": (0, 1), "MatMul": (0, 1), "Where": (1, 2),
 })

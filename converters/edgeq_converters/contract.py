@@ -4,9 +4,9 @@ A backend is a package of edgeq_converters with one function::
 
     def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact
 
-`model` is standard ONNX (opset 21, IR 10, static shapes, float32), with or without QuantizeLinear/DequantizeLinear. It is not
-changed. The files are written into `folder`, which exists and is the bundle in the making. Every node that the target cannot
-run is reported in one `UnsupportedModel`, and then nothing may be left in the folder.
+`model` is standard ONNX (opset 21, IR 10, static shapes, float32), with or without QuantizeLinear/DequantizeLinear.
+It is not changed. The files are written into `folder`, which exists and is the bundle in the making. Every node that
+the target cannot run is reported in one `UnsupportedModel`, and then nothing may be left in the folder.
 """
 from __future__ import annotations
 

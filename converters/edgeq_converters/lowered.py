@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import QUANT, constant, consumers, quant
+from edgeq.graph import QUANT, constant, consumers, quant, shape
 from edgeq.quant.qdq import fold_qdq
 
 DOMAIN: Final = "edgeq"  # ops that exist only here, never in a saved file
@@ -75,7 +75,7 @@ def fuse_bias(graph: ir.Graph) -> None:
             continue
         add = readers[0]
         bias = next((value for value in add.inputs if value is not product), None)
-        if bias is None or bias.const_value is None or tuple(bias.const_value.shape) != (int(weight.shape[1]),):
+        if bias is None or bias.const_value is None or tuple(bias.const_value.shape) != shape(weight)[1:]:
             continue
         fused = ir.node(LINEAR, [node.inputs[0], weight, bias], domain=DOMAIN, name=node.name)
         _take_over(fused.outputs[0], add.outputs[0])

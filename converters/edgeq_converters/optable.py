@@ -1,8 +1,8 @@
 """A backend's table of op handlers: ``(builder, *inputs, **attributes) -> output or tuple of outputs``.
 
 The signature of a handler is its contract: inputs are positional in ONNX order (None where an optional one is absent),
-attributes are keyword-only with the defaults of the ONNX schema. An attribute that a handler does not name is one that the
-backend cannot express: it is refused with op, node and attribute, so nothing is ignored by accident.
+attributes are keyword-only with the defaults of the ONNX schema. An attribute that a handler does not name is one
+that the backend cannot express: it is refused with op, node and attribute, so nothing is ignored by accident.
 """
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def _schema_defaults(op_type: str, domain: str, version: int) -> dict[str, Any]:
 def lower_all(nodes: Iterable[ir.Node], lower_one: Callable[[ir.Node], None], target: str) -> None:
     """Lower every node; report all failures together.
 
-    `lower_one` must leave something readable for a failed node's outputs, or raise CannotLower again for the nodes behind
-    it; those that fail only because an input is missing should raise `Unreached`, which is not reported.
+    `lower_one` must leave something readable for a failed node's outputs, or raise CannotLower again for the nodes
+    behind it; those that fail only because an input is missing should raise `Unreached`, which is not reported.
     """
     problems = []
     for node in nodes:

@@ -1,4 +1,6 @@
-"""Which values lie on integer grids, which share one, and which ops stay float and why: decided before any data is seen."""
+"""Which values lie on integer grids, which share one, and which ops stay float and why: decided before any data is
+seen.
+"""
 from __future__ import annotations
 
 import re
@@ -48,9 +50,9 @@ class QuantPlan:
     """What `quantize` does to a model.
 
     activation: the type of every grid. groups: planned value -> leader of the values that share its grid. sources: the
-    values to observe, which together cover every group. fixed: leader -> the grid that an engine prescribes. rounded: planned
-    values whose every reader sees the rounded value (the kernel stores integers). readers: (node, input index) that read
-    the rounded value where others read the float one.
+    values to observe, which together cover every group. fixed: leader -> the grid that an engine prescribes. rounded:
+    planned values whose every reader sees the rounded value (the kernel stores integers). readers: (node, input
+    index) that read the rounded value where others read the float one.
     """
 
     activation: QuantType | None
@@ -169,7 +171,9 @@ class _Planner:
         return ""
 
     def keep_tails(self) -> None:
-        """From the graph outputs back to the last multiply-accumulate ops: scores, boxes and pixels need more than 8 bits."""
+        """From the graph outputs back to the last multiply-accumulate ops: scores, boxes and pixels need more than 8
+        bits.
+        """
         tail: set[ir.Node] = set()
         for node in reversed(list(self.graph)):
             if self.is_multiply(node):
@@ -309,10 +313,11 @@ class _Planner:
         """The values that bring numbers into their group; the others only hold a selection of them."""
         chosen = []
         for value in planned:
+            leader = self.find(value.name or "")
             producer = value.producer()
             selects = (producer is not None and producer in self.integer and self.has_constraint(producer, Same)
-                       and all(self.find(v.name or "") == self.find(value.name or "") for v in self.data_inputs(producer)))
-            if not selects and not is_constant(value) and self.find(value.name or "") not in self.fixed:
+                       and all(self.find(v.name or "") == leader for v in self.data_inputs(producer)))
+            if not selects and not is_constant(value) and leader not in self.fixed:
                 chosen.append(value.name or "")
         return tuple(chosen)
 

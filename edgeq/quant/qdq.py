@@ -17,11 +17,12 @@ def fold_qdq(model: ir.Model) -> None:
     """Move QuantizeLinear and DequantizeLinear onto the values they describe, in place.
 
         x -> Q -> DQ -> Conv -> Q -> DQ -> y         x -> Identity -> x' -> Conv -> c -> Identity -> y
-                        ^ DQ(int8 weight)       =>       meta(x') = grid, meta(c) = grid, weight: int8, meta = its params
+                        ^ DQ(int8 weight)       =>       meta(x') = grid, meta(c) = grid, meta(int8 weight) = params
 
-    Afterwards no Q or DQ node is left. `edgeq.graph.quant(value)` tells the grid of a value: a computed value with a grid
-    is rounded to it; an initializer with a grid holds its integers. Graph inputs and outputs never carry a grid, and an
-    Identity whose two sides have different grids is the conversion between them (quantize, dequantize or requantize).
+    Afterwards no Q or DQ node is left. `edgeq.graph.quant(value)` tells the grid of a value: a computed value with a
+    grid is rounded to it; an initializer with a grid holds its integers. Graph inputs and outputs never carry a grid,
+    and an Identity whose two sides have different grids is the conversion between them (quantize, dequantize or
+    requantize).
 
     Raises:
         UnsupportedModel: a scale or zero point is computed, or integers leave the graph; lists every such node.
@@ -60,7 +61,9 @@ def _fold_quantize(graph: ir.Graph, node: ir.Node, params: QuantParams) -> None:
 
 
 def _on_grid(graph: ir.Graph, node: ir.Node, real: ir.Value, params: QuantParams) -> ir.Value:
-    """A value that equals `real` rounded to the grid: itself where nobody needs it unrounded, else an Identity of it."""
+    """A value that equals `real` rounded to the grid: itself where nobody needs it unrounded, else an Identity of
+    it.
+    """
     if params.same_grid(quant(real)):
         return real
     free = real.producer() is not None and not real.is_graph_output() and quant(real) is None

@@ -1,7 +1,10 @@
-"""Write a plan into a model as QuantizeLinear and DequantizeLinear: one standard ONNX graph that any runtime executes."""
+"""Write a plan into a model as QuantizeLinear and DequantizeLinear: one standard ONNX graph that any runtime
+executes.
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -84,7 +87,8 @@ class _Writer:
         for bias in biases:
             addend = self._data(bias.value)
             offsets = bias_params(params, np.float32(self.grids[bias.activation].scale), addend.size)
-            self._store(self.graph.initializers[bias.value], quantize_bias(addend, offsets), offsets, self.nodes[bias.node])
+            self._store(self.graph.initializers[bias.value], quantize_bias(addend, offsets), offsets,
+            self.nodes[bias.node])
         self._store(value, quantize_weight(weight, params), params, *(use.node for use in value.uses()))
 
     def _data(self, name: str) -> NDArray[np.float32]:
@@ -92,7 +96,7 @@ class _Writer:
         assert data is not None
         return data.astype(np.float32)
 
-    def _store(self, value: ir.Value, stored: NDArray[np.signedinteger], params: QuantParams, *readers: ir.Node) -> None:
+    def _store(self, value: ir.Value, stored: NDArray[Any], params: QuantParams, *readers: ir.Node) -> None:
         """Replace float data by integers and a DQ in front of its readers."""
         name = value.name or ""
         data = initializer(self.graph, f"{name}_q", stored_array(stored, params.type))

@@ -1,4 +1,6 @@
-"""Does the written artifact, run by its own engine, compute what the quantized graph says? And how far is that from float?"""
+"""Does the written artifact, run by its own engine, compute what the quantized graph says? And how far is that from
+float?
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,8 +22,9 @@ NOISE_FLOOR_DB: Final = 50.0
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """samples: how many. inputs: where they come from. graph: the artifact against the quantized graph. float: against the
-    float model. quantized: the quantized graph against the float model, which is what quantization alone costs."""
+    """samples: how many. inputs: where they come from. graph: the artifact against the quantized graph. float:
+    against the float model. quantized: the quantized graph against the float model, which is what quantization alone
+    costs."""
 
     samples: int
     inputs: str
@@ -42,8 +45,8 @@ def _row(difference: Difference) -> dict[str, Any]:
     return row
 
 
-def verify_bundle(folder: Path, feeds: Sequence[Arrays], float_outputs: Sequence[Arrays], graph_outputs: Sequence[Arrays],
-                  *, inputs: str) -> tuple[Verification, list[dict[str, Any]]]:
+def verify_bundle(folder: Path, feeds: Sequence[Arrays], float_outputs: Sequence[Arrays],
+                  graph_outputs: Sequence[Arrays], *, inputs: str) -> tuple[Verification, list[dict[str, Any]]]:
     """Run a bundle on `feeds` -> (the comparison, the bundle's own outputs).
 
     Raises:

@@ -18,9 +18,10 @@ CEILING_DB = 200.0  # reported for outputs that are equal: JSON has no infinity
 class Difference:
     """One output over all samples.
 
-    sqnr_db: 10 log10(power of the reference / power of the difference). cosine: of the flattened outputs, mean over samples.
-    max_abs: largest absolute difference. top1: share of samples whose largest score is at the same place; None where the
-    output is not one row of scores. noise, signal: sums of squares, so that two differences can be put in relation.
+    sqnr_db: 10 log10(power of the reference / power of the difference). cosine: of the flattened outputs, mean over
+    samples. max_abs: largest absolute difference. top1: share of samples whose largest score is at the same place;
+    None where the output is not one row of scores. noise, signal: sums of squares, so that two differences can be put
+    in relation.
     """
 
     output: str

@@ -2,27 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
 
 import numpy as np
 
+from edgeq.quant.samples import InputSpec
 from edgeq.verify.reference import Arrays
 
 SAMPLES = 4
 
 
-class Spec(Protocol):
-    """A numpy dtype name and a shape of numbers."""
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def shape(self) -> tuple[int | str, ...]: ...
-
-
-def generated_feeds(specs: Mapping[str, Spec]) -> Iterator[Arrays]:
-    """Standard normal numbers for float inputs, 0 and 1 for integers (legal as token, index and flag), from a fixed seed."""
+def generated_feeds(specs: Mapping[str, InputSpec]) -> Iterator[Arrays]:
+    """Standard normal numbers for float inputs, 0 and 1 for integers (legal as token, index and flag), from a fixed
+    seed.
+    """
     generator = np.random.default_rng(0)
     for _ in range(SAMPLES):
         feed = {}

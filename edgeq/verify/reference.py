@@ -15,8 +15,8 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the outputs of `model` for every feed.
 
-    Unfused, a QDQ graph computes exactly what it says: float ops between roundings to the grids. Fused, onnxruntime replaces
-    them by integer kernels, which round once more or less here and there.
+    Unfused, a QDQ graph computes exactly what it says: float ops between roundings to the grids. Fused, onnxruntime
+    replaces them by integer kernels, which round once more or less here and there.
     """
     import onnxruntime
 
