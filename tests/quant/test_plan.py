@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import network, normal, residual
+
+from edgeq.quant.plan import QuantPlan, make_plan
+from edgeq.scheme import PRESETS, PerBlock, PerChannel, QuantScheme, QuantType
+from edgeq.targets import COREML, ONNXRUNTIME, TFLITE, Fixed
+
+W8A8, W4A8 = PRESETS["w8a8"], PRESETS["w4a8"]
+
+
+def reasons(plan: QuantPlan) -> dict[str, str]:
+    return {kept.op: kept.reason for kept in plan.kept}
+
+
+def test_a_relu_is_absorbed_and_the_value_in_front_of_it_gets_no_grid() -> None:
+    plan = make_plan(residual(), [ONNXRUNTIME], W8A8)
+    assert {"x", "r", "c", "t"} <= set(plan.groups)
+    assert not {"a", "s"} & set(plan.groups)
+
+
+def test_the_last_softmax_stays_float_and_says_why() -> None:
+    plan = make_plan(residual(), [ONNXRUNTIME, TFLITE, COREML], W8A8)
+    assert "y" not in plan.groups
+    assert "the model's answer" in reasons(plan)["Softmax"]
+
+
+def test_a_gemm_before_float_ops_writes_float_only_where_every_target_can() -> None:
+    assert "z" not in make_plan(residual(), [ONNXRUNTIME], W8A8).groups
+    assert "z" in make_plan(residual(), [ONNXRUNTIME, TFLITE], W8A8).groups
+
+
+def test_values_that_an_engine_moves_share_a_grid() -> None:
+    model = network("""
+        g (float[1,2,6,4] x) => (float[1,5,6,2] y) {
+            a = Conv (x, w1)
+            b = MaxPool <kernel_shape = [1,2], strides = [1,2]> (a)
+            c = Conv <strides = [1,2]> (x, w2)
+            d = Concat <axis = 1> (b, c)
+            y = Conv (d, w3)
+        }""", w1=normal(3, 2, 1, 1), w2=normal(2, 2, 1, 1), w3=normal(5, 5, 1, 1))
+    tflite = make_plan(model, [TFLITE], W8A8)
+    assert tflite.groups["a"] == tflite.groups["b"] == tflite.groups["c"] == tflite.groups["d"]
+    assert set(tflite.sources) == {"x", "a", "c", "y"}, "pooled and concatenated values bring nothing new"
+    ort = make_plan(model, [ONNXRUNTIME], W8A8)
+    assert ort.groups["a"] == ort.groups["b"]
+    assert len({ort.groups[name] for name in "acd"}) == 3, "ONNX Runtime's Concat rescales"
+
+
+def test_a_fixed_grid_is_taken_over_and_never_observed() -> None:
+    model = network("""
+        g (float[1,2,4,6] x) => (float[1,3,4,6] y) {
+            a = Conv (x, w1)
+            s = Sigmoid (a)
+            m = Mul (a, s)
+            y = Conv (m, w2)
+        }""", w1=normal(2, 2, 1, 1), w2=normal(3, 2, 1, 1))
+    plan = make_plan(model, [TFLITE], W8A8)
+    assert plan.fixed == {"s": Fixed(1 / 256, 0)}
+    assert "s" not in plan.sources
+
+
+def test_an_attention_mask_and_what_follows_it_stay_float() -> None:
+    mask = np.triu(np.full((5, 5), -1e9, np.float32), 1)
+    model = network("""
+        g (float[1,5,4] x) => (float[1,5,3] y) {
+            q = MatMul (x, wq)
+            k = MatMul (x, wk)
+            t = Transpose <perm = [0,2,1]> (k)
+            s = MatMul (q, t)
+            m = Add (s, mask)
+            p = Softmax (m)
+            v = MatMul (p, q)
+            y = MatMul (v, wo)
+        }""", wq=normal(4, 4, seed=1), wk=normal(4, 4, seed=2), wo=normal(4, 3, seed=3), mask=mask)
+    plan = make_plan(model, [TFLITE], W8A8)
+    assert "attention mask" in reasons(plan)["Add"]
+    assert reasons(plan)["Softmax"] == "an input arrives in float"
+    assert not {"s", "m", "p"} & set(plan.groups)
+
+
+def test_a_residual_stream_between_float_norms_stays_float() -> None:
+    model = network("""
+        g (float[1,5,4] x) => (float[1,5,3] y) {
+            a = MatMul (x, w1)
+            b = Add (a, b1)
+            r = Add (b, x)
+            n = LayerNormalization (r, gamma, beta)
+            y = MatMul (n, w2)
+        }""", w1=normal(4, 4), b1=normal(4), gamma=normal(4), beta=normal(4), w2=normal(4, 3))
+    plan = make_plan(model, [ONNXRUNTIME], W8A8)
+    assert set(plan.groups) == {"x", "n"}
+    assert [bias.value for bias in plan.biases] == ["b1"]
+
+
+@pytest.mark.parametrize(("scheme", "expected"), [
+    (W8A8, {"w1": QuantType(8, granularity=PerChannel(0)), "w3": QuantType(8, granularity=PerChannel(0))}),
+    (QuantScheme(QuantType(4, granularity=PerBlock(2))), {"w3": QuantType(4, granularity=PerBlock(2, 1)),
+                                                          "w2": QuantType(4, granularity=PerChannel(0))}),
+])
+def test_granularity_follows_the_op(scheme: QuantScheme, expected: dict[str, QuantType]) -> None:
+    kinds = {weight.value: weight.type for weight in make_plan(residual(), [ONNXRUNTIME], scheme).weights}
+    assert {name: kinds[name] for name in expected} == expected
+
+
+def test_depthwise_filters_keep_eight_bits_when_the_rest_has_four() -> None:
+    model = network("""
+        g (float[1,6,9,7] x) => (float[1,5,7,5] y) {
+            a = Conv <group = 6> (x, w1)
+            y = Conv (a, w2)
+        }""", w1=normal(6, 1, 3, 3), w2=normal(5, 6, 1, 1))
+    assert [weight.type.bits for weight in make_plan(model, [TFLITE], W4A8).weights] == [8, 4]
+
+
+def test_keep_float_takes_a_layer_out_altogether() -> None:
+    plan = make_plan(residual(), [ONNXRUNTIME], W8A8, keep_float=["^Conv_2$"])
+    assert "w2" not in {weight.value for weight in plan.weights}
+    assert "c" not in plan.groups
+    assert reasons(plan)["Conv"] == "kept float by --keep-float"
+
+
+def test_without_activations_only_weights_are_planned() -> None:
+    plan = make_plan(residual(), [ONNXRUNTIME], PRESETS["w4"])
+    assert not plan.groups
+    assert not plan.sources
+    assert not plan.biases
+    assert len(plan.weights) == 3
