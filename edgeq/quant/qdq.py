@@ -30,13 +30,13 @@ def fold_qdq(model: ir.Model) -> None:
     graph = model.graph
     problems: list[Problem] = []
     for node in list(graph):
-        if node.op_type not in (QUANTIZE, DEQUANTIZE):
+        if node.op_type not in (QUANTIZE, DEQUANTIZE) or node.graph is None:  # gone with its QuantizeLinear
             continue
         params = _params(node)
         if params is None:
             problems.append(Problem(label(node), node.op_type, "its scale or zero point is not a constant"))
         elif node.op_type == QUANTIZE:
-            _fold_quantize(graph, node, params)
+            problems += _fold_quantize(graph, node, params)
         elif is_constant(node.inputs[0]):
             _fold_constant(graph, node, params)
         else:
@@ -45,19 +45,23 @@ def fold_qdq(model: ir.Model) -> None:
         raise UnsupportedModel("any backend", problems)
 
 
-def _fold_quantize(graph: ir.Graph, node: ir.Node, params: QuantParams) -> None:
-    """x -> Q -> DQ*: every DQ reads x, on the grid of Q."""
+def _fold_quantize(graph: ir.Graph, node: ir.Node, params: QuantParams) -> list[Problem]:
+    """x -> Q -> DQ*: every DQ reads x, on the grid of Q -> what prevents that."""
     real, stored = node.inputs[0], node.outputs[0]
     assert real is not None
     readers = [use.node for use in stored.uses()]
     if stored.is_graph_output() or any(reader.op_type != DEQUANTIZE for reader in readers):
-        problem = Problem(label(node), node.op_type, "its integers are used without a DequantizeLinear",
-                          "export in QDQ format, with float inputs and outputs")
-        raise UnsupportedModel("any backend", [problem])
+        return [Problem(label(node), node.op_type, "its integers are used without a DequantizeLinear",
+                        "export in QDQ format, with float inputs and outputs")]
+    other = [reader for reader in readers if not params.same_grid(_params(reader))]
+    if other:
+        return [Problem(label(reader), DEQUANTIZE, f"reads the integers of '{label(node)}' on another grid")
+                for reader in other]
     on_grid = _on_grid(graph, node, real, params)
     for reader in readers:
-        _replace(graph, reader, on_grid, _params(reader) or params)
+        _replace(graph, reader, on_grid)
     graph.remove(node, safe=True)
+    return []
 
 
 def _on_grid(graph: ir.Graph, node: ir.Node, real: ir.Value, params: QuantParams) -> ir.Value:
@@ -91,10 +95,10 @@ def _fold_constant(graph: ir.Graph, node: ir.Node, params: QuantParams) -> None:
                           type=stored.type)
         graph.register_initializer(stored)
     stored.meta[QUANT] = params
-    _replace(graph, node, stored, params)
+    _replace(graph, node, stored)
 
 
-def _replace(graph: ir.Graph, dequantize: ir.Node, on_grid: ir.Value, params: QuantParams) -> None:
+def _replace(graph: ir.Graph, dequantize: ir.Node, on_grid: ir.Value) -> None:
     """Let the readers of a DQ read the value that carries the grid; a graph output becomes an Identity of it."""
     real = dequantize.outputs[0]
     if real.is_graph_output():
