@@ -146,5 +146,5 @@ def quantize(real: NDArray[np.floating[Any]], params: QuantParams) -> NDArray[np
     scale = broadcast(params.scale, params.type.granularity, real.shape)
     zero_point = broadcast(params.zero_point, params.type.granularity, real.shape)
     low, high = params.type.range
-    stored: NDArray[np.int32] = np.clip(np.rint(real.astype(np.float32) / scale) + zero_point, low, high).astype(np.int32)
-    return stored
+    stored = np.rint(real.astype(np.float32) / scale) + zero_point
+    return np.asarray(np.clip(stored, low, high), np.int32)

@@ -100,9 +100,10 @@ class _Writer:
         """Replace float data by integers and a DQ in front of its readers."""
         name = value.name or ""
         data = initializer(self.graph, f"{name}_q", stored_array(stored, params.type))
-        dequantize = self._node(DEQUANTIZE, [data, *self._parameters(name, params)], params, name)
+        unique = data.name or ""
+        dequantize = self._node(DEQUANTIZE, [data, *self._parameters(name, params)], params, unique)
         real = dequantize.outputs[0]
-        real.name, real.shape, real.type = f"{name}_dq", value.shape, ir.TensorType(ir.DataType.FLOAT)
+        real.name, real.shape, real.type = f"{unique}_dq", value.shape, ir.TensorType(ir.DataType.FLOAT)
         self.graph.insert_before(min(readers, key=self.order.__getitem__), dequantize)
         for use in list(value.uses()):
             if use.node in readers:

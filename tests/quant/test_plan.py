@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphs import network, normal, residual
+from small_graphs import network, normal, residual
 
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.scheme import PRESETS, PerBlock, PerChannel, QuantScheme, QuantType

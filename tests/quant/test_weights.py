@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType, dequantize
@@ -15,7 +16,8 @@ FLOATS = st.floats(-100, 100, width=32)
 @pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(0), PerChannel(2), PerBlock(3, 1), PerBlock(2, -1)])
 @pytest.mark.parametrize("bits", [4, 8])
 @given(weight=arrays(np.float32, (5, 6, 4), elements=FLOATS))
-def test_integers_stay_narrow_and_errors_below_half_a_step(bits: int, granularity: Granularity, weight) -> None:  # type: ignore[no-untyped-def]
+def test_integers_stay_narrow_and_errors_below_half_a_step(bits: int, granularity: Granularity,
+                                                           weight: NDArray[np.float32]) -> None:
     params = weight_params(weight, QuantType(bits, granularity=granularity))
     stored = quantize_weight(weight, params)
     high = 2 ** (bits - 1) - 1
@@ -30,7 +32,8 @@ def test_integers_stay_narrow_and_errors_below_half_a_step(bits: int, granularit
 
 
 def test_per_channel_beats_per_tensor_on_uneven_channels() -> None:
-    weight = np.random.default_rng(0).normal(size=(8, 40)).astype(np.float32) * np.logspace(-3, 0, 8)[:, None].astype(np.float32)
+    weight = np.random.default_rng(0).normal(size=(8, 40)) * np.logspace(-3, 0, 8)[:, None]
+    weight = weight.astype(np.float32)
 
     def error(granularity: Granularity) -> float:
         params = weight_params(weight, QuantType(8, granularity=granularity))

@@ -1,0 +1,46 @@
+"""Small networks with uneven sizes, written as ONNX text, for tests of the planner and the quantizer."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def network(text: str, **weights: NDArray[Any]) -> ir.Model:
+    """A model of opset 21 from the text of its graph; `weights` become initializers, shapes are inferred."""
+    header = '<ir_version: 10, opset_import: ["" : 21]>\n'
+    model = onnx.parser.parse_model(header + text)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(data, name) for name, data in weights.items())
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+    for number, node in enumerate(model.graph):
+        node.name = node.name or f"{node.op_type}_{number}"
+    return model
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> NDArray[np.float32]:
+    return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
+
+
+def feeds(shape: tuple[int, ...], count: int = 4, name: str = "x") -> list[Mapping[str, NDArray[np.float32]]]:
+    return [{name: normal(*shape, seed=100 + k)} for k in range(count)]
+
+
+def residual() -> ir.Model:
+    """x [1,3,9,7] -> conv, relu -> conv -> add -> relu -> pool -> gemm -> softmax [1,5]."""
+    return network("""
+        g (float[1,3,9,7] x) => (float[1,5] y) {
+            a = Conv <pads = [1,1,1,1]> (x, w1, b1)
+            r = Relu (a)
+            c = Conv <pads = [1,1,1,1]> (r, w2, b2)
+            s = Add (c, r)
+            t = Relu (s)
+            p = GlobalAveragePool (t)
+            f = Flatten (p)
+            z = Gemm <transB = 1> (f, w3, b3)
+            y = Softmax (z)
+        }""", w1=normal(4, 3, 3, 3, seed=1), b1=normal(4, seed=2), w2=normal(4, 4, 3, 3, seed=3, scale=0.3),
+        b2=normal(4, seed=4), w3=normal(5, 4, seed=5), b3=normal(5, seed=6))
