@@ -1,0 +1,64 @@
+"""One door for every kind of source: read it, bring it to opset 21, check it, fix its shapes."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+import onnx
+import onnx_ir as ir
+
+from edgeq.errors import ModelError
+from edgeq.frontends.check import check_model
+from edgeq.frontends.onnx import from_proto, read_onnx
+from edgeq.frontends.versions import to_opset
+from edgeq.graph import IR_VERSION, OPSET
+from edgeq.passes.shapes import fix_shapes
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram"]
+
+
+def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}) -> ir.Model:
+    """Read a network.
+
+    source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module and
+        its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned) or a torch
+        ExportedProgram.
+    inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
+
+    Raises:
+        ModelError: the source is not a network, a file is missing or damaged, weights hold NaN, or a shape stays open.
+        UnsupportedModel: nodes that opset 21 cannot express; lists all of them.
+        MissingExtra: a torch source without torch.
+    """
+    model = _read(source)
+    to_opset(model, OPSET)
+    model.ir_version = IR_VERSION
+    check_model(model)
+    fix_shapes(model, inputs)
+    return model
+
+
+def _read(source: Source) -> ir.Model:
+    if isinstance(source, ir.Model):
+        return source.clone()
+    if isinstance(source, onnx.ModelProto):
+        return from_proto(source, "the given ModelProto")
+    if not isinstance(source, str | Path):
+        from edgeq.frontends.torch import from_exported
+        return from_exported(source)
+    path = Path(source)
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    if path.suffix == ".pt2":
+        from edgeq.frontends.torch import read_pt2
+        return read_pt2(path)
+    if ":" in str(source) and not path.exists():
+        from edgeq.frontends.torch import from_function
+        return from_function(str(source))
+    if not path.exists():
+        raise ModelError(f"no such file: {source}")
+    raise ModelError(f"cannot tell what {source} is: a model is a .onnx file, a .pt2 file or module:function")

@@ -1,0 +1,116 @@
+"""torch modules and exported programs -> onnx_ir.Model, through torch's dynamo exporter."""
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from edgeq.errors import MissingExtra, ModelError
+from edgeq.graph import OPSET
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def read_pt2(path: Path) -> ir.Model:
+    """Read a .pt2 file, as torch.export.save writes it.
+
+    Raises:
+        ModelError: the file is missing, damaged, or holds operators that torch cannot export to ONNX.
+        MissingExtra: torch is not installed.
+    """
+    torch = _torch()
+    if not path.is_file():
+        raise ModelError(f"no such file: {path}")
+    try:
+        program = torch.export.load(str(path))
+    except Exception as error:  # zipfile, pickle and torch each raise their own
+        raise ModelError(f"{path} is not a torch.export file: {_first_line(error)}") from error
+    return from_exported(program)
+
+
+def from_function(source: str) -> ir.Model:
+    """"module:function" -> the model. The function takes nothing and returns (torch module, example inputs).
+
+    Example inputs are a tuple (positional) or a dict (by name). The current folder is searched first, as `python -m` does.
+
+    Raises:
+        ModelError: the module or function is missing, fails, or returns something else.
+        MissingExtra: torch is not installed.
+    """
+    torch = _torch()
+    module_name, _, function_name = source.partition(":")
+    made = _call(_function(module_name, function_name), source)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
+        raise ModelError(f"{source} must return (torch module, example inputs), got {type(made).__name__}")
+    network, examples = made
+    args, kwargs = ((), dict(examples)) if isinstance(examples, Mapping) else (_as_tuple(examples), {})
+    return _export(network.eval(), args, kwargs)
+
+
+def from_exported(program: ExportedProgram) -> ir.Model:
+    """A torch.export.ExportedProgram -> the model.
+
+    Raises:
+        ModelError: it is not one, or it holds operators that torch cannot export to ONNX.
+        MissingExtra: torch is not installed.
+    """
+    torch = _torch()
+    if not isinstance(program, torch.export.ExportedProgram):
+        raise ModelError(f"cannot read a {type(program).__name__} as a network: give a path, an onnx or onnx_ir model, "
+                         "or a torch ExportedProgram")
+    return _export(program, (), {})
+
+
+def _torch() -> Any:
+    try:
+        import onnxscript  # noqa: F401  the exporter needs it, and says so late
+        import torch
+    except ImportError:
+        raise MissingExtra("A torch model", "torch") from None
+    return torch
+
+
+def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ir.Model:
+    torch = _torch()
+    try:
+        program = torch.onnx.export(model, args, kwargs=kwargs or None, dynamo=True, opset_version=OPSET, verbose=False)
+    except Exception as error:  # the exporter wraps whatever the module raises in one of many types
+        raise ModelError(f"torch cannot export this module to ONNX: {_first_line(error)}") from error
+    exported: ir.Model = program.model
+    return exported
+
+
+def _function(module_name: str, function_name: str) -> Any:
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ModelError(f"cannot import {module_name}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ModelError(f"{module_name} has no function '{function_name}'")
+    return function
+
+
+def _call(function: Any, source: str) -> Any:
+    try:
+        return function()
+    except Exception as error:  # the user's own code
+        raise ModelError(f"{source} failed: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _as_tuple(examples: Any) -> tuple[Any, ...]:
+    return tuple(examples) if isinstance(examples, tuple | list) else (examples,)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,90 @@
+"""BatchNormalization into the weights before it."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeq.graph import all_nodes, attribute, constant, initializer
+from edgeq.passes.rewrite import bypass, float_weight, only_reader
+from edgeq.scheme import per_axis
+
+
+
+def fold_batch_norm(model: ir.Model) -> int:
+    """Scale the weights of a Conv, ConvTranspose or Gemm by the BatchNormalization that alone reads it -> how many.
+
+        x -> Conv(w, b) -> BatchNormalization(s, t, mean, var) -> y     =>     x -> Conv(w * k, (b - mean) * k + t) -> y
+
+    with k = s / sqrt(var + epsilon), per output channel (https://onnx.ai/onnx/operators/onnx__BatchNormalization.html).
+    Weights that are not float constants stay as they are.
+    """
+    return sum(_fold(node) for node in list(all_nodes(model.graph)) if node.op_type == "BatchNormalization")
+
+
+def _fold(norm: ir.Node) -> bool:
+    data = norm.inputs[0]
+    before = None if data is None else data.producer()
+    statistics = [constant(value) for value in norm.inputs[1:5]]
+    if before is None or not only_reader(data, norm) or any(s is None for s in statistics):
+        return False
+    scale, shift, mean, variance = (np.asarray(s, np.float64) for s in statistics)
+    factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    if not scale_outputs(before, factor, shift - mean * factor):
+        return False
+    bypass(norm, before.outputs[0])
+    return True
+
+
+def scale_outputs(node: ir.Node, factor: NDArray[np.float64], shift: NDArray[np.float64]) -> bool:
+    """Make a Conv, ConvTranspose or Gemm compute `factor * y + shift`, per channel of axis 1 -> whether it could.
+
+    factor, shift: [C] or [1].
+    """
+    weight, bias = float_weight(node), node.inputs[2] if len(node.inputs) > 2 else None
+    old_bias = constant(bias)
+    if weight is None or (bias is not None and old_bias is None):
+        return False
+    channels = _channels(node, weight)
+    if channels is None or not {factor.size, shift.size} <= {1, channels}:
+        return False
+    alpha, beta = (float(attribute(node, name, 1.0)) for name in ("alpha", "beta"))
+    if node.op_type == "Gemm" and (alpha, beta) != (1.0, 1.0):
+        return False
+    if old_bias is not None and old_bias.size not in (1, channels):
+        return False  # a bias of a Gemm may be a whole matrix
+    factor, shift = (np.broadcast_to(part.reshape(-1), (channels,)) for part in (factor, shift))
+    old = np.zeros(channels) if old_bias is None else np.broadcast_to(old_bias.reshape(-1), (channels,)).astype(np.float64)
+    assert node.graph is not None and node.inputs[1] is not None
+    scaled = _scaled(node, weight, factor)
+    new_weight = initializer(node.graph, f"{node.inputs[1].name}_scaled", scaled.astype(weight.dtype))
+    bias_name = bias.name if bias is not None else f"{node.outputs[0].name}_bias"
+    new_bias = initializer(node.graph, f"{bias_name}_scaled", (old * factor + shift).astype(weight.dtype))
+    node.resize_inputs(3)
+    node.replace_input_with(1, new_weight)
+    node.replace_input_with(2, new_bias)
+    return True
+
+
+def _channels(node: ir.Node, weight: NDArray[Any]) -> int | None:
+    match node.op_type:
+        case "Conv":
+            return int(weight.shape[0])
+        case "ConvTranspose":
+            return int(weight.shape[1]) * int(attribute(node, "group", 1))
+        case "Gemm":
+            return int(weight.shape[0 if attribute(node, "transB", 0) else 1])
+    return None
+
+
+def _scaled(node: ir.Node, weight: NDArray[Any], factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """weight * factor along the output channels: [O,I,*k] Conv, [I,O/group,*k] ConvTranspose, [K,N] or [N,K] Gemm."""
+    if node.op_type == "ConvTranspose":
+        groups = int(attribute(node, "group", 1))
+        split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+        per_group = factor.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
+        return np.asarray(split * per_group).reshape(weight.shape)
+    axis = 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
+    return np.asarray(weight * per_axis(factor, axis, weight.ndim))

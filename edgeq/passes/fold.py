@@ -1,0 +1,101 @@
+"""Constant folding: what depends on no input is computed now."""
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeq.graph import all_nodes, attribute, constant
+
+MAX_GROWTH_BYTES: Final = 2**20  # a constant may be this large even when its inputs are smaller
+
+_NEVER: Final = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",  # they are the number format, not a computation
+    "Constant", "If", "Loop", "Scan", "Optional", "SequenceConstruct", "SequenceEmpty",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
+})
+
+
+def fold_constants(model: ir.Model) -> int:
+    """Compute every node whose inputs are constants, and every Shape or Size of a static shape. -> nodes removed.
+
+        x[1,8,4] -> Shape -> Gather(1) -> Unsqueeze -> Concat(-1) -> Reshape     =>     x, [8,-1] -> Reshape
+
+    Left alone: QuantizeLinear and DequantizeLinear, casts of packed integers (both would unpack weights that are stored
+    small on purpose), random numbers, and results that are over 1 MB and larger than their inputs. Each node is
+    evaluated by the ONNX reference implementation; one that it cannot evaluate stays in the graph.
+    """
+    return sum(fold_node(node) for node in list(all_nodes(model.graph)))
+
+
+def fold_node(node: ir.Node) -> bool:
+    """Fold one node, if that is possible and wise (see `fold_constants`) -> whether it is gone."""
+    if node.domain != "" or node.op_type in _NEVER or node.graph is None:
+        return False
+    results = _static_shape(node) if node.op_type in ("Shape", "Size") else None
+    if results is None:
+        results = _evaluate(node) if _may_evaluate(node) else None
+    if results is None:
+        return False
+    _replace(node, results)
+    return True
+
+
+def _static_shape(node: ir.Node) -> list[NDArray[Any]] | None:
+    data = node.inputs[0]
+    if data is None or data.shape is None or not data.shape.is_static():
+        return None
+    dims = [int(d) for d in data.shape.numpy()]
+    if node.op_type == "Size":
+        return [np.asarray(math.prod(dims), np.int64)]
+    return [np.asarray(dims[attribute(node, "start", 0):attribute(node, "end", None)], np.int64)]
+
+
+def _may_evaluate(node: ir.Node) -> bool:
+    inputs = [value for value in node.inputs if value is not None]
+    tensors = [value.const_value for value in inputs if not value.is_graph_input()]
+    if len(tensors) < len(inputs) or any(tensor is None for tensor in tensors):
+        return False
+    if any(tensor.dtype.bitwidth < 8 for tensor in tensors if tensor is not None):
+        return False
+    if any(output.is_graph_output() for output in node.outputs):
+        return False  # an output must be computed by a node
+    given = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    return all(_bytes(output) <= max(given, MAX_GROWTH_BYTES) for output in node.outputs)
+
+
+def _bytes(value: ir.Value) -> float:
+    """Size of a value once it is known; unknown counts as too large, and shape inference will tell."""
+    if value.shape is None or not value.shape.is_static() or value.dtype is None:
+        return math.inf
+    return math.prod(int(d) for d in value.shape.numpy()) * value.dtype.itemsize
+
+
+def _evaluate(node: ir.Node) -> list[NDArray[Any]] | None:
+    from onnx.reference import ReferenceEvaluator
+
+    feeds = {value.name: constant(value) for value in node.inputs if value is not None}
+    try:
+        with np.errstate(all="ignore"):
+            results = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)
+    except Exception:  # whatever it raises, the node is still right where it stands
+        return None
+    return [np.asarray(result) for result in results]
+
+
+def _replace(node: ir.Node, results: list[NDArray[Any]]) -> None:
+    graph = node.graph
+    assert graph is not None
+    for output, data in zip(node.outputs, results, strict=True):
+        if not output.uses():
+            continue
+        name = output.name
+        output.name = None
+        value = ir.Value(name=name, const_value=ir.tensor(data, name=name), shape=ir.Shape(data.shape),
+                         type=ir.TensorType(ir.DataType.from_numpy(data.dtype)))
+        graph.register_initializer(value)
+        output.replace_all_uses_with(value)
+    graph.remove(node, safe=True)

@@ -1,0 +1,184 @@
+"""Every shape a number: input shapes are fixed, and the rest follows."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from edgeq.errors import ModelError
+from edgeq.graph import label, real_inputs
+from edgeq.passes.fold import fold_node
+
+_DATA_DEPENDENT: Final = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit"})
+_CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_SHAPED_BY_INPUT: Final = frozenset({"Reshape", "Expand", "Slice", "Tile", "Pad", "Resize", "ConstantOfShape", "Range", "TopK",
+                                     "OneHot", "Squeeze", "Unsqueeze", "Split"})
+_SHAPE_LIKE: Final = 1024  # elements of a constant that shape inference may want to see
+_SHOWN: Final = 5  # values listed in a message before "and N more"
+
+
+def fix_shapes(model: ir.Model, inputs: Mapping[str, tuple[int, ...]] = {}) -> None:
+    """Give every value a static shape and a dtype, in place.
+
+    inputs: input name -> shape. A free first axis that nobody fixes becomes 1 (the batch), and a named dimension has one
+    size everywhere: fixing "N" in one input fixes it in the others. Shape computations are folded on the way. What comes
+    out of control flow, or of operators of other domains, may stay open.
+
+    Raises:
+        ModelError: a name, rank or size in ``inputs`` does not fit; a dimension stays free; a shape cannot be inferred.
+    """
+    _fix_inputs(model.graph, inputs)
+    failures: dict[ir.Node, str] = {}
+    _sweep(model.graph, model.opset_imports, failures)
+    RemoveUnusedNodesPass()(model)
+    _check(model, failures)
+
+
+def _fix_inputs(graph: ir.Graph, inputs: Mapping[str, tuple[int, ...]]) -> None:
+    values = {str(value.name): value for value in real_inputs(graph)}
+    unknown = [name for name in inputs if name not in values]
+    if unknown:
+        raise ModelError(f"the model has no input '{unknown[0]}'; its inputs are {', '.join(values) or 'none'}")
+    sizes: dict[str, int] = {}
+    for name, shape in inputs.items():
+        _bind(values[name], tuple(shape), sizes)
+    for value in values.values():
+        first = value.shape[0] if value.shape is not None and len(value.shape) else 0
+        if value.name not in inputs and isinstance(first, ir.SymbolicDim):
+            sizes.setdefault(_symbol(first, value, 0), 1)
+    for value in values.values():
+        given = inputs.get(str(value.name))
+        value.shape = ir.Shape(given) if given is not None else _resolved(value, sizes)
+
+
+def _bind(value: ir.Value, given: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """Check one given shape against the declared one, and remember what its named dimensions are."""
+    asked = "x".join(map(str, given))
+    if any(size <= 0 for size in given):
+        raise ModelError(f"input '{value.name}': every size must be positive, got {asked}")
+    if value.shape is None:
+        return
+    if len(given) != len(value.shape):
+        raise ModelError(f"input '{value.name}' has {len(value.shape)} axes, {_text(value)}; --input gives {asked}")
+    for axis, (size, declared) in enumerate(zip(given, value.shape, strict=True)):
+        if isinstance(declared, int):
+            expected = declared
+        else:
+            expected = sizes.setdefault(_symbol(declared, value, axis), size)
+        if expected != size:
+            raise ModelError(f"input '{value.name}' is {_text(value)}: axis {axis} is {expected}; --input gives {asked}")
+
+
+def _symbol(dim: ir.SymbolicDim, value: ir.Value, axis: int) -> str:
+    """The name of a free dimension; one without a name is like no other."""
+    return str(dim.value) if dim.value else f"{value.name}[{axis}]"
+
+
+def _resolved(value: ir.Value, sizes: dict[str, int]) -> ir.Shape:
+    if value.shape is None:
+        raise ModelError(f"input '{value.name}' has no shape; give one with --input {value.name}:1x3x224x224")
+    dims = [d if isinstance(d, int) else sizes.get(_symbol(d, value, axis)) for axis, d in enumerate(value.shape)]
+    if None in dims:
+        example = "x".join("?" if d is None else str(d) for d in dims)
+        raise ModelError(f"input '{value.name}' has free dimensions, {_text(value)}; fix them with --input "
+                         f"NAME:1x3x224x224, here --input {value.name}:{example} with a number for each ?")
+    return ir.Shape([d for d in dims if d is not None])
+
+
+def _text(value: ir.Value) -> str:
+    dims = value.shape or ()
+    return "x".join(str(d) if isinstance(d, int) else str(d.value or "?") for d in dims) or "a scalar"
+
+
+def _sweep(graph: ir.Graph, opsets: Mapping[str, int], failures: dict[ir.Node, str]) -> None:
+    """Infer or fold node by node, in order: when a node is reached, everything it reads is as known as it will be."""
+    graph.sort()
+    for node in list(graph):
+        if node.domain != "":
+            continue  # onnx has no inference for it; what the file declares stays
+        if node.op_type == "If":
+            _infer_if(node, opsets, failures)
+            continue
+        for output in node.outputs:
+            output.shape = None  # what the file declares may belong to other input shapes
+        if node.op_type not in _CONTROL_FLOW and _inputs_known(node):
+            if fold_node(node):
+                continue
+            try:
+                _infer(node, opsets)
+            except onnx.shape_inference.InferenceError as error:
+                failures[node] = _reason(error)
+                continue
+            fold_node(node)  # now that the size of its result is known
+
+
+def _infer_if(node: ir.Node, opsets: Mapping[str, int], failures: dict[ir.Node, str]) -> None:
+    branches = [attribute.as_graph() for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
+    for branch in branches:
+        _sweep(branch, opsets, failures)
+    for output, *results in zip(node.outputs, *(branch.outputs for branch in branches), strict=True):
+        output.shape = results[0].shape if all(result.shape == results[0].shape for result in results) else None
+        output.type = results[0].type or output.type
+
+
+def _inputs_known(node: ir.Node) -> bool:
+    return all(value is None or _known(value) for value in node.inputs)
+
+
+def _known(value: ir.Value) -> bool:
+    return value.dtype is not None and value.shape is not None and value.shape.is_static()
+
+
+def _infer(node: ir.Node, opsets: Mapping[str, int]) -> None:
+    """onnx's own inference of one node; the values of small constants take part (target shapes, axes, pads)."""
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None or value.name is None:
+            continue
+        types[value.name] = _type(value)
+        if value.const_value is not None and not value.is_graph_input() and value.const_value.size <= _SHAPE_LIKE:
+            data[value.name] = ir.to_proto(value.const_value)
+    schema = onnx.defs.get_schema(node.op_type, opsets[""], "")
+    found = onnx.shape_inference.infer_node_outputs(
+        schema, ir.to_proto(node), types, data, opset_imports=[onnx.helper.make_opsetid("", opsets[""])])
+    for output in node.outputs:
+        proto = found.get(str(output.name))
+        if proto is not None:
+            output.type = ir.serde.deserialize_type_proto_for_type(proto) or output.type
+            output.shape = ir.serde.deserialize_type_proto_for_shape(proto)
+
+
+def _type(value: ir.Value) -> onnx.TypeProto:
+    assert value.dtype is not None and value.shape is not None
+    return onnx.helper.make_tensor_type_proto(int(value.dtype), [int(d) for d in value.shape.numpy()])
+
+
+def _reason(error: Exception) -> str:
+    """"[ShapeInferenceError] (op_type:Conv, node name: a): text" -> text."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rsplit("): ", 1)[-1].removeprefix("[ShapeInferenceError] ") if lines else type(error).__name__
+
+
+def _check(model: ir.Model, failures: Mapping[ir.Node, str]) -> None:
+    """Report the nodes where shapes end, not everything after them."""
+    ends = [node for node in model.graph if node.domain == "" and node.op_type not in _CONTROL_FLOW
+            and _inputs_known(node) and not all(_known(value) for value in node.outputs if value.name)]
+    if not ends:
+        return
+    lines = [f"  - {node.op_type} '{label(node)}': {_why(node, failures)}" for node in ends[:_SHOWN]]
+    if len(ends) > _SHOWN:
+        lines.append(f"  and {len(ends) - _SHOWN} more")
+    raise ModelError("cannot infer a fixed shape of what these nodes compute:\n" + "\n".join(lines))
+
+
+def _why(node: ir.Node, failures: Mapping[ir.Node, str]) -> str:
+    if node.op_type in _DATA_DEPENDENT:
+        return "how much it finds depends on the data; cut the model before it and do this step in the application"
+    computed = [str(value.name) for value in node.inputs[1:] if value is not None and value.const_value is None]
+    if node.op_type in _SHAPED_BY_INPUT and computed:
+        return f"its result has a shape computed at run time ({', '.join(computed)})"
+    return failures.get(node, "onnx does not infer it")
