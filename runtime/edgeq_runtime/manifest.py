@@ -1,13 +1,14 @@
 """The bundle's manifest: written on the host, read on the device. Standard library only."""
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union, get_args, get_origin, get_type_hints
 
 from .errors import BundleError
+
+if TYPE_CHECKING:  # `load` needs json and pathlib, the import does not: they take a third of its time
+    from pathlib import Path
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
@@ -61,8 +62,8 @@ class Manifest:
 
     entry: the file or folder that the engine opens. engine_version: a specifier such as ">=1.23". options: what the
     engine is told at load. preprocessing: how an image or sound becomes the input, or None. quantization: scheme, and
-    the nodes kept in float with their reasons. calibration: number of samples and the sha256 of the data, or None. accuracy:
-    what verification measured on the host.
+    the nodes kept in float with their reasons. calibration: number of samples and the sha256 of the data, or None.
+    accuracy: what verification measured on the host.
     """
 
     name: str
@@ -84,6 +85,8 @@ class Manifest:
     format: int = FORMAT
 
     def to_json(self) -> str:
+        import json
+
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
@@ -93,6 +96,8 @@ class Manifest:
         Raises:
             BundleError: not JSON, a newer format, or a key that is unknown, missing or of the wrong type.
         """
+        import json
+
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -116,6 +121,8 @@ class Manifest:
         Raises:
             BundleError: see from_json and integrity.check_files.
         """
+        from pathlib import Path
+
         from .integrity import check_files
 
         folder = Path(folder)
@@ -144,8 +151,13 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     expected = origin or kind
     if type(value) is not expected:  # `type`, because True is an int to isinstance
-        raise BundleError(f"{where} should be {_JSON_NAMES[expected]}, got {json.dumps(value)[:80]}")
+        raise BundleError(f"{where} should be {_JSON_NAMES[expected]}, got {_shortened(value)}")
     return value
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 _JSON_NAMES = {str: "a string", int: "an integer", float: "a number", dict: "an object", tuple: "a list"}
@@ -153,7 +165,7 @@ _JSON_NAMES = {str: "a string", int: "an integer", float: "a number", dict: "an 
 
 def _decode_fields(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise BundleError(f"{where} should be an object, got {json.dumps(value)[:80]}")
+        raise BundleError(f"{where} should be an object, got {_shortened(value)}")
     hints = get_type_hints(kind)
     unknown = sorted(set(value) - set(hints))
     required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]

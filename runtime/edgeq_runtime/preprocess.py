@@ -1,7 +1,7 @@
 """From an image to a model input, as the manifest declares it; the same code calibrates, verifies and runs.
 
-Resizing is Pillow's antialiased bilinear filter for uint8, bit for bit, so that a device without Pillow sees the pixels
-that the model was trained on.
+Resizing is Pillow's antialiased bilinear filter in its integer arithmetic, so that a device without Pillow sees the
+pixels that the model was trained on.
 """
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Preprocess:
         unknown = sorted(set(data) - {f.name for f in fields(cls)})
         if unknown:
             raise BundleError(f"preprocessing: unknown key '{unknown[0]}'")
-        values: Dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in
-        data.items()} for key, value in values.items():
+        values: Dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        for key, value in values.items():
             if not _KINDS[key](value):
                 raise BundleError(f"preprocessing: '{key}' cannot be {data[key]!r}")
         return cls(**values)
@@ -148,8 +148,12 @@ def center_crop(image: Any, height: int, width: int) -> Any:
 
 
 def resize(image: Any, height: int, width: int) -> Any:
-    """image uint8 [H,W,C] -> [height,width,C]: Pillow's Image.resize(..., BILINEAR), bit for bit."""
-    if image.shape[1] != width:  # first along the rows, rounded to uint8 in between, as Pillow does
+    """image uint8 [H,W,C] -> [height,width,C]: Pillow's Image.resize(..., BILINEAR).
+
+    Along the rows first, rounded to uint8 in between: bit for bit Pillow up to 12, which most models were trained with.
+    Pillow 13 takes the columns first for some tall images, and its values then differ by at most 1.
+    """
+    if image.shape[1] != width:
         image = _resample(image, width, axis=1)
     return _resample(image, height, axis=0) if image.shape[0] != height else image
 
@@ -179,5 +183,5 @@ def _filter(length: int, size: int) -> Tuple[Any, Any]:
     position = first[:, None] + np.arange(ceil(support) * 2 + 1)
     distance = np.abs((position - center[:, None] + 0.5) * (1.0 / support))
     weights = np.where((position < last[:, None]) & (distance < 1), 1 - distance, 0.0)
-    weights /= weights.sum(axis=1, keepdims=True)
+    weights /= np.cumsum(weights, axis=1)[:, -1:]  # added one after the other, as C does; np.sum adds in pairs
     return first, (weights * (1 << _PRECISION_BITS) + 0.5).astype(np.int32)

@@ -1,8 +1,6 @@
 """A loaded bundle: checks what goes in, hands it to the engine, names what comes out."""
 from __future__ import annotations
 
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
@@ -12,6 +10,9 @@ from .errors import EdgeqError, EngineError, InputError
 from .manifest import Manifest, TensorSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
     from .selftest import SelfTestResult
 
 
@@ -24,6 +25,8 @@ def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: boo
     Raises:
         BundleError: damaged, from a newer format, or unsafe. EngineError: the engine is missing, too old or refuses it.
     """
+    from pathlib import Path
+
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     folder = Path(folder)

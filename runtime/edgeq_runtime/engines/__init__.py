@@ -1,12 +1,13 @@
 """One module per engine with ``open(folder, manifest, threads) -> Engine``; only the one that is used is imported."""
 from __future__ import annotations
 
-from importlib import import_module
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Protocol, Sequence
 
 from edgeq_runtime.errors import EngineError
 from edgeq_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PIP_COMMANDS: Dict[str, str] = {
     "onnxruntime": "pip install 'edgeq-runtime[onnxruntime]'",
@@ -38,6 +39,8 @@ def open_engine(folder: Path, manifest: Manifest, threads: Optional[int]) -> Eng
     """
     if manifest.engine not in PIP_COMMANDS:
         raise EngineError(f"this runtime has no engine '{manifest.engine}': update edgeq-runtime")
+    from importlib import import_module
+
     engine: Engine = import_module(f".{manifest.engine}", __name__).open(folder, manifest, threads)
     return engine
 

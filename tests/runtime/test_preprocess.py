@@ -1,0 +1,95 @@
+"""The declared preprocessing computes what Pillow and torchvision compute."""
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeq_runtime import BundleError, InputError
+from edgeq_runtime.preprocess import PRESETS, Preprocess, imagenet, resize
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is the reference")
+
+
+def picture(height: int, width: int, channels: int = 3) -> Any:
+    """Noise over a gradient: every value and every edge occurs."""
+    rng = np.random.default_rng(height * 1000 + width)
+    noise = rng.integers(0, 256, (height, width, channels))
+    return np.where(rng.random(noise.shape) < .5, noise, 255 * np.arange(width)[:, None] // width).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("source", "target"), [
+    ((37, 53), (11, 17)), ((37, 53), (90, 71)), ((300, 401), (224, 224)), ((64, 48), (64, 24)), ((64, 48), (32, 48)),
+    ((64, 48), (65, 47)), ((1, 1), (5, 3)), ((7, 9), (1, 1)), ((500, 3), (2, 200)), ((20, 20), (20, 20)),
+])
+def test_resizes_as_pillow_bit_for_bit(source: tuple[int, int], target: tuple[int, int]) -> None:
+    image = picture(*source)
+    rows = Image.fromarray(image).resize((target[1], source[0]), Image.Resampling.BILINEAR)
+    found = resize(image, *target)
+    np.testing.assert_array_equal(found, rows.resize(target[::-1], Image.Resampling.BILINEAR))
+    at_once = np.asarray(Image.fromarray(image).resize(target[::-1], Image.Resampling.BILINEAR))
+    assert np.abs(found.astype(int) - at_once).max() <= 1  # Pillow 13 may take the columns first
+
+
+@pytest.mark.parametrize("size", [(300, 401), (401, 300), (256, 256), (333, 257)])
+def test_imagenet_is_torchvisions_recipe(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    height, width = size
+    wide, high = (256 * width // height, 256) if height <= width else (256, 256 * height // width)
+    resized = Image.fromarray(image).resize((wide, high), Image.Resampling.BILINEAR)
+    left, top = round((wide - 224) / 2), round((high - 224) / 2)
+    pixels = np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float64) / 255
+    expected = (pixels - [.485, .456, .406]) / [.229, .224, .225]
+    found = imagenet()(image)
+    assert found.shape == (1, 3, 224, 224)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    np.testing.assert_allclose(found[0], expected.transpose(2, 0, 1), rtol=0, atol=2e-6)
+
+
+def test_bgr_mean_and_layout() -> None:
+    image = picture(5, 4)
+    found = Preprocess(order="BGR", mean=(104, 117, 123), layout="NHWC")(image)
+    np.testing.assert_array_equal(found, image[None, :, :, ::-1].astype(np.float32) - np.float32([104, 117, 123]))
+
+
+def test_a_grey_image_has_one_channel() -> None:
+    image = picture(8, 6, 1)[..., 0]
+    found = Preprocess(resize=(4, 3), scale=1 / 255, mean=(.5,), std=(.5,))(image)
+    expected = np.asarray(Image.fromarray(image).resize((3, 4), Image.Resampling.BILINEAR), np.float32) / 255 * 2 - 1
+    np.testing.assert_allclose(found[0, 0], expected, rtol=0, atol=1e-6)
+
+
+def test_survives_the_manifest() -> None:
+    for make in PRESETS.values():
+        assert Preprocess.from_dict(json.loads(json.dumps(make().to_dict()))) == make()
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ({"rotate": 90}, "unknown key 'rotate'"),
+    ({"order": "RBG"}, "order is RGB or BGR"),
+    ({"layout": 3}, "'layout' cannot be 3"),
+    ({"crop": [224]}, "'crop' cannot be"),
+    ({"crop": [0, 1]}, "positive integers"),
+    ({"crop": [1.5, 1]}, "positive integers"),
+    ({"resize": [1, 1], "resize_shorter": 1}, "exclude each other"),
+    ({"mean": ["a"]}, "'mean' cannot be"),
+    ({"std": [0.0]}, "no std is 0"),
+])
+def test_refuses_a_declaration(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        Preprocess.from_dict(data)
+
+
+@pytest.mark.parametrize(("image", "message"), [
+    (np.zeros((4, 4, 3), np.float32), "uint8 array"),
+    (np.zeros((1, 4, 4, 3), np.uint8), "uint8 array"),
+    (np.zeros((0, 4, 3), np.uint8), "uint8 array"),
+    (np.zeros((4, 4, 4), np.uint8), "4 channels, the preprocessing is for 3"),
+    (np.zeros((4, 9, 3), np.uint8), "4 x 9 pixels is smaller than the crop of 5 x 5"),
+])
+def test_refuses_an_image(image: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Preprocess(crop=(5, 5), mean=(1, 2, 3))(image)

@@ -1,0 +1,136 @@
+"""Loading and running: what goes in is checked, what comes out is named."""
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runtime_bundles import MakeBundle
+
+import edgeq_runtime
+from edgeq_runtime import BundleError, EngineError, InputError, TensorSpec
+
+OFFSET = np.array([.5, 0, -1], np.float32)
+ONE = np.ones((1, 3), np.float32)
+
+
+def test_runs_in_the_models_output_order(bundle: Path) -> None:
+    with edgeq_runtime.load(bundle, threads=1, verify=True) as model:
+        outputs = model.run({"offset": OFFSET, "image": np.array([[1, 2, 3]], np.float32)})
+        assert list(outputs) == ["sum", "count"] == [spec.name for spec in model.outputs]
+        np.testing.assert_array_equal(outputs["sum"], [[2.5, 4, 5]])
+        assert outputs["count"] == 3
+        assert model.engine.startswith("onnxruntime 1.")
+        assert model.accelerator == "CPUExecutionProvider"
+
+
+def test_a_free_dimension_takes_any_size(bundle: Path) -> None:
+    with edgeq_runtime.load(bundle) as model:
+        assert model.run({"image": np.zeros((5, 3), np.float32), "offset": OFFSET})["sum"].shape == (5, 3)
+
+
+def test_dimensions_of_one_name_are_equal(make_bundle: MakeBundle) -> None:
+    folder = make_bundle(inputs=(TensorSpec("image", "float32", ("k", 3)), TensorSpec("offset", "float32", ("k",))))
+    with edgeq_runtime.load(folder) as model, pytest.raises(InputError, match=r"'offset' has the shape \[3\].*'k': 1"):
+        model.run({"image": ONE, "offset": OFFSET})
+
+
+@pytest.mark.parametrize(("inputs", "message"), [
+    ({"image": ONE}, r"no input 'offset' was given; the model takes image: float32 \[n, 3\], offset: float32 \[3\]"),
+    ({"image": ONE, "offset": OFFSET, "mask": ONE}, "unknown input 'mask'"),
+    ({"Image": ONE, "offset": OFFSET}, "no input 'image' was given; unknown input 'Image'"),
+    ({"image": ONE[0], "offset": OFFSET}, r"'image' has the shape \[3\], expected image: float32 \[n, 3\]"),
+    ({"image": ONE[:, :2], "offset": OFFSET}, r"'image' has the shape \[1, 2\]"),
+    ({"image": ONE.astype(np.float64), "offset": OFFSET}, r"is float64.*pass image.astype\(np.float32\)"),
+    ({"image": [[1.0, 2.0, 3.0]], "offset": OFFSET}, "is float64"),
+    ({"image": np.array([["a", "b", "c"]]), "offset": OFFSET}, "pass numbers"),
+    ({"image": np.ones((1, 3), np.int32), "offset": OFFSET}, "is int32"),
+    ({}, "no input 'image' was given; no input 'offset' was given"),
+])
+def test_refuses_an_input(bundle: Path, inputs: dict[str, Any], message: str) -> None:
+    with edgeq_runtime.load(bundle) as model, pytest.raises(InputError, match=message):
+        model.run(inputs)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.uint8, np.int8, np.bool_, ">f4"])
+def test_takes_a_dtype_that_loses_nothing(bundle: Path, dtype: Any) -> None:
+    with edgeq_runtime.load(bundle) as model:
+        outputs = model.run({"image": np.ones((1, 3), dtype), "offset": OFFSET})
+    np.testing.assert_array_equal(outputs["sum"], 2 + OFFSET[None])
+
+
+def test_takes_arrays_that_are_not_contiguous(bundle: Path) -> None:
+    image = np.arange(12, dtype=np.float32).reshape(3, 4).T[:, ::-1]
+    with edgeq_runtime.load(bundle) as model:
+        np.testing.assert_array_equal(model.run({"image": image, "offset": OFFSET})["sum"], image * 2 + OFFSET)
+
+
+def test_many_threads_share_a_model(bundle: Path) -> None:
+    with edgeq_runtime.load(bundle, threads=1) as model, ThreadPoolExecutor(4) as pool:
+        def run(number: int) -> bool:
+            image = np.full((1 + number % 3, 3), number, np.float32)
+            return bool((model.run({"image": image, "offset": OFFSET})["sum"] == 2 * number + OFFSET).all())
+
+        assert all(pool.map(run, range(200)))
+
+
+def test_a_closed_model_says_so(bundle: Path) -> None:
+    model = edgeq_runtime.load(bundle)
+    model.close()
+    model.close()
+    with pytest.raises(EngineError, match="the model is closed"):
+        model.run({"image": ONE, "offset": OFFSET})
+
+
+def test_threads_are_counted_from_one(bundle: Path) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        edgeq_runtime.load(bundle, threads=0)
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), [
+    ({"engine": "npu"}, EngineError, "no engine 'npu': update edgeq-runtime"),
+    ({"engine_version": ">=99"}, EngineError, r"needs onnxruntime >=99, installed is 1\..*: pip install"),
+    ({"engine_version": "new"}, BundleError, "'new' cannot be read"),
+    ({"options": {"turbo": 1}}, BundleError, "does not know: turbo"),
+    ({"options": {"providers": ["TensorrtExecutionProvider"]}}, EngineError, "wants one of .*Tensorrt"),
+    ({"inputs": (TensorSpec("picture", "float32", (1, 3)),)}, BundleError, "are not those of the model"),
+    ({"outputs": (TensorSpec("total", "float32", (1, 3)),)}, BundleError, "are not those of the model"),
+    ({"entry": "selftest.npz"}, EngineError, "onnxruntime 1.* cannot load selftest.npz"),
+])
+def test_refuses_to_load(make_bundle: MakeBundle, changes: dict[str, Any], error: type[Exception],
+                         message: str) -> None:
+    with pytest.raises(error, match=message):
+        edgeq_runtime.load(make_bundle(**changes))
+
+
+@pytest.mark.parametrize(("engine", "modules", "message"), [
+    ("onnxruntime", ["onnxruntime"], r"onnxruntime is not installed: pip install 'edgeq-runtime\[onnxruntime\]'"),
+    ("tflite", ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"], r"edgeq-runtime\[tflite\]"),
+    ("coreml", ["edgeq.verify.mlpackage"], r"Core ML runs on macOS and iOS only.*edgeq\[coreml\]"),
+])
+def test_a_missing_engine_names_the_command(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, engine: str,
+                                            modules: list[str], message: str) -> None:
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(EngineError, match=message):
+        edgeq_runtime.load(make_bundle(engine=engine))
+
+
+def test_session_options_reach_the_engine(make_bundle: MakeBundle) -> None:
+    folder = make_bundle(options={"session_options": {"session.intra_op.allow_spinning": "0"},
+                                  "enable_cpu_mem_arena": False, "providers": [["CPUExecutionProvider", {}]]})
+    with edgeq_runtime.load(folder, threads=2) as model:
+        options = model._engine._session.get_session_options()  # type: ignore[union-attr]
+        assert options.intra_op_num_threads == 2
+        assert not options.enable_cpu_mem_arena
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_an_engine_that_fails_is_one_of_our_errors(make_bundle: MakeBundle) -> None:
+    folder = make_bundle(inputs=(TensorSpec("image", "float32", (1, 4)), TensorSpec("offset", "float32", (3,))))
+    with edgeq_runtime.load(folder) as model, pytest.raises(EngineError, match=r"onnxruntime .* failed"):
+        model.run({"image": np.ones((1, 4), np.float32), "offset": OFFSET})
