@@ -3,17 +3,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeq_runtime import __version__
-
 if TYPE_CHECKING:
     from edgeq.bundle import Bundle
     from edgeq.pipeline import convert
+    from edgeq_runtime import __version__
 
 __all__ = ["Bundle", "__version__", "convert"]
 
 
 def __getattr__(name: str) -> object:
-    """Import on use: `import edgeq` alone stays light."""
+    """Import on use: `import edgeq` alone loads no numpy, so that the command line answers at once."""
+    if name == "__version__":
+        from edgeq_runtime import __version__
+
+        return __version__
     if name == "convert":
         from edgeq.pipeline import convert
 

@@ -1,20 +1,22 @@
 """A bundle on disk: written as a whole or not at all."""
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edgeq.errors import BundleError
 from edgeq_runtime.manifest import FILE_NAME, FileEntry, Manifest
 
-REPORT_NAME = "report.json"
+REPORT_NAME: Final = "report.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +37,72 @@ class Bundle:
 def new_bundle(path: Path, *, force: bool) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the block ends well and vanishes when it does not.
 
-    The folder is a hidden sibling, so that the last step is one rename on one file system: a kill at any moment leaves the
-    old bundle or the new one.
+    The folder is a hidden sibling, so that the last step is one rename on one file system: a kill at any moment leaves
+    the old bundle or the new one.
 
     Raises:
         BundleError: `path` exists and not `force`, is no bundle, or cannot be written.
     """
     check_free(path, force=force)
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
+        _tidy_up(path)
         draft = path.parent / f".{path.name}.{os.getpid()}"
         draft.mkdir()
-    except OSError as error:
-        raise BundleError(f"cannot write {path}: {error.strerror}; choose another folder with -o") from error
     try:
-        yield draft
-        _sync(draft)
-        _swap(draft, path)
-    except OSError as error:
-        raise BundleError(f"cannot write {path}: {error.strerror}; choose another folder with -o") from error
+        with _writing(path):
+            yield draft
+            _sync(draft)
+            _swap(draft, path)
+            _sync_one(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def check_free(path: Path, *, force: bool) -> None:
-    """Refuse early: before minutes of calibration, not after them."""
-    if not path.exists():
-        return
-    if not (path / FILE_NAME).is_file():
-        raise BundleError(f"{path} exists and is not a bundle; choose another output with -o")
-    if not force:
-        raise BundleError(f"{path} exists; replace it with --force, or choose another output with -o")
+    """Refuse early: before minutes of calibration, not after them.
+
+    Raises:
+        BundleError: see new_bundle.
+    """
+    with _writing(path):
+        if not path.exists():
+            folder = next(parent for parent in path.absolute().parents if parent.exists())
+            if not folder.is_dir():
+                raise BundleError(f"cannot write {path}: {folder} is not a folder; {_REMEDY}")
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise BundleError(f"cannot write {path}: no permission to write in {folder}; {_REMEDY}")
+        elif not (path / FILE_NAME).is_file():
+            raise BundleError(f"{path} exists and is not a bundle; {_REMEDY}")
+        elif not force:
+            raise BundleError(f"{path} exists; replace it with --force, or {_REMEDY}")
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Drafts of conversions that were killed."""
-    for draft in path.parent.glob(f".{path.name}.*"):
-        process = draft.name.rsplit(".", 1)[1]
-        if process.isdigit() and not _is_alive(int(process)):
-            shutil.rmtree(draft, ignore_errors=True)
+_REMEDY: Final = "choose another output with -o"
 
 
-def _is_alive(process: int) -> bool:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system refuses, in one line that names the bundle."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"cannot write {path}: {error.strerror or error}; make room or {_REMEDY}") from error
+
+
+def _tidy_up(path: Path) -> None:
+    """What killed conversions left: drafts, and an old bundle that was moved aside before anything took its place."""
+    for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.*")):
+        kind, _, process = left.name.removeprefix(f".{path.name}.").rpartition(".")
+        if kind in ("", "old") and process.isdigit() and not _is_at_work(int(process)):
+            if kind == "old" and not path.exists():
+                left.rename(path)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_at_work(process: int) -> bool:
+    """Whether another conversion may still be writing; a draft with our own number is an old one's, we have none yet."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -90,33 +115,48 @@ def _is_alive(process: int) -> bool:
 def _sync(folder: Path) -> None:
     """Bring every byte to the disk before the rename makes them visible."""
     for file in [*folder.rglob("*"), folder]:
-        if os.name == "nt" and file.is_dir():
-            continue
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync_one(file)
+
+
+def _sync_one(file: Path) -> None:
+    if os.name == "nt" and file.is_dir():
+        return
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _swap(draft: Path, path: Path) -> None:
-    """Rename over nothing, or move the old bundle aside first: no rename replaces a folder that has files."""
+    """Give the draft its name. No rename replaces a folder with files, but Linux and macOS exchange two at once."""
     if not path.exists():
         draft.rename(path)
-        return
-    old = path.parent / f".{path.name}.old.{os.getpid()}"
-    path.rename(old)
-    try:
-        draft.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    elif not _exchange(draft, path):
+        old = path.parent / f".{path.name}.old.{os.getpid()}"
+        path.rename(old)
+        try:
+            draft.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap the names of two folders at once -> whether this system and file system could."""
+    import ctypes
+
+    here = -2 if sys.platform == "darwin" else -100  # AT_FDCWD of fcntl.h
+    name = {"linux": "renameat2", "darwin": "renameatx_np"}.get(sys.platform, "")
+    rename = getattr(ctypes.CDLL(None), name, None) if name else None
+    exchange = 2  # RENAME_EXCHANGE of linux/fs.h, RENAME_SWAP of macOS' sys/stdio.h
+    return rename is not None and rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
 
 
 def file_entries(folder: Path) -> tuple[FileEntry, ...]:
     """Every file of a bundle but its manifest, with length and checksum, in a stable order."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != FILE_NAME)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / FILE_NAME)
     return tuple(FileEntry(file.relative_to(folder).as_posix(), file.stat().st_size, sha256(file)) for file in files)
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 good; 1 cannot convert or bad input; 2 usage; 3 converted, but bel
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,86 +15,136 @@ from typing import Any, TypeVar
 
 import click
 
-BELOW_WHAT_WAS_ASKED = 3
+BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
 TARGET_NAMES = ("onnxruntime", "tflite", "coreml")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
-    """Turns edgeq's own errors into one clean message; everything else stays a traceback, because it is a bug."""
+    """Turns every error into one clean message and an exit code; `--debug` lets the traceback through."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except click.exceptions.Exit:
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            from edgeq.errors import EdgeqError, UsageError
-
-            if not isinstance(error, EdgeqError) or ctx.params.get("debug"):
+            if ctx.meta.get("debug"):
                 raise
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2 if isinstance(error, UsageError) else 1)
+            message, code = _explained(error)
+            click.echo(f"error: {message}", err=True)
+            ctx.exit(code)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """What to tell the user, and the exit code."""
+    from edgeq.errors import EdgeqError, UsageError
+
+    if isinstance(error, EdgeqError):
+        return str(error), USAGE if isinstance(error, UsageError) else BAD_INPUT
+    if isinstance(error, BrokenPipeError):
+        raise error  # click ends quietly: whoever read our output has seen enough
+    if isinstance(error, OSError):
+        return str(error), BAD_INPUT
+    return f"{type(error).__name__}: {error}\nThis is a bug in edgeq: please report what --debug prints", BAD_INPUT
+
+
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        import edgeq
+
+        click.echo(f"edgeq {edgeq.__version__}")
+        ctx.exit()
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="edgeq")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def main(debug: bool) -> None:
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def main() -> None:
     """A trained network in; a small, fast, verified bundle for phones, Raspberry Pi and Jetson out."""
 
 
 class _Shape(click.ParamType):
-    name = "NAME:1x3x224x224"
+    name = "shape"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, tuple[int, ...]]:
-        name, colon, text = str(value).rpartition(":")
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None,
+                ) -> tuple[str, tuple[int, ...]]:
+        name, _, text = str(value).rpartition(":")
+        if not name or not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", text):
+            self.fail(f"'{value}': write name, colon and shape of the input, such as image:1x3x224x224", param, ctx)
+        return name, tuple(int(size) for size in text.split("x")) if text else ()
+
+
+class _Regex(click.ParamType):
+    name = "REGEX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            if not colon:
-                raise ValueError
-            return name, tuple(int(d) for d in text.split("x")) if text else ()
-        except ValueError:
-            self.fail(f"'{value}': write the input's name, a colon and its shape, such as image:1x3x224x224", param, ctx)
+            re.compile(value)
+        except re.error as error:
+            self.fail(f"'{value}' is not a regular expression: {error}", param, ctx)
+        return str(value)
 
 
-def _json_option(function: F) -> F:
+def _input_option(function: F) -> F:
+    return click.option("--input", "inputs", type=_Shape(), multiple=True, metavar="NAME:1x3x224x224",
+                        help="Fix an input's free dimensions. Repeatable.")(function)
+
+
+def _keep_debug(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    ctx.meta["debug"] = wanted
+
+
+def _common(function: F) -> F:
+    """The options of every command."""
+    function = click.option("--debug", is_flag=True, expose_value=False, callback=_keep_debug,
+                            help="Show the traceback of an error.")(function)
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
 
 
 @main.command()
 @click.argument("model")
 @click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True, required=True, help="Repeatable.")
-@click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), default="8", show_default=True, help="Of the weights.")
+@click.option("--bits", type=click.Choice(["4", "8", "32"]), default="8", show_default=True,
+              help="Of the weights; 32 is float.")
 @click.option("--calibration", metavar="DATA", help="Real samples: .npz, .npy, a folder, or module:function.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
-@click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True)
+@click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True,
+              help="auto: 8 bits when there is calibration data.")
 @click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
-@click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse"]), default="mse", show_default=True)
-@click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes whose name matches stay float. Repeatable.")
-@click.option("--input", "inputs", type=_Shape(), multiple=True, help="Fix an input's free dimensions. Repeatable.")
+@click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse"]), default="mse", show_default=True,
+              help="How a range is chosen from what calibration saw.")
+@click.option("--keep-float", type=_Regex(), multiple=True, help="Nodes whose name matches stay float. Repeatable.")
+@_input_option
 @click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One class name a line.")
 @click.option("--min-os", type=click.IntRange(16, 18), default=18, show_default=True, help="Core ML: the oldest iOS.")
-@click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True, help="Core ML.")
+@click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True,
+              help="Core ML: where the model should run.")
 @click.option("--keep-qdq", type=click.Path(dir_okay=False, path_type=Path), help="Save the quantized ONNX graph here.")
 @click.option("--strict", is_flag=True, help="Exit with 3 when an op of a quantized model runs in float.")
 @click.option("--no-verify", is_flag=True, help="Do not run the result.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--dry-run", is_flag=True, help="Do everything, write nothing.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder; with several targets, their parent.")
-@_json_option
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="The bundle's folder; with several targets, their parent.")
+@_common
 def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Convert MODEL (.onnx, .pt2, or module:function) into one bundle per target."""
+    """Convert a model into one bundle per target.
+
+    MODEL is an .onnx or .pt2 file, or module:function.
+    """
     from edgeq.pipeline import convert_all
     from edgeq.report.text import conversion
 
     dry_run, output, options = flags.pop("dry_run"), flags.pop("output"), _options(flags)
+    if dry_run and flags["keep_qdq"]:
+        raise click.UsageError("--dry-run writes nothing, so it excludes --keep-qdq")
     with _progress() as progress, _destination(output, dry_run) as place:
-        bundles = convert_all(model, targets, options(progress), place)
-        _print([bundle.report | {"path": None if dry_run else str(bundle.path)} for bundle in bundles], as_json,
-               lambda: conversion(bundles, written=not dry_run))
-        in_float = any(bundle.report["float_on_this_engine"] for bundle in bundles)
-    if flags["strict"] and in_float:
+        bundles = convert_all(model, list(dict.fromkeys(targets)), options(progress), place)
+        rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}
+                for bundle in bundles]
+    _print(rows, as_json, lambda: conversion(rows))
+    if flags["strict"] and any(row["float_on_this_engine"] for row in rows):
         click.echo("error: ops of the quantized model run in float (see above), and --strict was given", err=True)
         sys.exit(BELOW_WHAT_WAS_ASKED)
 
@@ -101,13 +152,12 @@ def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -
 def _options(flags: Mapping[str, Any]) -> Callable[[Callable[[str, int], None]], Any]:
     """The flags as `pipeline.Options`, once there is a progress bar."""
     from edgeq.pipeline import Options
-    from edgeq.report.describe import read_preprocess
+    from edgeq.report.describe import read_labels, read_preprocess
 
-    labels = flags["labels"]
-    words = {key: value for key, value in flags.items() if key not in ("no_verify", "bits", "inputs", "labels", "preprocess")}
-    return lambda progress: Options(
-        **words, bits=int(flags["bits"]), inputs=dict(flags["inputs"]), verify=not flags["no_verify"], progress=progress,
-        labels=labels.read_text().splitlines() if labels else (), preprocess=read_preprocess(flags["preprocess"]))
+    words = {key: value for key, value in flags.items() if key != "no_verify"}
+    words |= {"bits": int(flags["bits"]), "inputs": dict(flags["inputs"]), "verify": not flags["no_verify"],
+              "labels": read_labels(flags["labels"]), "preprocess": read_preprocess(flags["preprocess"])}
+    return lambda progress: Options(**words, progress=progress)
 
 
 @contextmanager
@@ -122,11 +172,14 @@ def _destination(output: Path | None, dry_run: bool) -> Iterator[Path | None]:
 
 
 @main.command()
-@click.argument("source")
-@click.option("--input", "inputs", type=_Shape(), multiple=True, help="Fix an input's free dimensions. Repeatable.")
-@_json_option
+@click.argument("source", metavar="MODEL|BUNDLE")
+@_input_option
+@_common
 def inspect(source: str, inputs: tuple[tuple[str, tuple[int, ...]], ...], as_json: bool) -> None:
-    """Show what a model or a bundle holds: ops, sizes, memory, and what stays float on each target and why."""
+    """Show what a model or a bundle holds.
+
+    Of a model: ops, sizes, memory, and what stays float on each target and why.
+    """
     from edgeq.report.describe import describe
     from edgeq.report.text import description
 
@@ -136,32 +189,37 @@ def inspect(source: str, inputs: tuple[tuple[str, tuple[int, ...]], ...], as_jso
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", metavar="DATA", help="Real samples; without, the self-test of the bundle is repeated.")
-@click.option("--reference", metavar="MODEL", help="The float model to compare with; needs --data.")
+@click.option("--reference", metavar="MODEL", help="The float model to compare with.")
+@click.option("--data", metavar="DATA", help="Real samples for the comparison; by default those of the self-test.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
-@_json_option
+@_common
 def verify(bundle: Path, data: str | None, reference: str | None, samples: int | None, as_json: bool) -> None:
-    """Check a bundle: its files, its self-test, and on request its distance from the float model."""
+    """Check a bundle.
+
+    Its files, its self-test, and with --reference its distance from the float model.
+    """
     from edgeq.report.text import checked
     from edgeq.verify.again import verify_again
 
     result = verify_again(bundle, data=data, reference=reference, limit=samples)
-    _print(result, as_json, lambda: checked(result))
+    _print(result, as_json, lambda: checked(_plain(result)))
     if not result.passed:
-        sys.exit(1)
+        sys.exit(BAD_INPUT)
 
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--input", "inputs", multiple=True, required=True, metavar="FILE|NAME=FILE", help="x.npy, x.npz or an image.")
+@click.option("--input", "inputs", multiple=True, required=True, metavar="[NAME=]FILE",
+              help=".npy, .npz or an image. Repeatable.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
-@_json_option
-def run(bundle: Path, inputs: tuple[str, ...], top: int, as_json: bool) -> None:
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the outputs here, as .npz.")
+@_common
+def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, as_json: bool) -> None:
     """Run a bundle on one input."""
     from edgeq.report.run import run_bundle
     from edgeq.report.text import outputs
 
-    result = run_bundle(bundle, inputs, top)
+    result = run_bundle(bundle, inputs, top, output)
     _print(result, as_json, lambda: outputs(result))
 
 
@@ -169,9 +227,12 @@ def run(bundle: Path, inputs: tuple[str, ...], top: int, as_json: bool) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.")
-@_json_option
+@_common
 def benchmark(bundle: Path, runs: int, threads: int | None, as_json: bool) -> None:
-    """Measure a bundle on this machine: latency percentiles, first run, peak memory, size."""
+    """Measure a bundle on this machine.
+
+    Latency percentiles, the first run, peak memory and size.
+    """
     from edgeq.report.text import fields
     from edgeq_runtime import load
     from edgeq_runtime.benchmark import benchmark as measure
@@ -182,7 +243,7 @@ def benchmark(bundle: Path, runs: int, threads: int | None, as_json: bool) -> No
 
 
 @main.command()
-@_json_option
+@_common
 def targets(as_json: bool) -> None:
     """List the targets, and what each runs on integers."""
     from edgeq.report.text import target_table
@@ -195,9 +256,9 @@ def targets(as_json: bool) -> None:
 
 
 @main.command()
-@_json_option
+@_common
 def doctor(as_json: bool) -> None:
-    """Show what this machine has, and what is missing for which target."""
+    """Show what this machine has and lacks."""
     from edgeq.report.doctor import examine
     from edgeq.report.text import diagnosis
 
@@ -208,7 +269,10 @@ def doctor(as_json: bool) -> None:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of a SHELL: eval "$(edgeq completion bash)"."""
+    """Print the completion script of a shell.
+
+    For the shell's start file: eval "$(edgeq completion bash)"
+    """
     from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)
@@ -229,11 +293,18 @@ def _plain(result: Any) -> Any:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int], None]]:
-    """A spinner with what is going on; silent when stderr is not a terminal."""
+    """A bar with what is going on; silent when stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield lambda what, done: None
         return
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status("reading the model") as status:
-        yield lambda what, done: status.update(f"{what}: {done} samples" if done else what)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the model", total=None)
+        yield lambda what, done: bar.update(task, description=f"{what}, {done} samples" if done else what)
+
+
+if __name__ == "__main__":
+    main()
