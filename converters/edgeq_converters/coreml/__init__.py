@@ -1,0 +1,63 @@
+"""Core ML: the QDQ graph as a MIL program in an .mlpackage, built with coremltools' MIL builder on any system."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgeq.errors import MissingExtra
+from edgeq_converters.contract import Artifact, EmitOptions
+from edgeq_converters.lowered import lower_form
+
+ENTRY = "model.mlpackage"
+
+
+def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
+    """Write folder/model.mlpackage; see edgeq_converters.contract.
+
+    Floats are float32 and integers int32 at the interface; inside, floats are float16. A rank-0 input or output has the
+    shape [1] there. `options.compute` is not part of a package: it is told to the engine at load.
+
+    Raises:
+        UnsupportedModel: nodes that Core ML cannot run.
+        MissingExtra: coremltools is not installed.
+    """
+    if options.min_os not in (16, 17, 18):
+        from edgeq.errors import UsageError
+
+        raise UsageError(f"--min-os {options.min_os}: Core ML programs are written for iOS 16, 17 or 18")
+    return write_package(model, folder / ENTRY, options)
+
+
+def write_package(model: ir.Model, path: Path, options: EmitOptions, precision: str = "float16") -> Artifact:
+    """As `emit`, with the precision of floats chosen: a float32 program shows whether the lowering is exact."""
+    try:
+        _import_quietly()
+    except ImportError:
+        raise MissingExtra("Core ML conversion", "coreml") from None
+    from edgeq_converters.coreml.lowering import lower
+    from edgeq_converters.coreml.package import quiet, write
+
+    folded = lower_form(model)
+    with quiet():
+        lowered = lower(folded.graph, options, precision)
+    write(lowered.program, path, options, lowered.weight_bytes4)
+    return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
+                    options={"compute_units": options.compute, "minimum_os": options.min_os})
+
+
+def _import_quietly() -> None:
+    """Import coremltools without its notes on versions of packages that edgeq does not use it with."""
+    import importlib
+    import logging
+    import warnings
+
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("coremltools")
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,205 @@
+"""A folded ONNX graph -> a MIL program."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgeq.graph import quant
+from edgeq.scheme import QuantParams
+from edgeq_converters.contract import EmitOptions
+from edgeq_converters.coreml.builder import MAX_RANK, Builder, Constant, Operand, Precision, Raw, Var, sanitise
+from edgeq_converters.coreml.ops import TABLE
+from edgeq_converters.optable import CannotLower, Unreached, lower_all
+
+TARGET: Final = "coreml"
+# Drawn anew at every run, so not constants although their inputs are.
+RANDOM: Final = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
+                           "Multinomial"})
+FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
+INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8,
+                             ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8, ir.DataType.BOOL})
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """program: coremltools' Program. names: graph input or output -> its name in the program, where they differ.
+
+    weight_bytes4: bytes that the 4-bit weights must take in the written file.
+    """
+
+    program: Any
+    names: dict[str, str]
+    weight_bytes4: int
+
+
+def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowered:
+    """Lower every node of a folded graph (see edgeq_converters.lowered).
+
+    Raises:
+        UnsupportedModel: lists every node, input and output that Core ML does not have.
+    """
+    import coremltools as ct
+    from coremltools.converters.mil.mil import Function, Program
+
+    builder = Builder(options, precision)
+    names = _interface_names(graph)
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    program = Program()
+    for name in names.values():
+        builder.unique(name)
+    with Function({names[_name(v)]: _placeholder(builder, v) for v in inputs}, _target(ct, options)) as function:
+        values: dict[ir.Value, Operand] = {}
+        for value in inputs:
+            values[value] = _entering(builder, value, function.inputs[names[_name(value)]])
+        builder.lower_block = lambda body: _lower_body(body, builder, values)
+        _lower_nodes(graph, builder, values)
+        function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
+    program.add_function("main", function)
+    return Lowered(program, {k: v for k, v in names.items() if k != v}, builder.weight_bytes4)
+
+
+def _target(ct: Any, options: EmitOptions) -> Any:
+    return getattr(ct.target, f"iOS{options.min_os}")
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None
+    return value.name
+
+
+def _interface_names(graph: ir.Graph) -> dict[str, str]:
+    """Input and output names as Core ML allows them, each once."""
+    names: dict[str, str] = {}
+    for value in (*graph.inputs, *graph.outputs):
+        if value.name is None or value.name in names:
+            continue
+        safe = sanitise(value.name)
+        while safe in names.values():
+            safe += "_"
+        names[value.name] = safe
+    return names
+
+
+# ---------------------------------------------------------------------- the interface
+def _placeholder(b: Builder, value: ir.Value) -> Any:
+    """float32 for floats, int32 for integers and bool: what every iOS version takes. Rank 0 becomes [1]."""
+    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil.mil import types
+
+    assert value.shape is not None
+    shape = tuple(int(dim) for dim in value.shape.numpy()) or (1,)
+    return mb.placeholder(shape, types.fp32 if value.dtype in FLOATS else types.int32)
+
+
+def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
+    if value.dtype in FLOATS and b.precision == "float16":
+        var = b.op("cast", x=var, dtype="fp16", name=b.unique(f"{value.name}_to_fp16"))
+    elif value.dtype == ir.DataType.BOOL:
+        var = b.op("cast", x=var, dtype="bool")
+    return b.reshape(var, ()) if value.shape is not None and len(value.shape) == 0 else var
+
+
+def _leaving(b: Builder, value: ir.Value, operand: Operand, name: str) -> Var:
+    b.node = None
+    var = b.var(operand)
+    if b.rank(var) == 0:
+        var = b.reshape(var, (1,))
+    if b.kind(operand) == "float":
+        if b.precision == "float16":
+            return b.op("cast", x=var, dtype="fp32", name=name)
+    elif b.kind(operand) == "bool":
+        return b.op("cast", x=var, dtype="int32", name=name)
+    return b.op("identity", x=var, name=name)
+
+
+# ---------------------------------------------------------------------- nodes
+def _lower_nodes(graph: ir.Graph, b: Builder, values: dict[ir.Value, Operand]) -> None:
+    for value in graph.initializers.values():
+        if value.const_value is not None and value not in values:
+            values[value] = Constant(value.const_value.numpy(), quant(value))
+    lower_all(graph, lambda node: _lower_node(node, b, values), TARGET)
+
+
+def _lower_body(body: ir.Graph, b: Builder, values: dict[ir.Value, Operand]) -> list[Var]:
+    """A body of If or Loop -> its outputs."""
+    _lower_nodes(body, b, values)
+    return [b.var(values[value]) for value in body.outputs]
+
+
+def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> None:
+    if any(value is not None and value not in values for value in node.inputs):
+        raise Unreached
+    inputs = [None if value is None else values[value] for value in node.inputs]
+    b.node = node
+    results = _folded(node, inputs)
+    if results is None:
+        lowered = TABLE.lower(node, b, inputs)
+        results = lowered if isinstance(lowered, tuple | list) else (lowered,)
+    for value, result in zip(node.outputs, results, strict=False):
+        if result is not None:
+            values[value] = _checked(b, value, result)
+    missing = [value.name for value in node.outputs if value not in values and (list(value.uses())
+                                                                             or value.is_graph_output())]
+    if missing:
+        raise CannotLower(f"output {', '.join(map(str, missing))} has no equivalent")
+
+
+def _folded(node: ir.Node, inputs: Sequence[Operand]) -> list[Constant] | None:
+    """The outputs of a node all of whose inputs are known, computed by ONNX's own definition of the op."""
+    if node.op_type in RANDOM or node.domain not in ("", "ai.onnx") or any(
+            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()):
+        return None
+    if not all(given is None or (isinstance(given, Constant)) for given in inputs):
+        return None
+    from onnx.reference import ReferenceEvaluator
+
+    names = [f"i{index}" if given is not None else "" for index, given in enumerate(inputs)]
+    proto = ir.serde.serialize_node(node)
+    proto.input[:] = names
+    proto.output[:] = [f"o{index}" for index in range(len(node.outputs))]
+    known = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(given.real.dtype), None)
+             for name, given in zip(names, inputs, strict=True) if given is not None]
+    outputs = [onnx.ValueInfoProto(name=name) for name in proto.output]
+    model = onnx.helper.make_model(onnx.helper.make_graph([proto], "constant", known, outputs),
+                                   opset_imports=[onnx.helper.make_opsetid("", node.version or 21)])
+    feeds = {name: given.real for name, given in zip(names, inputs, strict=True) if given is not None}
+    results = ReferenceEvaluator(model).run(None, feeds)
+    return [Constant(np.asarray(result)) for result in results]
+
+
+def _checked(b: Builder, value: ir.Value, result: Operand) -> Operand:
+    """The result of a node, rounded to its grid, when it has the type and shape that ONNX says."""
+    if value.dtype is not None and value.dtype not in FLOATS and value.dtype not in INTEGERS:
+        raise CannotLower(f"Core ML has no {value.dtype.name} tensors")
+    if value.shape is not None and value.shape.is_static() and not isinstance(result, Constant):
+        want, got = tuple(int(dim) for dim in value.shape.numpy()), tuple(result.shape)
+        if len(want) > MAX_RANK:
+            raise CannotLower(f"rank {len(want)}; Core ML ends at {MAX_RANK}")
+        if want != got:
+            raise AssertionError(f"{b.node and b.node.op_type} lowered to {got} instead of {want}")
+        if 0 in want:
+            raise CannotLower("an empty tensor; Core ML has none")
+    grid = quant(value)
+    return result if grid is None else on_grid(b, result, grid)
+
+
+def on_grid(b: Builder, operand: Operand, grid: QuantParams) -> Var:
+    """Round to a grid: quantize and dequantize. Where there is no such op, at least its range holds.
+
+    The range matters: a grid that starts at 0 is the ReLU, which quantizers drop. Steps of 16 bits are finer than
+    float16, and iOS 16 has no quantize.
+    """
+    x = b.var(operand)
+    if grid.type.bits != 8 or b.options.min_os < 17:
+        low, high = grid.real_range()
+        return b.op("clip", x=x, alpha=low, beta=high)
+    signed = grid.as_signed()  # "better when the zero point is 0": at least int8 can have it
+    scale = b.dtype(signed.scale)
+    zero_point = Raw(np.int8(signed.zero_point)) if signed.zero_point else None
+    stored = b.op("quantize", input=x, scale=Raw(scale), zero_point=zero_point, output_dtype="int8")
+    return b.op("dequantize", input=stored, scale=Raw(scale), zero_point=zero_point)

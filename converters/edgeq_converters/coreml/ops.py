@@ -1,0 +1,23 @@
+"""The table of op handlers, complete. One file per family; importing a family adds its rows."""
+from __future__ import annotations
+
+from edgeq_converters.coreml import (
+    ops_activation,
+    ops_control,
+    ops_conv,
+    ops_elementwise,
+    ops_gather,
+    ops_linear,
+    ops_norm,
+    ops_pool,
+    ops_reduce,
+    ops_resize,
+    ops_rnn,
+    ops_shape,
+)
+from edgeq_converters.coreml.table import op as TABLE
+
+__all__ = ["TABLE"]
+
+FAMILIES = (ops_activation, ops_control, ops_conv, ops_elementwise, ops_gather, ops_linear, ops_norm, ops_pool,
+            ops_reduce, ops_resize, ops_rnn, ops_shape)

@@ -1,0 +1,137 @@
+"""Pooling in one to three spatial dimensions, NCHW."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import product
+from typing import Final
+
+import numpy as np
+
+from edgeq_converters.coreml.builder import Builder, Operand, Var
+from edgeq_converters.coreml.ops_conv import Pads, spatial, window_pads
+from edgeq_converters.coreml.table import op
+from edgeq_converters.optable import CannotLower
+
+LOWEST: Final = {"float16": -65504.0, "float32": -3.4028234663852886e38}
+
+
+def _window(b: Builder, x: Operand, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
+            amounts: Pads, ceil_mode: int) -> Pads:
+    """The padding that makes whole windows of a partly filled last one. Windows must begin inside x or its padding."""
+    if not ceil_mode:
+        return amounts
+    whole = []
+    for n, k, s, d, (before, after) in zip(b.shape(x)[2:], kernel, strides, dilations, amounts, strict=True):
+        reach = (k - 1) * d + 1
+        count = -(-(n + before + after - reach) // s) + 1
+        if (count - 1) * s >= n + before:
+            count -= 1
+        whole.append((before, max((count - 1) * s + reach - n - before, after)))
+    return whole
+
+
+def _pieces(b: Builder, x: Var, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[Var]:
+    """The elements that a window sees, one tensor for each of its positions; x is padded already."""
+    shape = b.shape(x)
+    counts = [(n - (k - 1) * d - 1) // s + 1
+              for n, k, s, d in zip(shape[2:], kernel, strides, dilations, strict=True)]
+    pieces = []
+    for position in product(*(range(k) for k in kernel)):
+        begin = [0, 0, *(p * d for p, d in zip(position, dilations, strict=True))]
+        end = [*shape[:2], *(start + (n - 1) * s + 1 for start, n, s in zip(begin[2:], counts, strides, strict=True))]
+        pieces.append(b.slice(x, begin, end, [1, 1, *strides]))
+    return pieces
+
+
+@op("MaxPool")
+def max_pool(b: Builder, x: Operand, *, kernel_shape: Sequence[int], auto_pad: str = "NOTSET", ceil_mode: int = 0,
+             dilations: Sequence[int] | None = None, pads: Sequence[int] | None = None, storage_order: int = 0,
+             strides: Sequence[int] | None = None) -> Var:
+    count = len(kernel_shape)
+    strides, dilations = spatial(strides, count), spatial(dilations, count)
+    amounts = window_pads(auto_pad, pads, b.shape(x)[2:], kernel_shape, strides, dilations)
+    amounts = _window(b, x, kernel_shape, strides, dilations, amounts, ceil_mode)
+    if set(dilations) == {1}:
+        return b.through_float(x, lambda v: _pool(b, "max_pool", v, kernel_shape, strides, amounts))
+    padded = b.pad(x, [(0, 0), (0, 0), *amounts], LOWEST[b.precision])
+    return reduce(lambda p, q: b.op("maximum", x=p, y=q), _pieces(b, padded, kernel_shape, strides, dilations))
+
+
+def _pool(b: Builder, name: str, x: Var, kernel: Sequence[int], strides: Sequence[int], amounts: Pads,
+          exclude: bool | None = None) -> Var:
+    return b.op(name, x=x, kernel_sizes=list(kernel), strides=list(strides), pad_type="custom",
+                pad=[amount for pair in amounts for amount in pair], exclude_padding_from_average=exclude)
+
+
+@op("AveragePool")
+def average_pool(b: Builder, x: Operand, *, kernel_shape: Sequence[int], auto_pad: str = "NOTSET", ceil_mode: int = 0,
+                 count_include_pad: int = 0, dilations: Sequence[int] | None = None, pads: Sequence[int] | None = None,
+                 strides: Sequence[int] | None = None) -> Var:
+    """The padding that ceil_mode adds never counts; the other does with count_include_pad."""
+    count = len(kernel_shape)
+    strides, dilations = spatial(strides, count), spatial(dilations, count)
+    amounts = window_pads(auto_pad, pads, b.shape(x)[2:], kernel_shape, strides, dilations)
+    if count_include_pad:
+        x, amounts = b.pad(x, [(0, 0), (0, 0), *amounts]), [(0, 0)] * count
+    amounts = _window(b, x, kernel_shape, strides, dilations, amounts, ceil_mode)
+    if set(dilations) == {1}:
+        return _pool(b, "avg_pool", b.var(x), kernel_shape, strides, amounts, exclude=True)
+    return _mean_of_pieces(b, x, kernel_shape, strides, dilations, amounts)
+
+
+def _mean_of_pieces(b: Builder, x: Operand, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
+                    amounts: Pads) -> Var:
+    """Dilated mean over the elements that are not padding; how many those are is known at conversion."""
+    shape = b.shape(x)
+    margins = [(0, 0), (0, 0), *amounts]
+    padded = b.var(b.pad(x, margins))
+    ones = np.pad(np.ones((1, 1, *shape[2:])), margins)
+    total = reduce(lambda p, q: b.op("add", x=p, y=q), _pieces(b, padded, kernel, strides, dilations))
+    counts = np.zeros((1, 1, *b.shape(total)[2:]))
+    for position in product(*(range(k) for k in kernel)):
+        at = tuple(slice(p * d, p * d + (n - 1) * s + 1, s)
+                   for p, d, n, s in zip(position, dilations, counts.shape[2:], strides, strict=True))
+        counts += ones[(slice(None), slice(None), *at)]
+    return b.op("mul", x=total, y=1 / counts)
+
+
+@op("LpPool")
+def lp_pool(b: Builder, x: Operand, *, kernel_shape: Sequence[int], auto_pad: str = "NOTSET", ceil_mode: int = 0,
+            dilations: Sequence[int] | None = None, p: int = 2, pads: Sequence[int] | None = None,
+            strides: Sequence[int] | None = None) -> Var:
+    """(sum of |x|^p)^(1/p)"""
+    count = len(kernel_shape)
+    strides, dilations = spatial(strides, count), spatial(dilations, count)
+    amounts = window_pads(auto_pad, pads, b.shape(x)[2:], kernel_shape, strides, dilations)
+    amounts = _window(b, x, kernel_shape, strides, dilations, amounts, ceil_mode)
+    powers = b.pad(_power(b, b.op("abs", x=x), p), [(0, 0), (0, 0), *amounts])
+    total = reduce(lambda u, v: b.op("add", x=u, y=v), _pieces(b, powers, kernel_shape, strides, dilations))
+    return _power(b, total, 1 / p)
+
+
+def _power(b: Builder, x: Operand, exponent: float) -> Var:
+    if exponent == 1:
+        return b.var(x)
+    if exponent in (2, 0.5):
+        return b.op("square" if exponent == 2 else "sqrt", x=x)
+    return b.op("pow", x=x, y=float(exponent))
+
+
+def _global(reduction: Callable[[Builder, Operand, list[int]], Var]) -> Callable[[Builder, Operand], Var]:
+    def handler(b: Builder, x: Operand) -> Var:
+        if b.rank(x) < 3:
+            raise CannotLower(f"rank {b.rank(x)} has no spatial axes")
+        return reduction(b, x, list(range(2, b.rank(x))))
+
+    return handler
+
+
+op("GlobalAveragePool")(_global(lambda b, x, axes: b.op("reduce_mean", x=x, axes=axes, keep_dims=True)))
+op("GlobalMaxPool")(_global(lambda b, x, axes: b.op("reduce_max", x=x, axes=axes, keep_dims=True)))
+
+
+@op("GlobalLpPool")
+def global_lp_pool(b: Builder, x: Operand, *, p: int = 2) -> Var:
+    powers = _power(b, b.op("abs", x=x), p)
+    return _power(b, b.op("reduce_sum", x=powers, axes=list(range(2, b.rank(x))), keep_dims=True), 1 / p)

@@ -1,0 +1,98 @@
+"""A MIL program -> model.mlpackage, written and then read back."""
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from edgeq.errors import VerificationError
+from edgeq_converters.contract import EmitOptions
+
+# Of coremltools' 107 passes, those that a graph from edgeq's own passes still profits from; in this order.
+# The others look for patterns of TensorFlow and PyTorch, or harm (facts in their docstrings and our comments):
+#   add_fp16_cast              the builder writes float16 itself; 9.0 turns masks into -inf
+#   fuse_elementwise_to_batchnorm   adds an epsilon of 1e-5 that the model does not have
+#   remove_redundant_ops       merges reads of a state before and after its update
+#   canonicalize_quantized_lut_pattern   doubles per-block files
+PASSES: Final = (
+    "common::cast_optimization",  # casts that handlers wrote back to back
+    "common::noop_elimination",
+    "common::int_op_canonicalization",  # reshape and transpose move int8 instead of floats
+    "common::nullify_redundant_quantization_zero_point",
+    "common::dequantize_quantize_pair_elimination",  # after the two above, which create such pairs
+    "common::add_conv_transpose_output_shape",
+    "common::const_elimination",
+    "common::merge_consecutive_reshapes",
+    "common::merge_consecutive_transposes",
+    "common::expand_high_rank_reshape_and_transpose",  # after the two merges: ranks above 5 exist only in between
+    "common::dead_code_elimination",
+    "common::const_deduplication",
+    "common::topological_reorder",
+    "common::dead_code_elimination",  # ends the list, as in coremltools
+)
+# https://github.com/apple/coremltools/blob/main/mlmodel/src/MILBlob/Blob/StorageFormat.hpp
+_BLOB_MAGIC: Final = 0xDEADBEEF
+_FOUR_BITS: Final = frozenset({8, 11})  # Int4, UInt4
+_UINT8: Final = 3
+
+
+def write(program: Any, path: Path, options: EmitOptions, weight_bytes4: int) -> None:
+    """Write `program` as a package and check what was written.
+
+    Raises:
+        VerificationError: 4-bit weights do not take 4 bits in the file.
+    """
+    import coremltools as ct
+
+    pipeline = ct.PassPipeline(list(PASSES), pipeline_name="edgeq")
+    with quiet():
+        ct.convert(program, source="milinternal", convert_to="mlprogram", pass_pipeline=pipeline,
+                   minimum_deployment_target=getattr(ct.target, f"iOS{options.min_os}"),
+                   compute_precision=ct.precision.FLOAT32, skip_model_load=True, package_dir=str(path))
+    _check_weights(path, weight_bytes4, options)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """coremltools' own logger and progress bars are silent inside; nothing else of the process changes."""
+    import coremltools  # noqa: F401
+
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_weights(path: Path, weight_bytes4: int, options: EmitOptions) -> None:
+    """coremltools stores int4 data at 8 bits without a word when numpy lost its dtype on the way."""
+    if not weight_bytes4:
+        return
+    kinds = _FOUR_BITS if options.min_os >= 18 else frozenset({_UINT8})
+    found = sum(size for kind, size in blobs(path) if kind in kinds)
+    if found < weight_bytes4:
+        raise VerificationError(f"{path.name}: {weight_bytes4} bytes of 4-bit weights expected, {found} found")
+
+
+def blobs(package: Path) -> list[tuple[int, int]]:
+    """The entries of a package's weight file -> (type code, bytes), in file order."""
+    files = list(package.glob("Data/*/weights/weight.bin"))
+    if not files:
+        return []
+    data = files[0].read_bytes()
+    count, offset, found = struct.unpack_from("<I", data)[0], 64, []
+    for _ in range(count):
+        magic, kind, size, start = struct.unpack_from("<IIQQ", data, offset)
+        if magic != _BLOB_MAGIC:
+            raise VerificationError(f"{package.name}: the weight file is damaged at byte {offset}")
+        found.append((kind, size))
+        offset = (start + size + 63) // 64 * 64
+    return found
