@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import edgeq
-import edgeq_runtime
 import numpy as np
 import onnxruntime
-from edgeq_runtime.benchmark import benchmark
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+import edgeq
+import edgeq_runtime
+from edgeq_runtime.benchmark import benchmark
 
 HERE = Path(__file__).parent
 MODEL = HERE / "digits.onnx"
@@ -63,7 +64,7 @@ def score_float(images: np.ndarray, labels: np.ndarray) -> tuple[Row, np.ndarray
 
 
 def score_bundle(target: str, bits: int, images: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> Row:
-    """Convert, load, run. Core ML has no engine off Apple's systems; edgeq's interpreter computes it, without a latency."""
+    """Convert, load, run. Off Apple's systems edgeq's interpreter computes Core ML bundles; its latency means nothing."""
     bundle = edgeq.convert(MODEL, target=target, bits=bits, calibration=HERE / "calibration.npz", force=True,
                            output=HERE / "bundles" / f"digits.{target}.int{bits}.edgeq")
     with edgeq_runtime.load(bundle.path, threads=1) as model:

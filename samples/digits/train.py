@@ -3,8 +3,8 @@
     pip install 'edgeq[torch]' scikit-learn
     python samples/digits/train.py
 
-The data are scikit-learn's 1797 real scanned digits of 8x8 pixels (UCI, Alpaydin and Kaynak 1998). Nothing of this runs in
-`make demo`: its results are kept in the repository.
+The data are scikit-learn's 1797 real scanned digits of 8x8 pixels (UCI, Alpaydin and Kaynak 1998). `make demo` runs
+nothing of this: its results are kept in the repository.
 """
 from __future__ import annotations
 
