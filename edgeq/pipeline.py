@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import onnx_ir as ir
@@ -20,6 +21,7 @@ from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import QUANTIZE
 from edgeq.quant.quantize import quantize
+from edgeq.quant.rounding import nearest, sum_preserving
 from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
 from edgeq.targets import TARGETS
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 VERIFIED_SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, not to measure an accuracy
 SELFTEST_SAMPLES: Final = 2
+METHODS: Final = MappingProxyType({"auto": sum_preserving, "nearest": nearest})
 Progress = Callable[[str, int], None]  # what is going on, and how many samples of it are done
 
 
@@ -55,6 +58,7 @@ class Options:
     activations: str = "auto"
     weights: str = "per-channel"
     calibrator: str = "mse"
+    method: str = "auto"
     keep_float: Sequence[str] = ()
     inputs: Mapping[str, tuple[int, ...]] | None = None
     preprocess: Preprocess | None = None
@@ -169,7 +173,7 @@ def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, sa
         assert samples is not None
         statistics = dict(calibrate(network, plan.sources, samples,
                                     progress=lambda done: options.progress("calibrating", done)))
-    return quantize(network, plan, statistics, CALIBRATORS[options.calibrator]), plan
+    return quantize(network, plan, statistics, CALIBRATORS[options.calibrator], METHODS[options.method]), plan
 
 
 class _Check:

@@ -16,6 +16,7 @@ from edgeq.quant.calibrate.statistics import TensorStatistics
 from edgeq.quant.params import grid
 from edgeq.quant.plan import Bias, QuantPlan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq.quant.rounding import Rounding, sum_preserving
 from edgeq.quant.weights import (
     bias_params,
     quantize_bias,
@@ -30,13 +31,13 @@ from edgeq.targets import Fixed
 
 
 def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics], calibrator: Calibrator,
-             ) -> ir.Model:
-    """The model with its plan carried out, as a copy. statistics: of every source of the plan.
+             rounding: Rounding = sum_preserving) -> ir.Model:
+    """The model with its plan carried out, as a copy. statistics: of every source of the plan. rounding: of weights.
 
         x -> Conv(w, b) -> Relu -> y      =>      x -> Q -> DQ -> Conv(DQ(int8 w), DQ(int32 b)) -> Relu -> Q -> DQ -> y
     """
     model = model.clone()
-    writer = _Writer(model.graph, plan, _grids(model.graph, plan, statistics, calibrator))
+    writer = _Writer(model.graph, plan, _grids(model.graph, plan, statistics, calibrator), rounding)
     writer.write_weights()
     writer.write_activations()
     return model
@@ -67,8 +68,8 @@ def _prescribed(kind: QuantType, fixed: Fixed) -> QuantParams:
 class _Writer:
     """Inserts the Q and DQ nodes of one plan into one graph."""
 
-    def __init__(self, graph: ir.Graph, plan: QuantPlan, grids: Mapping[str, QuantParams]):
-        self.graph, self.plan, self.grids = graph, plan, grids
+    def __init__(self, graph: ir.Graph, plan: QuantPlan, grids: Mapping[str, QuantParams], rounding: Rounding):
+        self.graph, self.plan, self.grids, self.rounding = graph, plan, grids, rounding
         self.nodes = {label(node): node for node in graph}
         self.order = {node: position for position, node in enumerate(graph)}
         self.values = {value.name or "": value for node in graph for value in (*node.inputs, *node.outputs) if value}
@@ -89,7 +90,7 @@ class _Writer:
             offsets = bias_params(params, np.float32(self.grids[bias.activation].scale), addend.size)
             self._store(self.graph.initializers[bias.value], quantize_bias(addend, offsets), offsets,
             self.nodes[bias.node])
-        self._store(value, quantize_weight(weight, params), params, *(use.node for use in value.uses()))
+        self._store(value, quantize_weight(weight, params, self.rounding), params, *(use.node for use in value.uses()))
 
     def _data(self, name: str) -> NDArray[np.float32]:
         data = constant(self.graph.initializers[name])

@@ -7,35 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, QuantType, quantize
-
-CLIPS = np.linspace(0.5, 1.0, 21)  # shares of the largest magnitude tried as the end of a coarse grid
+from edgeq.quant.rounding import Rounding
+from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, QuantType, broadcast
 
 
 def weight_params(weight: NDArray[np.float32], kind: QuantType) -> QuantParams:
     """weight (any shape) -> symmetric scales with zero point 0: [] per tensor, [C] per channel, blocked axis divided.
 
-    Eight bits cover the largest magnitude. Below, the largest is clipped where that lowers the squared error: at 4 bits
-    half a step of the full range costs more than a few clipped outliers (Banner et al. 2019, arXiv:1810.05723).
+    The grid covers the largest magnitude: clipping it away lowers the squared error at 4 bits, but spoils the sums that
+    `rounding.sum_preserving` keeps, which matter more (4-bit SqueezeNet 1.1: 56 % top-1 against 54 with the best clip).
     """
-    groups = _grouped(weight, kind)  # [groups, elements]
-    peak = np.abs(groups).max(axis=1)
+    groups = _grouped(weight, kind)
+    peak = np.abs(groups).max(axis=(1, 2))
     peak = np.maximum(peak, max(float(peak.max(initial=0.0)) * 1e-6, 1e-12))  # all-zero channels get a finite scale
-    high = kind.range[1]
-    scale = peak / high if kind.bits >= 8 else _best_clip(groups, peak, high)
     shape = _scale_shape(weight.shape, kind)
-    return QuantParams(kind, scale.astype(np.float32).reshape(shape), np.zeros(shape, np.int32))
-
-
-def _best_clip(groups: NDArray[np.float32], peak: NDArray[np.float32], high: int) -> NDArray[np.float32]:
-    """groups [G,E], peak [G] -> scale [G] with the least squared rounding error among CLIPS."""
-    best, least = peak / high, np.full(len(peak), np.inf)
-    for clip in CLIPS:
-        scale = (peak * clip / high).astype(np.float32)
-        rounded = np.clip(np.rint(groups / scale[:, None]), -high, high) * scale[:, None]
-        error = ((rounded - groups) ** 2).sum(axis=1)
-        best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    return np.asarray(best, np.float32)
+    scale = (peak / kind.range[1]).astype(np.float32).reshape(shape)
+    return QuantParams(kind, scale, np.zeros(shape, np.int32))
 
 
 def widen_for_bias(params: QuantParams, input_scale: float, bias: NDArray[np.float32]) -> QuantParams:
@@ -61,22 +48,46 @@ def quantize_bias(bias: NDArray[np.float32], params: QuantParams) -> NDArray[np.
     return np.clip(stored, -(2**31) + 1, 2**31 - 1).astype(np.int32)
 
 
-def quantize_weight(weight: NDArray[np.float32], params: QuantParams) -> NDArray[np.int8]:
+def quantize_weight(weight: NDArray[np.float32], params: QuantParams, rounding: Rounding) -> NDArray[np.int8]:
     """weight -> integers in the narrow range, same shape."""
-    return quantize(weight, params).astype(np.int8)
+    kind = params.type
+    steps = _grouped(weight / broadcast(params.scale, kind.granularity, weight.shape), kind)
+    return _ungrouped(rounding(steps, kind.range[1]), weight.shape, kind).astype(np.int8)
 
 
 def _grouped(weight: NDArray[np.float32], kind: QuantType) -> NDArray[np.float32]:
-    """Bring everything that shares a scale onto one row, in the order of the flattened scales."""
+    """Everything that shares a scale on one row, in the order of the flattened scales -> [rows, kernels, kernel size].
+
+    A kernel is what lies behind the first two axes of a weight, as Conv and ConvTranspose store it.
+    """
+    size = int(np.prod(weight.shape[2:], dtype=np.int64))
     match kind.granularity:
         case PerTensor():
-            return weight.reshape(1, -1)
+            return weight.reshape(1, -1, size)
         case PerChannel(axis):
-            return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-        case PerBlock(size, axis):
-            axis %= weight.ndim
-            split = weight.reshape(*weight.shape[:axis], -1, size, *weight.shape[axis + 1:])
-            return np.moveaxis(split, axis + 1, -1).reshape(-1, size)
+            return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1, size if axis < 2 else 1)
+        case PerBlock(block, axis):
+            split, axis = _split(weight, block, axis)
+            return np.moveaxis(split, axis + 1, -1).reshape(-1, block, 1)
+
+
+def _ungrouped(grouped: NDArray[np.float32], shape: tuple[int, ...], kind: QuantType) -> NDArray[np.float32]:
+    """The inverse of _grouped."""
+    match kind.granularity:
+        case PerTensor():
+            return grouped.reshape(shape)
+        case PerChannel(axis):
+            moved = (shape[axis], *shape[:axis], *shape[axis + 1:])
+            return np.moveaxis(grouped.reshape(moved), 0, axis)
+        case PerBlock(block, axis):
+            axis %= len(shape)
+            outside = (*shape[:axis], shape[axis] // block, *shape[axis + 1:])
+            return np.moveaxis(grouped.reshape(*outside, block), -1, axis + 1).reshape(shape)
+
+
+def _split(weight: NDArray[np.float32], block: int, axis: int) -> tuple[NDArray[np.float32], int]:
+    axis %= weight.ndim
+    return weight.reshape(*weight.shape[:axis], -1, block, *weight.shape[axis + 1:]), axis
 
 
 def _scale_shape(shape: tuple[int, ...], kind: QuantType) -> tuple[int, ...]:

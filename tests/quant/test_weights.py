@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from edgeq.quant.rounding import nearest, sum_preserving
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType, dequantize
 
@@ -19,7 +20,7 @@ FLOATS = st.floats(-100, 100, width=32)
 def test_integers_stay_narrow_and_errors_below_half_a_step(bits: int, granularity: Granularity,
                                                            weight: NDArray[np.float32]) -> None:
     params = weight_params(weight, QuantType(bits, granularity=granularity))
-    stored = quantize_weight(weight, params)
+    stored = quantize_weight(weight, params, nearest)
     high = 2 ** (bits - 1) - 1
     assert np.isfinite(params.scale).all()
     assert (params.scale > 0).all()
@@ -32,25 +33,35 @@ def test_integers_stay_narrow_and_errors_below_half_a_step(bits: int, granularit
 
 
 def test_per_channel_beats_per_tensor_on_uneven_channels() -> None:
-    weight = np.random.default_rng(0).normal(size=(8, 40)) * np.logspace(-3, 0, 8)[:, None]
+    weight = (np.random.default_rng(0).normal(size=(8, 40)) * np.logspace(-3, 0, 8)[:, None]).astype(np.float32)
     weight = weight.astype(np.float32)
 
     def error(granularity: Granularity) -> float:
         params = weight_params(weight, QuantType(8, granularity=granularity))
-        relative = (dequantize(quantize_weight(weight, params), params) - weight) / np.abs(weight).max(1, keepdims=True)
+        relative = (dequantize(quantize_weight(weight, params, nearest), params) - weight) / np.abs(weight).max(1, keepdims=True)
         return float(np.abs(relative).max())
 
     assert error(PerChannel(0)) < 0.005 < 0.1 < error(PerTensor())
 
 
-def test_clipping_lowers_the_error_at_four_bits() -> None:
-    weight = np.random.default_rng(1).standard_t(4, size=(6, 500)).astype(np.float32)
-    kind = QuantType(4, granularity=PerChannel(0))
+@pytest.mark.parametrize(("shape", "kind"), [
+    ((5, 3, 3, 2), QuantType(4, granularity=PerChannel(0))),
+    ((3, 5, 2, 3), QuantType(8, granularity=PerChannel(1))),
+    ((12, 7), QuantType(4, granularity=PerBlock(4, 0))),
+])
+def test_sum_preserving_rounding_keeps_every_sum_within_a_step_and_every_weight_within_one(
+        shape: tuple[int, ...], kind: QuantType) -> None:
+    weight = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     params = weight_params(weight, kind)
-    full = np.abs(weight).max(1) / 7
-    plain = np.clip(np.rint(weight / full[:, None]), -7, 7) * full[:, None]
-    ours = dequantize(quantize_weight(weight, params), params)
-    assert ((ours - weight) ** 2).sum() < 0.75 * ((plain - weight) ** 2).sum()
+    error = {rounding: (dequantize(quantize_weight(weight, params, rounding), params) - weight)
+             / dequantize(np.ones(shape, np.int8), params) for rounding in (nearest, sum_preserving)}
+    assert np.abs(error[sum_preserving]).max() < 1.0001, "rounded up or down, no further"
+    axes = {PerChannel(0): (1, 2, 3), PerChannel(1): (0, 2, 3)}
+    if kind.granularity in axes:
+        sums = {rounding: np.abs(e.sum(axes[kind.granularity])).max() for rounding, e in error.items()}
+    else:
+        sums = {rounding: np.abs(e.reshape(3, 4, 7).sum(1)).max() for rounding, e in error.items()}
+    assert sums[sum_preserving] < 0.51 < sums[nearest]
 
 
 def test_an_all_zero_channel_has_a_finite_scale() -> None:
@@ -58,4 +69,4 @@ def test_an_all_zero_channel_has_a_finite_scale() -> None:
     weight[1] = 1
     params = weight_params(weight, QuantType(8, granularity=PerChannel(0)))
     assert (params.scale > 0).all()
-    assert not quantize_weight(weight, params)[0].any()
+    assert not quantize_weight(weight, params, nearest)[0].any()

@@ -1,0 +1,44 @@
+"""Which way to round: pure numpy on weights in units of their step, no data needed."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Steps: TypeAlias = NDArray[np.float32]
+Rounding: TypeAlias = Callable[[Steps, int], Steps]
+
+
+def nearest(steps: Steps, limit: int) -> Steps:
+    """steps (any shape) -> the nearest integers in [-limit, limit], ties to even."""
+    return np.clip(np.rint(steps), -limit, limit)
+
+
+def sum_preserving(steps: Steps, limit: int) -> Steps:
+    """steps [O,I,K]: O rows that share a scale, I kernels of K weights -> integers whose sums stay within half a step.
+
+    Inputs of a layer are strongly correlated within a kernel, and most have a mean that is not zero: what reaches the
+    next layer is mostly the sum of the rounding errors. So of the weights of a kernel, then of a row, as many as the
+    sum is off are rounded the other way, those nearest to a tie first. After SQuant (Guo et al. 2022,
+    arXiv:2202.07471), without its limit of one flip a kernel in the second stage.
+    """
+    rows, kernels, size = steps.shape
+    rounded = nearest(steps, limit)
+    if size > 1:
+        rounded = _balance(steps.reshape(-1, size), rounded.reshape(-1, size), limit)
+    return _balance(steps.reshape(rows, -1), rounded.reshape(rows, -1), limit).reshape(rows, kernels, size)
+
+
+def _balance(steps: Steps, rounded: Steps, limit: int) -> Steps:
+    """Flip elements of each row of `rounded` [G,E] until its sum is that of `steps`, to half a step."""
+    error = rounded - steps
+    surplus = np.rint(error.sum(axis=1, keepdims=True, dtype=np.float64))
+    sign = np.sign(surplus)
+    rank = np.argsort(np.argsort(-sign * error, axis=1, kind="stable"), axis=1, kind="stable")
+    return np.clip(rounded - np.where(rank < np.abs(surplus), sign, 0), -limit, limit).astype(np.float32)
+
+
+ROUNDINGS: Final[Mapping[str, Rounding]] = MappingProxyType({"nearest": nearest, "sum-preserving": sum_preserving})
