@@ -1,0 +1,137 @@
+"""emit: the QDQ graph in, model.tflite out."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.errors import MissingExtra
+from edgeq.graph import constant, label, quant, real_inputs, shape
+from edgeq_converters.contract import Artifact, EmitOptions, FloatNode
+from edgeq_converters.lowered import lower_form
+from edgeq_converters.optable import OpTable, Unreached, lower_all
+from edgeq_converters.tflite import flatbuffer
+from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
+from edgeq_converters.tflite.integer import MOVING, float_reason
+from edgeq_converters.tflite.layout import identity
+from edgeq_converters.tflite.ops import table
+from edgeq_converters.tflite.kernels import version
+from edgeq_converters.tflite.program import Program, Tensor, Value
+from edgeq_converters.tflite.validate import validate
+
+ENTRY: Final = "model.tflite"
+# The first release whose kernels were run against every row of kernels.py; older ones lack the newer versions of QUANTIZE,
+# FULLY_CONNECTED (10 to 14) and DEQUANTIZE. Files that stay below those versions run on tflite-runtime 2.14 too.
+ENGINE_VERSION: Final = ">=2.1"
+NEW_VERSIONS: Final = {"FULLY_CONNECTED": 10, "CONV_2D": 7, "DEQUANTIZE": 5, "QUANTIZE": 3, "TRANSPOSE": 6, "CAST": 5}
+
+
+def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
+    """Write `folder`/model.tflite. The model's inputs and outputs keep their names, shapes, types and ONNX layout.
+
+    Raises:
+        UnsupportedModel: nodes that LiteRT cannot run, all of them.
+        MissingExtra: ai-edge-litert is not installed.
+    """
+    if find_spec("ai_edge_litert") is None:
+        raise MissingExtra("TFLite conversion", "tflite")
+    program, float_nodes = lower(lower_form(model))
+    path = folder / ENTRY
+    try:
+        validate(flatbuffer.write(program, path))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime_2_14": runs_on_old_runtime(program)},
+                    float_nodes=tuple(float_nodes))
+
+
+def runs_on_old_runtime(program: Program) -> bool:
+    """Whether tflite-runtime 2.14, the last with wheels for 32-bit ARM, has every version that the file asks for."""
+    return all(version(operator) <= NEW_VERSIONS.get(operator.kernel, 99) for operator in program.operators)
+
+
+def lower(model: ir.Model, *, dynamic: bool = False) -> tuple[Program, list[FloatNode]]:
+    """The folded graph -> (TFLite operators, the float islands of a graph that is otherwise quantized).
+
+    dynamic: see Builder.
+    """
+    return _Lowering(model.graph, table(), Builder(dynamic)).run()
+
+
+class _Lowering:
+    def __init__(self, graph: ir.Graph, ops: OpTable[Builder], builder: Builder):
+        self.graph, self.ops, self.builder = graph, ops, builder
+        self.values: dict[ir.Value, Value] = {}
+        self.islands: list[FloatNode] = []
+        self.quantized = any(quant(value) is not None for node in graph for value in node.outputs)
+
+    def run(self) -> tuple[Program, list[FloatNode]]:
+        program = self.builder.program
+        for value in real_inputs(self.graph):
+            program.inputs[value.name or ""] = self._public_input(value)
+        lower_all(self.graph, self._lower_one, self.ops.target)
+        for value in self.graph.outputs:
+            held = self._read(value)
+            tensor = self.builder.read(held, identity(held.rank), integer=False)
+            if tensor.data is not None or any(tensor is other for other in (*program.inputs.values(), *program.outputs.values())):
+                tensor = self.builder.call("RESHAPE", [tensor, self.builder.ints(tensor.shape)], tensor.shape,
+                                           newShape=list(tensor.shape))
+            tensor.name = value.name or tensor.name
+            program.outputs[value.name or ""] = tensor
+        program.prune()
+        return program, self.islands
+
+    def _public_input(self, value: ir.Value) -> Tensor:
+        assert value.dtype is not None
+        tensor = Tensor(value.name or "", shape(value), np.dtype(value.dtype.numpy()))
+        held = Value(value.name or "", tensor.shape, tensor.dtype, tensors={identity(tensor.rank): tensor}, shared=True)
+        self.values[value] = held
+        return tensor
+
+    def _read(self, value: ir.Value) -> Value:
+        if value not in self.values:
+            data = constant(value)
+            if data is None:
+                raise Unreached
+            grid = int8_grid(value)
+            if grid is not None:
+                unsigned = quant(value).type  # type: ignore[union-attr]
+                data = data.astype(np.int32) - (0 if unsigned.signed else 2 ** (unsigned.bits - 1))
+                data = data.astype(np.int8 if unsigned.bits <= 8 else np.int32)
+            dtype = np.dtype(np.float32) if grid is not None else data.dtype
+            self.values[value] = Value(value.name or "", tuple(data.shape), dtype, grid, data, shared=True)
+        return self.values[value]
+
+    def _lower_one(self, node: ir.Node) -> None:
+        inputs = [None if value is None else self._read(value) for value in node.inputs]
+        reason = float_reason(node, inputs)
+        if reason is None:
+            try:
+                self._run(node, inputs, integer=True)
+                return
+            except NeedsFloat as error:
+                reason = str(error)
+        self._run(node, inputs, integer=False)
+        if self.quantized and _computes(node, inputs):
+            self.islands.append(FloatNode(label(node), node.op_type, reason))
+
+    def _run(self, node: ir.Node, inputs: Sequence[Value | None], integer: bool) -> None:
+        self.builder.begin(node, integer)
+        made = self.ops.lower(node, self.builder, inputs)
+        results = made if isinstance(made, tuple) else (made,)
+        for output, value in zip(node.outputs, results, strict=False):
+            self.values[output] = value
+
+
+def _computes(node: ir.Node, inputs: Sequence[Value | None]) -> bool:
+    """True for a node that does float arithmetic at run time; moving data and shape arithmetic is no float island."""
+    if node.op_type in MOVING or node.op_type in ("Identity", "Cast"):
+        return False
+    real = any(value is not None and value.data is None and value.dtype.kind == "f" for value in inputs)
+    return real and any(value.dtype == ir.DataType.FLOAT for value in node.outputs)
+

@@ -1,0 +1,22 @@
+"""All handlers of this backend."""
+from __future__ import annotations
+
+from edgeq_converters.optable import OpTable
+from edgeq_converters.tflite import (
+    ops_conv,
+    ops_elementwise,
+    ops_linear,
+    ops_normalize,
+    ops_pool,
+    ops_reduce,
+    ops_shape,
+)
+from edgeq_converters.tflite.builder import Builder
+from edgeq_converters.tflite.table import op
+
+FAMILIES = (ops_conv, ops_elementwise, ops_linear, ops_normalize, ops_pool, ops_reduce, ops_shape)
+
+
+def table() -> OpTable[Builder]:
+    """The table, filled by importing the families above."""
+    return op

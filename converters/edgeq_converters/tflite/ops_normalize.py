@@ -1,0 +1,140 @@
+"""Normalizations: softmax as a kernel, the others as float formulas."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq_converters.optable import CannotLower
+from edgeq_converters.tflite.builder import Builder
+from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.layout import identity, last, permute
+from edgeq_converters.tflite.ops_shape import padded
+from edgeq_converters.tflite.program import Value
+from edgeq_converters.tflite.table import op
+from edgeq_converters.tflite.windows import VALID
+
+
+@op("Softmax", "LogSoftmax")
+def softmax(b: Builder, x: Value, *, axis: int = -1) -> Value:
+    """The kernels work on the last axis as it is stored."""
+    axis %= max(x.rank, 1)
+    layouts = [layout for layout in b.layouts(x) if layout and layout[-1] == axis] if x.data is None else []
+    layout = layouts[0] if layouts else last(x.rank, axis)
+    kernel, options = ("SOFTMAX", {"beta": 1.0}) if b.node.op_type == "Softmax" else ("LOG_SOFTMAX", {})
+    tensor = b.read(x, layout)
+    flat = b.reshape(tensor, (int(np.prod(tensor.shape[:-1])), tensor.shape[-1])) if tensor.rank > 4 else tensor
+    made = b.through(kernel, [flat], flat.shape, **options)
+    return b.result(b.reshape(made, tensor.shape), layout)
+
+
+def _shaped(b: Builder, x: Value, parameter: Value | None, what: str, first: int, layout: tuple[int, ...]) -> NDArray[Any] | None:
+    """A constant over the axes of x from `first` on, ready to broadcast against x stored in `layout`."""
+    if parameter is None:
+        return None
+    data = b.array(parameter, what)
+    wide = data.reshape((1,) * (x.rank - data.ndim) + data.shape) if first + data.ndim == x.rank else data.reshape(
+        (1,) * first + data.shape + (1,) * (x.rank - first - data.ndim))
+    return wide.transpose(layout).astype(np.float32)
+
+
+def _standardized(x: Real, places: list[int], epsilon: float) -> Real:
+    """(x - mean) / sqrt(variance + epsilon) over tensor axes."""
+    centred = x - x.reduce("MEAN", places)
+    return centred * ((centred * centred).reduce("MEAN", places) + epsilon).run("RSQRT")
+
+
+def _affine(x: Real, scale: NDArray[Any] | None, bias: NDArray[Any] | None) -> Real:
+    x = x if scale is None else x * scale
+    return x if bias is None else x + bias
+
+
+@op("LayerNormalization")
+def layer_normalization(b: Builder, x: Value, scale: Value, bias: Value | None = None, *, axis: int = -1,
+                        epsilon: float = 1e-5, stash_type: int = 1) -> Value | tuple[Value, ...]:
+    axis %= x.rank
+    if any(output.name and list(output.uses()) for output in b.node.outputs[1:]):
+        raise CannotLower("its mean or deviation is asked for")
+    layout = b.common_layout(x)
+    places = sorted(layout.index(a) for a in range(axis, x.rank))
+    real = _standardized(Real(b, b.read(x, layout)), places, epsilon)
+    made = _affine(real, _shaped(b, x, scale, "scale", axis, layout), _shaped(b, x, bias, "bias", axis, layout))
+    return b.result(made.tensor, layout)
+
+
+@op("RMSNormalization")
+def rms_normalization(b: Builder, x: Value, scale: Value, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Value:
+    axis %= x.rank
+    layout = b.common_layout(x)
+    places = sorted(layout.index(a) for a in range(axis, x.rank))
+    real = Real(b, b.read(x, layout))
+    made = real * ((real * real).reduce("MEAN", places) + epsilon).run("RSQRT")
+    return b.result(_affine(made, _shaped(b, x, scale, "scale", axis, layout), None).tensor, layout)
+
+
+@op("InstanceNormalization")
+def instance_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, epsilon: float = 1e-5) -> Value:
+    layout = b.common_layout(x)
+    real = _standardized(Real(b, b.read(x, layout)), sorted(layout.index(a) for a in range(2, x.rank)), epsilon)
+    made = _affine(real, _shaped(b, x, scale, "scale", 1, layout), _shaped(b, x, bias, "bias", 1, layout))
+    return b.result(made.tensor, layout)
+
+
+@op("GroupNormalization")
+def group_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, num_groups: int, epsilon: float = 1e-5,
+                        stash_type: int = 1) -> Value:
+    """Over [C / groups, spatial..] of each group, scale and bias per channel (opset 21)."""
+    flat = (x.shape[0], num_groups, x.size // x.shape[0] // num_groups)
+    real = _standardized(Real(b, b.reshape(b.read(x), flat)), [2], epsilon)
+    back = Real(b, b.reshape(real.tensor, x.shape))
+    order = identity(x.rank)
+    return b.result(_affine(back, _shaped(b, x, scale, "scale", 1, order), _shaped(b, x, bias, "bias", 1, order)).tensor)
+
+
+@op("BatchNormalization")
+def batch_normalization(b: Builder, x: Value, scale: Value, bias: Value, mean: Value, variance: Value, *,
+                        epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, spatial: int = 1) -> Value:
+    if training_mode:
+        raise CannotLower("training_mode=1")
+    s, o, m, v = (b.array(p, name) for p, name in ((scale, "scale"), (bias, "bias"), (mean, "mean"), (variance, "variance")))
+    factor = (s / np.sqrt(v + epsilon)).astype(np.float32)
+    layout = b.common_layout(x)
+    shape = permute([-1 if axis == 1 else 1 for axis in range(x.rank)], layout)
+    made = Real(b, b.read(x, layout)) * factor.reshape(shape) + (o - m * factor).astype(np.float32).reshape(shape)
+    return b.result(made.tensor, layout)
+
+
+@op("LpNormalization")
+def lp_normalization(b: Builder, x: Value, *, axis: int = -1, p: int = 2) -> Value:
+    layout = b.common_layout(x)
+    place = [layout.index(axis % x.rank)]
+    real = Real(b, b.read(x, layout))
+    norm = real.run("ABS").reduce("SUM", place) if p == 1 else (real * real).reduce("SUM", place).run("SQRT")
+    return b.result((real / norm).tensor, layout)
+
+
+@op("MeanVarianceNormalization")
+def mean_variance_normalization(b: Builder, x: Value, *, axes: tuple[int, ...] = (0, 2, 3)) -> Value:
+    layout = b.common_layout(x)
+    real = Real(b, b.read(x, layout))
+    places = sorted(layout.index(axis % x.rank) for axis in axes)
+    centred = real - real.reduce("MEAN", places)
+    deviation = (centred * centred).reduce("MEAN", places).run("SQRT")
+    return b.result((centred / (deviation + 1e-9)).tensor, layout)
+
+
+@op("LRN")
+def local_response(b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Value:
+    """x / (bias + alpha * mean over `size` channels of x * x) ** beta. The kernel knows odd windows only, and the reference
+    resolver's computes something else."""
+    last_axis = last(x.rank, 1)
+    tensor = b.read(x, last_axis)
+    channels = x.shape[1]
+    flat = (1, x.size // channels, channels, 1)
+    squares = b.reshape(b.call("MUL", [tensor, tensor], tensor.shape), flat)
+    before = (size - 1) // 2
+    wide = padded(b, squares, [(0, 0), (0, 0), (before, size - 1 - before), (0, 0)])
+    mean = b.call("AVERAGE_POOL_2D", [wide], flat, padding=VALID, strideH=1, strideW=1, filterHeight=1, filterWidth=size)
+    divisor = (Real(b, b.reshape(mean, tensor.shape)) * alpha + bias).run("POW", beta)
+    return b.result((Real(b, tensor) / divisor).tensor, last_axis)

@@ -1,0 +1,169 @@
+"""Pooling and resizing: windows over the spatial axes, channels last."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeq_converters.optable import CannotLower
+from edgeq_converters.tflite.builder import Builder, NeedsFloat
+from edgeq_converters.tflite.layout import channels_last, permute
+from edgeq_converters.tflite.ops_shape import padded
+from edgeq_converters.tflite.program import Tensor, Value
+from edgeq_converters.tflite.table import op
+from edgeq_converters.tflite.windows import VALID, Window, dilated_taps, two_dimensional, window
+
+
+@op("MaxPool")
+def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] = (), pads: Sequence[int] = (),
+             dilations: Sequence[int] = (), auto_pad: str = "NOTSET", ceil_mode: int = 0, storage_order: int = 0) -> Value:
+    """Padding never wins a maximum: with the lowest number of the type where SAME does not fit."""
+    if len(b.node.outputs) > 1 and b.node.outputs[1].name:
+        raise CannotLower("the indices of the maxima are asked for")
+    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
+    tensor = b.read(x, channels_last(x.rank))
+    if len(kernel_shape) > 2:
+        raise CannotLower("pooling over three axes")
+    if tensor.dtype != np.float32 and tensor.grid is None:
+        tensor = b.cast(tensor, np.float32)
+    return b.result(two_dimensional(b, tensor, w, _max_pool, x.shape[1]), channels_last(x.rank))
+
+
+def _max_pool(b: Builder, tensor: Tensor, w: Window) -> Tensor:
+    low = -128 if tensor.grid is not None else np.finfo(np.float32).min
+    if w.padding is None:
+        tensor = _filled(b, tensor, w.pads, low)
+    if max(w.dilations) > 1:
+        taps = dilated_taps(b, tensor, w)
+        for tap in taps[1:]:
+            taps[0] = b.call("MAXIMUM", [taps[0], tap], tap.shape)
+        return taps[0]
+    return _pool(b, "MAX_POOL_2D", tensor, w)
+
+
+def _filled(b: Builder, tensor: Tensor, pads: Sequence[tuple[int, int]], stored: float) -> Tensor:
+    """Pad the two spatial axes with a stored number."""
+    amounts = [(0, 0), *pads, (0, 0)]
+    out = [size + sum(pair) for size, pair in zip(tensor.shape, amounts, strict=True)]
+    if tuple(out) == tensor.shape:
+        return tensor
+    value = b.constant(np.array(stored, tensor.dtype), tensor.grid)
+    return b.call("PADV2", [tensor, b.ints(np.array(amounts)), value], out)
+
+
+def _pool(b: Builder, kernel: str, tensor: Tensor, w: Window) -> Tensor:
+    n, _, _, c = tensor.shape
+    return b.call(kernel, [tensor], (n, *w.out, c), padding=VALID if w.padding is None else w.padding,
+                  strideH=w.strides[0], strideW=w.strides[1], filterHeight=w.kernel[0], filterWidth=w.kernel[1])
+
+
+@op("AveragePool")
+def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] = (), pads: Sequence[int] = (),
+                 dilations: Sequence[int] = (), auto_pad: str = "NOTSET", ceil_mode: int = 0,
+                 count_include_pad: int = 0) -> Value:
+    """The kernel divides by the elements inside the input. Other divisors are corrected by a constant factor per place."""
+    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
+    if len(kernel_shape) > 2:
+        raise CannotLower("pooling over three axes")
+    dilated, padding = max(w.dilations) > 1, any(map(sum, w.pads))
+    if b.integer and (dilated or (padding and (count_include_pad or w.padding is None))):
+        raise NeedsFloat("an average over windows that the pads cut off")
+    tensor = b.read(x, channels_last(x.rank))
+
+    def pool(b: Builder, tensor: Tensor, w: Window) -> Tensor:
+        if dilated:
+            return _dilated_average(b, tensor, w, count_include_pad)
+        if padding and (count_include_pad or w.padding is None):
+            taken = padded(b, tensor, [(0, 0), *w.pads, (0, 0)])
+            pooled = _pool(b, "AVERAGE_POOL_2D", taken, w.without_pads())
+            factor = w.kernel[0] * w.kernel[1] / w.counts(bool(count_include_pad))
+            return pooled if np.all(factor == 1) else b.call("MUL", [pooled, b.constant(factor)], pooled.shape)
+        return _pool(b, "AVERAGE_POOL_2D", tensor, w)
+
+    return b.result(two_dimensional(b, tensor, w, pool, x.shape[1]), channels_last(x.rank))
+
+
+def _dilated_average(b: Builder, tensor: Tensor, w: Window, include: int) -> Tensor:
+    tensor = padded(b, tensor, [(0, 0), *w.pads, (0, 0)])
+    taps = dilated_taps(b, tensor, w)
+    for tap in taps[1:]:
+        taps[0] = b.call("ADD", [taps[0], tap], tap.shape)
+    return b.call("MUL", [taps[0], b.constant((1 / w.counts(bool(include))).astype(np.float32))], taps[0].shape)
+
+
+@op("GlobalAveragePool")
+def global_average_pool(b: Builder, x: Value) -> Value:
+    layout = b.common_layout(x)
+    axes = [layout.index(axis) for axis in range(2, x.rank)]
+    tensor = b.call("MEAN", [b.read(x, layout), b.ints(axes)], permute(b.shape, layout), keepDims=True)
+    return b.result(tensor, layout)
+
+
+@op("GlobalMaxPool")
+def global_max_pool(b: Builder, x: Value) -> Value:
+    layout = b.common_layout(x)
+    axes = [layout.index(axis) for axis in range(2, x.rank)]
+    tensor = b.call("REDUCE_MAX", [b.read(x, layout), b.ints(axes)], permute(b.shape, layout), keepDims=True)
+    return b.result(tensor, layout)
+
+
+@op("Resize")
+def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None = None, sizes: Value | None = None, *,
+           mode: str = "nearest", coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor",
+           cubic_coeff_a: float = -0.75, exclude_outside: int = 0, antialias: int = 0, extrapolation_value: float = 0.0,
+           axes: Sequence[int] = (), keep_aspect_ratio_policy: str = "stretch") -> Value:
+    """The kernels where they compute the same; every other form is a product with a constant matrix per axis."""
+    from edgeq_converters.tflite.resize import Grid, matrix
+
+    given = b.array(scales, "scales").ravel().tolist() if scales is not None and scales.size else None
+    places = [axis % x.rank for axis in axes] or list(range(x.rank))
+    factors = dict(zip(places, given, strict=True)) if given else {}
+    changed = [a for a in range(x.rank) if x.shape[a] != b.shape[a] or factors.get(a, 1.0) != 1.0]
+    if coordinate_transformation_mode == "tf_crop_and_resize":
+        raise CannotLower("coordinate_transformation_mode=tf_crop_and_resize")
+    whole = all(b.shape[a] % x.shape[a] == 0 for a in changed) and all(
+        factors.get(a, b.shape[a] / x.shape[a]) == b.shape[a] / x.shape[a] for a in changed)
+    layout = channels_last(x.rank)
+    spatial = x.rank == 4 and set(changed) <= {2, 3}
+    if spatial and mode == "nearest" and whole and _repeats(coordinate_transformation_mode, nearest_mode):
+        return b.result(_resized(b, "RESIZE_NEAREST_NEIGHBOR", b.read(x, layout)), layout)
+    if (spatial and mode == "linear" and whole and not antialias and coordinate_transformation_mode in LINEAR_OPTIONS):
+        options = LINEAR_OPTIONS[coordinate_transformation_mode]
+        return b.result(_resized(b, "RESIZE_BILINEAR", b.read(x, layout), **options), layout)
+    if b.integer and mode != "nearest":
+        raise NeedsFloat(f"resizing with mode={mode}, {coordinate_transformation_mode} has no int8 kernel")
+    how = Grid(mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, bool(exclude_outside), bool(antialias))
+    layout = b.common_layout(x)
+    tensor = b.read(x, layout)
+    for axis in changed:
+        weights = matrix(how, x.shape[axis], b.shape[axis], factors.get(axis, b.shape[axis] / x.shape[axis]))
+        tensor = _apply(b, tensor, layout.index(axis), weights, mode)
+    return b.result(tensor, layout)
+
+
+LINEAR_OPTIONS = {"half_pixel": {"halfPixelCenters": True}, "align_corners": {"alignCorners": True}, "asymmetric": {},
+                  "pytorch_half_pixel": {"halfPixelCenters": True}}
+
+
+def _repeats(coordinates: str, rounding: str) -> bool:
+    """True when, for whole factors, nearest means "repeat each element"."""
+    return (coordinates in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel") and rounding.startswith("round")) or (
+        coordinates == "asymmetric" and rounding == "floor")
+
+
+def _resized(b: Builder, kernel: str, tensor: Tensor, **options: bool) -> Tensor:
+    n, c, h, w = b.shape
+    return b.call(kernel, [tensor, b.ints((h, w))], (n, h, w, c), **options)
+
+
+def _apply(b: Builder, tensor: Tensor, axis: int, weights: np.ndarray, mode: str) -> Tensor:  # type: ignore[type-arg]
+    """weights [out, in] along one tensor axis: GATHER for a selection, else FULLY_CONNECTED."""
+    from edgeq_converters.tflite.ops_shape import gathered
+
+    if mode == "nearest":
+        return gathered(b, tensor, weights.argmax(1), axis)
+    order = (*(a for a in range(tensor.rank) if a != axis), axis)
+    moved = b.transpose(tensor, order)
+    out = (*moved.shape[:-1], weights.shape[0])
+    made = b.call("FULLY_CONNECTED", [moved, b.constant(weights.astype(np.float32)), None], out, keepNumDims=True)
+    return b.transpose(made, tuple(order.index(a) for a in range(tensor.rank)))

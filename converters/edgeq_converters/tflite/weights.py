@@ -1,0 +1,118 @@
+"""Constant weights and biases in the form a kernel takes."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, QuantType, dequantize
+from edgeq_converters.optable import CannotLower
+from edgeq_converters.tflite.builder import Builder, NeedsFloat
+from edgeq_converters.tflite.kernels import FLOAT32, INT4, INT8, per_channel, weights_row
+from edgeq_converters.tflite.layout import Layout
+from edgeq_converters.tflite.program import Tensor, Value
+
+INT4_RANGE = (-7, 7)  # LiteRT's hybrid FULLY_CONNECTED misreads -8, measured on 2.3
+PRODUCT_RTOL = 1e-5  # kernels take the bias to lie on input scale * weight scale, whatever the file says
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a kernel's weight tensor needs to know. out: ONNX axis of the output channels.
+
+    perm: the kernel's axis order, as axes of the ONNX weight. stored: the kernel's shape where it differs from the permuted one.
+    """
+
+    kernel: str
+    out: int
+    perm: Layout
+    stored: tuple[int, ...] | None = None
+
+
+def weight_tensor(b: Builder, x: Value, w: Value, form: Filter) -> Tensor:
+    """The weight tensor of a kernel that reads `x`: integers where the combination is legal, else float.
+
+    Raises:
+        NeedsFloat: in integer mode, weights that no int8 kernel takes.
+        CannotLower: weights that are computed.
+    """
+    if w.data is None:
+        raise CannotLower("its weights are computed at run time")
+    if b.integer:
+        made = _integers(b, w, form) if w.grid is not None else None
+        if made is None or weights_row(form.kernel, "q8", made) is None:
+            raise NeedsFloat("its weights are not on a symmetric grid per output channel")
+        return made
+    if b.dynamic and w.grid is not None and x.grid is None:
+        made = _integers(b, w, form)
+        if made is not None and weights_row(form.kernel, "f32", made) is not None:
+            return made
+    return _reals(b, w, form)
+
+
+def _integers(b: Builder, w: Value, form: Filter) -> Tensor | None:
+    """The stored integers in the kernel's order, one scale per output channel; None where the grid does not allow it."""
+    assert w.data is not None and w.grid is not None
+    kind = w.grid.type
+    by_channel = isinstance(kind.granularity, PerChannel) and kind.granularity.axis % w.rank == form.out
+    if w.grid.zero_point.any() or kind.bits not in (4, 8) or not (by_channel or isinstance(kind.granularity, PerTensor)):
+        return None
+    data = w.data.transpose(form.perm)
+    if form.stored is not None:
+        data = data.reshape(form.stored)
+    axis = 3 if form.kernel == "DEPTHWISE_CONV_2D" else 0  # where each kernel keeps its output channels
+    scale = np.broadcast_to(w.grid.scale, (w.shape[form.out],)).astype(np.float32)
+    params = QuantParams(replace(kind, granularity=PerChannel(axis)), scale.copy(), np.zeros(scale.shape, np.int32))
+    narrow = kind.bits == 4 and data.size and int(data.min()) >= INT4_RANGE[0]
+    return b.constant(data.astype(np.int8), params, INT4 if narrow else INT8, w.name)
+
+
+def _reals(b: Builder, w: Value, form: Filter) -> Tensor:
+    if w.grid is not None and isinstance(w.grid.type.granularity, PerBlock):
+        tensor = b.transpose(b.read(w, integer=False), form.perm)
+    else:
+        tensor = b.read(w, form.perm, integer=False)
+    return tensor if form.stored is None else b.reshape(tensor, form.stored)
+
+
+def bias_tensor(b: Builder, x: Tensor, w: Tensor, bias: Value | None, count: int, factor: float = 1.0) -> Tensor:
+    """bias [count] (or None: zeros) for `x` and `w` as the kernel sees them: float, or int32 on the product of their grids.
+
+    Raises:
+        NeedsFloat: a computed bias, or one that overflows int32 there.
+    """
+    if bias is not None and bias.data is None:
+        raise NeedsFloat("its bias is computed at run time") if b.integer else CannotLower("its bias is computed at run time")
+    if x.grid is None or w.grid is None:
+        return b.constant(np.zeros(count, np.float32) if bias is None else (real_numbers(bias) * factor).ravel())
+    scale = np.atleast_1d(x.grid.scale * w.grid.scale).astype(np.float32)
+    stored = np.zeros(count, np.int64)
+    if bias is not None:
+        stored = _stored_bias(bias, scale, factor)
+    if np.abs(stored).max(initial=0) > np.iinfo(np.int32).max:
+        raise NeedsFloat("its bias overflows int32 on the product of the grids")
+    granularity = PerChannel(0) if per_channel(w) else PerTensor()
+    params = QuantParams(QuantType(32, granularity=granularity), scale if per_channel(w) else scale.reshape(()),
+                         np.zeros(scale.shape if per_channel(w) else (), np.int32))
+    return b.constant(stored.astype(np.int32), params, name="bias" if bias is None else bias.name)
+
+
+def _stored_bias(bias: Value, scale: NDArray[np.float32], factor: float) -> NDArray[np.int64]:
+    """The integers as they came where they already lie on the product grid, else rounded anew."""
+    assert bias.data is not None
+    grid = bias.grid
+    if factor == 1 and grid is not None and grid.type.bits == 32 and not grid.zero_point.any() and np.allclose(
+            np.broadcast_to(grid.scale, bias.shape), np.broadcast_to(scale, bias.shape), rtol=PRODUCT_RTOL, atol=0):
+        return bias.data.astype(np.int64).ravel()
+    return np.asarray(np.rint(real_numbers(bias).astype(np.float64).ravel() * factor / scale), np.int64)
+
+
+def real_numbers(value: Value) -> NDArray[Any]:
+    """A constant's real numbers."""
+    assert value.data is not None
+    return value.data if value.grid is None else dequantize(value.data, value.grid)
+
+
+__all__ = ["FLOAT32", "Filter", "bias_tensor", "real_numbers", "weight_tensor"]
