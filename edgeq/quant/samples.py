@@ -68,13 +68,12 @@ class Samples:
         """Number of samples, None where only reading them all would tell."""
         return self._length
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Number of samples; reads them all, once, where only that tells."""
         if self._length is None:
-            raise TypeError("the number of samples is not known before they are read")
+            self._length = sum(1 for _ in self)
         return self._length
-
-    def __bool__(self) -> bool:
-        return True
 
     def __iter__(self) -> Iterator[Feed]:
         empty = True
@@ -176,8 +175,7 @@ class _Columns:
                 yield {name: _Stream(stack.enter_context(open(self.path, "rb")))}
             else:
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
-                names = [name.removesuffix(".npy") for name in archive.namelist()]
-                _check_names(f"'{self.path}'", names, self.specs)
+                _check_names(f"'{self.path}'", _member_names(archive), self.specs)
                 yield {name: _Stream(stack.enter_context(archive.open(f"{name}.npy"))) for name in self.specs}
 
     def read(self) -> Iterator[Located]:
@@ -185,6 +183,15 @@ class _Columns:
             for index in range(min(stream.rows for stream in streams.values())):
                 yield Located(f"'{self.path}' sample {index}", {
                     name: _batched(stream.row(), self.specs[name]) for name, stream in streams.items()})
+
+
+def _member_names(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def _batched(row: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
@@ -215,11 +222,12 @@ def _from_folder(folder: Path, specs: Mapping[str, InputSpec], limit: int | None
 
 def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[str, NDArray[Any]]]:
     def load(file: Path) -> Mapping[str, NDArray[Any]]:
-        if file.suffix.lower() == ".npy":
-            return {_only_input(file, specs): np.load(file, allow_pickle=False)}
-        with np.load(file, allow_pickle=False) as archive:
-            _check_names(f"'{file}'", archive.files, specs)
-            return {name: archive[name] for name in specs}
+        with open(file, "rb") as raw:  # np.load would leave a damaged file open
+            if file.suffix.lower() == ".npy":
+                return {_only_input(file, specs): np.lib.format.read_array(raw, allow_pickle=False)}
+            with zipfile.ZipFile(raw) as archive:
+                _check_names(f"'{file}'", _member_names(archive), specs)
+                return {name: _member(archive, name) for name in specs}
 
     return load
 

@@ -1,24 +1,28 @@
 """From a histogram to a range: pure numpy, no graph. Every range contains 0, because Relu and padding need it exact."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.quant.calibrate.statistics import BINS, TensorStatistics
 
-Calibrator: TypeAlias = Callable[[TensorStatistics], tuple[float, float]]
+
+class Calibrator(Protocol):
+    """What every function of this file is; only some need to know how many levels the grid will have."""
+
+    def __call__(self, statistics: TensorStatistics, bits: int = 8, /) -> tuple[float, float]: ...
 
 
-def minmax(statistics: TensorStatistics) -> tuple[float, float]:
+def minmax(statistics: TensorStatistics, bits: int = 8) -> tuple[float, float]:
     """The smallest and the largest element -> (low, high)."""
     return min(statistics.min, 0.0), max(statistics.max, 0.0)
 
 
-def percentile(statistics: TensorStatistics, percent: float = 99.99) -> tuple[float, float]:
+def percentile(statistics: TensorStatistics, bits: int = 8, *, percent: float = 99.99) -> tuple[float, float]:
     """The range that holds ``percent`` of the elements, as much cut off below as above -> (low, high)."""
     low, high = minmax(statistics)
     total = statistics.count
@@ -33,25 +37,20 @@ def percentile(statistics: TensorStatistics, percent: float = 99.99) -> tuple[fl
 def mse(statistics: TensorStatistics, bits: int = 8, *, candidates: int = 128) -> tuple[float, float]:
     """The range whose ``2**bits`` levels lose the least squared error -> (low, high).
 
-    The two ends are clipped independently, in turn, until neither moves: the error of clipping one side depends on the
-    other side only through the step.
+    Each end has ``candidates`` places between 0 and the extreme element. The ends are moved in turn until neither
+    moves: the error that one end causes depends on the other only through the step.
     """
     low, high = minmax(statistics)
     if low == high:
         return low, high
     centres, counts = _occupied(statistics)
     fractions = np.linspace(1 / candidates, 1.0, candidates)
-    best = (low, high)
-    for _ in range(4):
+    lows, highs = np.unique(low * fractions), np.unique(high * fractions)
+    best, before = (low, high), None
+    while best != before:
         before = best
-        if low < 0:
-            lows = low * fractions
-            best = (float(lows[_errors(centres, counts, lows, np.full_like(lows, best[1]), bits).argmin()]), best[1])
-        if high > 0:
-            highs = high * fractions
-            best = (best[0], float(highs[_errors(centres, counts, np.full_like(highs, best[0]), highs, bits).argmin()]))
-        if best == before:
-            break
+        best = (float(lows[_errors(centres, counts, lows, np.full_like(lows, best[1]), bits).argmin()]), best[1])
+        best = (best[0], float(highs[_errors(centres, counts, np.full_like(highs, best[0]), highs, bits).argmin()]))
     return best
 
 

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from edgeq.errors import CalibrationError
 
 BINS: Final = 2048  # per sign: a tensor fills more than half of its range, so an 8-bit step spans 4 to 16 bins
 FORMAT: Final = 1
+_UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 _SMALLEST_EXPONENT: Final = -100  # below 2**-100 everything counts as zero; BINS / bound stays finite in float32
 _COUNTED: Final = 1 << 16  # elements of one tensor of one sample: neighbours in a large feature map tell little more
 
@@ -136,7 +139,7 @@ class Statistics(Mapping[str, TensorStatistics]):
             CalibrationError: not such a file, or of another format.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 stored = {name: file[name] for name in file.files}
             if int(stored["format"]) != FORMAT:
                 raise CalibrationError(f"'{path}' has the statistics format {int(stored['format'])}, this edgeq reads "
@@ -145,7 +148,7 @@ class Statistics(Mapping[str, TensorStatistics]):
             tensors = {str(name): TensorStatistics(counts, int(exponent), float(low), float(high))
                        for name, counts, exponent, (low, high) in zip(*columns, strict=True)}
             return cls(tensors, int(stored["samples"]))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except _UNREADABLE as error:
             raise CalibrationError(f"'{path}' does not hold calibration statistics; calibrate again") from error
 
 
