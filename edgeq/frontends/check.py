@@ -40,7 +40,8 @@ def _check_numbers(model: ir.Model) -> None:
     broken = [value.name or "?" for graph in model.graphs() for value in graph.initializers.values() if _has_nan(value)]
     if broken:
         more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-        raise ModelError(f"weights hold NaN: {', '.join(broken[:_SHOWN])}{more}; the training went wrong or the file is damaged")
+        raise ModelError(f"weights hold NaN: {', '.join(broken[:_SHOWN])}{more}; "
+                         "the training went wrong or the file is damaged")
 
 
 def _has_nan(value: ir.Value) -> bool:

@@ -60,7 +60,7 @@ def _is_new(node: ir.Node, version: int) -> bool:
 def _body(node: ir.Node, version: int) -> onnx.FunctionProto | None:
     if not onnx.defs.has(node.op_type, version, ""):
         return None
-    schema = onnx.defs.get_schema(node.op_type, version, "")
+    schema: Any = onnx.defs.get_schema(node.op_type, version, "")  # onnx's stubs lack the members of functions
     text = b""
     if schema.has_function:
         text = schema.get_function_with_opset_version(schema.function_opset_versions[-1])
@@ -74,7 +74,8 @@ def _body(node: ir.Node, version: int) -> onnx.FunctionProto | None:
 def _type_proto(value: ir.Value | None) -> bytes:
     proto = onnx.TypeProto()
     if value is not None:
-        ir.serde.serialize_type_into(proto, value.type) if value.type is not None else None
+        if value.type is not None:
+            ir.serde.serialize_type_into(proto, value.type)
         if value.shape is not None:
             ir.serde.serialize_shape_into(proto, value.shape)
     return proto.SerializeToString()

@@ -24,8 +24,8 @@ Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram
 def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}) -> ir.Model:
     """Read a network.
 
-    source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module and
-        its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned) or a torch
+    source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module
+        and its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned) or a torch
         ExportedProgram.
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
 

@@ -37,7 +37,8 @@ def read_pt2(path: Path) -> ir.Model:
 def from_function(source: str) -> ir.Model:
     """"module:function" -> the model. The function takes nothing and returns (torch module, example inputs).
 
-    Example inputs are a tuple (positional) or a dict (by name). The current folder is searched first, as `python -m` does.
+    Example inputs are a tuple (positional) or a dict (by name). The current folder is searched first, as with
+    `python -m`.
 
     Raises:
         ModelError: the module or function is missing, fails, or returns something else.

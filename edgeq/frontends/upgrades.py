@@ -1,7 +1,7 @@
 """What changed in ONNX between opset 7 and 21, one row per change.
 
-A change that only widened types, or added an attribute whose default is the old meaning, needs no row. Source of every row:
-https://github.com/onnx/onnx/blob/main/docs/Changelog.md
+A change that only widened types, or added an attribute whose default is the old meaning, needs no row. Source of every
+row: https://github.com/onnx/onnx/blob/main/docs/Changelog.md
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CannotAdapt(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``adapt`` turns the form of ``op`` that was valid before opset ``since`` into the form valid from there, in place."""
+    """``adapt`` turns the form of ``op`` valid before opset ``since`` into the form valid from there, in place."""
 
     op: str
     since: int
@@ -142,7 +142,7 @@ def _resize_inputs(node: ir.Node) -> None:
 
 
 def _resize_one_of(node: ir.Node) -> None:
-    """Until 12 an unused roi or scales was an empty tensor; now it is absent, and only one of scales and sizes may be there."""
+    """Until 12 an unused roi or scales was an empty tensor; now it is absent, and scales excludes sizes."""
     if attribute(node, "coordinate_transformation_mode") == "tf_half_pixel_for_nn":
         raise CannotAdapt("coordinate_transformation_mode=tf_half_pixel_for_nn was removed in opset 13")
     for index in (1, 2):
@@ -197,7 +197,8 @@ def _grid_sample_mode(node: ir.Node) -> None:
 
 
 def _roi_align_mode(node: ir.Node) -> None:
-    node.attributes["coordinate_transformation_mode"] = ir.AttrString("coordinate_transformation_mode", "output_half_pixel")
+    mode = ir.AttrString("coordinate_transformation_mode", "output_half_pixel")
+    node.attributes[mode.name] = mode
 
 
 def _dft_axis(node: ir.Node) -> None:

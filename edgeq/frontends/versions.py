@@ -7,13 +7,17 @@ two screens of rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
-from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass, ShapeInferencePass
+from onnx_ir.passes.common import (
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    LiftSubgraphInitializersToMainGraphPass,
+    RemoveInitializersFromInputsPass,
+    ShapeInferencePass,
+)
 
 from edgeq.errors import ModelError, Problem, UnsupportedModel
 from edgeq.frontends import upgrades
@@ -25,7 +29,7 @@ NEWEST: Final = onnx.defs.onnx_opset_version()
 
 
 def to_opset(model: ir.Model, version: int) -> None:
-    """Bring a model to one opset, in place: functions inlined, constants lifted to initializers, none of them overridable.
+    """Bring a model to one opset, in place: functions inlined, constants lifted, no initializer an overridable input.
 
     Raises:
         ModelError: the opset is older than 7, or newer than the installed onnx package knows.
@@ -93,11 +97,6 @@ def _upgrade(model: ir.Model, given: int, version: int) -> None:
 def _downgrade(model: ir.Model, version: int) -> None:
     expand_functions(model, version)
     _adapt(model, DOWNGRADES, version)
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    problem: Problem
 
 
 def _adapt(model: ir.Model, steps: list[upgrades.Step] | tuple[upgrades.Step, ...], version: int) -> None:

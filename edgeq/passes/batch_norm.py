@@ -12,7 +12,6 @@ from edgeq.passes.rewrite import bypass, float_weight, only_reader
 from edgeq.scheme import per_axis
 
 
-
 def fold_batch_norm(model: ir.Model) -> int:
     """Scale the weights of a Conv, ConvTranspose or Gemm by the BatchNormalization that alone reads it -> how many.
 
@@ -56,8 +55,9 @@ def scale_outputs(node: ir.Node, factor: NDArray[np.float64], shift: NDArray[np.
     if old_bias is not None and old_bias.size not in (1, channels):
         return False  # a bias of a Gemm may be a whole matrix
     factor, shift = (np.broadcast_to(part.reshape(-1), (channels,)) for part in (factor, shift))
-    old = np.zeros(channels) if old_bias is None else np.broadcast_to(old_bias.reshape(-1), (channels,)).astype(np.float64)
-    assert node.graph is not None and node.inputs[1] is not None
+    old = np.zeros(1) if old_bias is None else old_bias.reshape(-1).astype(np.float64)
+    assert node.graph is not None
+    assert node.inputs[1] is not None
     scaled = _scaled(node, weight, factor)
     new_weight = initializer(node.graph, f"{node.inputs[1].name}_scaled", scaled.astype(weight.dtype))
     bias_name = bias.name if bias is not None else f"{node.outputs[0].name}_bias"

@@ -7,16 +7,29 @@ from typing import Final
 
 import onnx_ir as ir
 
+from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recognize_sigmoid
+from edgeq.passes.affine import fold_affine
 from edgeq.passes.batch_norm import fold_batch_norm
-from edgeq.passes.clean import remove_unused
+from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
 from edgeq.passes.fold import fold_constants
+from edgeq.passes.layer_norm import recognize_layer_norm
+from edgeq.passes.merge import merge_bounds, merge_reshapes, merge_transposes
+from edgeq.passes.padding import explicit_padding, fold_padding
+from edgeq.passes.pooling import mean_to_global_pool
+from edgeq.passes.rewrite import nodes_of
+from edgeq.passes.slices import positive_axes
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One rewrite, in place -> how often it fired. ``why``: what its place in the order is for."""
+    """One rewrite, in place -> how often it fired.
+
+    why: what its place in the order is for. exact: the results keep every bit; the others reorder float arithmetic, and
+    stay away from a model that is quantized already, where one bit can move a result to the next integer.
+    """
 
     run: Callable[[ir.Model], int]
+    exact: bool
     why: str
 
     @property
@@ -33,21 +46,38 @@ class Applied:
 
 
 PASSES: Final[tuple[Pass, ...]] = (
-    Pass(fold_constants, "first: every later pattern asks for constants"),
-    Pass(fold_batch_norm, ""),
-    Pass(remove_unused, "last: what the others left behind"),
+    Pass(fold_constants, True, "first: every later pattern asks for constants"),
+    Pass(remove_no_ops, True, "before the patterns, which would not look through a Dropout or an Identity"),
+    Pass(positive_axes, True, "before the patterns that compare axes"),
+    Pass(merge_transposes, True, "before merge_reshapes: opposite Transposes between two Reshapes are gone by then"),
+    Pass(merge_reshapes, True, "after remove_no_ops, so that no chain ends in a Reshape to the same shape"),
+    Pass(explicit_padding, True, "before fold_padding, which adds numbers to pads"),
+    Pass(fold_padding, True, "before the foldings into weights, whose Conv it then follows directly"),
+    Pass(merge_bounds, True, "before recognize_hard_swish, which looks for one Clip"),
+    Pass(fold_batch_norm, False, "before the activations: what they call x is then the Conv itself"),
+    Pass(recognize_sigmoid, False, "before fold_affine, which could take the Add(1) of a pattern"),
+    Pass(recognize_hard_swish, False, "before fold_affine, which could take the Add(3)"),
+    Pass(recognize_gelu, False, "before fold_affine, which could take the Mul(0.5)"),
+    Pass(recognize_layer_norm, False, "before mean_to_global_pool, which would take its ReduceMean away"),
+    Pass(fold_affine, False, "after all patterns that hold an Add or a Mul"),
+    Pass(mean_to_global_pool, False, "after recognize_layer_norm"),
+    Pass(deduplicate_initializers, True, "once the rewrites have made their constants"),
+    Pass(remove_unused, True, "last: what the others left behind"),
 )
 
 
 def canonicalize(model: ir.Model) -> list[Applied]:
     """Run every pass in order, in place, until none fires -> what fired, in order of the table.
 
-    The model has static shapes (see `fix_shapes`); every pass keeps them. Quantized weights, QuantizeLinear and
-    DequantizeLinear are never touched, so that a quantized model keeps its integers.
+    The model has static shapes (see `fix_shapes`); every pass keeps them. A model that holds QuantizeLinear or
+    DequantizeLinear keeps its integers to the bit: no pass touches those nodes or folds their constants, and passes
+    that are not exact are skipped.
     """
-    counts = dict.fromkeys((step.name for step in PASSES), 0)
+    quantized = bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear"))
+    steps = [step for step in PASSES if step.exact or not quantized]
+    counts = dict.fromkeys((step.name for step in steps), 0)
     while True:
-        fired = [(step.name, step.run(model)) for step in PASSES]
+        fired = [(step.name, step.run(model)) for step in steps]
         for name, count in fired:
             counts[name] += count
         if not any(count for _, count in fired):

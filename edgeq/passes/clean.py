@@ -1,8 +1,16 @@
-"""What nobody reads is removed."""
+"""Nodes that do nothing and values that nobody reads."""
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import DeduplicateHashedInitializersPass, RemoveUnusedNodesPass
+
+from edgeq.graph import all_nodes, attribute, constant
+from edgeq.passes.rewrite import bypass, can_bypass, same_shape, static
 
 
 def remove_unused(model: ir.Model) -> int:
@@ -12,5 +20,82 @@ def remove_unused(model: ir.Model) -> int:
     return before - _size(model)
 
 
+def deduplicate_initializers(model: ir.Model) -> int:
+    """Constants with equal bytes, shape and dtype become one -> how many are gone."""
+    before = _size(model)
+    DeduplicateHashedInitializersPass()(model)
+    return before - _size(model)
+
+
 def _size(model: ir.Model) -> int:
     return sum(len(graph) + len(graph.initializers) for graph in model.graphs())
+
+
+def remove_no_ops(model: ir.Model) -> int:
+    """Take out nodes whose output is their first input -> how many.
+
+        x -> Dropout -> Reshape(same shape) -> Cast(same type) -> y     =>     x -> y
+
+    A node stays where a graph output would become a graph input, a constant, or a second name of one value.
+    """
+    return sum(_remove(node) for node in list(all_nodes(model.graph)))
+
+
+def _remove(node: ir.Node) -> bool:
+    does_nothing = _DOES_NOTHING.get(node.op_type) if node.domain == "" else None
+    if does_nothing is None or any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        return False
+    data = node.inputs[0]
+    if not does_nothing(node) or not can_bypass(node, data):
+        return False
+    assert data is not None
+    bypass(node, data)
+    return True
+
+
+def _always(node: ir.Node) -> bool:
+    return True
+
+
+def _keeps_shape(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and same_shape(node.inputs[0], node.outputs[0])
+
+
+def _keeps_type(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType(attribute(node, "to"))
+
+
+def _keeps_order(node: ir.Node) -> bool:
+    order, shape = attribute(node, "perm"), static(node.inputs[0])
+    if shape is None:
+        return False
+    order = list(order) if order is not None else list(range(len(shape)))[::-1]
+    return order == list(range(len(shape)))
+
+
+def _takes_all(node: ir.Node) -> bool:
+    """A Slice that keeps the shape, forwards: one that reverses keeps the shape too."""
+    steps = constant(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else np.ones(1)
+    return _keeps_shape(node) and steps is not None and bool((steps > 0).all())
+
+
+def _one_input(node: ir.Node) -> bool:
+    return len(node.inputs) == 1
+
+
+def _inference(node: ir.Node) -> bool:
+    training = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
+    return training is not None and not training.any()
+
+
+_DOES_NOTHING: Final[Mapping[str, Callable[[ir.Node], bool]]] = MappingProxyType({
+    "Identity": _always,
+    "Dropout": _inference,
+    "Cast": _keeps_type,
+    "Transpose": _keeps_order,
+    "Slice": _takes_all,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile"), _keeps_shape),
+    # A Pad that keeps the shape could still crop on one side and pad on the other, so all pads must be zero.
+    "Pad": lambda node: (pads := constant(node.inputs[1])) is not None and not pads.any(),
+    **dict.fromkeys(("Concat", "Sum", "Max", "Min", "Mean"), _one_input),
+})

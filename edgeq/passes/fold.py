@@ -77,13 +77,13 @@ def _bytes(value: ir.Value) -> float:
 def _evaluate(node: ir.Node) -> list[NDArray[Any]] | None:
     from onnx.reference import ReferenceEvaluator
 
-    feeds = {value.name: constant(value) for value in node.inputs if value is not None}
+    feeds = {str(value.name): constant(value) for value in node.inputs if value is not None}
     try:
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)
     except Exception:  # whatever it raises, the node is still right where it stands
         return None
-    return [np.asarray(result) for result in results]
+    return [np.asarray(result, order="C") for result in results]
 
 
 def _replace(node: ir.Node, results: list[NDArray[Any]]) -> None:

@@ -10,12 +10,15 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgeq.errors import ModelError
 from edgeq.graph import label, real_inputs
+from edgeq.passes.control_flow import inline_constant_if
 from edgeq.passes.fold import fold_node
 
 _DATA_DEPENDENT: Final = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit"})
 _CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-_SHAPED_BY_INPUT: Final = frozenset({"Reshape", "Expand", "Slice", "Tile", "Pad", "Resize", "ConstantOfShape", "Range", "TopK",
-                                     "OneHot", "Squeeze", "Unsqueeze", "Split"})
+_SHAPED_BY_INPUT: Final = frozenset({
+    "Reshape", "Expand", "Slice", "Tile", "Pad", "Resize", "ConstantOfShape", "Range", "TopK", "OneHot", "Squeeze",
+    "Unsqueeze", "Split",
+})
 _SHAPE_LIKE: Final = 1024  # elements of a constant that shape inference may want to see
 _SHOWN: Final = 5  # values listed in a message before "and N more"
 
@@ -23,9 +26,10 @@ _SHOWN: Final = 5  # values listed in a message before "and N more"
 def fix_shapes(model: ir.Model, inputs: Mapping[str, tuple[int, ...]] = {}) -> None:
     """Give every value a static shape and a dtype, in place.
 
-    inputs: input name -> shape. A free first axis that nobody fixes becomes 1 (the batch), and a named dimension has one
-    size everywhere: fixing "N" in one input fixes it in the others. Shape computations are folded on the way. What comes
-    out of control flow, or of operators of other domains, may stay open.
+    inputs: input name -> shape. A free first axis that nobody fixes becomes 1 (the batch), and a named dimension has
+    one size everywhere: fixing "N" in one input fixes it in the others. Shape computations are folded on the way, and
+    an If with a constant condition becomes its branch. What comes out of other control flow, or of operators of other
+    domains, may stay open.
 
     Raises:
         ModelError: a name, rank or size in ``inputs`` does not fit; a dimension stays free; a shape cannot be inferred.
@@ -33,6 +37,9 @@ def fix_shapes(model: ir.Model, inputs: Mapping[str, tuple[int, ...]] = {}) -> N
     _fix_inputs(model.graph, inputs)
     failures: dict[ir.Node, str] = {}
     _sweep(model.graph, model.opset_imports, failures)
+    while inline_constant_if(model):
+        failures.clear()
+        _sweep(model.graph, model.opset_imports, failures)
     RemoveUnusedNodesPass()(model)
     _check(model, failures)
 
@@ -64,12 +71,10 @@ def _bind(value: ir.Value, given: tuple[int, ...], sizes: dict[str, int]) -> Non
     if len(given) != len(value.shape):
         raise ModelError(f"input '{value.name}' has {len(value.shape)} axes, {_text(value)}; --input gives {asked}")
     for axis, (size, declared) in enumerate(zip(given, value.shape, strict=True)):
-        if isinstance(declared, int):
-            expected = declared
-        else:
-            expected = sizes.setdefault(_symbol(declared, value, axis), size)
+        expected = declared if isinstance(declared, int) else sizes.setdefault(_symbol(declared, value, axis), size)
         if expected != size:
-            raise ModelError(f"input '{value.name}' is {_text(value)}: axis {axis} is {expected}; --input gives {asked}")
+            raise ModelError(f"input '{value.name}' is {_text(value)} with {expected} on axis {axis}; "
+                             f"--input gives {asked}")
 
 
 def _symbol(dim: ir.SymbolicDim, value: ir.Value, axis: int) -> str:
@@ -116,7 +121,7 @@ def _sweep(graph: ir.Graph, opsets: Mapping[str, int], failures: dict[ir.Node, s
 
 
 def _infer_if(node: ir.Node, opsets: Mapping[str, int], failures: dict[ir.Node, str]) -> None:
-    branches = [attribute.as_graph() for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
+    branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
     for branch in branches:
         _sweep(branch, opsets, failures)
     for output, *results in zip(node.outputs, *(branch.outputs for branch in branches), strict=True):
@@ -153,7 +158,8 @@ def _infer(node: ir.Node, opsets: Mapping[str, int]) -> None:
 
 
 def _type(value: ir.Value) -> onnx.TypeProto:
-    assert value.dtype is not None and value.shape is not None
+    assert value.dtype is not None
+    assert value.shape is not None
     return onnx.helper.make_tensor_type_proto(int(value.dtype), [int(d) for d in value.shape.numpy()])
 
 

@@ -1,0 +1,32 @@
+"""Axes of Slice and Pad counted from the front."""
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.graph import constant
+from edgeq.passes.rewrite import constant_like, nodes_of, static
+
+
+def positive_axes(model: ir.Model) -> int:
+    """Negative axes of Slice, Pad, Squeeze, Unsqueeze and the reductions become positive -> how many.
+
+        x[1,3,8,8] -> Slice(starts 0, ends 4, axes -1) -> y     =>     x -> Slice(starts 0, ends 4, axes 3) -> y
+    """
+    return sum(_rewrite(node, index, rank_of) for ops, index, rank_of in _AXES_INPUT for node in nodes_of(model, *ops))
+
+
+_AXES_INPUT = (
+    (("Slice", "Pad"), 3, "inputs"),
+    (("Squeeze", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2"), 1, "inputs"),
+    (("Unsqueeze",), 1, "outputs"),
+)
+
+
+def _rewrite(node: ir.Node, index: int, rank_of: str) -> bool:
+    axes = constant(node.inputs[index]) if len(node.inputs) > index else None
+    shape = static((node.inputs if rank_of == "inputs" else node.outputs)[0])
+    if axes is None or shape is None or not (axes < 0).any():
+        return False
+    node.replace_input_with(index, constant_like(node, "axes", np.where(axes < 0, axes + len(shape), axes)))
+    return True
