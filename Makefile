@@ -34,7 +34,7 @@ clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache samples/digits/bundles
 
 # A stamp is written when the installation has succeeded, so an interrupted one starts again.
-.venv/demo.stamp: pyproject.toml runtime/pyproject.toml
+.venv/demo.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "edgeq needs Python 3.11 or newer; \
 	this is " + sys.version.split()[0] + ". Say: make PYTHON=/path/to/python3.11")'
 	@echo "installing edgeq into .venv (once; a minute or two)"

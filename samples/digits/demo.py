@@ -64,7 +64,7 @@ def score_float(images: np.ndarray, labels: np.ndarray) -> tuple[Row, np.ndarray
 
 
 def score_bundle(target: str, bits: int, images: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> Row:
-    """Convert, load, run. Off Apple's systems edgeq's interpreter computes Core ML bundles; its latency means nothing."""
+    """Convert, load, run. Off Apple's systems edgeq's interpreter computes Core ML bundles: no latency then."""
     bundle = edgeq.convert(MODEL, target=target, bits=bits, calibration=HERE / "calibration.npz", force=True,
                            output=HERE / "bundles" / f"digits.{target}.int{bits}.edgeq")
     with edgeq_runtime.load(bundle.path, threads=1) as model:
