@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,30 +63,27 @@ def main() -> None:
     """A trained network in; a small, fast, verified bundle for phones, Raspberry Pi and Jetson out."""
 
 
-class _Shape(click.ParamType):
-    name = "shape"
+def _shapes(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        if not name or not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", sizes):
+            raise click.BadParameter(f"'{text}': write name, colon and shape of the input, such as image:1x3x224x224")
+        shapes[name] = tuple(int(size) for size in sizes.split("x")) if sizes else ()
+    return shapes
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None,
-                ) -> tuple[str, tuple[int, ...]]:
-        name, _, text = str(value).rpartition(":")
-        if not name or not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", text):
-            self.fail(f"'{value}': write name, colon and shape of the input, such as image:1x3x224x224", param, ctx)
-        return name, tuple(int(size) for size in text.split("x")) if text else ()
 
-
-class _Regex(click.ParamType):
-    name = "REGEX"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+def _patterns(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
         try:
-            re.compile(value)
+            re.compile(text)
         except re.error as error:
-            self.fail(f"'{value}' is not a regular expression: {error}", param, ctx)
-        return str(value)
+            raise click.BadParameter(f"'{text}' is not a regular expression: {error}") from None
+    return texts
 
 
 def _input_option(function: F) -> F:
-    return click.option("--input", "inputs", type=_Shape(), multiple=True, metavar="NAME:1x3x224x224",
+    return click.option("--input", "inputs", multiple=True, callback=_shapes, metavar="NAME:1x3x224x224",
                         help="Fix an input's free dimensions. Repeatable.")(function)
 
 
@@ -113,7 +110,8 @@ def _common(function: F) -> F:
 @click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
 @click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse"]), default="mse", show_default=True,
               help="How a range is chosen from what calibration saw.")
-@click.option("--keep-float", type=_Regex(), multiple=True, help="Nodes whose name matches stay float. Repeatable.")
+@click.option("--keep-float", multiple=True, callback=_patterns, metavar="REGEX",
+              help="Nodes whose name matches stay float. Repeatable.")
 @_input_option
 @click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One class name a line.")
@@ -155,7 +153,7 @@ def _options(flags: Mapping[str, Any]) -> Callable[[Callable[[str, int], None]],
     from edgeq.report.describe import read_labels, read_preprocess
 
     words = {key: value for key, value in flags.items() if key != "no_verify"}
-    words |= {"bits": int(flags["bits"]), "inputs": dict(flags["inputs"]), "verify": not flags["no_verify"],
+    words |= {"bits": int(flags["bits"]), "verify": not flags["no_verify"],
               "labels": read_labels(flags["labels"]), "preprocess": read_preprocess(flags["preprocess"])}
     return lambda progress: Options(**words, progress=progress)
 
@@ -175,7 +173,7 @@ def _destination(output: Path | None, dry_run: bool) -> Iterator[Path | None]:
 @click.argument("source", metavar="MODEL|BUNDLE")
 @_input_option
 @_common
-def inspect(source: str, inputs: tuple[tuple[str, tuple[int, ...]], ...], as_json: bool) -> None:
+def inspect(source: str, inputs: dict[str, tuple[int, ...]], as_json: bool) -> None:
     """Show what a model or a bundle holds.
 
     Of a model: ops, sizes, memory, and what stays float on each target and why.
@@ -183,7 +181,7 @@ def inspect(source: str, inputs: tuple[tuple[str, tuple[int, ...]], ...], as_jso
     from edgeq.report.describe import describe
     from edgeq.report.text import description
 
-    found = describe(source, dict(inputs))
+    found = describe(source, inputs)
     _print(found, as_json, lambda: description(found))
 
 
@@ -202,7 +200,8 @@ def verify(bundle: Path, data: str | None, reference: str | None, samples: int |
     from edgeq.verify.again import verify_again
 
     result = verify_again(bundle, data=data, reference=reference, limit=samples)
-    _print(result, as_json, lambda: checked(_plain(result)))
+    found = {"passed": result.passed, **asdict(result)}
+    _print(found, as_json, lambda: checked(found))
     if not result.passed:
         sys.exit(BAD_INPUT)
 
@@ -238,8 +237,8 @@ def benchmark(bundle: Path, runs: int, threads: int | None, as_json: bool) -> No
     from edgeq_runtime.benchmark import benchmark as measure
 
     with load(bundle, threads=threads) as model:
-        result = measure(model, runs=runs)
-    _print(result, as_json, lambda: fields(_plain(result)))
+        result = measure(model, runs=runs).to_dict()
+    _print(result, as_json, lambda: fields(result))
 
 
 @main.command()
@@ -282,13 +281,9 @@ def completion(shell: str) -> None:
 
 def _print(result: Any, as_json: bool, show: Callable[[], None]) -> None:
     if as_json:
-        click.echo(json.dumps(_plain(result), indent=2))
+        click.echo(json.dumps(result, indent=2))
     else:
         show()
-
-
-def _plain(result: Any) -> Any:
-    return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 
 @contextmanager

@@ -1,0 +1,198 @@
+"""What a model or a bundle holds, as plain data for `edgeq inspect`; and the small files that `edgeq convert` reads."""
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.errors import BundleError, MissingExtra, UnsupportedModel, UsageError
+from edgeq.scheme import PRESETS, QuantScheme
+from edgeq_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.targets import Target
+    from edgeq_runtime.preprocess import Preprocess
+
+
+def describe(source: str, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A folder is described as a bundle, anything else as a model. inputs: name -> shape, for free dimensions.
+
+    Raises:
+        EdgeqError: the source cannot be read.
+    """
+    if Path(source).is_dir():
+        return _bundle(Path(source))
+    from edgeq.frontends import load_model
+    from edgeq.passes import canonicalize
+
+    model = load_model(source, inputs=dict(inputs))
+    canonicalize(model)
+    return _model(source, model)
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    manifest = Manifest.read(path)
+    return {"kind": "bundle", "path": str(path), "total_bytes": sum(file.bytes for file in manifest.files),
+            **asdict(manifest)}
+
+
+# -- a model -----------------------------------------------------------------------------------------------------------
+
+def _model(source: str, model: ir.Model) -> dict[str, Any]:
+    from edgeq.graph import real_inputs
+    from edgeq.quant.qdq import QUANTIZE
+    from edgeq.targets import TARGETS
+
+    graph = model.graph
+    quantized = any(node.op_type == QUANTIZE for node in graph)
+    tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
+    return {
+        "kind": "model", "path": source, "quantized": quantized,
+        "inputs": [_value(value) for value in real_inputs(graph)],
+        "outputs": [_value(value) for value in graph.outputs],
+        "ops": dict(Counter(node.op_type for node in graph).most_common()),
+        "parameters": sum(tensor.size for tensor in tensors),
+        "bytes": {"as it is": sum(tensor.nbytes for tensor in tensors)} if quantized else
+                 {f"{bits} bits": weight_bytes(model, scheme) for bits, scheme in
+                  ((32, PRESETS["float"]), (8, PRESETS["w8"]), (4, PRESETS["w4"]))},
+        "peak_activation_bytes": peak_activation_bytes(graph),
+        "targets": {target.name: _on_target(model, target, quantized) for target in TARGETS.values()},
+    }
+
+
+def _value(value: ir.Value) -> dict[str, Any]:
+    return {"name": value.name, "dtype": value.dtype.numpy().name if value.dtype is not None else None,
+            "shape": [d if isinstance(d, int) else str(d.value) for d in value.shape or ()]}
+
+
+def weight_bytes(model: ir.Model, scheme: QuantScheme) -> int:
+    """Bytes of all constants, the weights that `scheme` covers packed, with one float32 scale per channel."""
+    from edgeq.quant.plan import make_plan
+    from edgeq.scheme import PerChannel
+    from edgeq.targets import TARGETS
+
+    kinds = {weight.value: weight.type for weight in make_plan(model, list(TARGETS.values()), scheme).weights}
+    total = 0
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        kind = kinds.get(name)
+        if kind is None:
+            total += tensor.nbytes
+        else:
+            granularity = kind.granularity
+            scales = tensor.shape.numpy()[granularity.axis] if isinstance(granularity, PerChannel) else 1
+            total += math.ceil(tensor.size * kind.bits / 8) + 4 * scales
+    return total
+
+
+def peak_activation_bytes(graph: ir.Graph) -> int:
+    """The largest sum of values that are alive at once when the nodes run in order, each freed after its last reader.
+
+    A lower bound for an engine that fuses nothing; fused and in-place ops need less.
+    """
+    position = {node: index for index, node in enumerate(graph)}
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    change = [0] * (len(position) + 2)  # bytes that appear before, or vanish behind, each node
+    for value in values:
+        if value.name in graph.initializers:
+            continue
+        producer = value.producer()
+        first = position[producer] if producer is not None else 0
+        # A reader inside a control-flow body has no position here: its value is taken to live to the end.
+        last = max((position.get(use.node, len(position)) for use in value.uses()), default=first)
+        change[first] += _bytes(value)
+        change[(len(position) if value.is_graph_output() else last) + 1] -= _bytes(value)
+    alive = peak = 0
+    for delta in change:
+        alive += delta
+        peak = max(peak, alive)
+    return peak
+
+
+def _bytes(value: ir.Value) -> int:
+    if value.shape is None or value.dtype is None or not value.shape.is_static():
+        return 0
+    return math.ceil(math.prod(int(d) for d in value.shape.numpy()) * value.dtype.itemsize)
+
+
+def _on_target(model: ir.Model, target: Target, quantized: bool) -> dict[str, Any]:
+    """What stays float when everything else is quantized to w8a8, and which nodes the target cannot run at all."""
+    missing, problems = _attempt(model, target)
+    return {"missing": missing, "cannot_run": problems, "stays_float": [] if quantized else _stays_float(model, target)}
+
+
+def _attempt(model: ir.Model, target: Target) -> tuple[str | None, list[dict[str, str]]]:
+    """Write the model as it is for a target, into nowhere: only the backend itself knows what it refuses."""
+    backend, contract = (importlib.import_module(f"edgeq_converters.{name}") for name in (target.name, "contract"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+            backend.emit(model, Path(folder), contract.EmitOptions())
+    except MissingExtra as error:
+        return str(error), []
+    except UnsupportedModel as error:
+        return None, [asdict(problem) for problem in error.problems]
+    return None, []
+
+
+def _stays_float(model: ir.Model, target: Target) -> list[dict[str, str]]:
+    from edgeq.graph import label
+    from edgeq.quant.plan import make_plan
+
+    no_row = [{"node": label(node), "op": node.op_type, "reason": f"{target.name} has no integer kernel for it"}
+              for node in model.graph if node.op_type not in target.rows and _computes_float(node)]
+    return no_row + [asdict(kept) for kept in make_plan(model, [target], PRESETS["w8a8"]).kept]
+
+
+def _computes_float(node: ir.Node) -> bool:
+    dtypes = [value.dtype for value in node.outputs]
+    return any(dtype is not None and dtype.is_floating_point() for dtype in dtypes)
+
+
+# -- the small files of `edgeq convert` --------------------------------------------------------------------------------
+
+def read_preprocess(text: str | None) -> Preprocess | None:
+    """A preset's name, or a JSON file with the fields of edgeq_runtime.preprocess.Preprocess.
+
+    Raises:
+        UsageError: neither, or a file that says something else.
+    """
+    if text is None:
+        return None
+    from edgeq_runtime.preprocess import PRESETS as KNOWN
+    from edgeq_runtime.preprocess import Preprocess
+
+    if text in KNOWN:
+        return KNOWN[text]()
+    try:
+        data = json.loads(Path(text).read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it holds no object of fields")
+        return Preprocess.from_dict(data)
+    except FileNotFoundError:
+        raise UsageError(f"--preprocess {text}: neither a file nor one of the presets {', '.join(KNOWN)}") from None
+    except (OSError, ValueError, BundleError) as error:
+        raise UsageError(f"--preprocess {text}: {error}") from None
+
+
+def read_labels(path: Path | None) -> tuple[str, ...]:
+    """One class name a line, in the order of the model's scores.
+
+    Raises:
+        UsageError: not a text file.
+    """
+    if path is None:
+        return ()
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--labels {path}: {error}") from None

@@ -1,0 +1,113 @@
+"""One run of a bundle, as plain data for `edgeq run`."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import BundleError, InputError, MissingExtra
+from edgeq_runtime import Model, load
+from edgeq_runtime.preprocess import Preprocess
+
+SHOWN_VALUES: Final = 8
+IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+Arrays = dict[str, NDArray[Any]]
+
+
+def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None = None) -> dict[str, Any]:
+    """Run once. inputs: "x.npy" or an image where the model has one input, "name=x.npy", or "all.npz".
+
+    output: where to save the whole arrays, as .npz.
+
+    Raises:
+        InputError: a file that cannot be read, or does not fit. BundleError, EngineError: see edgeq_runtime.load.
+    """
+    with load(path) as model:
+        outputs = model.run(read_inputs(model, inputs))
+        if output is not None:
+            _save(output, outputs)
+        return {"engine": model.engine, "accelerator": model.accelerator,
+                "outputs": {name: summary(array, model.manifest.labels, top) for name, array in outputs.items()}}
+
+
+def read_inputs(model: Model, given: Sequence[str]) -> Arrays:
+    """The files that the command line named -> arrays by input name."""
+    arrays: Arrays = {}
+    for text in given:
+        name, file = _split(text)
+        found = _read(model, name, file)
+        twice = sorted(set(found) & set(arrays))
+        if twice:
+            raise InputError(f"the input '{twice[0]}' was given twice")
+        arrays.update(found)
+    return arrays
+
+
+def _split(text: str) -> tuple[str, Path]:
+    """A file name may itself contain an equals sign."""
+    name, _, file = text.partition("=")
+    return ("", Path(text)) if not file or Path(text).exists() else (name, Path(file))
+
+
+def _read(model: Model, name: str, file: Path) -> Arrays:
+    kind = file.suffix.lower()
+    if kind not in {".npy", ".npz"} | IMAGES:
+        raise InputError(f"cannot read the input {file}: neither .npy, .npz nor an image")
+    if kind == ".npz":
+        return dict(_load_numpy(file))
+    name = name or _only_input(model, file)
+    return {name: _load_image(model, file) if kind in IMAGES else _load_numpy(file)}
+
+
+def _only_input(model: Model, file: Path) -> str:
+    if len(model.inputs) != 1:
+        names = ", ".join(spec.name for spec in model.inputs)
+        raise InputError(f"the model has the inputs {names}; say which one {file} is with --input NAME={file}")
+    return model.inputs[0].name
+
+
+def _load_numpy(file: Path) -> Any:
+    try:
+        return np.load(file, allow_pickle=False)
+    except Exception as error:  # numpy, zipfile and the system each raise their own
+        raise InputError(f"cannot read the input {file}: {error}") from None
+
+
+def _load_image(model: Model, file: Path) -> NDArray[Any]:
+    if model.manifest.preprocessing is None:
+        raise InputError(f"the bundle does not say how the image {file} becomes an input; "
+                         "convert it with --preprocess, or give an .npy file")
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingExtra("reading images", "image") from None
+    try:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read the input {file}: {error}") from None
+    return np.asarray(Preprocess.from_dict(model.manifest.preprocessing)(pixels))
+
+
+def summary(array: NDArray[Any], labels: Sequence[str], top: int) -> dict[str, Any]:
+    """The best labels where there is one score for each label; else the first values and their range."""
+    found: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+    values = array.ravel()
+    if labels and values.size == len(labels):
+        order = np.argsort(-values.astype(np.float64), kind="stable")[:top]
+        return found | {"top": [{"label": labels[k], "index": int(k), "score": float(values[k])} for k in order]}
+    found["values"] = values[:SHOWN_VALUES].tolist()
+    if values.size and values.dtype.kind in "iuf":
+        found |= {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+    return found
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    try:
+        with path.open("wb") as file:  # an open file, because numpy would append .npz to another name
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise BundleError(f"cannot write {path}: {error.strerror or error}; choose another file with -o") from None

@@ -1,0 +1,268 @@
+"""What a command found, as text for people. Every function takes the plain data that `--json` prints."""
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+LOW_SQNR_DB: Final = 10.0  # the error has a third of the signal's amplitude: hardly a model any more
+SHOWN_NODES: Final = 3
+PIPE_WIDTH: Final = 160  # a table that nobody's screen limits
+
+
+def console() -> Console:
+    """stdout. Node names hold brackets, which are no markup."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, highlight=False)
+
+
+def table(*columns: str, title: str = "") -> Table:
+    """An empty table; columns that start with > are numbers."""
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold",
+                 show_header=any(columns))
+    for column in columns:
+        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left",
+                        overflow="fold")
+    return made
+
+
+def size(count: int | None) -> str:
+    """Bytes in decimal units, three digits."""
+    if count is None:
+        return "-"
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}" if units[0] != "B" else f"{count} B"
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def shape(spec: Mapping[str, Any]) -> str:
+    return f"{spec['name']}: {spec['dtype']}[{','.join(map(str, spec['shape']))}]"
+
+
+# -- convert -----------------------------------------------------------------------------------------------------------
+
+def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per output of every bundle, then what stays float, then where the bundles are."""
+    out = console()
+    found = table("target", ">size", ">of source", "output", ">dB to float", ">dB to graph", ">graph to float",
+                  ">top-1")
+    for row in rows:
+        first = row["target"], size(row["bytes"]), _of_source(row)
+        for line in _differences(row["verification"]) or [("-",) * 5]:
+            found.add_row(*first, *line)
+            first = "", "", ""
+    out.print(found)
+    for sentence in dict.fromkeys(_checked_by(row) for row in rows):
+        out.print(sentence, soft_wrap=True)
+    for kept in dict.fromkeys(tuple(reasons(row["quantization"].get("kept_float", ()))) for row in rows):
+        _list(out, "kept in float:", kept)
+    for row in rows:
+        _list(out, f"runs in float on {row['target']} all the same:", reasons(row["float_on_this_engine"]))
+    for warning in low_accuracy(rows):
+        out.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    for row in rows:
+        out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
+                  soft_wrap=True)
+
+
+def _of_source(row: Mapping[str, Any]) -> str:
+    return f"{row['bytes'] / row['source_bytes']:.3f}" if row["source_bytes"] else "-"
+
+
+def _differences(verification: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """(output, dB to float, dB to graph, graph to float, top-1) of each output."""
+    if verification is None:
+        return []
+    triples = zip(verification["against_float"], verification["against_graph"], verification["graph_against_float"],
+                  strict=True)
+    return [(real["output"], _db(real), _db(graph), _db(quantized), share(real["top1"]))
+            for real, graph, quantized in triples]
+
+
+def _db(difference: Mapping[str, Any]) -> str:
+    return f"{difference['sqnr_db']:.1f}" if abs(difference["sqnr_db"]) < 200 else (
+        "equal" if difference["sqnr_db"] > 0 else "lost")
+
+
+def _checked_by(row: Mapping[str, Any]) -> str:
+    found = row["verification"]
+    if found is None:
+        return "not verified (--no-verify)"
+    return f"{row['target']}: verified on {found['samples']} {found['inputs']}, run by {found['engine']}"
+
+
+def reasons(nodes: Iterable[Mapping[str, str]]) -> list[str]:
+    """Nodes with the same reason in one line, most frequent first: "3 Softmax, 1 Exp: why (node, node, node, ...)"."""
+    groups: dict[str, list[Mapping[str, str]]] = {}
+    for node in nodes:
+        groups.setdefault(node["reason"], []).append(node)
+    lines = []
+    for reason, members in sorted(groups.items(), key=lambda group: -len(group[1])):
+        ops = ", ".join(f"{count} {op}" for op, count in Counter(node["op"] for node in members).most_common())
+        names = [node["node"] for node in members[:SHOWN_NODES]] + ["..."] * (len(members) > SHOWN_NODES)
+        lines.append(f"{ops}: {reason} ({', '.join(names)})")
+    return lines
+
+
+def low_accuracy(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Outputs that quantization has all but destroyed, with what helps."""
+    return [f"output '{found['output']}' on {row['target']} is {found['sqnr_db']:.1f} dB from the float model, "
+            f"which is hardly the same model; more bits, real calibration samples or --keep-float help"
+            for row in rows if row["verification"] for found in row["verification"]["against_float"]
+            if found["sqnr_db"] < LOW_SQNR_DB]
+
+
+def _list(out: Console, title: str, lines: Sequence[str]) -> None:
+    if lines:
+        out.print(title)
+        for line in lines:
+            out.print(f"  {line}", soft_wrap=True)
+
+
+# -- inspect -----------------------------------------------------------------------------------------------------------
+
+def description(found: Mapping[str, Any]) -> None:
+    """A model or a bundle, as report.describe gives it."""
+    (_bundle if found["kind"] == "bundle" else _model)(found)
+
+
+def _model(found: Mapping[str, Any]) -> None:
+    out = console()
+    rows = table("", "")
+    rows.add_row("model", found["path"] + (", quantized already" if found["quantized"] else ""))
+    rows.add_row("inputs", "\n".join(map(shape, found["inputs"])))
+    rows.add_row("outputs", "\n".join(map(shape, found["outputs"])))
+    rows.add_row("parameters", f"{found['parameters']:,}")
+    rows.add_row("weights", ", ".join(f"{size(count)} {name if name == 'as it is' else f'at {name}'}"
+                                      for name, count in found["bytes"].items()))
+    rows.add_row("activations", f"{size(found['peak_activation_bytes'])} at the peak, in float")
+    rows.add_row("ops", ", ".join(f"{count} {op}" for op, count in found["ops"].items()))
+    out.print(rows)
+    for name, target in found["targets"].items():
+        problems = [f"{p['op']} '{p['node']}': {p['reason']}" + (f" ({p['remedy']})" if p["remedy"] else "")
+                    for p in target["cannot_run"]]
+        _list(out, f"{name}: cannot run", problems)
+        if target["missing"]:
+            out.print(f"{name}: not installed; {target['missing']}", soft_wrap=True)
+        if not problems:
+            _list(out, f"{name}: stays float at 8 bits", reasons(target["stays_float"]) or ["nothing"])
+
+
+def _bundle(found: Mapping[str, Any]) -> None:
+    out = console()
+    quantization = {key: value for key, value in found["quantization"].items() if key != "kept_float"}
+    rows = table("", "")
+    rows.add_row("bundle", f"{found['name']} for {found['target']}, format {found['format']}")
+    rows.add_row("engine", f"{found['engine']} {found['engine_version']}, opens {found['entry']}")
+    rows.add_row("inputs", "\n".join(map(shape, found["inputs"])))
+    rows.add_row("outputs", "\n".join(map(shape, found["outputs"])))
+    rows.add_row("quantization", _pairs(quantization))
+    rows.add_row("calibration", _pairs(found["calibration"] or {}) or "none")
+    rows.add_row("preprocessing", _pairs(found["preprocessing"] or {}) or "none")
+    rows.add_row("labels", str(len(found["labels"])))
+    for line in found["accuracy"].get("against_float", ()):
+        rows.add_row("accuracy", f"{line['output']}: {_db(line)} dB to float, top-1 agreement {share(line['top1'])}")
+    rows.add_row("made by", f"edgeq {found['edgeq_version']} from sha256 {found['source_sha256'] or '-'}")
+    for file in found["files"]:
+        rows.add_row("file", f"{file['path']}, {size(file['bytes'])}")
+    out.print(rows)
+    _list(out, "kept in float:", reasons(found["quantization"].get("kept_float", ())))
+
+
+def _pairs(data: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in data.items() if value is not None)
+
+
+# -- verify, run, benchmark, targets, doctor ---------------------------------------------------------------------------
+
+def checked(found: Mapping[str, Any]) -> None:
+    """edgeq.verify.again.Checked, with `passed`."""
+    out = console()
+    out.print(f"files      {found['files']} match the manifest")
+    test = found["self_test"]
+    if test is None:
+        out.print("self-test  the bundle has none")
+    else:
+        errors = ", ".join(f"{name} {error:.3g}" for name, error in test["largest_error"].items())
+        out.print(f"self-test  {test['status']} on {test['cases']} samples by {found['engine']} "
+                  f"({found['accelerator']}); largest error: {errors}", soft_wrap=True)
+        if test["difference"]:
+            out.print(f"           {_pairs(test['difference'])}", soft_wrap=True)
+    if found["against_float"]:
+        rows = table("output", ">dB to float", ">cosine", ">largest error", ">top-1",
+                     title=f"against the float model, {found['samples']} samples")
+        for line in found["against_float"]:
+            rows.add_row(line["output"], _db(line), f"{line['cosine']:.6f}", f"{line['max_abs']:.3g}",
+                         share(line["top1"]))
+        out.print(rows)
+    if not found["finite"]:
+        out.print("outputs are NaN or infinite where the float model's are not", style="red")
+    out.print("passed" if found["passed"] else "FAILED", style="green" if found["passed"] else "red")
+
+
+def outputs(found: Mapping[str, Any]) -> None:
+    """report.run.run_bundle: the best labels of each output, or its first values."""
+    out = console()
+    out.print(f"{found['engine']} on {found['accelerator']}")
+    for name, output in found["outputs"].items():
+        out.print(shape({"name": name, **output}))
+        if "top" in output:
+            rows = table(">score", "label")
+            for line in output["top"]:
+                rows.add_row(f"{line['score']:.4f}", line["label"])
+            out.print(rows)
+        else:
+            more = " ..." if len(output["values"]) == 8 else ""
+            out.print(f"  {', '.join(f'{v:.6g}' for v in output['values'])}{more}", soft_wrap=True)
+
+
+def fields(found: Mapping[str, Any]) -> None:
+    """One line per field, with the unit that its name carries."""
+    rows = table("", ">")
+    for key, value in found.items():
+        rows.add_row(key.removesuffix("_bytes").removesuffix("_ms").replace("_", " "), _with_unit(key, value))
+    console().print(rows)
+
+
+def _with_unit(key: str, value: Any) -> str:
+    if key.endswith("_bytes"):
+        return size(value)
+    return f"{value:.3f} ms" if key.endswith("_ms") else str(value)
+
+
+def target_table(found: Sequence[Mapping[str, Any]]) -> None:
+    """edgeq.targets, one row each, and the ops that each computes on integers."""
+    out = console()
+    rows = table("target", "runs on", "weights", "activations", "install")
+    for target in found:
+        extra = f"edgeq[{target['needs']}]" if target["needs"] else "edgeq"
+        rows.add_row(target["name"], target["summary"], target["weights"], target["activations"], extra)
+    out.print(rows)
+    for target in found:
+        out.print(f"\nINT8 on {target['name']}: {', '.join(sorted(target['int8']))}")
+
+
+def diagnosis(found: Mapping[str, Any]) -> None:
+    """report.doctor.examine."""
+    out = console()
+    flags = found["cpu"]["integer_instructions"]
+    rows = table("", "")
+    rows.add_row("python", found["python"])
+    rows.add_row("platform", found["platform"])
+    rows.add_row("cpu", f"{found['cpu']['name'] or found['machine']}, {found['cpus']} logical")
+    rows.add_row("integer instructions", "unknown" if flags is None else ", ".join(flags) or "none of those that help")
+    rows.add_row("memory", size(found["memory_bytes"]))
+    for name, version in found["packages"].items():
+        rows.add_row(name, version or "not installed")
+    out.print(rows)
+    for part in found["parts"]:
+        state = f"{part['install']}   (missing: {', '.join(part['missing'])})" if part["missing"] else "ready"
+        out.print(f"{part['purpose']}: {state}", soft_wrap=True)

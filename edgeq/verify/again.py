@@ -1,0 +1,96 @@
+"""The check of a bundle that exists: its files, its self-test, and how far it is from its float model."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgeq_runtime
+from edgeq.errors import UsageError
+from edgeq.frontends import load_model
+from edgeq.passes import canonicalize
+from edgeq.quant.samples import InputSpec, open_samples
+from edgeq.verify.compare import Difference, compare
+from edgeq.verify.reference import Arrays, run_onnx
+from edgeq_runtime.manifest import Manifest
+from edgeq_runtime.preprocess import Preprocess
+from edgeq_runtime.selftest import FILE_NAME as SELFTEST
+from edgeq_runtime.selftest import SelfTestResult, read_selftest
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found. files: how many have the sha256 of the manifest (all of them, or verify_again had raised).
+
+    self_test: None where the bundle has none and was compared instead. against_float: each output against the float
+    model's, over `samples` samples. finite: no output is NaN or infinite where the float model's is not. accuracy: what
+    the conversion measured.
+    """
+
+    files: int
+    engine: str
+    accelerator: str
+    self_test: SelfTestResult | None
+    accuracy: Mapping[str, Any]
+    against_float: tuple[Difference, ...] = ()
+    samples: int = 0
+    finite: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """A distance from the float model is a measurement, not a verdict; NaN where there was none is one."""
+        return (self.self_test is None or self.self_test.ok) and self.finite
+
+
+def verify_again(bundle: Path, data: Any = None, reference: Any = None, limit: int | None = None) -> Checked:
+    """Check a bundle. data: samples as `convert` takes them, or None for the self-test's. reference: the float model.
+
+    Raises:
+        BundleError: damaged, or without a self-test when there is nothing else to check. UsageError: data alone.
+        EdgeqError: the engine, the float model or the samples cannot be used.
+    """
+    if data is not None and reference is None:
+        raise UsageError("--data alone cannot be judged: add --reference MODEL, the float model to compare with")
+    with edgeq_runtime.load(bundle, verify=True) as model:
+        has_selftest = data is None or (bundle / SELFTEST).is_file()
+        result = Checked(len(model.manifest.files), model.engine, model.accelerator,
+                         model.self_test() if has_selftest else None, model.manifest.accuracy)
+        if reference is None:
+            return result
+        feeds = _feeds(bundle, model.manifest, data, limit)
+        outputs = [dict(model.run(dict(feed))) for feed in feeds]
+    expected = _float_outputs(reference, model.manifest, feeds)
+    return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
+                   finite=_is_finite_where(expected, outputs))
+
+
+def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None) -> list[Arrays]:
+    if data is None:
+        return [case.inputs for case in islice(read_selftest(bundle / SELFTEST)[0], limit)]
+    specs = {spec.name: InputSpec(spec.dtype, spec.shape) for spec in manifest.inputs}
+    preprocess = Preprocess.from_dict(manifest.preprocessing) if manifest.preprocessing is not None else None
+    return list(open_samples(data, specs, limit=limit, preprocess=preprocess))
+
+
+def _float_outputs(reference: Any, manifest: Manifest, feeds: Sequence[Arrays]) -> list[Arrays]:
+    shapes = {spec.name: spec.shape for spec in manifest.inputs if all(isinstance(d, int) for d in spec.shape)}
+    network = load_model(reference, inputs=shapes)
+    canonicalize(network)
+    for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),
+                                ("outputs", network.graph.outputs, manifest.outputs)):
+        ours, theirs = [spec.name for spec in specs], [value.name or "" for value in values]
+        if not set(ours) <= set(theirs):
+            raise UsageError(f"--reference {reference} is another model: its {kind} are {', '.join(theirs)}, "
+                             f"the bundle's {', '.join(ours)}")
+    return list(run_onnx(network, feeds))
+
+
+def _is_finite_where(expected: Sequence[Arrays], got: Sequence[Arrays]) -> bool:
+    """Whether every output is finite at the places where the float model's is."""
+    return all(bool(np.isfinite(array[np.isfinite(reference[name])]).all())
+               for reference, outputs in zip(expected, got, strict=True)
+               for name, array in outputs.items() if array.dtype.kind == "f")
