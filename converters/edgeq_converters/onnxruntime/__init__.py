@@ -1,0 +1,78 @@
+"""ONNX Runtime: the standard QDQ graph in the forms that its fusions recognize, weights beside it."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+
+from edgeq.errors import Problem, UnsupportedModel
+from edgeq.graph import IR_VERSION, OPSET, all_nodes, label
+from edgeq_converters.contract import Artifact, EmitOptions
+from edgeq_converters.onnxruntime.fusion import float_nodes
+from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
+from edgeq_converters.onnxruntime.signs import signed_weights, unsigned_activations, unsigned_operands
+from edgeq_converters.onnxruntime.weights import WeightForms
+
+__all__ = ["emit"]
+
+MODEL: Final = "model.onnx"
+DATA: Final = "model.onnx.data"
+EXTERNAL_BYTES: Final = 1 << 20  # from here on, weights in a file of their own: it is mapped, not read
+DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+
+# MatMulNBits would round activations to int8 by itself (level 4); level 1 computes what the graph says.
+# https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
+EXACT_MATMUL: Final = {"session.qdq_matmulnbits_accuracy_level": "1"}
+
+
+def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
+    """Write `model.onnx` (opset 21, IR 10), and `model.onnx.data` for weights of a megabyte and more.
+
+    Raises:
+        UnsupportedModel: nodes of a domain that ONNX Runtime does not have, all of them.
+    """
+    problems = [Problem(label(node), node.op_type, f"ONNX Runtime has no domain '{node.domain}'")
+                for node in all_nodes(model.graph) if node.domain not in DOMAINS]
+    if problems:
+        raise UnsupportedModel("onnxruntime", problems)
+    model = model.clone()
+    graph = model.graph
+    unsigned_activations(graph)
+    unsigned_operands(graph)
+    signed_weights(graph)
+    gemm_of_biased_matmul(graph)
+    islands = float_nodes(graph)
+    forms = WeightForms(graph)
+    forms.rewrite()
+    _drop_unread(graph)
+    _save(model, folder)
+    return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms), float_nodes=tuple(islands))
+
+
+def _options(forms: WeightForms) -> dict[str, Any]:
+    return {"session_options": EXACT_MATMUL} if forms.has_matmul_nbits else {}
+
+
+def _drop_unread(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]
+
+
+def _save(model: ir.Model, folder: Path) -> None:
+    model.ir_version = IR_VERSION
+    model.opset_imports[""] = OPSET
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _raw(value.const_value)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if size >= EXTERNAL_BYTES:
+        ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=1024)
+    else:
+        ir.save(model, folder / MODEL)
+
+
+def _raw(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Four-bit integers kept as the protobuf's varints would take more room than int8."""
+    return ir.tensor(tensor.numpy(), name=tensor.name) if isinstance(tensor, ir.TensorProtoTensor) else tensor
