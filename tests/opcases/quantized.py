@@ -51,7 +51,7 @@ def quantize(case: Case, *, bits: int = 8, foreign: bool = False) -> tuple[ir.Mo
     Activations are uint8, asymmetric, from the extremes of the float run; weights are ``bits`` wide, symmetric, narrow,
     per output channel; a bias is int32 on the product grid. Nothing lies between a row and its tail.
     foreign: as a quantizer that knows no engine would do it: int8 activations, no grid shared or fixed, every output
-    1.5 times as wide as it need be.
+    at least 1.5 times as wide as it need be.
     """
     model = build(case)
     feeds = sample(case)
@@ -100,7 +100,7 @@ def _grids(case: Case, data: Arrays, results: Arrays, foreign: bool) -> Grids:
         return {}
     if foreign:
         return {**{name: _grid([array], _FOREIGN) for name, array in data.items()},
-                **{name: _grid([1.5 * array], _FOREIGN) for name, array in results.items()}}
+                **{name: _grid([1.5 * array, *_reach(case, data)], _FOREIGN) for name, array in results.items()}}
     if case.op in SAME_GRID and not case.tail:
         return dict.fromkeys([*data, *results], _grid([*data.values(), *results.values()], _ACTIVATION))
     grids = {name: _grid([array], _ACTIVATION) for name, array in (data | results).items()}
@@ -109,6 +109,15 @@ def _grids(case: Case, data: Arrays, results: Arrays, foreign: bool) -> Grids:
         grids.update(dict.fromkeys(results, QuantParams(
             _ACTIVATION, np.asarray(scale, np.float32), np.asarray(zero_point, np.int32))))
     return grids
+
+
+def _reach(case: Case, data: Arrays) -> list[NDArray[Any]]:
+    """What makes a foreign output grid coarser than the grid on which an integer kernel must round first."""
+    if case.op in SAME_GRID:
+        return [1.5 * array for array in data.values()]
+    if case.op in FIXED_GRID:
+        return [np.array([0, 1.5 * 256 * FIXED_GRID[case.op][0]], np.float32)]
+    return []
 
 
 def _grid(arrays: Iterable[NDArray[Any]], type: QuantType) -> QuantParams:
