@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer, nothing else. Everything is installed into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-full lint bench clean
 .DEFAULT_GOAL := help

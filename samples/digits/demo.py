@@ -80,13 +80,14 @@ def percent(right: np.ndarray) -> float:
 
 
 def table(rows: list[Row], count: int) -> Table:
-    shown = Table(title=f"{count} test images, one at a time, one thread")
-    for name in ("target", "bits", "accuracy", "agrees with float", "bytes", "of float", "latency", "engine"):
-        shown.add_column(name, justify="left" if name in ("target", "engine") else "right")
+    engines = sorted({f"{row.target}: {row.engine}" for row in rows})
+    shown = Table(title=f"{count} test images, one at a time, one thread", caption="\n".join(engines))
+    for name in ("target", "bits", "accuracy", "like float", "bytes", "of float", "latency"):
+        shown.add_column(name, justify="left" if name == "target" else "right", no_wrap=True)
     for row in rows:
         shown.add_row(
             row.target, str(row.bits), f"{row.accuracy:.2f} %", f"{row.agreement:.2f} %", f"{row.bytes:,}",
-            f"{row.bytes / rows[0].bytes:.2f}", f"{row.latency_ms:.3f} ms" if row.latency_ms else "-", row.engine)
+            f"{row.bytes / rows[0].bytes:.2f}", f"{row.latency_ms:.3f} ms" if row.latency_ms else "-")
     return shown
 
 
