@@ -4,8 +4,9 @@
     program = open_package(Path("model.mlpackage"))
     outputs = program.run({"image": image})
 
-It reads the files as they are on disk (manifest, protobuf, weight.bin) and computes in numpy. It models what the program says,
-with float16 rounded after every op; it does not model the accumulation order of a device, nor failures to compile there.
+It reads the files as they are on disk (manifest, protobuf, weight.bin) and computes in numpy. It models what the
+program says, with float16 rounded after every op; it does not model the accumulation order of a device, nor failures
+to compile there.
 """
 from edgeq.verify.mlpackage.load import open_package
 from edgeq.verify.mlpackage.program import Program, TensorSpec

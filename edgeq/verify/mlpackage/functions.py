@@ -1,11 +1,13 @@
 """Mathematical functions that numpy lacks, on float32 arrays."""
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 import numpy as np
 
 from edgeq.verify.mlpackage.types import Array
 
-# Rational approximation x * P(x^2) / Q(x^2) on [-4, 4], beyond which erf is 1 in float32: a few units in the last place.
+# Rational approximation x * P(x^2) / Q(x^2) on [-4, 4], beyond which erf is 1 in float32.
 # Eigen, generic_fast_erf_float: https://gitlab.com/libeigen/eigen/-/blob/3.4.0/unsupported/Eigen/src/SpecialFunctions/
 # SpecialFunctionsImpl.h
 _ERF_P = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,

@@ -11,9 +11,19 @@ import numpy as np
 
 from edgeq.errors import BundleError, Problem, UnsupportedModel
 from edgeq.verify.mlpackage import schema
-from edgeq.verify.mlpackage.ops import all_ops
+from edgeq.verify.mlpackage.ops import REFUSED, all_ops
 from edgeq.verify.mlpackage.optable import CannotRun, Handler
-from edgeq.verify.mlpackage.program import TARGET, Block, Output, Precision, Program, Reference, Step, TensorSpec, convert
+from edgeq.verify.mlpackage.program import (
+    TARGET,
+    Block,
+    Output,
+    Precision,
+    Program,
+    Reference,
+    Step,
+    TensorSpec,
+    convert,
+)
 from edgeq.verify.mlpackage.storage import BlobFiles, find_model, from_bytes, read_protobuf
 from edgeq.verify.mlpackage.types import BY_CODE, Array, TensorType
 
@@ -56,7 +66,6 @@ class _Loader:
         self._files = files
         self._table = all_ops()
         self._problems: list[Problem] = []
-        self._weights: dict[str, Array] = {}
         self._types: dict[str, TensorType | None] = {}
 
     def load(self, function: Any, rounding: bool) -> Program:
@@ -75,7 +84,7 @@ class _Loader:
             outputs=tuple(_spec(name, self._types.get(name)) for name in spec.outputs),
             states=tuple(_spec(item.name, _type(item.type.stateType.wrappedType)) for item in states),
             unsupported=tuple(dict.fromkeys(f"{p.op}: {p.reason}" if p.reason != _UNKNOWN else p.op for p in problems)),
-            weights=self._weights, _block=_with_lifetimes(block), _problems=problems, _opset=opset, _rounding=rounding)
+            _block=_with_lifetimes(block), _problems=problems, _opset=opset, _rounding=rounding)
 
     def _block(self, spec: Any, visible: Mapping[str, Any]) -> Block:
         """``visible``: operand by name, of everything outside the block."""
@@ -88,7 +97,7 @@ class _Loader:
             outputs = tuple(Output(item.name, _type(item.type)) for item in operation.outputs)
             self._types |= {output.name: output.type for output in outputs}
             if operation.type == "const":
-                operands[outputs[0].name] = self._constant(operation, outputs[0])
+                operands[outputs[0].name] = self._value(operation.attributes["val"])
                 continue
             step = self._step(operation, outputs, operands)
             if step is not None and operation.type.startswith("constexpr_"):
@@ -100,11 +109,6 @@ class _Loader:
         outputs_of_block = tuple(operands.get(name, Reference(name)) for name in spec.outputs)
         return Block(tuple(item.name for item in spec.inputs), tuple(steps), outputs_of_block)
 
-    def _constant(self, operation: Any, output: Output) -> Any:
-        value = self._value(operation.attributes["val"])
-        if isinstance(value, np.ndarray) and value.ndim:
-            self._weights[output.name] = value
-        return value
 
     def _step(self, operation: Any, outputs: tuple[Output, ...], operands: Mapping[str, Any]) -> Step | None:
         """The op with its handler; None, and a problem noted, if it has none."""
@@ -113,14 +117,14 @@ class _Loader:
         name = self._label(operation, outputs)
         blocks = tuple(self._block(block, operands) for block in operation.blocks)
         handler = self._table.get(operation.type)
-        reason = _UNKNOWN if handler is None else _mismatch(handler, inputs)
+        reason = REFUSED.get(operation.type, _UNKNOWN) if handler is None else _mismatch(handler, inputs)
         if handler is None or reason:
             self._problems.append(Problem(name, operation.type, reason))
             return None
         return Step(operation.type, name, handler, inputs, outputs, blocks)
 
     def _decompressed(self, step: Step) -> dict[str, Any]:
-        """The outputs of a constexpr op, which are constants: rounded to their type always, since that is what they are."""
+        """The outputs of a constexpr op: constants, so they are rounded to their type whatever the precision."""
         where = f"{step.op} '{step.name}'"
         try:
             results = step.handler.function(**step.inputs)
@@ -128,10 +132,8 @@ class _Loader:
             raise BundleError(f"{where} cannot be decompressed: {error}") from error
         values = results if isinstance(results, tuple) else (results,)
         with np.errstate(over="ignore"):
-            named = {output.name: convert(value, output.type, not step.handler.exact, f"{where}, output '{output.name}'")
-                     for output, value in zip(step.outputs, values, strict=True)}
-        self._weights |= named
-        return named
+            return {output.name: convert(value, output.type, not step.handler.exact, f"{where}, output '{output.name}'")
+                    for output, value in zip(step.outputs, values, strict=True)}
 
     def _label(self, operation: Any, outputs: tuple[Output, ...]) -> str:
         if _NAME in operation.attributes:
@@ -151,8 +153,10 @@ class _Loader:
 
     def _value(self, value: Any) -> Any:
         """A constant of the file -> a numpy array; a Python scalar if it has rank 0; a tuple for a list."""
-        if value.WhichOneof("value") == "immediateValue" and value.immediateValue.WhichOneof("value") in ("list", "tuple"):
-            return tuple(self._value(part) for part in getattr(value.immediateValue, value.immediateValue.WhichOneof("value")).values)
+        immediate = value.immediateValue
+        collection = value.WhichOneof("value") == "immediateValue" and immediate.WhichOneof("value")
+        if collection in ("list", "tuple"):
+            return tuple(self._value(part) for part in getattr(immediate, collection).values)
         type = _type(value.type)
         if type is None:
             raise BundleError(f"a constant of kind {value.type.WhichOneof('type')}")
@@ -197,7 +201,8 @@ def _type(type: Any) -> TensorType | None:
     tensor = type.tensorType
     if tensor.dataType not in BY_CODE:
         raise BundleError(f"an element type that is not known here (code {tensor.dataType})")
-    shape = tuple(int(size.constant.size) if size.WhichOneof("dimension") == "constant" else None for size in tensor.dimensions)
+    known = [size.WhichOneof("dimension") == "constant" for size in tensor.dimensions]
+    shape = tuple(int(size.constant.size) if fixed else None for size, fixed in zip(tensor.dimensions, known, strict=True))
     return TensorType(BY_CODE[tensor.dataType], shape)
 
 

@@ -1,8 +1,8 @@
 """The interpreter's table of ops. The signature of a handler is MIL's: its inputs by name, with MIL's default values.
 
-Handlers compute in numpy, floats as float32; the interpreter gives the result the declared type. Two names are no inputs of
-MIL and are filled by the interpreter where a handler asks for them: ``opset`` (5 for iOS 15 to 9 for iOS 26; some ops changed
-their meaning) and ``scope`` (the running program, for control flow and state).
+Handlers compute in numpy, floats as float32; the interpreter gives the result the declared type. Two names are no
+inputs of MIL and are filled by the interpreter where a handler asks for them: ``opset`` (5 for iOS 15 to 9 for iOS
+26; some ops changed their meaning) and ``scope`` (the running program, for control flow and state).
 """
 from __future__ import annotations
 

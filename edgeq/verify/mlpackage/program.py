@@ -1,16 +1,15 @@
 """A loaded program, and the loop that runs it."""
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from edgeq.errors import EdgeqError, InputError, UnsupportedModel, VerificationError
-from edgeq.errors import Problem as Problem
+from edgeq.errors import EdgeqError, InputError, Problem, UnsupportedModel, VerificationError
 from edgeq.verify.mlpackage.optable import CannotRun, Handler
-from edgeq.verify.mlpackage.types import Array, TensorType, round_to_float16
+from edgeq.verify.mlpackage.types import BY_NAME, Array, TensorType, admits, round_to_float16
 
 Precision = Literal["float16", "float32"]
 TARGET = "the Core ML interpreter"
@@ -18,7 +17,7 @@ TARGET = "the Core ML interpreter"
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An operand that another op computes. Other operands are constants: numpy arrays, Python scalars, tuples of operands."""
+    """An operand that another op computes. Others are constants (arrays, Python scalars) or tuples of operands."""
 
     name: str
 
@@ -64,17 +63,13 @@ State = dict[str, Array]
 
 @dataclass(frozen=True)
 class Program:
-    """One function of a package. ``run`` is safe to call from several threads, each with a state of its own.
-
-    ``weights`` holds the constants by name, decompressed: floats as float32, integers in their own type.
-    """
+    """One function of a package. ``run`` is safe to call from several threads, each with a state of its own."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[TensorSpec, ...]
     unsupported: tuple[str, ...]
     """What cannot be run here: 'op' or 'op: reason', each once."""
-    weights: Mapping[str, Array]
     _block: Block = field(repr=False)
     _problems: tuple[Problem, ...] = field(repr=False)
     _opset: int = field(repr=False)
@@ -85,12 +80,19 @@ class Program:
         """The names that ``keep`` understands, in the order of computation."""
         return tuple(output.name for step in self._block.steps for output in step.outputs)
 
+    @property
+    def constants(self) -> dict[tuple[str, str], Array]:
+        """The arrays that ops get from the file, by (name of the op, its input), decompressed; floats as float32."""
+        return {(step.name, name): operand for step in _all_steps(self._block) for name, operand in step.inputs.items()
+                if isinstance(operand, np.ndarray)}
+
     def make_state(self) -> State:
         """A fresh state: zeros."""
-        return {spec.name: np.zeros([size or 1 for size in spec.shape], "float32" if spec.dtype == "float16" else spec.dtype)
+        return {spec.name: np.zeros([size or 1 for size in spec.shape], BY_NAME[spec.dtype].carrier)
                 for spec in self.states}
 
-    def run(self, inputs: Mapping[str, Array], state: State | None = None, keep: Collection[str] = ()) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array], state: State | None = None, keep: Collection[str] = ()) -> dict[str,
+            Array]:
         """Compute the outputs -> by name, each of the declared dtype; with the values named in ``keep`` after them.
 
         Args:
@@ -124,19 +126,28 @@ class Program:
         return {spec.name: self._accept_one(spec, np.asarray(inputs[spec.name])) for spec in self.inputs}
 
     def _accept_one(self, spec: TensorSpec, value: Array) -> Array:
-        if len(value.shape) != len(spec.shape) or any(want not in (None, have) for want, have
-                                                      in zip(spec.shape, value.shape, strict=True)):
-            raise InputError(f"input '{spec.name}' has shape {list(value.shape)}, but the program takes {list(spec.shape)}")
+        if not admits(spec.shape, value.shape):
+            raise InputError(f"input '{spec.name}' has the shape {value.shape}, but the program takes {spec.shape}")
         if not np.can_cast(value.dtype, spec.dtype, "same_kind"):
             raise InputError(f"input '{spec.name}' is {value.dtype}, but the program takes {spec.dtype}")
         if spec.dtype != "float16":
-            return value.astype(spec.dtype, copy=False)
+            converted = value.astype(spec.dtype, copy=False)
+            if value.dtype.kind in "iu" and not np.array_equal(converted, value):
+                raise InputError(f"input '{spec.name}' has values that {spec.dtype} cannot hold")
+            return converted
         with np.errstate(over="ignore"):
             return value.astype(np.float16).astype(np.float32) if self._rounding else value.astype(np.float32)
 
 
 def _typed(value: Any, dtype: str) -> Array:
     return np.asarray(value).astype(dtype)
+
+
+def _all_steps(block: Block) -> Iterator[Step]:
+    for step in block.steps:
+        yield step
+        for inner in step.blocks:
+            yield from _all_steps(inner)
 
 
 class _Run:
@@ -174,7 +185,8 @@ class _Run:
             raise VerificationError(f"{where} cannot be computed: {error}") from error
         if len(results) != len(step.outputs):
             raise VerificationError(f"{where} has {len(results)} outputs, but the program declares {len(step.outputs)}")
-        return [convert(result, output.type, self.rounding and not step.handler.exact, f"{where}, output '{output.name}'")
+        rounding = self.rounding and not step.handler.exact
+        return [convert(result, output.type, rounding, f"{where}, output '{output.name}'")
                 for result, output in zip(results, step.outputs, strict=True)]
 
     def _call(self, step: Step, values: dict[str, Any]) -> tuple[Any, ...]:
@@ -206,7 +218,7 @@ def _resolve(operand: Any, values: Mapping[str, Any]) -> Any:
 
 
 def convert(result: Any, type: TensorType | None, rounding: bool, where: str) -> Any:
-    """An op's result -> in the carrier of its declared type, rounded to float16 where the type is that and ``rounding``.
+    """An op's result -> in the carrier of its declared type; if that is float16 and ``rounding``, rounded to it.
 
     Raises:
         VerificationError: the shape is not the declared one.

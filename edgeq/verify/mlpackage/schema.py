@@ -1,8 +1,8 @@
 """Apple's protobuf classes without the rest of coremltools.
 
-``import coremltools`` takes seconds (it imports torch where there is one) and prints warnings; the generated classes in its
-folder ``proto`` need protobuf only. They are loaded as a package of our own name; protobuf itself recognises the second
-loading of a schema, so the classes are the same objects when coremltools is imported before or after.
+``import coremltools`` takes seconds (it imports torch where there is one) and prints warnings; the generated classes
+in its folder ``proto`` need protobuf only. They are loaded as a package of our own name; protobuf itself recognises
+the second loading of a schema, so the classes are the same objects when coremltools is imported before or after.
 """
 from __future__ import annotations
 

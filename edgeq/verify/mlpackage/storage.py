@@ -1,8 +1,9 @@
 """The files of an .mlpackage: Manifest.json, model.mlmodel, and the constants in weight.bin.
 
-weight.bin (mlmodel/src/MILBlob/Blob/StorageFormat.hpp of apple/coremltools): a header of 64 bytes (u32 count, u32 version 2),
-then blobs, each aligned to 64 bytes and led by 64 bytes of metadata: u32 0xDEADBEEF, u32 type, u64 bytes, u64 offset of the
-data, u64 bits of padding at its end. A program refers to a blob by the offset of its metadata. All integers little-endian.
+weight.bin (mlmodel/src/MILBlob/Blob/StorageFormat.hpp of apple/coremltools): a header of 64 bytes (u32 count, u32
+version 2), then blobs, each aligned to 64 bytes and led by 64 bytes of metadata: u32 0xDEADBEEF, u32 type, u64 bytes,
+u64 offset of the data, u64 bits of padding at its end. A program refers to a blob by the offset of its metadata. All
+integers little-endian.
 """
 from __future__ import annotations
 
@@ -101,7 +102,7 @@ class BlobFiles:
         self._files: dict[str, BlobFile] = {}
 
     def read(self, file_name: str, offset: int, type: TensorType) -> Array:
-        """The blob at ``offset`` of the file that the program calls ``file_name`` ('@model_path/weights/weight.bin')."""
+        """The blob at ``offset`` of the file that the program calls ``file_name``, '@model_path/weights/weight.bin'."""
         if file_name not in self._files:
             path = _inside(self._package, self._folder / file_name.removeprefix(_MODEL_PATH))
             self._files[file_name] = BlobFile(path)

@@ -1,7 +1,7 @@
 """Element types of a Core ML program: how each is stored, and the numpy type that it is computed in.
 
-A value typed float16 is carried as float32 (numpy's float16 arithmetic is scalar code, 20 times slower) and rounded to the
-float16 grid after each op instead; types narrower than a byte are carried one value to a byte.
+A value typed float16 is carried as float32 (numpy's float16 arithmetic is scalar code, 20 times slower) and rounded
+to the float16 grid after each op instead; types narrower than a byte are carried one value to a byte.
 """
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _row(name: str, code: int, bits: int, stored: str, carrier: str, blob_code: 
     return ElementType(name, code, bits, np.dtype(stored), np.dtype(carrier), blob_code)
 
 
-# `code`: enum DataType of mlmodel/format/MIL.proto. `blob_code`: enum BlobDataType of mlmodel/src/MILBlob/Blob/BlobDataType.hpp
-# (https://github.com/apple/coremltools/tree/main/mlmodel).
+# `code`: enum DataType of format/MIL.proto. `blob_code`: enum BlobDataType of src/MILBlob/Blob/BlobDataType.hpp.
+# Both: https://github.com/apple/coremltools/tree/main/mlmodel.
 ELEMENT_TYPES: tuple[ElementType, ...] = (
     _row("bool", 1, 8, "bool", "bool"),
     _row("str", 2, 0, "object", "object"),
@@ -66,6 +66,11 @@ BY_CODE: dict[int, ElementType] = {row.code: row for row in ELEMENT_TYPES}
 BY_NAME: dict[str, ElementType] = {row.name: row for row in ELEMENT_TYPES}
 
 
+def admits(declared: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
+    """Whether ``shape`` is as declared, where None stands for any size."""
+    return len(shape) == len(declared) and all(want in (None, have) for want, have in zip(declared, shape, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class TensorType:
     """Element type and shape; None for a dimension that is known at run time only."""
@@ -75,36 +80,34 @@ class TensorType:
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether a value of ``shape`` has this type."""
-        return len(shape) == len(self.shape) and all(want in (None, have) for want, have in zip(self.shape, shape, strict=True))
+        return admits(self.shape, shape)
 
     def __str__(self) -> str:
         return f"{self.element.name}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
 
+_EXPONENT = np.uint32(0x7F800000)
 _SMALLEST_NORMAL = np.float32(2.0**-14)
-# Floats in [0.5, 1) are 2**-24 apart, which is the spacing of float16's subnormals: adding and subtracting 0.75 rounds to it.
-_SUBNORMAL_MAGIC = np.float32(0.75)
-_LARGEST = np.float32(65504)
+_LARGEST = 65504.0
+# A float32 of magnitude 1.5 * 2**(13 + e) has float16's spacing at 2**e: adding and subtracting it rounds to that.
+_SHIFT = np.float32(1.5 * 2**13)
 
 
 def round_to_float16(x: Array) -> Array:
     """x float32 -> float32, each value the nearest float16 (ties to even), infinite beyond 65504 as in float16.
 
-    The same values as ``x.astype(float16).astype(float32)`` at a quarter of its cost: 13 bits of the mantissa are rounded off.
+    The same values as ``x.astype(float16).astype(float32)``, which is scalar code, at an eighth
+    of its cost; only a zero loses its sign.
     """
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    odd = (bits >> np.uint32(13)) & np.uint32(1)
-    odd += np.uint32(0xFFF)
-    odd += bits
-    odd &= np.uint32(0xFFFFE000)
-    rounded: Array = odd.view(np.float32).reshape(x.shape)
-    magnitude = np.abs(x)
-    np.copyto(rounded, (x + _SUBNORMAL_MAGIC) - _SUBNORMAL_MAGIC, where=magnitude < _SMALLEST_NORMAL)
-    too_large = np.abs(rounded) > _LARGEST
-    if too_large.any():
-        np.copyto(rounded, np.copysign(np.float32(np.inf), x), where=too_large)
-    np.copyto(rounded, x, where=np.isnan(magnitude))
-    return rounded
+    flat = np.asarray(x, np.float32).reshape(-1)
+    shift = (flat.view(np.uint32) & _EXPONENT).view(np.float32)
+    np.maximum(shift, _SMALLEST_NORMAL, out=shift)  # subnormals of float16 are equally spaced
+    shift *= _SHIFT
+    rounded: Array = flat + shift
+    rounded -= shift
+    if flat.size and not (rounded.max() <= _LARGEST and rounded.min() >= -_LARGEST):
+        rounded = flat.astype(np.float16).astype(np.float32)
+    return rounded.reshape(x.shape)
 
 
 def unpack_bits(packed: Array, count: int, bits: int, signed: bool) -> Array:

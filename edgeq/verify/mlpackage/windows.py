@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,19 @@ class Window:
                      in zip(sizes, self.pads, self.extents, self.strides, strict=True))
 
     def taps(self, padded: Array, positions: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Array]]:
-        """Per element of the kernel: its index, and the view of ``padded`` [..., *spatial] that it meets [..., *positions]."""
+        """Per element of the kernel: its index, and the view of ``padded`` that it meets [..., *positions]."""
         for index in np.ndindex(*self.kernel):
-            yield index, padded[(..., *self.tap(index, positions))]
+            yield index, padded[self.tap(index, positions)]
 
-    def tap(self, index: Sequence[int], positions: Sequence[int]) -> tuple[slice, ...]:
-        return tuple(slice(i * d, i * d + (n - 1) * s + 1, s) for i, d, n, s
-                     in zip(index, self.dilations, positions, self.strides, strict=True))
+    def tap(self, index: Sequence[int], positions: Sequence[int]) -> tuple[Any, ...]:
+        """The index of that view."""
+        rows = zip(index, self.dilations, positions, self.strides, strict=True)
+        return last(slice(i * d, i * d + (n - 1) * s + 1, s) for i, d, n, s in rows)
+
+
+def last(index: Iterable[Any]) -> tuple[Any, ...]:
+    """An index into the last dimensions."""
+    return (..., *index)
 
 
 def integers(values: Any, default: int, count: int) -> tuple[int, ...]:
@@ -46,14 +52,16 @@ def integers(values: Any, default: int, count: int) -> tuple[int, ...]:
     return (default,) * count if values is None else tuple(int(value) for value in np.ravel(values))
 
 
-def make_window(sizes: Sequence[int], kernel: Sequence[int], *, strides: Any, dilations: Any, pad_type: str, pad: Any) -> Window:
+def make_window(sizes: Sequence[int], kernel: Sequence[int], *, strides: Any, dilations: Any, pad_type: str,
+                pad: Any) -> Window:
     """The window that MIL's arguments describe over an input of ``sizes``.
 
     `same` puts the odd element of padding after, `same_lower` before the data (coremltools .../ops/defs/_utils.py,
     aggregated_pad; the frontends emit `same` for TensorFlow's SAME).
     """
     count = len(kernel)
-    window = Window(tuple(int(k) for k in kernel), integers(strides, 1, count), integers(dilations, 1, count), ((0, 0),) * count)
+    window = Window(tuple(int(k) for k in kernel), integers(strides, 1, count), integers(dilations, 1, count),
+                    ((0, 0),) * count)
     if pad_type == "valid":
         return window
     if pad_type == "custom":
@@ -74,8 +82,8 @@ def pad_spatial(x: Array, pads: Sequence[tuple[int, int]], value: float = 0.0) -
     """x [N, C, *spatial], padded with ``value``."""
     if not any(before or after for before, after in pads):
         return x
-    inner = tuple(slice(before, before + size) for (before, _), size in zip(pads, x.shape[2:], strict=True))
+    inner = [slice(before, before + size) for (before, _), size in zip(pads, x.shape[2:], strict=True)]
     shape = (*x.shape[:2], *(size + sum(pad) for size, pad in zip(x.shape[2:], pads, strict=True)))
     padded = np.full(shape, value, x.dtype)
-    padded[(..., *inner)] = x
+    padded[last(inner)] = x
     return padded

@@ -1,4 +1,6 @@
 """Activations. Reference: coremltools/converters/mil/mil/ops/defs/iOS15/activation.py."""
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 import math

@@ -1,12 +1,14 @@
-"""Control flow, state and lists: the ops that need the running program. Reference: .../ops/defs/iOS15/control_flow.py."""
+"""Control flow, state and lists: the ops that need the running program. See .../ops/defs/iOS15/control_flow.py."""
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 import numpy as np
 
-from edgeq.verify.mlpackage.optable import CannotRun, OpTable
 from edgeq.verify.mlpackage.ops.shaping import as_tuple
+from edgeq.verify.mlpackage.optable import CannotRun, OpTable
 from edgeq.verify.mlpackage.types import Array
 from edgeq.verify.mlpackage.windows import integers
 

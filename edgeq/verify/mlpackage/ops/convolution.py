@@ -1,4 +1,6 @@
 """Convolutions over one to three spatial dimensions, as matrix products. Reference: .../ops/defs/iOS15/conv.py."""
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 from typing import Any
@@ -9,7 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 from edgeq.verify.mlpackage.functions import per_channel
 from edgeq.verify.mlpackage.optable import CannotRun, OpTable
 from edgeq.verify.mlpackage.types import Array
-from edgeq.verify.mlpackage.windows import Window, integers, make_window, pad_spatial
+from edgeq.verify.mlpackage.windows import Window, integers, last, make_window, pad_spatial
 
 op = OpTable()
 
@@ -18,8 +20,8 @@ _UNROLLED = 1 << 20
 
 
 @op("conv")
-def conv(x: Array, weight: Array, bias: Array | None = None, strides: Any = None, pad_type: str = "valid", pad: Any = None,
-         dilations: Any = None, groups: int = 1) -> Array:
+def conv(x: Array, weight: Array, bias: Array | None = None, strides: Any = None, pad_type: str = "valid",
+         pad: Any = None, dilations: Any = None, groups: int = 1) -> Array:
     """x [N, C, *in], weight [O, C/groups, *kernel], bias [O] -> [N, O, *out]."""
     sizes = x.shape[2:]
     window = make_window(sizes, weight.shape[2:], strides=strides, dilations=dilations, pad_type=pad_type, pad=pad)
@@ -41,7 +43,7 @@ def _depthwise(padded: Array, weight: Array, window: Window, positions: tuple[in
     ones = (1,) * len(positions)
     result = np.zeros((batch, groups, multiplier, *positions), padded.dtype)
     for index, view in window.taps(padded, positions):
-        result += view[:, :, None] * kernel[(..., *index)].reshape(groups, multiplier, *ones)
+        result += view[:, :, None] * kernel[last(index)].reshape(groups, multiplier, *ones)
     return result.reshape(batch, groups * multiplier, *positions)
 
 
@@ -67,8 +69,8 @@ def _windows(image: Array, window: Window, positions: tuple[int, ...]) -> Array:
     steps = image.strides[1:]
     over_kernel = tuple(step * dilation for step, dilation in zip(steps, window.dilations, strict=True))
     over_positions = tuple(step * stride for step, stride in zip(steps, window.strides, strict=True))
-    return as_strided(image, (image.shape[0], *window.kernel, *positions), (image.strides[0], *over_kernel, *over_positions),
-                      writeable=False)
+    shape, strides = (image.shape[0], *window.kernel, *positions), (image.strides[0], *over_kernel, *over_positions)
+    return as_strided(image, shape, strides, writeable=False)
 
 
 @op("conv_transpose")
@@ -84,12 +86,13 @@ def conv_transpose(x: Array, weight: Array, bias: Array | None = None, pad: Any 
     crops = _crops(full, sizes, window, pad_type, integers(pad, 0, 2 * rank), output_shape)
     # Each input element paints the kernel, times its value, onto the full output.
     matrix = weight.reshape(groups, channels // groups, -1).transpose(0, 2, 1)
-    painted = np.matmul(matrix, x.reshape(batch, groups, channels // groups, -1)).reshape(batch, outputs, *window.kernel, *sizes)
+    painted = np.matmul(matrix, x.reshape(batch, groups, channels // groups, -1))
+    painted = painted.reshape(batch, outputs, *window.kernel, *sizes)
     room = tuple(max(size, start + length) for size, (start, length) in zip(full, crops, strict=True))
     canvas = np.zeros((batch, outputs, *room), x.dtype)
     for index in np.ndindex(*window.kernel):
-        canvas[(..., *window.tap(index, sizes))] += painted[(slice(None), slice(None), *index)]
-    result = canvas[(..., *(slice(start, start + length) for start, length in crops))]
+        canvas[window.tap(index, sizes)] += painted[(slice(None), slice(None), *index)]
+    result = canvas[last(slice(start, start + length) for start, length in crops)]
     return result if bias is None else result + per_channel(bias, x.ndim)
 
 

@@ -79,7 +79,7 @@ def argsort(x: Array, axis: int = -1, ascending: bool = False) -> Array:
 @op("topk", exact=True)
 def topk(x: Array, k: int = 1, axis: int = -1, ascending: bool = False, sort: bool = True, return_indices: bool = True,
          output_indices_dtype: str = "int32") -> Any:
-    """The k largest (smallest if ascending) values and their places; k = -1 takes all. Sorted, whether asked for or not."""
+    """The k largest (smallest if ascending) values and their places; k = -1 takes all. Always sorted."""
     size = x.shape[axis]
     places = np.take(_order(x, axis, ascending), np.arange(size if k == -1 else k), axis)
     values = np.take_along_axis(x, places, axis)

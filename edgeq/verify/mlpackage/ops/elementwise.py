@@ -2,6 +2,8 @@
 
 Reference: coremltools/converters/mil/mil/ops/defs/iOS15/elementwise_{unary,binary}.py.
 """
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -75,7 +77,7 @@ def clip(x: Array, alpha: float, beta: float) -> Array:
 
 @op("cast")
 def cast(x: Array, dtype: str) -> Array:
-    """The declared type of the output is `dtype`, so the interpreter converts: towards zero from floats, x != 0 to bool."""
+    """The output is declared as `dtype`, so the interpreter converts: towards zero from floats, x != 0 to bool."""
     return x
 
 

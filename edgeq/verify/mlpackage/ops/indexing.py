@@ -1,7 +1,7 @@
 """Gather and scatter. Reference: .../ops/defs/iOS15/scatter_gather.py and iOS17/scatter_gather.py.
 
-Up to iOS 16 a negative index counts from the end. From iOS 17 on it is out of bounds, and what a device then does is not
-defined; the interpreter refuses it, since a program that relies on it works by luck.
+Up to iOS 16 a negative index counts from the end. From iOS 17 on it is out of bounds, and what a device then does is
+not defined; the interpreter refuses it, since a program that relies on it works by luck.
 """
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def _checked(indices: Any, size: int, opset: int) -> Array:
 
 
 @op("gather", exact=True)
-def gather(x: Array, indices: Any, opset: int, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Array:
+def gather(x: Array, indices: Any, opset: int, axis: int = 0, batch_dims: int = 0,
+           validate_indices: bool = False) -> Array:
     """x [*batch, ..., D, ...], indices [*batch, *index] -> x with the dimension `axis` replaced by [*index]."""
     position = axis % x.ndim
     places = _checked(indices, x.shape[position], opset)

@@ -1,4 +1,6 @@
 """Matrix products and attention. Reference: .../ops/defs/iOS15/linear.py, .../iOS18/transformers.py."""
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 import math
@@ -30,7 +32,7 @@ def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = Fa
 
 @op("einsum")
 def einsum(values: tuple[Array, ...], equation: str) -> Array:
-    """MIL has one equation, "nchw,nwhu->nchu" with n optional (any letters): a matrix product per n and h, with broadcast.
+    """MIL has one equation, "nchw,nwhu->nchu" with n optional (any letters): a matrix product per n and h.
 
     Other equations, should a later version have them, go to numpy.
     """
@@ -45,7 +47,7 @@ def einsum(values: tuple[Array, ...], equation: str) -> Array:
 
 @op("scaled_dot_product_attention")
 def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_mask: Array | None = None) -> Array:
-    """query [B, ..., L, E], key [B, ..., S, E], value [B, ..., S, V], mask bool or added [..., L, S] -> [B, ..., L, V]."""
+    """query [..., L, E], key [..., S, E], value [..., S, V], mask bool or added [..., L, S] -> [..., L, V]."""
     scores = np.matmul(query * np.float32(1 / math.sqrt(query.shape[-1])), key.swapaxes(-1, -2))
     if attn_mask is not None:
         mask = np.asarray(attn_mask)

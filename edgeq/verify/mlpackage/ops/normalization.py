@@ -1,4 +1,6 @@
 """Normalizations. Reference: .../ops/defs/iOS15/normalization.py."""
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 from typing import Any

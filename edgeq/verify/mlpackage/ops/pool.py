@@ -13,7 +13,8 @@ from edgeq.verify.mlpackage.windows import Window, make_window, pad_spatial
 op = OpTable()
 
 
-def _pool_window(x: Array, kernel_sizes: Any, strides: Any, pad_type: str, pad: Any, ceil_mode: bool) -> tuple[Window, tuple[int, ...]]:
+def _pool_window(x: Array, kernel_sizes: Any, strides: Any, pad_type: str, pad: Any, ceil_mode: bool) -> tuple[Window,
+                 tuple[int, ...]]:
     """The window (of padding as declared) and how many places it takes.
 
     ceil_mode lets a window hang over the end, unless it would begin in the padding there (torch's rule).
@@ -40,7 +41,8 @@ def _overhang(x: Array, window: Window, positions: tuple[int, ...]) -> Window:
 
 
 @op("max_pool", exact=True)
-def max_pool(x: Array, kernel_sizes: Any, pad_type: str, strides: Any = None, pad: Any = None, ceil_mode: bool = False) -> Array:
+def max_pool(x: Array, kernel_sizes: Any, pad_type: str, strides: Any = None, pad: Any = None,
+             ceil_mode: bool = False) -> Array:
     """x [N, C, *in] -> [N, C, *out]; padding never wins."""
     window, positions = _pool_window(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     window = _overhang(x, window, positions)
@@ -63,13 +65,15 @@ def avg_pool(x: Array, kernel_sizes: Any, pad_type: str, strides: Any = None, pa
     total = _sum(x, reach, positions)
     counted = np.ones((1, 1, *x.shape[2:]), np.float32)
     if not exclude_padding_from_average:
-        counted = np.ones((1, 1, *(size + sum(pads) for size, pads in zip(x.shape[2:], window.pads, strict=True))), np.float32)
-        reach = replace(reach, pads=tuple((0, more[1] - pads[1]) for more, pads in zip(reach.pads, window.pads, strict=True)))
+        counted = pad_spatial(counted, window.pads, 1.0)
+        overhang = ((0, more[1] - pads[1]) for more, pads in zip(reach.pads, window.pads, strict=True))
+        reach = replace(reach, pads=tuple(overhang))
     return total / _sum(counted, reach, positions)
 
 
 @op("l2_pool")
-def l2_pool(x: Array, kernel_sizes: Any, pad_type: str, strides: Any = None, pad: Any = None, ceil_mode: bool = False) -> Array:
+def l2_pool(x: Array, kernel_sizes: Any, pad_type: str, strides: Any = None, pad: Any = None,
+            ceil_mode: bool = False) -> Array:
     window, positions = _pool_window(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     return np.sqrt(_sum(x * x, _overhang(x, window, positions), positions))
 

@@ -1,8 +1,10 @@
 """Quantized activations and compressed constants.
 
-Reference: .../ops/defs/iOS17/quantization_ops.py, iOS16/constexpr_ops.py, iOS18/compression.py. The arithmetic is float32,
-rounded once to the declared type, as coremltools' own decompression does it.
+Reference: .../ops/defs/iOS17/quantization_ops.py, iOS16/constexpr_ops.py, iOS18/compression.py. The arithmetic is
+float32, rounded once to the declared type, as coremltools' own decompression does it.
 """
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 from typing import Any
@@ -103,7 +105,8 @@ def constexpr_sparse_to_dense(nonzero_data: Array, mask: Array, shape: Any = Non
 @op("constexpr_lut_to_sparse", exact=True)
 def constexpr_lut_to_sparse(indices_mask: Array, indices_nonzero_data: Array, lut: Array,
                             vector_axis: int | None = None) -> tuple[Array, Array]:
-    dense = constexpr_lut_to_dense(constexpr_sparse_to_dense(indices_nonzero_data, indices_mask), lut, None, vector_axis)
+    indices = constexpr_sparse_to_dense(indices_nonzero_data, indices_mask)
+    dense = constexpr_lut_to_dense(indices, lut, None, vector_axis)
     mask = indices_mask if lut.shape[-1] == 1 else np.repeat(indices_mask, lut.shape[-1], vector_axis or 0)
     return mask, dense[mask != 0]
 

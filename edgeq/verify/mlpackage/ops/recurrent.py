@@ -1,4 +1,6 @@
 """Recurrent layers: x [S, B, I] with the sequence first. Reference: .../ops/defs/iOS15/recurrent.py."""
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -31,7 +33,7 @@ def _projected(x: Array, weight: Array, bias: Array | None) -> Array:
 
 def _scan(inputs: Array, state: tuple[Array, ...], step: Callable[..., tuple[Array, ...]], reverse: bool,
           output_sequence: bool) -> tuple[Array, ...]:
-    """Run step(input, *state) -> state over the sequence -> outputs [S or 1, B, H] (the first state), then the last state."""
+    """Run step(input, *state) -> state over the sequence -> outputs [S or 1, B, H], then the last state."""
     outputs = []
     for time in reversed(range(len(inputs))) if reverse else range(len(inputs)):
         state = step(inputs[time], *state)
@@ -41,8 +43,8 @@ def _scan(inputs: Array, state: tuple[Array, ...], step: Callable[..., tuple[Arr
 
 
 @op("rnn")
-def rnn(x: Array, initial_h: Array, weight_ih: Array, weight_hh: Array, bias: Array | None = None, direction: str = "forward",
-        output_sequence: bool = False, activation: str = "tanh") -> tuple[Array, ...]:
+def rnn(x: Array, initial_h: Array, weight_ih: Array, weight_hh: Array, bias: Array | None = None,
+        direction: str = "forward", output_sequence: bool = False, activation: str = "tanh") -> tuple[Array, ...]:
     act = _activation(activation)
 
     def step(gate: Array, h: Array) -> tuple[Array, ...]:
@@ -52,9 +54,9 @@ def rnn(x: Array, initial_h: Array, weight_ih: Array, weight_hh: Array, bias: Ar
 
 
 @op("gru")
-def gru(x: Array, initial_h: Array, weight_ih: Array, weight_hh: Array, bias: Array | None = None, direction: str = "forward",
-        output_sequence: bool = False, recurrent_activation: str = "sigmoid", activation: str = "tanh",
-        reset_after: bool = False, input_bias: Array | None = None) -> tuple[Array, ...]:
+def gru(x: Array, initial_h: Array, weight_ih: Array, weight_hh: Array, bias: Array | None = None,
+        direction: str = "forward", output_sequence: bool = False, recurrent_activation: str = "sigmoid",
+        activation: str = "tanh", reset_after: bool = False, input_bias: Array | None = None) -> tuple[Array, ...]:
     """Gates in the order reset, output, update; o = act(W x + r * (R h) + b), one bias for both products."""
     if reset_after or input_bias is not None:
         raise CannotRun("reset_after and input_bias are documented too vaguely to compute them")
@@ -96,7 +98,8 @@ def lstm(x: Array, initial_h: Array, initial_c: Array, weight_ih: Array, weight_
     return tuple(np.concatenate(pair, -1) for pair in zip(forward, backward, strict=True))
 
 
-def _lstm_step(weight_hh: Array, size: int, acts: tuple[Any, Any, Any], clip: float | None) -> Callable[..., tuple[Array, ...]]:
+def _lstm_step(weight_hh: Array, size: int, acts: tuple[Any, Any, Any], clip: float | None) -> Callable[...,
+               tuple[Array, ...]]:
     gate, cell, output = acts
 
     def step(inputs: Array, h: Array, c: Array) -> tuple[Array, ...]:

@@ -1,4 +1,6 @@
 """Reductions: rows of a name and what it computes over axes. Reference: .../ops/defs/iOS15/reduction.py."""
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,9 +1,11 @@
 """Resampling of images. Reference: .../ops/defs/iOS15/image_resizing.py and later.
 
-MIL describes linear interpolation by the places of the grid points (``grid``), and says nothing on how the nearest neighbour is
-chosen; here it is what the frontends take it for: rounded down where the grid starts at the first pixel (torch, and TensorFlow
-without half pixels), else the closest pixel.
+MIL describes linear interpolation by the places of the grid points (``grid``), and says nothing on how the nearest
+neighbour is chosen; here it is what the frontends take it for: rounded down where the grid starts at the first pixel
+(torch, and TensorFlow without half pixels), else the closest pixel.
 """
+# mypy: disable-error-code="no-any-return"
+# numpy types arithmetic on arrays of any dtype as Any.
 from __future__ import annotations
 
 from typing import Any
@@ -79,8 +81,8 @@ def resize_nearest_neighbor(x: Array, target_size_height: int, target_size_width
 
 
 @op("upsample_bilinear")
-def upsample_bilinear(x: Array, scale_factor_height: float = 1, scale_factor_width: float = 1, align_corners: bool = True,
-                      half_pixel_centers: bool | None = None) -> Array:
+def upsample_bilinear(x: Array, scale_factor_height: float = 1, scale_factor_width: float = 1,
+                      align_corners: bool = True, half_pixel_centers: bool | None = None) -> Array:
     """The scale that counts is output size over input size."""
     half_pixels = not align_corners if half_pixel_centers is None else half_pixel_centers
     if align_corners and half_pixels:
@@ -90,12 +92,14 @@ def upsample_bilinear(x: Array, scale_factor_height: float = 1, scale_factor_wid
 
 
 @op("resize_bilinear")
-def resize_bilinear(x: Array, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: str = "DEFAULT") -> Array:
+def resize_bilinear(x: Array, target_size_height: int = 1, target_size_width: int = 1,
+                    sampling_mode: str = "DEFAULT") -> Array:
     return _resize(x, {-2: target_size_height, -1: target_size_width}, sampling_mode)
 
 
 @op("resize")
-def resize(x: Array, shape: Any, resized_dims: int, interpolation_mode: str = "LINEAR", sampling_mode: str = "DEFAULT") -> Array:
+def resize(x: Array, shape: Any, resized_dims: int, interpolation_mode: str = "LINEAR",
+           sampling_mode: str = "DEFAULT") -> Array:
     """The last `resized_dims` dimensions take the last sizes of `shape`; 0 keeps one."""
     wanted = integers(shape, 0, 0)[-int(resized_dims):]
     sizes = {axis - len(wanted): size or x.shape[axis - len(wanted)] for axis, size in enumerate(wanted)}
@@ -105,8 +109,8 @@ def resize(x: Array, shape: Any, resized_dims: int, interpolation_mode: str = "L
 
 
 @op("resample")
-def resample(x: Array, coordinates: Array, sampling_mode: str, padding_mode: str, padding_value: float, coordinates_mode: str,
-             align_corners: bool) -> Array:
+def resample(x: Array, coordinates: Array, sampling_mode: str, padding_mode: str, padding_value: float,
+             coordinates_mode: str, align_corners: bool) -> Array:
     """x [B, C, H, W] sampled at coordinates [B, H2, W2, (x, y)] -> [B, C, H2, W2]."""
     height, width = x.shape[2:]
     column = _pixels(coordinates[..., 0].astype(np.float64), width, coordinates_mode, align_corners)
@@ -118,6 +122,19 @@ def resample(x: Array, coordinates: Array, sampling_mode: str, padding_mode: str
     if sampling_mode != "bilinear":
         raise CannotRun(f"sampling_mode '{sampling_mode}'")
     return _bilinear(x, row, column, padding_value)
+
+
+@op("affine")
+def affine(x: Array, transform_matrix: Array, output_height: int, output_width: int, sampling_mode: str,
+           padding_mode: str, padding_value: float, coordinates_mode: str, align_corners: bool) -> Array:
+    """x [B, C, H, W] sampled where the matrix [B or 1, (a0, a1, a2, b0, b1, b2)] sends each pixel -> [B, C, H2, W2]."""
+    if coordinates_mode != "normalized_minus_one_to_one" or not align_corners:
+        raise CannotRun(f"coordinates_mode '{coordinates_mode}', align_corners {align_corners}")
+    row, column = np.meshgrid(np.linspace(-1, 1, output_height), np.linspace(-1, 1, output_width), indexing="ij")
+    pixel = np.stack([column, row, np.ones_like(row)], -1)
+    matrix = np.broadcast_to(transform_matrix, (len(x), 6)).astype(np.float64).reshape(-1, 2, 3)
+    coordinates = np.einsum("hwk,bjk->bhwj", pixel, matrix)
+    return resample(x, coordinates, sampling_mode, padding_mode, padding_value, coordinates_mode, align_corners)
 
 
 def _pixels(coordinate: Array, size: int, mode: str, align_corners: bool) -> Array:
@@ -161,18 +178,22 @@ def _bilinear(x: Array, row: Array, column: Array, outside: float) -> Array:
     return result
 
 
-_CORNERS = {  # box_coordinate_mode: which entries are (y, x) first and (y, x) second, and whether these are centre and size
+# box_coordinate_mode: where the first (y, x) and the second (y, x) are, and whether these are centre and size.
+_CORNERS = {
     "CORNERS_HEIGHT_FIRST": ((0, 1, 2, 3), False), "CORNERS_WIDTH_FIRST": ((1, 0, 3, 2), False),
     "CENTER_SIZE_HEIGHT_FIRST": ((0, 1, 2, 3), True), "CENTER_SIZE_WIDTH_FIRST": ((1, 0, 3, 2), True),
 }
 
 
 @op("crop_resize")
-def crop_resize(x: Array, boxes: Array | None = None, box_indices: Any = None, roi: Array | None = None, target_height: int = 1,
-                target_width: int = 1, normalized_coordinates: bool = False, spatial_scale: float = 1.0,
-                box_coordinate_mode: str = "CORNERS_HEIGHT_FIRST", sampling_mode: str = "DEFAULT",
-                pad_value: float = 0.0) -> Array:
-    """x [B, C, H, W], boxes [N, 4] (iOS 17; before: roi [N, 1, 4 or 5, 1, 1]) -> crops [N, C, h, w] ([N, B or 1, C, h, w])."""
+def crop_resize(x: Array, boxes: Array | None = None, box_indices: Any = None, roi: Array | None = None,
+                target_height: int = 1, target_width: int = 1, normalized_coordinates: bool = False,
+                spatial_scale: float = 1.0, box_coordinate_mode: str = "CORNERS_HEIGHT_FIRST",
+                sampling_mode: str = "DEFAULT", pad_value: float = 0.0) -> Array:
+    """x [B, C, H, W], boxes [N, 4] -> crops [N, C, h, w].
+
+    Before iOS 17: roi [N, 1, 4 or 5, 1, 1] (a leading image number) -> crops [N, B or 1, C, h, w].
+    """
     size = (target_height, target_width)
 
     def crop(image: Array, box: Array) -> Array:

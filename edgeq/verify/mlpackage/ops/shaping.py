@@ -1,4 +1,4 @@
-"""Ops that move data and change shapes. Reference: .../ops/defs/iOS15/tensor_{transformation,operation}.py and later."""
+"""Ops that move data and change shapes. Reference: .../ops/defs/iOS15/tensor_{transformation,operation}.py."""
 from __future__ import annotations
 
 from typing import Any
@@ -116,14 +116,18 @@ def pad(x: Array, pad: Any, mode: str = "constant", constant_val: float = 0.0) -
     return np.pad(x, widths, _PAD_MODES[mode])  # type: ignore[call-overload,no-any-return]
 
 
-def slices(begin: Any, end: Any, stride: Any, begin_mask: Any, end_mask: Any, squeeze_mask: Any) -> tuple[slice | int, ...]:
-    """The numpy index of slice_by_index and slice_update: a mask drops its bound, a squeezed dimension takes one element."""
+def slices(begin: Any, end: Any, stride: Any, begin_mask: Any, end_mask: Any, squeeze_mask: Any) -> tuple[slice | int,
+           ...]:
+    """The index of slice_by_index and slice_update: a mask drops its bound, a squeezed dimension takes one element."""
     begins, ends = integers(begin, 0, 0), integers(end, 0, 0)
     rank = len(begins)
     rows = zip(begins, ends, integers(stride, 1, rank), integers(begin_mask, 0, rank), integers(end_mask, 0, rank),
                integers(squeeze_mask, 0, rank), strict=True)
-    return tuple((0 if no_first else first) if squeezed else slice(None if no_first else first, None if no_last else last, step)
-                 for first, last, step, no_first, no_last, squeezed in rows)
+    index: list[slice | int] = []
+    for first, last, step, no_first, no_last, squeezed in rows:
+        bounds = slice(None if no_first else first, None if no_last else last, step)
+        index.append(bounds if not squeezed else 0 if no_first else first)
+    return tuple(index)
 
 
 @op("slice_by_index", exact=True)
@@ -193,7 +197,8 @@ def space_to_batch(x: Array, block_shape: Any, paddings: Any) -> Array:
     bh, bw = integers(block_shape, 0, 0)
     padded = np.pad(x, [(0, 0), (0, 0), *(tuple(row) for row in np.asarray(paddings).tolist())])
     n, c, h, w = padded.shape
-    return padded.reshape(n, c, h // bh, bh, w // bw, bw).transpose(3, 5, 0, 1, 2, 4).reshape(bh * bw * n, c, h // bh, w // bw)
+    blocks = padded.reshape(n, c, h // bh, bh, w // bw, bw)
+    return blocks.transpose(3, 5, 0, 1, 2, 4).reshape(bh * bw * n, c, h // bh, w // bw)
 
 
 @op("batch_to_space", exact=True)
@@ -202,7 +207,8 @@ def batch_to_space(x: Array, block_shape: Any, crops: Any) -> Array:
     bh, bw = integers(block_shape, 0, 0)
     (top, bottom), (left, right) = np.asarray(crops).tolist()
     n, c, h, w = x.shape
-    full = x.reshape(bh, bw, n // (bh * bw), c, h, w).transpose(2, 3, 4, 0, 5, 1).reshape(n // (bh * bw), c, h * bh, w * bw)
+    images = n // (bh * bw)
+    full = x.reshape(bh, bw, images, c, h, w).transpose(2, 3, 4, 0, 5, 1).reshape(images, c, h * bh, w * bw)
     return full[:, :, top:h * bh - bottom, left:w * bw - right]
 
 
