@@ -9,6 +9,7 @@ import onnx_ir as ir
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import IR_VERSION, OPSET, all_nodes, label
 from edgeq_converters.contract import Artifact, EmitOptions
+from edgeq_converters.onnxruntime.anchors import anchor_float_weights
 from edgeq_converters.onnxruntime.fusion import float_nodes
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
 from edgeq_converters.onnxruntime.signs import signed_weights, unsigned_activations, unsigned_operands
@@ -45,6 +46,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     islands = float_nodes(graph)
     forms = WeightForms(graph)
     forms.rewrite()
+    anchor_float_weights(graph)
     _drop_unread(graph)
     _save(model, folder)
     return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms), float_nodes=tuple(islands))

@@ -1,8 +1,8 @@
 """Which quantized nodes ONNX Runtime computes in integers, and why the others stay float.
 
-Its QDQ transformer replaces DQ -> op -> Q by one integer kernel where a selector accepts the whole group; everything else
-runs as written: DequantizeLinear, the float op, QuantizeLinear. Measured with 1.31 on x86-64 by counting the nodes of the
-optimized graph; the selectors are in
+Its QDQ transformer replaces DQ -> op -> Q by one integer kernel where a selector accepts the whole group; everything
+else runs as written: DequantizeLinear, the float op, QuantizeLinear. Measured with 1.31 on x86-64 by counting the nodes
+of the optimized graph; the selectors are in
 https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc
 """
 from __future__ import annotations
@@ -79,7 +79,8 @@ def dequantized(value: ir.Value | None) -> ir.Node | None:
 
 def is_static(node: ir.Node) -> bool:
     """True where an activation reaches the node through a DequantizeLinear."""
-    return any((source := dequantized(value)) is not None and not is_constant(source.inputs[0]) for value in node.inputs)
+    sources = [source for value in node.inputs if (source := dequantized(value)) is not None]
+    return any(not is_constant(source.inputs[0]) for source in sources)
 
 
 def _is_island_candidate(node: ir.Node) -> bool:

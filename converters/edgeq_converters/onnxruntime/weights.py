@@ -1,7 +1,7 @@
 """How constant integers reach the op that reads them: one form per kind of reader.
 
-ONNX Runtime never folds a DequantizeLinear of a constant while its QDQ mode is on: one that no kernel absorbs runs in every
-inference. So each constant gets a form that a kernel absorbs, or one that folds when the session loads.
+ONNX Runtime never folds a DequantizeLinear of a constant while its QDQ mode is on: one that no kernel absorbs runs in
+every inference. So each constant gets a form that a kernel absorbs, or one that folds when the session loads.
 """
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from edgeq.graph import attribute, constant, initializer, label
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.qdq import _params as node_params
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, broadcast
+from edgeq_converters.onnxruntime.anchors import is_between_integers
 from edgeq_converters.onnxruntime.fusion import float_reason, is_static
 
 # Feature of the written graph -> the first release that runs it well. Measured with the releases 1.18 to 1.31.
@@ -71,6 +72,8 @@ class WeightForms:
             return WeightForms.gathered
         if is_static(reader) and not float_reason(reader):
             return WeightForms.widened if params.type.bits == 4 else None
+        if index == 2 and is_between_integers(reader):
+            return None  # a DQ here is what keeps the float weights float, see anchors
         if index == 1 and _fits_nbits(reader, params, data):
             return WeightForms.blocked
         return WeightForms.unfolded

@@ -1,0 +1,69 @@
+"""Float weights that stay float although integers surround them."""
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.graph import attribute, constant, initializer, label
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq_converters.onnxruntime.fusion import dequantized, is_static
+
+
+def is_between_integers(node: ir.Node) -> bool:
+    """True where ONNX Runtime would quantize float weights by itself, one scale for the tensor.
+
+    WeightBiasQuantization takes every DQ -> Conv, ConvTranspose or Gemm [-> Relu or Clip] -> Q:
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc
+    """
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or dequantized(node.inputs[0]) is None:
+        return False
+    current = node
+    while True:
+        readers = [use.node for use in current.outputs[0].uses()]
+        if len(readers) != 1:
+            return False
+        if readers[0].op_type == QUANTIZE:
+            return is_static(node)
+        if readers[0].op_type not in ("Relu", "Clip"):
+            return False
+        current = readers[0]
+
+
+def anchor_float_weights(graph: ir.Graph) -> None:
+    """Write the bias of such a node as a DequantizeLinear, which makes that rewrite step back; b is kept bit for bit.
+
+        Conv(DQ(x), w, b) -> Q      =>      Conv(DQ(x), w, DQ(int32 sign(b), scale |b|)) -> Q
+    """
+    for node in list(graph):
+        if not is_between_integers(node) or dequantized(node.inputs[1]) is not None:
+            continue
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = constant(given)
+        if given is not None and (bias is None or bias.ndim != 1):
+            continue  # the rewrite leaves such a bias alone
+        _anchor(graph, node, np.zeros(_width(node), np.float32) if bias is None else bias)
+
+
+def _anchor(graph: ir.Graph, node: ir.Node, bias: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+    name = f"{label(node)}_bias"
+    size = np.where(bias == 0, 1, np.abs(bias)).astype(np.float32)
+    inputs = [initializer(graph, f"{name}_sign", np.sign(bias).astype(np.int32)),
+              initializer(graph, f"{name}_size", size)]
+    dequantize = ir.node(DEQUANTIZE, inputs, {"axis": 0}, name=f"{name}_anchor")
+    real = dequantize.outputs[0]
+    real.name, real.shape, real.type = f"{name}_anchored", ir.Shape(bias.shape), ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_before(node, dequantize)
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, real)
+
+
+def _width(node: ir.Node) -> int:
+    """The number of output channels."""
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.shape is not None
+    sizes = [int(d) for d in weight.shape.numpy()]
+    if node.op_type == "ConvTranspose":
+        return sizes[1] * int(attribute(node, "group", 1))
+    return sizes[0] if node.op_type == "Conv" or attribute(node, "transB", 0) else sizes[1]
