@@ -314,7 +314,9 @@ def int8_grid(value: ir.Value) -> QuantParams | None:
     params = quant(value)
     if params is None or (params.type.bits != 8 and value.const_value is None):
         return None
-    return params.as_signed()
+    signed = params.as_signed()
+    # Symmetric or not says how a quantizer chose a grid; for equality of 8-bit grids only the numbers count.
+    return replace(signed, type=replace(signed.type, symmetric=False)) if signed.type.bits == 8 else signed
 
 
 def is_shared(value: ir.Value) -> bool:

@@ -29,6 +29,8 @@ ENTRY: Final = "model.tflite"
 ENGINE_VERSION: Final = ">=2.1"
 NEW_VERSIONS: Final = {"FULLY_CONNECTED": 10, "CONV_2D": 7, "DEQUANTIZE": 5, "QUANTIZE": 3, "TRANSPOSE": 6, "CAST": 5}
 
+# What the bundle says to tflite-runtime, whose last release is 2.14: a range that no release meets turns it away.
+OLD_RUNTIME, NO_OLD_RUNTIME = ">=2.14", ">2.14"
 
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """Write `folder`/model.tflite. The model's inputs and outputs keep their names, shapes, types and ONNX layout.
@@ -46,7 +48,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime_2_14": runs_on_old_runtime(program)},
+    return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime": OLD_RUNTIME if runs_on_old_runtime(program) else NO_OLD_RUNTIME},
                     float_nodes=tuple(float_nodes))
 
 

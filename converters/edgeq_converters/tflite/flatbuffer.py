@@ -1,6 +1,7 @@
 """A Program becomes the bytes of a .tflite file."""
 from __future__ import annotations
 
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +75,8 @@ def to_model(program: Program) -> tuple[Any, list[NDArray[np.uint8]]]:
     graph = schema.SubGraphT()
     contents: list[NDArray[np.uint8]] = []
     graph.name = b"main"
-    graph.tensors = [_tensor(schema, tensor, contents) for tensor in tensors]
+    digests: dict[bytes, int] = {}
+    graph.tensors = [_tensor(schema, tensor, contents, digests) for tensor in tensors]
     graph.inputs = [index[id(tensor)] for tensor in program.inputs.values()]
     graph.outputs = [index[id(tensor)] for tensor in program.outputs.values()]
     model = schema.ModelT()
@@ -105,13 +107,18 @@ def _code(schema: Any, kernel: str, number: int) -> Any:
     return code
 
 
-def _tensor(schema: Any, tensor: Tensor, contents: list[NDArray[np.uint8]]) -> Any:
+def _tensor(schema: Any, tensor: Tensor, contents: list[NDArray[np.uint8]], digests: dict[bytes, int]) -> Any:
+    """digests: content -> its buffer, so that tied weights are stored once."""
     result = schema.TensorT()
     result.name, result.shape, result.hasRank = tensor.name.encode(), list(tensor.shape), True
     result.type = getattr(schema.TensorType, SCHEMA_TYPES[tensor.dtype.name])
     if tensor.data is not None:
-        contents.append(_content(tensor))
-        result.buffer = len(contents)
+        content = _content(tensor)
+        digest = blake2b(content, digest_size=16).digest()
+        if digest not in digests:
+            contents.append(content)
+            digests[digest] = len(contents)
+        result.buffer = digests[digest]
     if tensor.grid is not None:
         result.quantization = quantization = schema.QuantizationParametersT()
         quantization.scale = np.atleast_1d(tensor.grid.scale).astype(np.float32)

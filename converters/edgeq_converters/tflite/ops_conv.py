@@ -8,7 +8,6 @@ import numpy as np
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
-from edgeq_converters.tflite.kernels import INT4, INT8
 from edgeq_converters.tflite.layout import channels_last
 from edgeq_converters.tflite.ops_shape import padded, pieces, window as slice_window
 from edgeq_converters.tflite.program import Tensor, Value
@@ -76,14 +75,13 @@ def _padded(b: Builder, tensor: Tensor, over: Window) -> tuple[Tensor, Window, i
 def _conv2d(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | None, over: Window, group: int) -> Tensor:
     tensor, over, padding = _padded(b, tensor, over)
     o = w.shape[0]
-    weight = weight_tensor(b, x, w, Filter("CONV_2D", 0, (0, 2, 3, 1)))
+    weight = weight_tensor(b, x, w, Filter("CONV_2D", 0, (0, 2, 3, 1), packed=group == 1))
     inputs = [tensor, weight, bias_tensor(b, tensor, weight, bias, o)]
     options = {"padding": padding, "strideH": over.strides[0], "strideW": over.strides[1],
                "dilationHFactor": over.dilations[0], "dilationWFactor": over.dilations[1]}
-    if group == 1 or (weight.dtype != INT4 and not _hybrid(tensor, weight)):
-        return b.call("CONV_2D", inputs, (tensor.shape[0], *over.out, o), **options)
-    raise NeedsFloat("grouped convolution with 4-bit weights") if b.integer else CannotLower(
-        "grouped convolution with integer weights on float activations", "quantize the activations too")
+    if group > 1 and _hybrid(tensor, weight):
+        raise CannotLower("grouped convolution with integer weights on float activations", "quantize the activations too")
+    return b.call("CONV_2D", inputs, (tensor.shape[0], *over.out, o), **options)
 
 
 def _depthwise(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | None, over: Window) -> Tensor:
@@ -217,8 +215,6 @@ def _bias_of(bias: Value | None, index: int, group: int) -> Value | None:
 def _transposed(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | None, stride: Sequence[int],
                 kernel: Sequence[int]) -> Tensor:
     weight = weight_tensor(b, x, w, Filter("TRANSPOSE_CONV", 1, (1, 2, 3, 0)))
-    if weight.dtype == INT4 or (weight.dtype == INT8 and tensor.grid is None):
-        raise NeedsFloat("4-bit weights of a transposed convolution")
     n, h, width, _ = tensor.shape
     out = (n, (h - 1) * stride[0] + kernel[0], (width - 1) * stride[1] + kernel[1], w.shape[1])
     bias_in = bias_tensor(b, tensor, weight, bias, w.shape[1])

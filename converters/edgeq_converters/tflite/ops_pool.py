@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
@@ -20,6 +21,7 @@ def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequ
     """Padding never wins a maximum: with the lowest number of the type where SAME does not fit."""
     if len(b.node.outputs) > 1 and b.node.outputs[1].name:
         raise CannotLower("the indices of the maxima are asked for")
+    _drop_windows(b, x, strides, pads, ceil_mode)
     w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
     tensor = b.read(x, channels_last(x.rank))
     if len(kernel_shape) > 2:
@@ -27,6 +29,19 @@ def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequ
     if tensor.dtype != np.float32 and tensor.grid is None:
         tensor = b.cast(tensor, np.float32)
     return b.result(two_dimensional(b, tensor, w, _max_pool, x.shape[1]), channels_last(x.rank))
+
+
+def _drop_windows(b: Builder, x: Value, strides: Sequence[int], pads: Sequence[int], ceil_mode: int) -> None:
+    """ceil_mode drops windows that would start behind the input; onnx's shape inference counts them.
+
+    https://onnx.ai/onnx/operators/onnx__MaxPool.html: "sliding windows that would start in the right padded region are ignored".
+    """
+    count, sizes = x.rank - 2, list(b.shape)
+    for axis in range(count):
+        stride, before = (strides or (1,) * count)[axis], pads[axis] if pads else 0
+        if ceil_mode and (sizes[axis + 2] - 1) * stride >= x.shape[axis + 2] + before:
+            sizes[axis + 2] -= 1
+    b.node.outputs[0].shape = ir.Shape(sizes)
 
 
 def _max_pool(b: Builder, tensor: Tensor, w: Window) -> Tensor:
@@ -62,6 +77,7 @@ def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: 
                  dilations: Sequence[int] = (), auto_pad: str = "NOTSET", ceil_mode: int = 0,
                  count_include_pad: int = 0) -> Value:
     """The kernel divides by the elements inside the input. Other divisors are corrected by a constant factor per place."""
+    _drop_windows(b, x, strides, pads, ceil_mode)
     w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
     if len(kernel_shape) > 2:
         raise CannotLower("pooling over three axes")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, QuantType, dequantize
 from edgeq_converters.optable import CannotLower
-from edgeq_converters.tflite.builder import Builder, NeedsFloat
+from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder, NeedsFloat
 from edgeq_converters.tflite.kernels import FLOAT32, INT4, INT8, per_channel, weights_row
 from edgeq_converters.tflite.layout import Layout
 from edgeq_converters.tflite.program import Tensor, Value
@@ -23,12 +23,14 @@ class Filter:
     """What a kernel's weight tensor needs to know. out: ONNX axis of the output channels.
 
     perm: the kernel's axis order, as axes of the ONNX weight. stored: the kernel's shape where it differs from the permuted one.
+    packed: 4-bit integers may be stored two to a byte.
     """
 
     kernel: str
     out: int
     perm: Layout
     stored: tuple[int, ...] | None = None
+    packed: bool = True
 
 
 def weight_tensor(b: Builder, x: Value, w: Value, form: Filter) -> Tensor:
@@ -42,8 +44,12 @@ def weight_tensor(b: Builder, x: Value, w: Value, form: Filter) -> Tensor:
         raise CannotLower("its weights are computed at run time")
     if b.integer:
         made = _integers(b, w, form) if w.grid is not None else None
-        if made is None or weights_row(form.kernel, "q8", made) is None:
+        if made is None:
             raise NeedsFloat("its weights are not on a symmetric grid per output channel")
+        if made.dtype == INT4 and (not form.packed or weights_row(form.kernel, "q8", made) is None):
+            made.dtype = INT8  # the same integers, a byte each
+        if weights_row(form.kernel, "q8", made) is None:
+            raise NeedsFloat(f"{form.kernel} has no kernel for its weights")
         return made
     if b.dynamic and w.grid is not None and x.grid is None:
         made = _integers(b, w, form)
@@ -70,10 +76,12 @@ def _integers(b: Builder, w: Value, form: Filter) -> Tensor | None:
 
 
 def _reals(b: Builder, w: Value, form: Filter) -> Tensor:
-    if w.grid is not None and isinstance(w.grid.type.granularity, PerBlock):
-        tensor = b.transpose(b.read(w, integer=False), form.perm)
-    else:
-        tensor = b.read(w, form.perm, integer=False)
+    """Float weights. Large integer ones stay integers in the file, behind a DEQUANTIZE."""
+    if w.grid is not None and w.size > SMALL_CONSTANT and not isinstance(w.grid.type.granularity, PerBlock):
+        made = _integers(b, w, form)
+        if made is not None:
+            return b.convert(made, None)
+    tensor = b.read(w, form.perm, integer=False)
     return tensor if form.stored is None else b.reshape(tensor, form.stored)
 
 
