@@ -29,6 +29,7 @@ Feed: TypeAlias = dict[str, NDArray[Any]]
 Preprocess: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[Any]]
 Source: TypeAlias = str | Path | Iterable[Mapping[str, Any]]
 
+_NPY: Final[Any] = np.lib.format  # its functions carry no type hints
 ARRAYS: Final = frozenset({".npy", ".npz"})
 IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -142,9 +143,8 @@ class _Stream:
     """The rows of one stored array, read one after the other: neither .npy nor compressed .npz is held whole."""
 
     def __init__(self, file: IO[bytes]):
-        layout: Any = np.lib.format  # its functions carry no type hints
-        old = layout.read_magic(file) == (1, 0)
-        shape, columns_first, self.dtype = (layout.read_array_header_1_0 if old else layout.read_array_header_2_0)(file)
+        old = _NPY.read_magic(file) == (1, 0)
+        shape, columns_first, self.dtype = (_NPY.read_array_header_1_0 if old else _NPY.read_array_header_2_0)(file)
         if self.dtype.hasobject:
             raise ValueError("it holds Python objects")
         if columns_first and len(shape) > 1:
@@ -191,7 +191,7 @@ def _member_names(archive: zipfile.ZipFile) -> list[str]:
 
 def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(f"{name}.npy") as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        return np.asarray(_NPY.read_array(file, allow_pickle=False))
 
 
 def _batched(row: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
@@ -224,7 +224,7 @@ def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[st
     def load(file: Path) -> Mapping[str, NDArray[Any]]:
         with open(file, "rb") as raw:  # np.load would leave a damaged file open
             if file.suffix.lower() == ".npy":
-                return {_only_input(file, specs): np.lib.format.read_array(raw, allow_pickle=False)}
+                return {_only_input(file, specs): _NPY.read_array(raw, allow_pickle=False)}
             with zipfile.ZipFile(raw) as archive:
                 _check_names(f"'{file}'", _member_names(archive), specs)
                 return {name: _member(archive, name) for name in specs}

@@ -16,17 +16,19 @@ from edgeq.errors import CalibrationError
 
 BINS: Final = 2048  # per sign: a tensor fills more than half of its range, so an 8-bit step spans 4 to 16 bins
 FORMAT: Final = 1
-_UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile,
+                      zlib.error)
 _SMALLEST_EXPONENT: Final = -100  # below 2**-100 everything counts as zero; BINS / bound stays finite in float32
-_COUNTED: Final = 1 << 16  # elements of one tensor of one sample: neighbours in a large feature map tell little more
+_COUNTED: Final = 1 << 14  # elements of one tensor of one sample: neighbours in a large feature map tell little more
+_TAIL: Final = 64  # but the outermost 64th of its elements decides where to clip, so these all count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorStatistics:
     """The distribution of one float tensor over all samples.
 
-    min and max are of every element. The histogram takes every n-th of a tensor with more than 65536 elements, and lets
-    it stand for n: counting all of them would take longer than the inference.
+    min and max are of every element. Of a tensor with more than 16384 elements the histogram takes the outermost 64th,
+    where ranges are decided, and of the rest every n-th, which stands for n: counting all would outlast the inference.
 
     counts: int64 [2 * BINS - 1]; counts[BINS - 1 + k] holds the elements x with trunc(x / width) == k. So bin 0 is
         (-width, width), where the exact zeros of a Relu lie at its centre, and every other bin is one width wide.
@@ -74,8 +76,7 @@ class TensorStatistics:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise CalibrationError("NaN or infinity")
         grown = self.grown(_exponent(max(-low, high)))
-        weight = -(-flat.size // _COUNTED)
-        counts = grown.counts + weight * _histogram(flat[turn % weight::weight], grown.exponent)
+        counts = grown.counts + _sampled_histogram(flat, low, grown.exponent, turn)
         return TensorStatistics(counts, grown.exponent, min(self.min, low), max(self.max, high))
 
     def grown(self, exponent: int) -> TensorStatistics:
@@ -163,6 +164,25 @@ def union(parts: Iterable[TensorStatistics]) -> TensorStatistics:
 def _exponent(magnitude: float) -> int:
     """The smallest exponent whose power of two exceeds ``magnitude``."""
     return max(math.frexp(magnitude)[1], _SMALLEST_EXPONENT) if magnitude > 0 else _SMALLEST_EXPONENT
+
+
+def _sampled_histogram(flat: NDArray[np.float32], low: float, exponent: int, turn: int) -> NDArray[np.int64]:
+    """flat [n], none below low -> int64 [2 * BINS - 1]: outer bins exact, inner ones by every n-th element, times n."""
+    weight = -(-flat.size // _COUNTED)
+    counts = weight * _histogram(flat[turn % weight::weight], exponent)
+    if weight == 1:
+        return counts
+    by_magnitude = counts[BINS - 1:] + counts[BINS - 1::-1]
+    beyond = np.cumsum(by_magnitude[::-1])[::-1]  # elements in a bin or farther out; falls with the bin
+    first = max(int(np.count_nonzero(beyond > flat.size // _TAIL)), 1)
+    edge = np.float32(first * 2.0**exponent / BINS)
+    outside = flat >= edge
+    if low <= -edge:
+        outside |= flat <= -edge
+    outer = _histogram(flat.compress(outside), exponent)
+    inner = slice(BINS - first, BINS - 1 + first)
+    outer[inner] = counts[inner]
+    return outer
 
 
 def _histogram(elements: NDArray[np.float32], exponent: int) -> NDArray[np.int64]:
