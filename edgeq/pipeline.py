@@ -5,6 +5,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -177,14 +178,24 @@ def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, sa
 
 
 class _Check:
-    """The references that every bundle of one conversion is compared with, computed once."""
+    """The references that every bundle of one conversion is compared with, computed once.
+
+    And only when asked for: a backend that refuses nodes names them better than the reference that fails on them.
+    """
 
     def __init__(self, network: ir.Model, graph: ir.Model, samples: Samples | None, options: Options):
+        self._network, self._graph = network, graph
         self.inputs = "calibration samples" if samples is not None else "generated (no samples were given)"
         feeds: Iterable[Arrays] = samples if samples is not None else generated_feeds(input_specs(network))
         self.feeds = list(islice(feeds, VERIFIED_SAMPLES)) if options.verify else []
-        self.float = list(run_onnx(network, self.feeds)) if self.feeds else []
-        self.graph = self.float if graph is network else list(run_onnx(graph, self.feeds)) if self.feeds else []
+
+    @cached_property
+    def float(self) -> list[Arrays]:
+        return list(run_onnx(self._network, self.feeds))
+
+    @cached_property
+    def graph(self) -> list[Arrays]:
+        return self.float if self._graph is self._network else list(run_onnx(self._graph, self.feeds))
 
 
 def _write(target: str, path: Path, model: Any, graph: ir.Model, plan: QuantPlan | None, check: _Check,

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq.errors import ModelError
+
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
@@ -17,6 +19,9 @@ def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -
 
     Unfused, a QDQ graph computes exactly what it says: float ops between roundings to the grids. Fused, onnxruntime
     replaces them by integer kernels, which round once more or less here and there.
+
+    Raises:
+        ModelError: onnxruntime refuses the model, because of an op of a domain that it does not know, say.
     """
     import onnxruntime
 
@@ -27,7 +32,10 @@ def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         path = Path(folder) / "model.onnx"
         ir.save(model, path, external_data="model.onnx.data")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class
+            raise ModelError(f"onnxruntime, the reference of every check, cannot load the model: {error}") from error
         names = [output.name for output in session.get_outputs()]
         for feed in feeds:
             yield dict(zip(names, session.run(names, dict(feed)), strict=True))
