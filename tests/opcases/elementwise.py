@@ -16,12 +16,13 @@ _BINARY: Final = tuple(
     ))
 
 _UNARY: Final = tuple(case(op.lower(), op, x(2, 3, 5, 4)) for op in (
-    "Abs", "Neg", "Exp", "Sin", "Cos", "Tan", "Sinh", "Cosh", "Atan", "Asinh", "Erf", "Sign", "Identity"))
+    "Abs", "Neg", "Exp", "Sin", "Cos", "Sinh", "Cosh", "Atan", "Asinh", "Erf", "Sign", "Identity"))
 
 _BOUNDED: Final = (
     case("sqrt", "Sqrt", x(2, 3, 5, 4, low=0.1, high=4)),
     case("log", "Log", x(2, 3, 5, 4, low=0.5, high=4)),
     case("reciprocal", "Reciprocal", x(2, 3, 5, 4, low=0.5, high=4)),
+    case("tan", "Tan", x(2, 7, low=-1.2, high=1.2)),
     case("asin", "Asin", x(2, 7, low=-0.9, high=0.9)),
     case("acos", "Acos", x(2, 7, low=-0.9, high=0.9)),
     case("acosh", "Acosh", x(2, 7, low=1.5, high=4)),
