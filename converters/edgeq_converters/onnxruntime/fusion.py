@@ -52,7 +52,7 @@ def float_reason(node: ir.Node) -> str:
 
 
 def float_nodes(graph: ir.Graph) -> list[FloatNode]:
-    """The islands: nodes between integers, or with integer weights, that no integer kernel takes."""
+    """The islands: nodes that read integers and hold weights or write integers, and that no integer kernel takes."""
     found = []
     for node in graph:
         if node.op_type in (QUANTIZE, DEQUANTIZE) or not _is_island_candidate(node):
@@ -84,9 +84,7 @@ def is_static(node: ir.Node) -> bool:
 
 
 def _is_island_candidate(node: ir.Node) -> bool:
-    if not any(dequantized(value) for value in node.inputs):
-        return False
-    return node.op_type in MULTIPLY_ACCUMULATE or (is_static(node) and any(map(_written_params, node.outputs)))
+    return is_static(node) and (node.op_type in MULTIPLY_ACCUMULATE or any(map(_written_params, node.outputs)))
 
 
 def _read_params(value: ir.Value) -> QuantParams | None:

@@ -88,10 +88,9 @@ class WeightForms:
         """
         self.used.add("Cast of int4")
         cast = self._cast(node, ir.DataType.INT8 if params.type.signed else ir.DataType.UINT8)
-        inputs = [cast, node.inputs[1]]
-        if params.zero_point.any() or not params.type.signed:
-            kind = np.int8 if params.type.signed else np.uint8
-            inputs.append(initializer(self.graph, f"{cast.name}_zero_point", params.zero_point.astype(kind)))
+        kind = np.int8 if params.type.signed else np.uint8
+        zero_point = initializer(self.graph, f"{cast.name}_zero_point", np.asarray(params.zero_point.astype(kind)))
+        inputs = [cast, node.inputs[1], zero_point]  # QGemm's selector wants one even where it is zero
         attributes = {key: attr.value for key, attr in node.attributes.items()}
         reader.replace_input_with(index, self._node(node, DEQUANTIZE, inputs, attributes, "_dq"))
 
