@@ -23,7 +23,8 @@ def zoo() -> Any:
     if not (folder / "manifest.json").is_file() or not script.is_file():
         return None
     spec = importlib.util.spec_from_file_location("edgeq_zoo", script)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.Zoo(folder)

@@ -12,7 +12,7 @@ def mean_to_global_pool(model: ir.Model) -> int:
 
         x[N,C,H,W] -> ReduceMean(2,3, keepdims=0) -> y[N,C]     =>     x -> GlobalAveragePool -> Flatten -> y[N,C]
 
-    Only with two spatial axes or more: a mean over the last of three axes is usually part of a normalization of features.
+    Only with two spatial axes or more: a mean over the last of three axes is usually part of a normalization.
     """
     return sum(_replace(node) for node in nodes_of(model, "ReduceMean"))
 

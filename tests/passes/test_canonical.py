@@ -1,0 +1,105 @@
+"""All passes together: on the real models, and on models that are quantized already."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from passes.graphs import assert_close, build, feeds, noise, session
+from zoo_models import MODELS, needs_zoo, zoo
+
+from edgeq.frontends import load_model
+from edgeq.graph import shape
+from edgeq.passes import PASSES, canonicalize
+
+
+@needs_zoo
+@pytest.mark.parametrize("name", MODELS)
+def test_real_models_compute_what_they_computed(name: str) -> None:
+    path = zoo().model(name)
+    samples = list(zoo().feeds(name, limit=2))
+    model = load_model(path, inputs={key: value.shape for key, value in samples[0].items()})
+    canonicalize(model)
+    for node in model.graph:
+        for output in node.outputs:
+            assert not output.name or shape(output) is not None
+    onnx.checker.check_model(_proto(model), full_check=True)
+    before, after = session(onnx.load(path)), session(model)
+    names = [value.name for value in after.get_inputs()]
+    for sample in samples:
+        if all(sample[key].shape == samples[0][key].shape for key in names):
+            assert_close(before.run(None, sample), after.run(None, {key: sample[key] for key in names}))
+
+
+def _proto(model: Any) -> onnx.ModelProto:
+    import onnx_ir as ir
+    proto: onnx.ModelProto = ir.to_proto(model)
+    return proto
+
+
+@needs_zoo
+@pytest.mark.parametrize("name", ["imagenet_squeezenet11", "kwt1_transformer", "coco_fastestdet"])
+def test_a_second_run_finds_nothing(name: str) -> None:
+    model = load_model(zoo().model(name))
+    canonicalize(model)
+    assert canonicalize(model) == []
+
+
+NET = """g (float[1,3,12,10] x) => (float[] y) {
+    p = Pad(x, pads)  c = Conv <strides = [2, 1]> (p, w, b)  a = Add(c, three)  h = Clip(a, zero, six)  m = Mul(c, h)
+    s = Div(m, six)  e = Conv <auto_pad = "SAME_UPPER"> (s, v)  n = BatchNormalization(e, k, k, k, k)
+    g = ReduceMean <keepdims = 0> (n, hw)  y = Gemm(g, u) }"""
+CONSTANTS: Mapping[str, Any] = {
+    "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "w": noise(8, 3, 3, 3), "b": noise(8), "v": noise(8, 8, 3, 3),
+    "k": np.abs(noise(8)), "u": noise(8, 5), "hw": np.array([2, 3]), "three": 3.0, "six": 6.0, "zero": 0.0,
+}
+
+
+class _Samples(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.left: Iterator[dict[str, Any]] = ({"x": noise(1, 3, 12, 10, seed=seed)} for seed in range(4))
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.left, None)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("activation", [QuantType.QUInt8, QuantType.QInt8])
+def test_a_quantized_model_keeps_every_bit(tmp_path: Path, per_channel: bool, activation: QuantType) -> None:
+    onnx.save(build(NET, dict(CONSTANTS)), tmp_path / "float.onnx")
+    quantize_static(tmp_path / "float.onnx", tmp_path / "quantized.onnx", _Samples(), quant_format=QuantFormat.QDQ,
+                    per_channel=per_channel, activation_type=activation)
+    given = onnx.load(tmp_path / "quantized.onnx")
+    model = load_model(given)
+    canonicalize(model)
+    assert _grids(_proto(model)) == _grids(given)
+    before, after = session(given), session(model)
+    for seed in range(5):
+        sample = feeds(before, seed)
+        for a, b in zip(before.run(None, sample), after.run(None, sample), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def _grids(model: onnx.ModelProto) -> list[tuple[str, bytes, bytes]]:
+    """(operator, scale, zero point) of every Q and DQ."""
+    data = {tensor.name: onnx.numpy_helper.to_array(tensor).tobytes() for tensor in model.graph.initializer}
+    return sorted((node.op_type, data[node.input[1]], data.get(node.input[2], b"") if len(node.input) > 2 else b"")
+                  for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear"))
+
+
+def test_the_float_model_does_change() -> None:
+    """The counterpart of the test above: the same net, not quantized, is rewritten by every pass it was made for."""
+    model = load_model(build(NET, dict(CONSTANTS)))
+    assert {"fold_padding", "recognize_hard_swish", "explicit_padding", "fold_batch_norm", "mean_to_global_pool"} <= {
+        applied.name for applied in canonicalize(model)}
+
+
+def test_every_pass_says_why_it_stands_where_it_does() -> None:
+    assert all(step.why and step.run.__doc__ for step in PASSES)
+    assert len({step.name for step in PASSES}) == len(PASSES)
+
+
