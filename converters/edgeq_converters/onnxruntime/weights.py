@@ -118,7 +118,7 @@ class WeightForms:
             zero_point = zero_point.T if isinstance(params.type.granularity, PerBlock) else zero_point
             inputs.append(initializer(self.graph, f"{name}_transposed_zero_point", np.ascontiguousarray(zero_point)))
         result = self._node(node, DEQUANTIZE, inputs, attributes, "_transposed")
-        result.shape = ir.Shape(data.shape[::-1])
+        result.shape, result.type = ir.Shape(data.shape[::-1]), ir.TensorType(ir.DataType.FLOAT)
         reader.replace_input_with(index, result)
         reader.attributes.pop("transB")
 
@@ -165,7 +165,7 @@ class WeightForms:
         value = self._node(node, "Mul", [value, initializer(self.graph, f"{value.name}_scale", scale)], {}, "_real")
         if split is not None:
             value = self._reshape(node, value, data.shape, "_whole")
-        value.shape = ir.Shape(data.shape)
+        value.shape, value.type = ir.Shape(data.shape), ir.TensorType(ir.DataType.FLOAT)
         reader.replace_input_with(index, value)
 
     def _cast(self, node: ir.Node, to: ir.DataType) -> ir.Value:
