@@ -127,7 +127,8 @@ class _Lowering:
         made = self.ops.lower(node, self.builder, inputs)
         results = made if isinstance(made, tuple) else (made,)
         for output, value in zip(node.outputs, results, strict=False):
-            self.values[output] = value
+            if value is not None:
+                self.values[output] = value
 
 
 def _computes(node: ir.Node, inputs: Sequence[Value | None]) -> bool:

@@ -182,7 +182,7 @@ class Weights:
 # resolver, https://github.com/google-ai-edge/ai-edge-quantizer/issues/678), int16 x 4-bit depthwise, 4-bit BATCH_MATMUL. int8 x
 # 4-bit depthwise runs, but not on the reference resolver, and ten times slower than the few bytes it saves are worth.
 WEIGHTS: Final[tuple[Weights, ...]] = (
-    Weights("CONV_2D", "q8", "q8", True, 3), Weights("CONV_2D", "q8", "q8", False, 2),
+    Weights("CONV_2D", "q8", "q8", True, 3), Weights("CONV_2D", "q8", "q8", False, 3),
     Weights("CONV_2D", "q8", "q4", True, 7), Weights("CONV_2D", "f32", "q8", True, 5),
     Weights("DEPTHWISE_CONV_2D", "q8", "q8", True, 3),
     Weights("DEPTHWISE_CONV_2D", "f32", "q8", True, 6),
@@ -214,8 +214,9 @@ def per_channel(tensor: Tensor) -> bool:
 def weights_row(kernel: str, activation: str, weight: Tensor) -> Weights | None:
     """The row for this combination, or None when it is not legal."""
     kind, by_channel = dtype_name(weight), per_channel(weight)
+    one = weight.grid is not None and weight.grid.scale.size == 1  # then nobody can tell the two apart
     return next((row for row in WEIGHTS if (row.kernel, row.activation, row.weight) == (kernel, activation, kind)
-                 and row.per_channel == by_channel), None)
+                 and (one or row.per_channel == by_channel)), None)
 
 
 Test: TypeAlias = Callable[[Operator], bool]

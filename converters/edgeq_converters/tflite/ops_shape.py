@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq_converters.optable import CannotLower
@@ -29,6 +30,7 @@ def same(b: Builder, x: Value, *ignored: Value, seed: int = 0) -> Value | tuple[
     """A copy, or the conversion between two grids. Dropout is inactive after training; its mask is all true."""
     held = x.grid is not None
     layout = b.common_layout(x)
+    b.node.outputs[0].shape = ir.Shape(x.shape)  # a pool may have corrected it, see ops_pool
     kept = b.result(b.read(x, layout, integer=held), layout)
     if len(b.node.outputs) == 1:
         return kept

@@ -1,0 +1,200 @@
+"""Recurrent layers, one step after the other: a product for all inputs at once, then one per step for the state.
+
+UNIDIRECTIONAL_SEQUENCE_LSTM keeps its state in variables that no caller can set, so models that carry state in and out need this form.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq_converters.optable import CannotLower
+from edgeq_converters.tflite.builder import Builder
+from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.ops_shape import window
+from edgeq_converters.tflite.program import Tensor, Value
+from edgeq_converters.tflite.table import op
+
+ACTIVATIONS: Final = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU"}
+State = tuple[Real, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One direction: w [G*H, I], r [G*H, H], the input and the state bias [G*H], and the names of its activations' kernels."""
+
+    w: NDArray[Any]
+    r: NDArray[Any]
+    input_bias: NDArray[Any]
+    state_bias: NDArray[Any]
+    kernels: tuple[str, ...]
+
+    @property
+    def hidden(self) -> int:
+        return int(self.r.shape[1])
+
+
+Step = Callable[[Builder, Layer, Tensor, State], State]
+
+
+def _product(b: Builder, x: Tensor, w: NDArray[Any], bias: NDArray[Any]) -> Tensor:
+    """x [.., K] @ w [N, K] transposed + bias [N]."""
+    inputs = [x, b.constant(w.astype(np.float32)), b.constant(bias.astype(np.float32))]
+    return b.call("FULLY_CONNECTED", inputs, (*x.shape[:-1], w.shape[0]), keepNumDims=True)
+
+
+def _gates(b: Builder, tensor: Tensor, hidden: int) -> list[Real]:
+    """[B, G*H] -> G times [B, H]."""
+    return [Real(b, window(b, tensor, {1: (start, hidden)})) for start in range(0, tensor.shape[1], hidden)]
+
+
+def lstm_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State:
+    """Gates i, o, f, c of https://onnx.ai/onnx/operators/onnx__LSTM.html, without peepholes."""
+    hidden, cell = state
+    total = Real(b, projected) + Real(b, _product(b, hidden.tensor, layer.r, layer.state_bias))
+    i, o, f, c = _gates(b, total.tensor, layer.hidden)
+    gate, inner, outer = layer.kernels
+    cell = f.run(gate) * cell + i.run(gate) * c.run(inner)
+    return o.run(gate) * cell.run(outer), cell
+
+
+def gru_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State:
+    """Gates z, r, h of https://onnx.ai/onnx/operators/onnx__GRU.html with linear_before_reset=1."""
+    hidden, size, (gate, inner) = state[0], layer.hidden, layer.kernels
+    x_z, x_r, x_h = _gates(b, projected, size)
+    h_z, h_r, h_h = _gates(b, _product(b, hidden.tensor, layer.r, layer.state_bias), size)
+    z, r = (x_z + h_z).run(gate), (x_r + h_r).run(gate)
+    new = (x_h + r * h_h).run(inner)
+    return (new + z * (hidden - new),)
+
+
+def gru_reset_first_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State:
+    """As gru_step with linear_before_reset=0: the reset gate meets the state before its product."""
+    hidden, size, (gate, inner) = state[0], layer.hidden, layer.kernels
+    x_z, x_r, x_h = _gates(b, projected, size)
+    h_z, h_r = _gates(b, _product(b, hidden.tensor, layer.r[:2 * size], layer.state_bias[:2 * size]), size)
+    z, r = (x_z + h_z).run(gate), (x_r + h_r).run(gate)
+    h_h = Real(b, _product(b, (r * hidden).tensor, layer.r[2 * size:], layer.state_bias[2 * size:]))
+    new = (x_h + h_h).run(inner)
+    return (new + z * (hidden - new),)
+
+
+def rnn_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State:
+    hidden = Real(b, _product(b, state[0].tensor, layer.r, layer.state_bias))
+    return ((Real(b, projected) + hidden).run(layer.kernels[0]),)
+
+
+def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: Value | None,
+         initial: Sequence[Value | None], step: Step, direction: str, activations: Sequence[str],
+         layout: int) -> tuple[Value | None, ...]:
+    """-> Y [T, D, B, H] and the last states [D, B, H] (layout 1: batch first)."""
+    tensor = b.read(x, (1, 0, 2) if layout else None)
+    steps, batch, _ = tensor.shape
+    if lengths is not None and set(b.numbers(lengths, "sequence_lens")) != {steps}:
+        raise CannotLower("sequences of different lengths")
+    directions = w.shape[0]
+    layers = _layers(b, w, r, bias, activations)
+    every: list[Tensor] = []
+    last: list[list[Tensor]] = []
+    for index, layer in enumerate(layers):
+        backwards = direction == "reverse" or index == 1
+        state = tuple(_first_state(b, value, index, batch, layer.hidden, layout) for value in initial)
+        projected = _product(b, tensor, layer.w, layer.input_bias)
+        made: dict[int, Tensor] = {}
+        for time in reversed(range(steps)) if backwards else range(steps):
+            here = b.reshape(window(b, projected, {0: (time, 1)}), (batch, projected.shape[2]))
+            state = step(b, layer, here, state)
+            made[time] = state[0].tensor
+        every.append(_stacked(b, [made[time] for time in range(steps)], layer.hidden))
+        last.append([part.tensor for part in state])
+    return _outputs(b, every, last, (steps, directions, batch, layers[0].hidden), layout)
+
+
+def _layers(b: Builder, w: Value, r: Value, bias: Value | None, activations: Sequence[str]) -> list[Layer]:
+    weights, recurrent = b.array(w, "weights W"), b.array(r, "weights R")
+    directions, rows = weights.shape[:2]
+    both = np.zeros((directions, 2 * rows), np.float32) if bias is None else b.array(bias, "bias")
+    unknown = sorted(set(activations) - set(ACTIVATIONS))
+    if unknown:
+        raise CannotLower(f"activations {', '.join(unknown)}")
+    kernels = [ACTIVATIONS[name] for name in activations]
+    each = len(kernels) // directions
+    return [Layer(weights[d], recurrent[d], both[d, :rows], both[d, rows:], tuple(kernels[d * each:(d + 1) * each]))
+            for d in range(directions)]
+
+
+def _first_state(b: Builder, value: Value | None, direction: int, batch: int, hidden: int, layout: int) -> Real:
+    if value is None:
+        return Real(b, b.constant(np.zeros((batch, hidden), np.float32)))
+    tensor = b.read(value, (1, 0, 2) if layout else None)
+    return Real(b, b.reshape(window(b, tensor, {0: (direction, 1)}), (batch, hidden)))
+
+
+def _stacked(b: Builder, tensors: Sequence[Tensor], hidden: int) -> Tensor:
+    """T times [B, H] -> [T, 1, B, H]."""
+    batch = tensors[0].shape[0]
+    wide = [b.reshape(tensor, (1, 1, batch, hidden)) for tensor in tensors]
+    return wide[0] if len(wide) == 1 else b.call("CONCATENATION", wide, (len(wide), 1, batch, hidden), axis=0)
+
+
+def _outputs(b: Builder, every: list[Tensor], last: list[list[Tensor]], shape: tuple[int, int, int, int],
+             layout: int) -> tuple[Value | None, ...]:
+    steps, directions, batch, hidden = shape
+    results: list[Value | None] = []
+    for index, output in enumerate(b.node.outputs):
+        if not output.name:
+            results.append(None)
+            continue
+        if index == 0:
+            joined = every[0] if directions == 1 else b.call("CONCATENATION", every, shape, axis=1)
+            # layout 1 wants [B, T, D, H]: the tensor is that value with its axes stored as 1, 2, 0, 3.
+            results.append(b.result(joined, (1, 2, 0, 3) if layout else None, 0))
+            continue
+        parts = [b.reshape(states[index - 1], (1, batch, hidden)) for states in last]
+        joined = parts[0] if directions == 1 else b.call("CONCATENATION", parts, (directions, batch, hidden), axis=0)
+        results.append(b.result(joined, (1, 0, 2) if layout else None, index))
+    return tuple(results)
+
+
+def _plain(clip: float | None) -> None:
+    if clip is not None:
+        raise CannotLower(f"clip={clip}")
+
+
+def _names(given: Sequence[str], default: Sequence[str], directions: int) -> list[str]:
+    return list(given) if given else list(default) * directions
+
+
+@op("LSTM")
+def lstm(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
+         h: Value | None = None, c: Value | None = None, p: Value | None = None, *, hidden_size: int | None = None,
+         direction: str = "forward", activations: Sequence[str] | None = None, layout: int = 0, input_forget: int = 0,
+         clip: float | None = None) -> tuple[Value | None, ...]:
+    _plain(clip)
+    if input_forget or (p is not None and np.any(b.array(p, "peepholes"))):
+        raise CannotLower("coupled gates or peepholes")
+    names = _names(activations or (), ("Sigmoid", "Tanh", "Tanh"), w.shape[0])
+    return _run(b, x, w, r, bias, lengths, (h, c), lstm_step, direction, names, layout)
+
+
+@op("GRU")
+def gru(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
+        h: Value | None = None, *, hidden_size: int | None = None, direction: str = "forward",
+        activations: Sequence[str] | None = None, layout: int = 0, linear_before_reset: int = 0,
+        clip: float | None = None) -> tuple[Value | None, ...]:
+    _plain(clip)
+    step = gru_step if linear_before_reset else gru_reset_first_step
+    names = _names(activations or (), ("Sigmoid", "Tanh"), w.shape[0])
+    return _run(b, x, w, r, bias, lengths, (h,), step, direction, names, layout)
+
+
+@op("RNN")
+def rnn(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
+        h: Value | None = None, *, hidden_size: int | None = None, direction: str = "forward",
+        activations: Sequence[str] | None = None, layout: int = 0, clip: float | None = None) -> tuple[Value | None, ...]:
+    _plain(clip)
+    names = _names(activations or (), ("Tanh",), w.shape[0])
+    return _run(b, x, w, r, bias, lengths, (h,), rnn_step, direction, names, layout)
