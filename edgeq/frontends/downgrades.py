@@ -68,7 +68,10 @@ def _body(node: ir.Node, version: int) -> onnx.FunctionProto | None:
         types = [_type_proto(value) for value in node.inputs]
         text = schema.get_context_dependent_function_with_opset_version(
             schema.context_dependent_function_opset_versions[-1], ir.to_proto(node).SerializeToString(), types)
-    return onnx.FunctionProto.FromString(text) if text else None
+    body = onnx.FunctionProto.FromString(text)
+    del body.output[len(node.outputs):]  # a body made for one node leaves out what computes the outputs it does not have
+    computed = {name for inner in body.node for name in inner.output}
+    return body if text and computed.issuperset(body.output) else None
 
 
 def _type_proto(value: ir.Value | None) -> bytes:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import onnx
 import onnx_ir as ir
@@ -10,9 +11,11 @@ from onnx_ir import external_data
 
 from edgeq.errors import ModelError
 
+_IN_MEMORY_BYTES: Final = 2**30
+
 
 def read_onnx(path: Path) -> ir.Model:
-    """Read a .onnx file; tensors in external files stay there and are mapped when they are read.
+    """Read a .onnx file. Tensors in external files are read too, but above 1 GB they stay there, mapped.
 
     Raises:
         ModelError: the file, or a file of external data it names, is missing, damaged or outside the model's folder.
@@ -28,7 +31,8 @@ def read_onnx(path: Path) -> ir.Model:
         raise ModelError(f"{path} is not an ONNX model: it is damaged, cut short or of another format") from None
     model = from_proto(proto, str(path))
     external_data.set_base_dir(model.graph, str(path.absolute().parent))
-    _check_external_data(model, path)
+    if _check_external_data(model, path) <= _IN_MEMORY_BYTES:
+        external_data.load_to_model(model)  # engines take a model as bytes, which cannot refer to files
     return model
 
 
@@ -49,8 +53,9 @@ def from_proto(proto: onnx.ModelProto, source: str) -> ir.Model:
     return model
 
 
-def _check_external_data(model: ir.Model, path: Path) -> None:
-    folder = path.absolute().parent
+def _check_external_data(model: ir.Model, path: Path) -> int:
+    """Refuse what is missing -> bytes of all tensors in external files."""
+    folder, total = path.absolute().parent, 0
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -63,6 +68,8 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
                 raise ModelError(f"{path}: its file of weights is missing: {file}")
             if file.stat().st_size < (tensor.offset or 0) + tensor.nbytes:
                 raise ModelError(f"{path}: its file of weights is cut short: {file} ends before '{value.name}'")
+            total += tensor.nbytes
+    return total
 
 
 def _first_line(error: Exception) -> str:

@@ -129,16 +129,33 @@ def _upsample_scales(node: ir.Node) -> None:
 
 
 def _resize_inputs(node: ir.Node) -> None:
-    """[X, scales] -> [X, roi, scales]; the only meaning before 11 was asymmetric, rounding down."""
-    data, scales = node.inputs[:2]
-    assert data is not None
+    """[X, scales] -> [X, roi, scales]; the only meaning before 11 was asymmetric."""
+    scales = node.inputs[1]
+    nearest = _nearest_mode(node) if attribute(node, "mode", "nearest") == "nearest" else None
     node.op_type = "Resize"
     node.resize_inputs(3)
     node.replace_input_with(1, None)
     node.replace_input_with(2, scales)
     node.attributes["coordinate_transformation_mode"] = ir.AttrString("coordinate_transformation_mode", "asymmetric")
-    if attribute(node, "mode", "nearest") == "nearest":
-        node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
+    if nearest is not None:
+        node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", nearest)
+
+
+def _nearest_mode(node: ir.Node) -> str:
+    """Before 11, nearest rounded down where it enlarges and up where it reduces.
+
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cpu/tensor/upsamplebase.h (SIMPLE), and
+    the example resize_downsample_nearest of Resize-10. A reduction by a whole number is the same either way.
+    """
+    if node.op_type == "Upsample":
+        return "floor"
+    scales = constant(node.inputs[1])
+    if scales is None:
+        raise CannotAdapt("its scales are computed; export the model with opset 11 or later")
+    uneven = (scales < 1) & (np.abs(1 / scales - np.rint(1 / scales)) > 1e-4)
+    if uneven.any() and (scales > 1).any():
+        raise CannotAdapt("it enlarges one axis and reduces another; only opset 10 rounds both ways")
+    return "ceil" if uneven.any() else "floor"
 
 
 def _resize_one_of(node: ir.Node) -> None:
