@@ -202,8 +202,8 @@ def _type(type: Any) -> TensorType | None:
     if tensor.dataType not in BY_CODE:
         raise BundleError(f"an element type that is not known here (code {tensor.dataType})")
     known = [size.WhichOneof("dimension") == "constant" for size in tensor.dimensions]
-    shape = tuple(int(size.constant.size) if fixed else None for size, fixed in zip(tensor.dimensions, known, strict=True))
-    return TensorType(BY_CODE[tensor.dataType], shape)
+    sizes = (int(size.constant.size) if fixed else None for size, fixed in zip(tensor.dimensions, known, strict=True))
+    return TensorType(BY_CODE[tensor.dataType], tuple(sizes))
 
 
 def _spec(name: str, type: TensorType | None) -> TensorSpec:
