@@ -1,0 +1,62 @@
+"""What the benchmarks share: where the real models are, and how rows become a table and a file."""
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SIX = ("imagenet_squeezenet11", "cifar10_resnet20", "kws_dscnn_mlperf", "kwt1_transformer", "fsrcnn_x2",
+       "coco_fastestdet")
+
+
+def parser(documentation: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    found = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("EDGEQ_MODELS") or ROOT.parent / "shared" / "models"
+    found.add_argument("--models", type=Path, default=Path(default), help="folder of the real models")
+    found.add_argument("--json", type=Path, help="write the rows here too")
+    return found
+
+
+def open_zoo(models: Path) -> Any:
+    """The Zoo of a folder of real models: paths, feeds and scores."""
+    script = models.parent / "tools" / "zoo.py"
+    if not script.is_file():
+        raise SystemExit(f"no real models at {models}; name their folder with --models or EDGEQ_MODELS")
+    spec = importlib.util.spec_from_file_location("zoo", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Zoo(models)
+
+
+def shapes(zoo: Any, item: str) -> dict[str, tuple[int, ...]]:
+    """The input shapes of an item's samples."""
+    return {name: array.shape for name, array in next(iter(zoo.feeds(item))).items()}
+
+
+def report(rows: Sequence[Any], title: str, json_file: Path | None) -> None:
+    """Print dataclass rows as a table, and write them as JSON."""
+    columns = [field.name for field in fields(rows[0])]
+    cells = [columns] + [[_text(value) for value in asdict(row).values()] for row in rows]
+    widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
+    print(title)
+    for number, line in enumerate(cells):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+        if number == 0:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    if json_file is not None:
+        json_file.write_text(json.dumps({"title": title, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
