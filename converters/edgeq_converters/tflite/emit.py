@@ -17,9 +17,9 @@ from edgeq_converters.optable import OpTable, Unreached, lower_all
 from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
 from edgeq_converters.tflite.integer import MOVING, float_reason
+from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.layout import identity
 from edgeq_converters.tflite.ops import table
-from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.program import Program, Tensor, Value
 from edgeq_converters.tflite.validate import validate
 

@@ -9,16 +9,17 @@ import numpy as np
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
 from edgeq_converters.tflite.layout import channels_last
-from edgeq_converters.tflite.ops_shape import padded, pieces, window as slice_window
+from edgeq_converters.tflite.ops_shape import padded, pieces
+from edgeq_converters.tflite.ops_shape import window as slice_window
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
 from edgeq_converters.tflite.weights import Filter, bias_tensor, weight_tensor
-from edgeq_converters.tflite.windows import SAME, VALID, Window, two_dimensional, window
+from edgeq_converters.tflite.windows import VALID, Window, two_dimensional, window
 
 
 @op("Conv")
-def conv(b: Builder, x: Value, w: Value, bias: Value | None = None, *, kernel_shape: Sequence[int] = (),
-         strides: Sequence[int] = (), pads: Sequence[int] = (), dilations: Sequence[int] = (), group: int = 1,
+def conv(b: Builder, x: Value, w: Value, bias: Value | None = None, *, kernel_shape: Sequence[int] | None = None,
+         strides: Sequence[int] | None = None, pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None, group: int = 1,
          auto_pad: str = "NOTSET") -> Value:
     """x [N,C,spatial..], w [O,C/group,k..] -> CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED (4-bit, 1x1) or CONV_3D."""
     over = window(x.shape[2:], b.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad)
@@ -121,15 +122,15 @@ def _conv3d(b: Builder, x: Value, w: Value, bias: Value | None, over: Window, gr
 
 
 @op("ConvTranspose")
-def conv_transpose(b: Builder, x: Value, w: Value, bias: Value | None = None, *, kernel_shape: Sequence[int] = (),
-                   strides: Sequence[int] = (), pads: Sequence[int] = (), dilations: Sequence[int] = (), group: int = 1,
-                   output_padding: Sequence[int] = (), output_shape: Sequence[int] = (), auto_pad: str = "NOTSET") -> Value:
+def conv_transpose(b: Builder, x: Value, w: Value, bias: Value | None = None, *, kernel_shape: Sequence[int] | None = None,
+                   strides: Sequence[int] | None = None, pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None, group: int = 1,
+                   output_padding: Sequence[int] | None = None, output_shape: Sequence[int] | None = None, auto_pad: str = "NOTSET") -> Value:
     """x [N,C,H,W], w [C,O/group,kh,kw] -> TRANSPOSE_CONV, filter [O,kh,kw,C], with VALID padding and a SLICE."""
     if x.rank not in (3, 4) or w.data is None:
         raise CannotLower("transposed convolution over three axes, or with computed weights")
     layout, count = channels_last(x.rank), x.rank - 2
-    stride = tuple(strides) or (1,) * count
-    dilation = tuple(dilations) or (1,) * count
+    stride = tuple(strides or (1,) * count)
+    dilation = tuple(dilations or (1,) * count)
     w = _as_2d(_dilated(b, w, dilation))
     kernel = tuple(w.shape[2:])
     if count == 1:
@@ -137,9 +138,9 @@ def conv_transpose(b: Builder, x: Value, w: Value, bias: Value | None = None, *,
     else:
         tensor = b.read(x, layout)
     outs, size = (1, *b.shape[2:])[-2:], tensor.shape[1:3]
-    w = _reaching(w, size, outs, stride, pads if auto_pad == "NOTSET" else (), count)
+    w = _reaching(w, size, outs, stride, (pads or ()) if auto_pad == "NOTSET" else (), count)
     kernel = tuple(w.shape[2:])
-    before = _first_kept(pads, auto_pad, bool(output_shape), size, outs, stride, kernel, count)
+    before = _first_kept(pads or (), auto_pad, bool(output_shape), size, outs, stride, kernel, count)
     o = w.shape[1]
     made = []
     for index, part in enumerate(pieces(b, tensor, 3, [x.shape[1] // group] * group)):
@@ -226,5 +227,3 @@ def _fitted(b: Builder, full: Tensor, before: tuple[int, int], outs: Sequence[in
     """Cut the pads away."""
     return slice_window(b, full, {axis + 1: (before[axis], outs[axis]) for axis in range(2)})
 
-
-__all__ = ["SAME", "conv", "conv_transpose"]

@@ -10,10 +10,9 @@ from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
 from edgeq_converters.tflite.kernels import INT4
 from edgeq_converters.tflite.layout import Layout, identity
-from edgeq_converters.tflite.ops_shape import broadcast
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
-from edgeq_converters.tflite.weights import Filter, bias_tensor, real_numbers, weight_tensor
+from edgeq_converters.tflite.weights import Filter, bias_tensor, weight_tensor
 
 
 @op("Gemm")
@@ -150,5 +149,3 @@ def _column(b: Builder, y: Value) -> Value:
     tensor = b.reshape(b.read(y), shape)
     return Value(y.name, shape, y.dtype, tensor.grid, tensors={(0, 1): tensor})
 
-
-__all__ = ["broadcast", "real_numbers"]

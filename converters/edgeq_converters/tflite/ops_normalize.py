@@ -1,6 +1,7 @@
 """Normalizations: softmax as a kernel, the others as float formulas."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def group_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, num_
 
 @op("BatchNormalization")
 def batch_normalization(b: Builder, x: Value, scale: Value, bias: Value, mean: Value, variance: Value, *,
-                        epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, spatial: int = 1) -> Value:
+                        epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0) -> Value:
     if training_mode:
         raise CannotLower("training_mode=1")
     s, o, m, v = (b.array(p, name) for p, name in ((scale, "scale"), (bias, "bias"), (mean, "mean"), (variance, "variance")))
@@ -115,7 +116,7 @@ def lp_normalization(b: Builder, x: Value, *, axis: int = -1, p: int = 2) -> Val
 
 
 @op("MeanVarianceNormalization")
-def mean_variance_normalization(b: Builder, x: Value, *, axes: tuple[int, ...] = (0, 2, 3)) -> Value:
+def mean_variance_normalization(b: Builder, x: Value, *, axes: Sequence[int] = [0, 2, 3]) -> Value:  # noqa: B006
     layout = b.common_layout(x)
     real = Real(b, b.read(x, layout))
     places = sorted(layout.index(axis % x.rank) for axis in axes)

@@ -16,8 +16,8 @@ from edgeq_converters.tflite.windows import VALID, Window, dilated_taps, two_dim
 
 
 @op("MaxPool")
-def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] = (), pads: Sequence[int] = (),
-             dilations: Sequence[int] = (), auto_pad: str = "NOTSET", ceil_mode: int = 0, storage_order: int = 0) -> Value:
+def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] | None = None, pads: Sequence[int] | None = None,
+             dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET", ceil_mode: int = 0, storage_order: int = 0) -> Value:
     """Padding never wins a maximum: with the lowest number of the type where SAME does not fit."""
     if len(b.node.outputs) > 1 and b.node.outputs[1].name:
         raise CannotLower("the indices of the maxima are asked for")
@@ -31,7 +31,8 @@ def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequ
     return b.result(two_dimensional(b, tensor, w, _max_pool, x.shape[1]), channels_last(x.rank))
 
 
-def _drop_windows(b: Builder, x: Value, strides: Sequence[int], pads: Sequence[int], ceil_mode: int) -> None:
+def _drop_windows(b: Builder, x: Value, strides: Sequence[int] | None, pads: Sequence[int] | None,
+                  ceil_mode: int) -> None:
     """ceil_mode drops windows that would start behind the input; onnx's shape inference counts them.
 
     https://onnx.ai/onnx/operators/onnx__MaxPool.html: "sliding windows that would start in the right padded region are ignored".
@@ -73,8 +74,8 @@ def _pool(b: Builder, kernel: str, tensor: Tensor, w: Window) -> Tensor:
 
 
 @op("AveragePool")
-def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] = (), pads: Sequence[int] = (),
-                 dilations: Sequence[int] = (), auto_pad: str = "NOTSET", ceil_mode: int = 0,
+def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] | None = None, pads: Sequence[int] | None = None,
+                 dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET", ceil_mode: int = 0,
                  count_include_pad: int = 0) -> Value:
     """The kernel divides by the elements inside the input. Other divisors are corrected by a constant factor per place."""
     _drop_windows(b, x, strides, pads, ceil_mode)
@@ -127,12 +128,12 @@ def global_max_pool(b: Builder, x: Value) -> Value:
 def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None = None, sizes: Value | None = None, *,
            mode: str = "nearest", coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor",
            cubic_coeff_a: float = -0.75, exclude_outside: int = 0, antialias: int = 0, extrapolation_value: float = 0.0,
-           axes: Sequence[int] = (), keep_aspect_ratio_policy: str = "stretch") -> Value:
+           axes: Sequence[int] | None = None, keep_aspect_ratio_policy: str = "stretch") -> Value:
     """The kernels where they compute the same; every other form is a product with a constant matrix per axis."""
     from edgeq_converters.tflite.resize import Grid, matrix
 
     given = b.array(scales, "scales").ravel().tolist() if scales is not None and scales.size else None
-    places = [axis % x.rank for axis in axes] or list(range(x.rank))
+    places = [axis % x.rank for axis in axes or ()] or list(range(x.rank))
     factors = dict(zip(places, given, strict=True)) if given else {}
     changed = [a for a in range(x.rank) if x.shape[a] != b.shape[a] or factors.get(a, 1.0) != 1.0]
     if coordinate_transformation_mode == "tf_crop_and_resize":

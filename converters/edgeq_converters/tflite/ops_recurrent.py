@@ -194,7 +194,9 @@ def gru(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, len
 @op("RNN")
 def rnn(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
         h: Value | None = None, *, hidden_size: int | None = None, direction: str = "forward",
-        activations: Sequence[str] | None = None, layout: int = 0, clip: float | None = None) -> tuple[Value | None, ...]:
+        activations: Sequence[str | bytes] = [b"Tanh", b"Tanh"], layout: int = 0,  # noqa: B006
+        clip: float | None = None) -> tuple[Value | None, ...]:
     _plain(clip)
-    names = _names(activations or (), ("Tanh",), w.shape[0])
+    given = [name.decode() if isinstance(name, bytes) else name for name in activations]
+    names = given[:w.shape[0]]
     return _run(b, x, w, r, bias, lengths, (h,), rnn_step, direction, names, layout)

@@ -12,35 +12,37 @@ from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.layout import (
     Layout,
-    identity,
     permute,
     reshape_groups,
     reshape_layouts,
-    steps,
     transposed,
-    with_new_axes,
     without,
 )
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
 
 
-@op("Identity", "Dropout")
-def same(b: Builder, x: Value, *ignored: Value, seed: int = 0) -> Value | tuple[Value, ...]:
-    """A copy, or the conversion between two grids. Dropout is inactive after training; its mask is all true."""
+@op("Identity")
+def same(b: Builder, x: Value) -> Value:
+    """A copy, or the conversion between two grids."""
     held = x.grid is not None
     layout = b.common_layout(x)
     b.node.outputs[0].shape = ir.Shape(x.shape)  # a pool may have corrected it, see ops_pool
-    kept = b.result(b.read(x, layout, integer=held), layout)
-    if len(b.node.outputs) == 1:
-        return kept
-    return kept, b.known(np.ones(x.shape, np.bool_), 1)
+    return b.result(b.read(x, layout, integer=held), layout)
+
+
+@op("Dropout")
+def dropout(b: Builder, x: Value, ratio: Value | None = None, training: Value | None = None, *,
+            seed: int | None = None) -> tuple[Value, ...]:
+    """Inactive after training; its mask is all true."""
+    kept = same(b, x)
+    return (kept,) if len(b.node.outputs) == 1 else (kept, b.known(np.ones(x.shape, np.bool_), 1))
 
 
 @op("Transpose")
-def transpose(b: Builder, x: Value, *, perm: Sequence[int] = ()) -> Value:
+def transpose(b: Builder, x: Value, *, perm: Sequence[int] | None = None) -> Value:
     """A relabelling: the reader that needs another order pays."""
-    order = tuple(perm) or tuple(reversed(range(x.rank)))
+    order = tuple(perm) if perm else tuple(reversed(range(x.rank)))
     if x.data is not None:
         return b.result(b.read(x, order))
     layout = b.layouts(x)[0]
@@ -51,9 +53,23 @@ def transpose(b: Builder, x: Value, *, perm: Sequence[int] = ()) -> Value:
     return b.renamed(x, views)
 
 
-@op("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def reshape(b: Builder, x: Value, target: Value | None = None, *, allowzero: int = 0, axis: int = 1) -> Value:
-    """All four keep the order of elements; the shape of the result is known."""
+@op("Reshape")
+def reshape(b: Builder, x: Value, target: Value, *, allowzero: int = 0) -> Value:
+    return reshaped(b, x)
+
+
+@op("Flatten")
+def flatten(b: Builder, x: Value, *, axis: int = 1) -> Value:
+    return reshaped(b, x)
+
+
+@op("Squeeze", "Unsqueeze")
+def squeeze(b: Builder, x: Value, axes: Value | None = None) -> Value:
+    return reshaped(b, x)
+
+
+def reshaped(b: Builder, x: Value) -> Value:
+    """The same elements in the same order; the shape of the result is known."""
     if x.data is not None:
         return b.result(b.reshape(b.read(x), b.shape))
     held = b.common_layout(x)
@@ -105,7 +121,7 @@ def concat(b: Builder, *xs: Value, axis: int) -> Value:
 
 
 @op("Split")
-def split(b: Builder, x: Value, split: Value | None = None, *, axis: int = 0, num_outputs: int = 0) -> tuple[Value, ...]:
+def split(b: Builder, x: Value, split: Value | None = None, *, axis: int = 0, num_outputs: int | None = None) -> tuple[Value, ...]:
     axis %= x.rank
     layout = b.common_layout(x)
     tensor = b.read(x, layout)
@@ -297,7 +313,7 @@ def space_to_depth(b: Builder, x: Value, *, blocksize: int) -> Value:
 
 
 @op("Cast")
-def cast(b: Builder, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
+def cast(b: Builder, x: Value, *, to: int, saturate: int = 1) -> Value:
     layout = b.common_layout(x)
     tensor = b.read(x, layout, integer=False)
     out = b.node.outputs[0].dtype
@@ -335,5 +351,3 @@ def constant_of_shape(b: Builder, shape: Value, *, value: Any = None) -> Value:
     fill = np.zeros(1, np.float32) if value is None else value.numpy()
     return b.known(np.full(b.shape, fill.ravel()[0], fill.dtype))
 
-
-__all__ = ["broadcast", "gathered", "identity", "padded", "pieces", "steps", "strided", "window", "with_new_axes"]

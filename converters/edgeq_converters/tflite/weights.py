@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, QuantType, dequantize
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder, NeedsFloat
-from edgeq_converters.tflite.kernels import FLOAT32, INT4, INT8, per_channel, weights_row
+from edgeq_converters.tflite.kernels import INT4, INT8, per_channel, weights_row
 from edgeq_converters.tflite.layout import Layout
 from edgeq_converters.tflite.program import Tensor, Value
 
@@ -122,5 +122,3 @@ def real_numbers(value: Value) -> NDArray[Any]:
     assert value.data is not None
     return value.data if value.grid is None else dequantize(value.data, value.grid)
 
-
-__all__ = ["FLOAT32", "Filter", "bias_tensor", "real_numbers", "weight_tensor"]

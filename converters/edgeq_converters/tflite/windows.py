@@ -63,12 +63,12 @@ class Window:
         return total[None, ..., None].astype(np.float32)
 
 
-def window(size: Sequence[int], out: Sequence[int], kernel: Sequence[int], strides: Sequence[int] = (),
-           pads: Sequence[int] = (), dilations: Sequence[int] = (), auto_pad: str = "NOTSET") -> Window:
+def window(size: Sequence[int], out: Sequence[int], kernel: Sequence[int], strides: Sequence[int] | None = None,
+           pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET") -> Window:
     """The attributes of a Conv or pool, normalized. ceil_mode shows in `out`, and becomes pads behind the input."""
     count = len(kernel)
-    stride = tuple(strides) or (1,) * count
-    dilation = tuple(dilations) or (1,) * count
+    stride = tuple(strides or (1,) * count)
+    dilation = tuple(dilations or (1,) * count)
     read, declared = [], []
     for axis in range(count):
         needed = (out[axis] - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1

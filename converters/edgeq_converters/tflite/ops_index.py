@@ -1,0 +1,280 @@
+"""Gathering and scattering by indices, and what is made of it."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq_converters.optable import CannotLower
+from edgeq_converters.tflite.builder import Builder, NeedsFloat
+from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.layout import last
+from edgeq_converters.tflite.ops_shape import gathered
+from edgeq_converters.tflite.program import Tensor, Value
+from edgeq_converters.tflite.table import op
+
+REDUCTIONS = {"none": None, "add": "ADD", "mul": "MUL", "max": "MAXIMUM", "min": "MINIMUM"}
+
+
+@op("GatherElements")
+def gather_elements(b: Builder, x: Value, index: Value, *, axis: int = 0) -> Value:
+    """With constant indices: one GATHER of the flattened input."""
+    numbers = b.array(index, "indices")
+    places = list(np.indices(numbers.shape))
+    places[axis % x.rank] = np.where(numbers < 0, numbers + x.shape[axis], numbers)
+    flat = np.ravel_multi_index(tuple(places), x.shape)
+    made = gathered(b, b.reshape(b.read(x), (x.size,)), flat.ravel(), 0)
+    return b.result(b.reshape(made, b.shape))
+
+
+@op("GatherND")
+def gather_nd(b: Builder, x: Value, index: Value, *, batch_dims: int = 0) -> Value:
+    """Constant indices become one GATHER of rows; computed ones GATHER_ND."""
+    if index.data is None:
+        if batch_dims:
+            raise CannotLower("computed indices with batch_dims")
+        return b.result(b.through("GATHER_ND", [b.read(x), b.cast(b.read(index, integer=False), np.int32)], b.shape))
+    rows = flat_index(index.data, x.shape, batch_dims)
+    rest = x.shape[batch_dims + index.shape[-1]:]
+    table = b.reshape(b.read(x), (-(-x.size // max(1, int(np.prod(rest)))), *rest))
+    return b.result(b.reshape(gathered(b, table, rows.ravel(), 0), b.shape))
+
+
+def flat_index(index: NDArray[np.integer], shape: Sequence[int], batch_dims: int = 0) -> NDArray[np.intp]:
+    """index [.., K] into the axes after the batch axes -> row numbers of the value flattened over those axes."""
+    depth = index.shape[-1]
+    sizes = tuple(shape[:batch_dims + depth])
+    parts = [np.where(index[..., k] < 0, index[..., k] + shape[batch_dims + k], index[..., k]) for k in range(depth)]
+    batch = np.indices(index.shape[:-1])[:batch_dims]
+    return np.asarray(np.ravel_multi_index((*batch, *parts), sizes), np.intp)
+
+
+@op("ScatterND")
+def scatter_nd(b: Builder, x: Value, index: Value, updates: Value, *, reduction: str = "none") -> Value:
+    numbers = b.array(index, "indices")
+    rows = flat_index(numbers, x.shape).ravel()
+    rest = x.shape[numbers.shape[-1]:]
+    return _scattered(b, x, updates, rows, rest, reduction)
+
+
+@op("ScatterElements")
+def scatter_elements(b: Builder, x: Value, index: Value, updates: Value, *, axis: int = 0, reduction: str = "none") -> Value:
+    numbers = b.array(index, "indices")
+    places = list(np.indices(numbers.shape))
+    places[axis % x.rank] = np.where(numbers < 0, numbers + x.shape[axis], numbers)
+    return _scattered(b, x, updates, np.ravel_multi_index(tuple(places), x.shape).ravel(), (), reduction)
+
+
+def _scattered(b: Builder, x: Value, updates: Value, rows: NDArray[np.intp], rest: Sequence[int], reduction: str) -> Value:
+    """Rows of the flattened input are replaced by, or joined with, rows of the updates: with constant row numbers that is a
+    GATHER from both, one after the other; several updates of one row are taken in order.
+    """
+    if b.integer and reduction != "none":
+        raise NeedsFloat(f"reduction={reduction}")
+    kernel = REDUCTIONS[reduction]
+    count = x.size // max(1, int(np.prod(rest)))
+    base = b.reshape(b.read(x), (count, *rest))
+    fresh = b.reshape(b.read(updates), (rows.size, *rest))
+    if b.grid is not None:
+        base, fresh = b.convert(base, b.grid), b.convert(fresh, b.grid)
+    for chosen in _rounds(rows) if kernel else [_final(rows)]:
+        both = b.through("CONCATENATION", [base, fresh], (count + rows.size, *rest), axis=0)
+        order = np.arange(count)
+        order[rows[chosen]] = count + chosen
+        picked = gathered(b, both, order, 0)
+        if kernel is None:
+            base = picked
+            continue
+        mask = np.zeros((count, *[1] * len(rest)), np.bool_)
+        mask[rows[chosen]] = True
+        joined = b.through(kernel, [base, picked], base.shape)
+        base = b.through("SELECT_V2", [b.constant(mask), joined, base], base.shape)
+    return b.result(b.reshape(base, b.shape))
+
+
+def _final(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """For each row the number of its last update."""
+    return np.array(sorted({int(row): number for number, row in enumerate(rows)}.values()), np.intp)
+
+
+def _rounds(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Update numbers in groups without a row twice."""
+    seen: dict[int, int] = {}
+    groups: list[list[int]] = []
+    for number, row in enumerate(rows.tolist()):
+        turn = seen[row] = seen.get(row, -1) + 1
+        groups += [[]] if turn == len(groups) else []
+        groups[turn].append(number)
+    return [np.array(group, np.intp) for group in groups]
+
+
+@op("OneHot")
+def one_hot(b: Builder, index: Value, depth: Value, values: Value, *, axis: int = -1) -> Value:
+    """index == 0..depth-1, then off or on."""
+    count = b.numbers(depth, "depth")[0]
+    axis %= len(b.shape)
+    numbers = b.read(index)
+    if numbers.dtype.kind != "i":
+        numbers = b.cast(numbers, np.int32)
+    wide = b.reshape(numbers, (*index.shape[:axis], 1, *index.shape[axis:]))
+    zero, size = (b.constant(np.array(n, numbers.dtype)) for n in (0, count))
+    negative = b.call("LESS", [wide, zero], wide.shape, dtype=np.bool_, to=None)
+    wide = b.call("SELECT_V2", [negative, b.through("ADD", [wide, size], wide.shape), wide], wide.shape)
+    shape = [1] * len(b.shape)
+    shape[axis] = count
+    every = b.constant(np.arange(count, dtype=numbers.dtype).reshape(shape))
+    hit = b.through("EQUAL", [wide, every], b.shape, dtype=np.bool_, to=None)
+    off, on = b.array(values, "values")
+    pair = [b.constant(np.array(number, values.dtype)) for number in (on, off)]
+    return b.result(b.through("SELECT_V2", [hit, *pair], b.shape))
+
+
+@op("Trilu")
+def triangle(b: Builder, x: Value, k: Value | None = None, *, upper: int = 1) -> Value:
+    """The triangle is a constant mask."""
+    diagonal = b.numbers(k, "k")[0] if k is not None else 0
+    ones = np.ones(x.shape[-2:], np.bool_)
+    mask = (np.triu if upper else np.tril)(ones, diagonal).reshape((1,) * (x.rank - 2) + x.shape[-2:])
+    tensor = b.read(x)
+    if tensor.dtype == np.bool_:
+        return b.result(b.call("LOGICAL_AND", [tensor, b.constant(mask)], tensor.shape))
+    zero = b.constant(np.zeros((1,) * x.rank, tensor.dtype))
+    return b.result(b.through("SELECT_V2", [b.constant(mask), tensor, zero], tensor.shape))
+
+
+@op("ReverseSequence")
+def reverse_sequence(b: Builder, x: Value, lengths: Value, *, batch_axis: int = 1, time_axis: int = 0) -> Value:
+    """Constant lengths: one GATHER over the two axes together."""
+    counts = b.numbers(lengths, "sequence_lens")
+    order = (time_axis, batch_axis, *(a for a in range(x.rank) if a not in (time_axis, batch_axis)))
+    tensor = b.read(x, order)
+    times, batches = tensor.shape[:2]
+    rows = np.arange(times * batches).reshape(times, batches)
+    for column, count in enumerate(counts):
+        rows[:count, column] = rows[:count, column][::-1]
+    flat = b.reshape(tensor, (times * batches, *tensor.shape[2:]))
+    return b.result(b.reshape(gathered(b, flat, rows.ravel(), 0), tensor.shape), order)
+
+
+@op("Hardmax")
+def hardmax(b: Builder, x: Value, *, axis: int = -1) -> Value:
+    """1 at the first maximum of the axis."""
+    axis %= x.rank
+    layout = last(x.rank, axis)
+    tensor = b.read(x, layout)
+    size = tensor.shape[-1]
+    best = b.through("ARG_MAX", [tensor, b.ints(np.array(x.rank - 1))], tensor.shape[:-1], dtype=np.int32, to=None, outputType=2)
+    wide = b.reshape(best, (*tensor.shape[:-1], 1))
+    every = b.constant(np.arange(size, dtype=np.int32).reshape((1,) * (x.rank - 1) + (size,)))
+    hit = b.call("EQUAL", [wide, every], tensor.shape, dtype=np.bool_, to=None)
+    return b.result(b.cast(hit, np.float32), layout)
+
+
+@op("BitShift")
+def bit_shift(b: Builder, x: Value, y: Value, *, direction: str) -> Value:
+    """To the left: a product with a power of two, taken modulo the type's width."""
+    if direction == "RIGHT":
+        if x.dtype.name not in ("uint8", "int8", "int16", "int32"):
+            raise CannotLower(f"shifting {x.dtype}")
+        tensors = [b.read(v) for v in (b.aligned(x, len(b.shape)), b.aligned(y, len(b.shape)))]
+        return b.result(b.through("RIGHT_SHIFT", tensors, b.shape))
+    if y.data is None or x.dtype.name not in ("uint8", "uint16", "uint32"):
+        raise CannotLower("a shift to the left by a computed number, or of a signed type")
+    wide = b.cast(b.read(b.aligned(x, len(b.shape))), np.int64)
+    width = 1 << (8 * x.dtype.itemsize)
+    factor = np.where(y.data >= 8 * x.dtype.itemsize, 0, np.int64(1) << y.data.astype(np.int64)).astype(np.int64)
+    made = b.call("MUL", [wide, b.constant(factor)], b.shape)
+    rest = b.call("FLOOR_MOD", [made, b.constant(np.array(width, np.int64))], b.shape)
+    return b.result(b.cast(rest, x.dtype))
+
+
+@op("Einsum")
+def einsum(b: Builder, *xs: Value, equation: str) -> Value:
+    """Two operands: batch axes in both, summed axes in both and not in the result -> BATCH_MATMUL between transposes."""
+    terms, _, out = equation.replace(" ", "").partition("->")
+    parts = terms.split(",")
+    if "." in equation or not out or len(parts) != len(xs) or len(xs) > 2 or any(len(set(p)) != len(p) for p in parts):
+        raise CannotLower(f"equation {equation}")
+    size = {letter: count for part, x in zip(parts, xs, strict=True) for letter, count in zip(part, x.shape, strict=True)}
+    if len(xs) == 1:
+        return _einsum_one(b, xs[0], parts[0], out)
+    left, right = parts
+    batch = [c for c in left if c in right and c in out]
+    summed = [c for c in left if c in right and c not in out]
+    rows, columns = [c for c in left if c not in right], [c for c in right if c not in left]
+    if any(c not in out for c in (*rows, *columns)):
+        raise CannotLower(f"equation {equation}: an axis that is summed over one operand")
+
+    def product(letters: Sequence[str]) -> int:
+        return int(np.prod([size[c] for c in letters], dtype=np.int64))
+
+    a = b.reshape(b.read(xs[0], tuple(left.index(c) for c in (*batch, *rows, *summed))), (product(batch), product(rows), product(summed)))
+    z = b.reshape(b.read(xs[1], tuple(right.index(c) for c in (*batch, *summed, *columns))),
+                  (product(batch), product(summed), product(columns)))
+    made = b.through("BATCH_MATMUL", [a, z], (product(batch), product(rows), product(columns)))
+    order = [*batch, *rows, *columns]
+    return b.result(b.reshape(made, [size[c] for c in order]), tuple(out.index(c) for c in order))
+
+
+def _einsum_one(b: Builder, x: Value, letters: str, out: str) -> Value:
+    gone = [axis for axis, letter in enumerate(letters) if letter not in out]
+    real = Real(b, b.read(x))
+    tensor = real.reduce("SUM", gone).tensor if gone else real.tensor
+    kept = [letter for letter in letters if letter in out]
+    return b.result(b.reshape(tensor, [x.shape[letters.index(c)] for c in kept]), tuple(out.index(c) for c in kept))
+
+
+@op("GridSample")
+def grid_sample(b: Builder, x: Value, grid: Value, *, mode: str = "linear", padding_mode: str = "zeros",
+                align_corners: int = 0) -> Value:
+    """x [N,C,H,W] at grid [N,h,w,2] in [-1,1]: four (or one) GATHER_ND of pixels, weighted."""
+    if x.rank != 4 or mode == "cubic" or padding_mode == "reflection":
+        raise CannotLower(f"mode={mode}, padding_mode={padding_mode} over {x.rank - 2} axes")
+    pixels, places = b.read(x, (0, 2, 3, 1)), b.read(grid)
+    n, height, width, _ = pixels.shape
+    spots = [_pixel(Real(b, _component(b, places, k)), (width, height)[k], align_corners) for k in range(2)]
+    if mode == "nearest":
+        made = _sampled(b, pixels, [spot.run("ROUND") for spot in spots], n, padding_mode)
+        return b.result(made.tensor, (0, 2, 3, 1))
+    lower = [spot.run("FLOOR") for spot in spots]
+    share = [spot - low for spot, low in zip(spots, lower, strict=True)]
+    total: Real | None = None
+    for dy in range(2):
+        for dx in range(2):
+            corner = [lower[0] + float(dx), lower[1] + float(dy)]
+            weight = (share[0] if dx else 1.0 - share[0]) * (share[1] if dy else 1.0 - share[1])
+            term = _sampled(b, pixels, corner, n, padding_mode) * weight
+            total = term if total is None else total + term
+    assert total is not None
+    return b.result(total.tensor, (0, 2, 3, 1))
+
+
+def _component(b: Builder, places: Tensor, which: int) -> Tensor:
+    """x (0) or y (1) of a grid [N,h,w,2] -> [N,h,w,1]."""
+    return gathered(b, places, np.array([which]), 3)
+
+
+def _pixel(place: Real, size: int, align_corners: int) -> Real:
+    """[-1, 1] -> pixel numbers."""
+    if align_corners:
+        return (place + 1.0) * ((size - 1) / 2)
+    return (place + 1.0) * (size / 2) - 0.5
+
+
+def _sampled(b: Builder, pixels: Tensor, spot: list[Real], n: int, padding_mode: str) -> Real:
+    """The pixels at whole places [N,h,w,1]; outside: zero, or the nearest one on the border."""
+    height, width, channels = pixels.shape[1:]
+    inside = [s.maximum(0.0).minimum(float(size - 1)) for s, size in zip(spot, (width, height), strict=True)]
+    row = inside[1] * float(width) + inside[0]
+    batch = np.arange(n, dtype=np.float32).reshape(n, 1, 1, 1) * (height * width)
+    index = b.cast((row + batch).tensor, np.int32)
+    table = b.reshape(pixels, (n * height * width, channels))
+    shape = index.shape[:3]
+    made = Real(b, b.call("GATHER", [table, b.reshape(index, shape)], (*shape, channels), axis=0))
+    if padding_mode == "border":
+        return made
+    kept = [(s - i).run("ABS").compare("LESS", 0.5) for s, i in zip(spot, inside, strict=True)]
+    both = Real(b, b.call("LOGICAL_AND", [k.tensor for k in kept], kept[0].tensor.shape))
+    return made * Real(b, b.cast(both.tensor, np.float32))
+
