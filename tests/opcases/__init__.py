@@ -9,6 +9,7 @@ from typing import Final
 
 from . import (
     activation,
+    control,
     convolution,
     elementwise,
     indexing,
@@ -31,7 +32,7 @@ __all__ = [
 
 CASES: Final[tuple[Case, ...]] = tuple(row for family in (
     convolution, matrix, pooling, normalization, activation, elementwise, reduction, shaping, indexing, resize,
-    recurrent,
+    recurrent, control,
 ) for row in family.CASES)
 
 BY_ID: Final = {row.id: row for row in CASES}

@@ -39,5 +39,6 @@ CASES: Final[tuple[Case, ...]] = (
     case("pad-reflect", "Pad", x(1, 3, 5, 4), given([0, 0, 1, 2, 0, 0, 3, 0]), mode="reflect"),
     case("pad-edge", "Pad", x(1, 3, 5, 4), given([0, 0, 1, 2, 0, 0, 3, 0]), mode="edge"),
     case("pad-wrap", "Pad", x(1, 3, 5, 4), given([0, 0, 1, 2, 0, 0, 3, 0]), mode="wrap"),
+    case("center-crop-pad", "CenterCropPad", x(3, 7, 4), given([4, 7]), axes=[1, 2]),
     case("pad-2d", "Pad", x(3, 5), given([1, 0, 2, 3])),
 )

@@ -39,6 +39,7 @@ CASES: Final[tuple[Case, ...]] = (
     case("average-pool-1d", "AveragePool", x(2, 3, 11), kernel_shape=[4], strides=[3]),
     case("average-pool-3d", "AveragePool", x(1, 2, 5, 6, 4), kernel_shape=[2, 3, 1], strides=[1, 2, 1]),
     case("lp-pool", "LpPool", x(1, 3, 7, 6), kernel_shape=[2, 3], strides=[2, 1], p=2),
+    case("global-lp-pool", "GlobalLpPool", x(2, 3, 7, 6)),
     case("global-average-pool", "GlobalAveragePool", x(2, 3, 7, 6)),
     case("global-average-pool-1d", "GlobalAveragePool", x(2, 3, 11)),
     case("global-average-pool-3d", "GlobalAveragePool", x(1, 3, 4, 5, 2)),

@@ -29,5 +29,6 @@ CASES: Final[tuple[Case, ...]] = (
     case("resize-linear-down", "Resize", x(1, 3, 8, 6), None, _scales(0.5, 0.5), mode="linear"),
     case("resize-linear-1d", "Resize", x(1, 3, 5), None, given([1.0, 1.0, 2.0], "float32"), mode="linear"),
     case("resize-cubic", "Resize", x(1, 3, 4, 5), None, _scales(2, 2), mode="cubic"),
+    case("affine-grid", "AffineGrid", x(1, 2, 3), given([1, 1, 4, 5])),
     case("grid-sample", "GridSample", x(1, 3, 4, 5), x(1, 6, 7, 2, low=-1, high=1)),
 )
