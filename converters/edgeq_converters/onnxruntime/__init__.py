@@ -8,11 +8,17 @@ import onnx_ir as ir
 
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import IR_VERSION, OPSET, all_nodes, label
+from edgeq.quant.qdq import DEQUANTIZE
 from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.onnxruntime.anchors import anchor_float_weights
 from edgeq_converters.onnxruntime.fusion import float_nodes
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
-from edgeq_converters.onnxruntime.signs import signed_weights, unsigned_activations, unsigned_operands
+from edgeq_converters.onnxruntime.signs import (
+    explicit_zero_points,
+    signed_weights,
+    unsigned_activations,
+    unsigned_operands,
+)
 from edgeq_converters.onnxruntime.weights import WeightForms
 
 __all__ = ["emit"]
@@ -39,6 +45,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
         raise UnsupportedModel("onnxruntime", problems)
     model = model.clone()
     graph = model.graph
+    explicit_zero_points(graph)
     unsigned_activations(graph)
     unsigned_operands(graph)
     signed_weights(graph)
@@ -57,6 +64,9 @@ def _options(forms: WeightForms) -> dict[str, Any]:
 
 
 def _drop_unread(graph: ir.Graph) -> None:
+    for node in list(graph):
+        if node.op_type == DEQUANTIZE and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            graph.remove(node, safe=True)
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
             del graph.initializers[name]

@@ -8,11 +8,26 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, initializer
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq.graph import constant, initializer, is_constant
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, _stored_dtype
 from edgeq_converters.onnxruntime.fusion import dequantized, is_static
 
+_EIGHT_BITS = {ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8}
 Shift: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def explicit_zero_points(graph: ir.Graph) -> None:
+    """Write the zero point that ONNX assumes: the selector of QGemm takes no DequantizeLinear without one.
+
+        DQ(int8 w, s) -> Gemm      =>      DQ(int8 w, s, int8 0) -> Gemm
+    """
+    for node in list(graph):
+        if node.op_type not in (QUANTIZE, DEQUANTIZE) or (len(node.inputs) > 2 and node.inputs[2] is not None):
+            continue
+        scale, kind = constant(node.inputs[1]), _EIGHT_BITS.get(_stored_dtype(node))
+        if scale is not None and kind is not None:
+            set_input(node, 2, initializer(graph, f"{node.outputs[0].name}_zero_point", np.zeros(scale.shape, kind)))
+            node.attributes.pop("output_dtype", None)
 
 
 def unsigned_activations(graph: ir.Graph) -> None:
@@ -80,29 +95,21 @@ def set_input(node: ir.Node, index: int, value: ir.Value) -> None:
 
 def _stores(dequantize: ir.Node, dtype: type) -> bool:
     data = constant(dequantize.inputs[0])
-    return data is not None and data.dtype == dtype and constant(dequantize.inputs[1]) is not None
+    return data is not None and data.dtype == dtype and all(is_constant(value) for value in dequantize.inputs[1:])
 
 
 def _signed_zero_point(node: ir.Node) -> NDArray[np.int8] | None:
-    """The int8 zero point of a Q or DQ whose parameters are constants; None for other types."""
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        given = constant(node.inputs[2])
-        return given if given is not None and given.dtype == np.int8 else None
-    scale, stored = constant(node.inputs[1]), (node.inputs[0] if node.op_type == DEQUANTIZE else node.outputs[0])
-    declared = stored.dtype if stored is not None else None
-    if node.op_type == QUANTIZE and attribute(node, "output_dtype", 0) == ir.DataType.INT8:
-        declared = ir.DataType.INT8
-    return np.zeros(scale.shape, np.int8) if scale is not None and declared == ir.DataType.INT8 else None
+    """The int8 zero point of a Q or DQ with constant parameters; None for other types."""
+    given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    return given if given is not None and given.dtype == np.int8 and is_constant(node.inputs[1]) else None
 
 
 def _replace_constant(graph: ir.Graph, reader: ir.Node, index: int, source: ir.Node, shift: Shift) -> None:
     """Give one reader a DQ of its own whose integers and zero point are shifted."""
-    stored, scale = constant(source.inputs[0]), constant(source.inputs[1])
-    given = constant(source.inputs[2]) if len(source.inputs) > 2 else None
+    stored, zero_point = constant(source.inputs[0]), constant(source.inputs[2])
     assert stored is not None
-    assert scale is not None
+    assert zero_point is not None
     assert source.inputs[0] is not None
-    zero_point = np.zeros(scale.shape, stored.dtype) if given is None else given
     name = source.inputs[0].name
     inputs = [initializer(graph, f"{name}_shifted", shift(stored)), source.inputs[1],
               initializer(graph, f"{name}_shifted_zero_point", shift(zero_point))]

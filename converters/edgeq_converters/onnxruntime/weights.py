@@ -62,9 +62,6 @@ class WeightForms:
                 self.used.add("int4 data")
             if form is not None:
                 form(self, node, params, data, reader, index)
-        for node in {plan[0] for plan in plans}:
-            if not node.outputs[0].uses():
-                self.graph.remove(node, safe=True)
 
     def _form(self, reader: ir.Node, index: int, params: QuantParams, data: NDArray[Any]) -> Form | None:
         """The method that rewrites this constant for this reader; None to leave it as it is."""
