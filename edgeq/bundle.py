@@ -87,7 +87,14 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BundleError(f"cannot write {path}: {error.strerror or error}; make room or {_REMEDY}") from error
+        raise BundleError(f"cannot write {path}: {_reason(error)}; make room or {_REMEDY}") from error
+
+
+def _reason(error: OSError) -> str:
+    """The system's own words; copying a folder collects one tuple (from, to, why) for every file that failed."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][2])
+    return error.strerror or str(error)
 
 
 def _tidy_up(path: Path) -> None:
@@ -102,7 +109,7 @@ def _tidy_up(path: Path) -> None:
 
 
 def _is_at_work(process: int) -> bool:
-    """Whether another conversion may still be writing; a draft with our own number is an old one's, we have none yet."""
+    """Whether another conversion may still be writing; a draft of our own number is an old one's: we have none yet."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

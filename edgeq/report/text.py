@@ -22,7 +22,7 @@ def console() -> Console:
 def table(*columns: str, title: str = "") -> Table:
     """An empty table; columns that start with > are numbers."""
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold",
-                 show_header=any(columns))
+                 show_header=any(column.removeprefix(">") for column in columns))
     for column in columns:
         made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left",
                         overflow="fold")
@@ -96,7 +96,7 @@ def _checked_by(row: Mapping[str, Any]) -> str:
     found = row["verification"]
     if found is None:
         return "not verified (--no-verify)"
-    return f"{row['target']}: verified on {found['samples']} {found['inputs']}, run by {found['engine']}"
+    return f"{row['target']}: verified on {found['samples']} inputs, {found['inputs']}, run by {found['engine']}"
 
 
 def reasons(nodes: Iterable[Mapping[str, str]]) -> list[str]:

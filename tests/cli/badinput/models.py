@@ -1,0 +1,69 @@
+"""Models that cannot be converted."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .case import Case, Prepare, argument, convert, model, network, weights
+
+
+def raw(name: str, data: Callable[[], bytes]) -> Prepare:
+    """Convert a file with these bytes."""
+    def prepare(folder: Path) -> list[str]:
+        (folder / name).write_bytes(data())
+        return convert(name)
+    return prepare
+
+
+def _with_nan() -> onnx.ModelProto:
+    broken = weights(6, 3, 3, 3)
+    broken[1, 2, 0, 0] = np.nan
+    return network(conv=broken)
+
+
+def _lost_data(folder: Path) -> list[str]:
+    onnx.save(network(), folder / "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    (folder / "net.onnx.data").unlink()
+    return convert("net.onnx")
+
+
+def _computed_shape() -> onnx.ModelProto:
+    """How many values pass NonZero depends on the data."""
+    nodes = [helper.make_node("NonZero", ["relu"], ["places"], "places"),
+             helper.make_node("Cast", ["places"], ["real"], "real", to=TensorProto.FLOAT),
+             helper.make_node("Unsqueeze", ["real", "axes"], ["features"], "unsqueeze")]
+    made = network(nodes=nodes)
+    made.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "axes"))
+    return made
+
+
+def _node(op: str, domain: str = "") -> Callable[[], onnx.ModelProto]:
+    def build() -> onnx.ModelProto:
+        made = network(nodes=[helper.make_node(op, ["relu"], ["features"], "odd", domain=domain)])
+        if domain:
+            made.opset_import.append(helper.make_opsetid(domain, 1))
+        return made
+    return build
+
+
+MODELS = (
+    Case("no such file", argument(*convert("net.onnx")), r"net\.onnx"),
+    Case("not a model's name", raw("net.txt", lambda: b"hello"), r"net\.txt.*\.onnx.*module:function"),
+    Case("truncated", raw("net.onnx", lambda: network().SerializeToString()[:900]), r"net\.onnx"),
+    Case("random bytes", raw("net.onnx", lambda: np.random.default_rng(0).bytes(5000)), r"net\.onnx"),
+    Case("empty file", raw("net.onnx", bytes), r"net\.onnx"),
+    Case("random bytes as .pt2", raw("net.pt2", lambda: np.random.default_rng(0).bytes(5000)), r"net\.pt2"),
+    Case("no such module", argument(*convert("nothing_here:build")), r"nothing_here"),
+    Case("external data missing", _lost_data, r"net\.onnx\.data"),
+    Case("unknown op", model(_node("Frobnicate")), r"Frobnicate.*odd"),
+    Case("op of a foreign domain", model(_node("Magic", "com.example")), r"Magic.*odd|com\.example"),
+    Case("free shape", model(lambda: network(shape=("N", 3, "H", "W"))), r"image.*--input"),
+    Case("shape that depends on data", model(_computed_shape), r"places|real|features|NonZero"),
+    Case("NaN weights", model(_with_nan), r"NaN.*\bw\b"),
+    Case("--input of another name", model(network, "--input", "picture:1x3x8x8"), r"picture.*image"),
+    Case("--input that contradicts the model", model(network, "--input", "image:1x4x8x8"), r"image.*(4|3)"),
+)
