@@ -69,7 +69,7 @@ def _body(node: ir.Node, version: int) -> onnx.FunctionProto | None:
         text = schema.get_context_dependent_function_with_opset_version(
             schema.context_dependent_function_opset_versions[-1], ir.to_proto(node).SerializeToString(), types)
     body = onnx.FunctionProto.FromString(text)
-    del body.output[len(node.outputs):]  # a body made for one node leaves out what computes the outputs it does not have
+    del body.output[len(node.outputs):]  # a body made for one node does not compute the outputs that the node lacks
     computed = {name for inner in body.node for name in inner.output}
     return body if text and computed.issuperset(body.output) else None
 

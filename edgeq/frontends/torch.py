@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +31,8 @@ def read_pt2(path: Path) -> ir.Model:
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
     try:
-        program = torch.export.load(str(path))
+        with _quiet():
+            program = torch.export.load(str(path))
     except Exception as error:  # zipfile, pickle and torch each raise their own
         raise ModelError(f"{path} is not a torch.export file: {_first_line(error)}") from error
     return from_exported(program)
@@ -80,11 +84,34 @@ def _torch() -> Any:
 def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ir.Model:
     torch = _torch()
     try:
-        program = torch.onnx.export(model, args, kwargs=kwargs or None, dynamo=True, opset_version=OPSET, verbose=False)
+        with _quiet():
+            program = torch.onnx.export(model, args, kwargs=kwargs or None, dynamo=True, opset_version=OPSET,
+                                        verbose=False)
     except Exception as error:  # the exporter wraps whatever the module raises in one of many types
-        raise ModelError(f"torch cannot export this module to ONNX: {_first_line(error)}") from error
+        raise ModelError(f"torch cannot export this module to ONNX: {_first_line(_cause(error))}") from error
     exported: ir.Model = program.model
     return exported
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns about its own use of itself, and logs that torchvision is absent: nothing a user can mend."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the module itself raised, below the exporter's own wrappers and their advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _function(module_name: str, function_name: str) -> Any:
@@ -113,5 +140,5 @@ def _as_tuple(examples: Any) -> tuple[Any, ...]:
     return tuple(examples) if isinstance(examples, tuple | list) else (examples,)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

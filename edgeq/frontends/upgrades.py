@@ -144,8 +144,8 @@ def _resize_inputs(node: ir.Node) -> None:
 def _nearest_mode(node: ir.Node) -> str:
     """Before 11, nearest rounded down where it enlarges and up where it reduces.
 
-    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cpu/tensor/upsamplebase.h (SIMPLE), and
-    the example resize_downsample_nearest of Resize-10. A reduction by a whole number is the same either way.
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cpu/tensor/upsamplebase.h (SIMPLE),
+    and the example resize_downsample_nearest of Resize-10. A reduction by a whole number is the same either way.
     """
     if node.op_type == "Upsample":
         return "floor"

@@ -19,6 +19,7 @@ _SHAPED_BY_INPUT: Final = frozenset({
     "Reshape", "Expand", "Slice", "Tile", "Pad", "Resize", "ConstantOfShape", "Range", "TopK", "OneHot", "Squeeze",
     "Unsqueeze", "Split",
 })
+_LIKE_INPUT: Final = frozenset({"GroupNormalization", "MeanVarianceNormalization"})  # the two that onnx does not infer
 _SHAPE_LIKE: Final = 1024  # elements of a constant that shape inference may want to see
 _SHOWN: Final = 5  # values listed in a message before "and N more"
 
@@ -139,6 +140,10 @@ def _known(value: ir.Value) -> bool:
 
 def _infer(node: ir.Node, opsets: Mapping[str, int]) -> None:
     """onnx's own inference of one node; the values of small constants take part (target shapes, axes, pads)."""
+    if node.op_type in _LIKE_INPUT:
+        assert node.inputs[0] is not None
+        node.outputs[0].shape, node.outputs[0].type = node.inputs[0].shape, node.inputs[0].type
+        return
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     for value in node.inputs:
@@ -150,24 +155,11 @@ def _infer(node: ir.Node, opsets: Mapping[str, int]) -> None:
     schema = onnx.defs.get_schema(node.op_type, opsets[""], "")
     found = onnx.shape_inference.infer_node_outputs(
         schema, ir.to_proto(node), types, data, opset_imports=[onnx.helper.make_opsetid("", opsets[""])])
-    if not found.keys() >= {output.name for output in node.outputs if output.name}:
-        found = {**_infer_by_body(node, types, data, opsets), **found}
     for output in node.outputs:
         proto = found.get(str(output.name))
         if proto is not None:
             output.type = ir.serde.deserialize_type_proto_for_type(proto) or output.type
             output.shape = ir.serde.deserialize_type_proto_for_shape(proto)
-
-
-def _infer_by_body(node: ir.Node, types: Mapping[str, onnx.TypeProto], data: Mapping[str, onnx.TensorProto],
-                   opsets: Mapping[str, int]) -> dict[str, onnx.TypeProto]:
-    """Operators that ONNX defines as functions (GroupNormalization) are inferred through their body, in a model only."""
-    inputs = [onnx.helper.make_value_info(name, proto) for name, proto in types.items()]
-    outputs = [onnx.ValueInfoProto(name=output.name) for output in node.outputs if output.name]
-    graph = onnx.helper.make_graph([ir.to_proto(node)], "one_node", inputs, outputs, list(data.values()))
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opsets[""])])
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    return {value.name: value.type for value in inferred.graph.output if value.HasField("type")}
 
 
 def _type(value: ir.Value) -> onnx.TypeProto:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -17,7 +18,9 @@ from edgeq.frontends.upgrades import UPGRADES
 from edgeq.graph import OPSET
 
 X = "g (float[2,4,6,5] x) => (float[] y)"
-REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare", "ReduceSum")
+REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare", "ReduceSum",
+)
 
 OLD = [
     Row("BatchNormalization-7", X + "{ y = BatchNormalization <spatial = 1> (x, s, s, s, s) }", ["BatchNormalization"],
@@ -49,29 +52,32 @@ OLD = [
           [op] if axis in (3, -1) else ["Flatten", op, "Reshape"], {}, opset)
       for op in ("Softmax", "LogSoftmax", "Hardmax") for opset, axis in ((7, 3), (7, 2), (11, -1), (12, 1), (11, -3))),
     Row("Softmax-11 default", X + "{ y = Softmax(x) }", ["Flatten", "Softmax", "Reshape"], {}, 11),
-    Row("Softmax-11 inside", X + "{ a = Softmax <axis = 1> (x) y = Relu(a) }", ["Flatten", "Softmax", "Reshape", "Relu"], {},
-        11),
+    Row("Softmax-11 inside", X + "{ a = Softmax <axis = 1> (x) y = Relu(a) }",
+        ["Flatten", "Softmax", "Reshape", "Relu"], {}, 11),
     Row("Softmax-13 keeps its axis", X + "{ y = Softmax <axis = 1> (x) }", ["Softmax"], {}, 13),
     Row("Squeeze-11", "g (float[2,1,3,1] x) => (float[] y) { y = Squeeze <axes = [1]> (x) }", ["Squeeze"], {}, 11),
     Row("Squeeze-1 of all", "g (float[2,1,3,1] x) => (float[] y) { y = Squeeze(x) }", ["Squeeze"], {}, 7),
-    Row("Unsqueeze-11", "g (float[2,3] x) => (float[] y) { y = Unsqueeze <axes = [0, -1]> (x) }", ["Unsqueeze"], {}, 11),
+    Row("Unsqueeze-11",
+        "g (float[2,3] x) => (float[] y) { y = Unsqueeze <axes = [0, -1]> (x) }", ["Unsqueeze"], {}, 11),
     Row("Split-11", X + "{ y, z = Split <axis = 1, split = [1, 3]> (x) }", ["Split"], {}, 11),
     Row("Split-2 evenly", X + "{ a, b = Split <axis = 1> (x) y = Sub(a, b) }", ["Split", "Sub"], {}, 7),
     Row("Split-13 evenly", X + "{ a, b = Split <axis = 1> (x) y = Sub(a, b) }", ["Split", "Sub"], {}, 13),
     *(Row(f"{op}-7", X + f"{{ y = {op} <axes = [1, 3], keepdims = 0> (x) }}", [op], {}, 7) for op in REDUCTIONS),
     *(Row(f"{op}-11", X + f"{{ y = {op} <axes = [-2]> (x) }}", [op], {}, 11) for op in REDUCTIONS),
     *(Row(f"{op}-13 of all", X + f"{{ y = {op}(x) }}", [op], {}, 12) for op in REDUCTIONS),
-    *(Row(f"{op}-13", "g (float[2,4] x) => (float[] y) { e = Abs(x) y = " + op + " <axes = [1]> (e) }", ["Abs", op], {}, 13)
+    *(Row(f"{op}-13", "g (float[2,4] x) => (float[] y) { e = Abs(x) y = " + op + " <axes = [1]> (e) }", ["Abs", op],
+          {}, 13)
       for op in ("ReduceLogSum", "ReduceLogSumExp")),
     Row("GridSample-16", "g (float[1,2,5,6] x, float[1,3,4,2] grid) => (float[] y)"
         ' { y = GridSample <mode = "bicubic"> (x, grid) }', ["GridSample"], {}, 16),
     Row("GridSample-16 default", "g (float[1,2,5,6] x, float[1,3,4,2] grid) => (float[] y) { y = GridSample(x, grid) }",
         ["GridSample"], {}, 16),
-    Row("RoiAlign-10", "g (float[1,2,9,8] x) => (float[] y) { y = RoiAlign <output_height = 3, output_width = 2> (x, r, i) }",
-        ["RoiAlign"], {"r": np.array([[1, 1, 6, 5]], np.float32), "i": np.array([0])}, 10),
+    Row("RoiAlign-10", "g (float[1,2,9,8] x) => (float[] y)"
+        " { y = RoiAlign <output_height = 3, output_width = 2> (x, r, i) }", ["RoiAlign"],
+        {"r": np.array([[1, 1, 6, 5]], np.float32), "i": np.array([0])}, 10),
     Row("inside an If", "g (float[2,3] x, bool k) => (float[] y) { y = If (k) <then_branch = t () => (float[2,3] a)"
-        " { a = Clip <min = 0.0> (x) }, else_branch = e () => (float[2,3] b) { b = Dropout <ratio = 0.5> (x) }> }", ["If"],
-        {}, 8),
+        " { a = Clip <min = 0.0> (x) }, else_branch = e () => (float[2,3] b) { b = Dropout <ratio = 0.5> (x) }> }",
+        ["If"], {}, 8),
 ]
 
 
@@ -82,7 +88,8 @@ def test_old_forms_mean_the_same(row: Row) -> None:
 
 def test_group_normalization_18() -> None:
     """onnxruntime has no kernel of GroupNormalization-18; ONNX's reference implementation has."""
-    given = build("g (float[2,6,3,4] x) => (float[] y) { y = GroupNormalization <num_groups = 3, epsilon = 0.1> (x, s, b) }",
+    given = build("g (float[2,6,3,4] x) => (float[] y)"
+                  " { y = GroupNormalization <num_groups = 3, epsilon = 0.1> (x, s, b) }",
                   {"s": noise(3), "b": noise(3, seed=9)}, opset=18)
     after = session(load_model(given))
     sample = feeds(after)
@@ -90,8 +97,8 @@ def test_group_normalization_18() -> None:
 
 
 def test_what_the_new_opset_cannot_say_is_refused_with_all_nodes() -> None:
-    text = X + """{ a = BatchNormalization <spatial = 0> (x, s, s, s, s)  b = BatchNormalization <spatial = 0> (a, s, s, s, s)
-        y = Relu(b) }"""
+    text = X + """{ a = BatchNormalization <spatial = 0> (x, s, s, s, s)
+        b = BatchNormalization <spatial = 0> (a, s, s, s, s)  y = Relu(b) }"""
     with pytest.raises(UnsupportedModel, match="spatial=0") as caught:
         load_model(build(text, {"s": noise(4, 6, 5)}, opset=8))
     assert len(caught.value.problems) == 2
@@ -111,9 +118,9 @@ def schemas() -> dict[str, list[onnx.defs.OpSchema]]:
 
 
 def breaking_changes() -> Iterator[tuple[str, int]]:
-    """Every (operator, opset) from 8 to 21 that lost an attribute, changed a default or moved an input, by ONNX's schemas."""
+    """Every (operator, opset) from 8 to 21 that lost an attribute, changed a default or moved an input."""
     for name, versions in schemas().items():
-        for old, new in zip(versions, versions[1:], strict=False):
+        for old, new in pairwise(versions):
             if not 7 < new.since_version <= OPSET:
                 continue
             lost = set(old.attributes) - set(new.attributes)
@@ -149,8 +156,8 @@ NEW = [
         {"s": noise(6)}, 23),
     Row("RotaryEmbedding-23", "g (float[1,2,3,8] x) => (float[] y) { y = RotaryEmbedding(x, c, s) }", [],
         {"c": noise(1, 3, 4), "s": noise(1, 3, 4, seed=5)}, 23),
-    Row("Attention-23", "g (float[1,2,5,8] q, float[1,2,7,8] k, float[1,2,7,6] v) => (float[] y) { y = Attention(q, k, v) }",
-        [], {}, 23),
+    Row("Attention-23", "g (float[1,2,5,8] q, float[1,2,7,8] k, float[1,2,7,6] v) => (float[] y)"
+        " { y = Attention(q, k, v) }", [], {}, 23),
     Row("Cast-24", "g (float[2,6] x) => (float[] y) { a = Cast <to = 6> (x) y = Cast <to = 1> (a) }", [], {}, 24),
     Row("Reshape-25", "g (float[2,6] x) => (float[] y) { y = Reshape(x, n) }", [], {"n": np.array([3, 4])}, 25),
 ]

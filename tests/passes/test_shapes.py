@@ -4,13 +4,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from passes.graphs import Row, build, check
 
 from edgeq.errors import ModelError
 from edgeq.frontends import load_model
-from edgeq.graph import shape
+from edgeq.graph import OPSET, shape
 from edgeq.passes.fold import fold_constants
+from edgeq.passes.shapes import _LIKE_INPUT
 
 
 def load(text: str, constants: dict[str, Any] | None = None, **inputs: tuple[int, ...]) -> Any:
@@ -88,10 +90,16 @@ def test_transposed_weights_fold() -> None:
 def test_quantized_weights_never_fold() -> None:
     """Neither the DequantizeLinear nor a Cast of packed 4-bit integers, which exists to keep them packed."""
     text = """g (float[2,4] x) => (float[] y) { i = Cast <to = 3> (w)  d = DequantizeLinear(i, s)  y = MatMul(x, d) }"""
-    import onnx
     proto = build(text, {"s": 0.5})
     proto.graph.initializer.append(onnx.helper.make_tensor("w", onnx.TensorProto.INT4, [4, 3], list(range(-6, 6))))
     assert [node.op_type for node in load_model(proto).graph] == ["Cast", "DequantizeLinear", "MatMul"]
+
+
+def test_no_other_operator_is_without_inference() -> None:
+    names = {s.name for s in onnx.defs.get_all_schemas() if s.domain == "" and onnx.defs.has(s.name, OPSET, "")}
+    schemas = [onnx.defs.get_schema(name, OPSET, "") for name in names]
+    without = {schema.name for schema in schemas if not schema.has_type_and_shape_inference_function}
+    assert without == _LIKE_INPUT
 
 
 def test_random_numbers_never_fold() -> None:
