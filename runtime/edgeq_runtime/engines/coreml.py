@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 from edgeq_runtime.engines import missing
-from edgeq_runtime.errors import BundleError, EngineError
+from edgeq_runtime.errors import BundleError, EdgeqError, EngineError
 from edgeq_runtime.manifest import Manifest
 
 INTERPRETER = "edgeq.verify.mlpackage"  # found by name, because the slim runtime does not carry it
@@ -44,7 +44,7 @@ def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> CoreML:
     opener = {"darwin": _open_macos, "ios": _open_ios}.get(sys.platform, _open_interpreter)
     try:
         return opener(folder / manifest.entry, units, manifest)
-    except (EngineError, BundleError):
+    except EdgeqError:
         raise
     except Exception as error:  # coremltools and Objective-C raise anything
         raise EngineError(f"Core ML cannot load {manifest.entry}: {error}") from error
