@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 
-from edgeq.errors import MissingExtra
+from edgeq.errors import MissingExtra, UsageError
 from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.lowered import lower_form
 
@@ -15,21 +16,20 @@ ENTRY = "model.mlpackage"
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """Write folder/model.mlpackage; see edgeq_converters.contract.
 
-    Floats are float32 and integers int32 at the interface; inside, floats are float16. A rank-0 input or output has the
-    shape [1] there. `options.compute` is not part of a package: it is told to the engine at load.
+    Floats are float32 and integers int32 at the interface; inside, floats are float16. A rank-0 input is [1].
+    `options.compute` is not part of a package: it is told to the engine at load.
 
     Raises:
         UnsupportedModel: nodes that Core ML cannot run.
         MissingExtra: coremltools is not installed.
     """
     if options.min_os not in (16, 17, 18):
-        from edgeq.errors import UsageError
-
         raise UsageError(f"--min-os {options.min_os}: Core ML programs are written for iOS 16, 17 or 18")
     return write_package(model, folder / ENTRY, options)
 
 
-def write_package(model: ir.Model, path: Path, options: EmitOptions, precision: str = "float16") -> Artifact:
+def write_package(model: ir.Model, path: Path, options: EmitOptions,
+                  precision: Literal["float16", "float32"] = "float16") -> Artifact:
     """As `emit`, with the precision of floats chosen: a float32 program shows whether the lowering is exact."""
     try:
         _import_quietly()
@@ -43,7 +43,7 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions, precision: 
         lowered = lower(folded.graph, options, precision)
     write(lowered.program, path, options, lowered.weight_bytes4)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
-                    options={"compute_units": options.compute, "minimum_os": options.min_os})
+                    options={"compute_units": options.compute, "min_os": options.min_os})
 
 
 def _import_quietly() -> None:

@@ -23,6 +23,13 @@ FLOAT16_MAX: Final = 65504.0
 # Numbers beyond float16 are masks: 4e4 still drives a softmax to zero, and two of them do not add up to inf - inf.
 # coremltools 9.0 itself makes -inf of them, then NaN (fixed in https://github.com/apple/coremltools/pull/2669).
 MASK: Final = 4e4
+# coremltools renames these: converters/mil/mil/passes/defs/preprocess.py, NameSanitizer
+RESERVED: Final = frozenset({
+    "any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "state", "bf16",
+    "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+})
+
+VERBATIM: Final = frozenset({"name", "_true_fn", "_false_fn"})  # arguments of an op that are not tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,15 +79,18 @@ class Builder:
     """
 
     def __init__(self, options: EmitOptions, precision: Precision):
-        from coremltools.converters.mil import Builder as mb
+        import coremltools.converters.mil as mil
 
-        self._mb = mb
+        self._mb = mil.Builder
         self.options = options
         self.precision: Precision = precision
         self.dtype: type[np.floating[Any]] = np.float16 if precision == "float16" else np.float32
         self.node: ir.Node | None = None
-        self.weight_bytes4 = 0  # what 4-bit weights must take in the written file
+        self.packed4: set[bytes] = set()  # 4-bit weights, each content once, as the written file must hold them
         self.lower_block: Callable[[ir.Graph], list[Var]] | None = None  # bodies of If and Loop
+        self.singles: dict[str, Var] = {}  # an input rounded to float16 -> the input itself
+        self.grids: dict[str, tuple[Var, np.float32, Any]] = {}  # a value on a grid -> int8, scale, zero point
+        self._consts: dict[Any, Var] = {}
         self._vars: dict[int, tuple[Constant, Var]] = {}
         self._taken: dict[str, int] = {}
 
@@ -91,7 +101,8 @@ class Builder:
         Raises:
             CannotLower: coremltools refuses the op, in its own words.
         """
-        given = {key: self._argument(value) for key, value in arguments.items() if value is not None}
+        given = {key: value if key in VERBATIM else self._argument(key, value)
+                 for key, value in arguments.items() if value is not None}
         given.setdefault("name", self.unique(f"{self._scope()}_{name}"))
         try:
             return getattr(self._mb, name)(**given)
@@ -110,18 +121,30 @@ class Builder:
             return "edge"
         return self.node.outputs[0].name or self.node.op_type
 
-    def _argument(self, value: Any) -> Any:
-        if isinstance(value, Raw):
-            return value.data
+    def _argument(self, key: str, value: Any) -> Any:
         if isinstance(value, Constant):
             return self.var(value)
+        if is_var(value):
+            return value
         if isinstance(value, tuple | list) and any(isinstance(item, Constant) or is_var(item) for item in value):
             return [self.var(item) for item in value]
+        if isinstance(value, Raw):
+            return self._shared(key, value.data)
         if isinstance(value, float):
-            return self._rounded(np.asarray(value))[()]
+            return self._shared(key, self._rounded(np.asarray(value))[()])
+        if isinstance(value, np.ndarray | np.generic | tuple | list):
+            return self._shared(key, self._stored(np.asarray(value)))
+        return self._shared(key, value)
+
+    def _shared(self, key: str, value: Any) -> Var:
+        """A const op; equal ones are written once. A program has thousands of strides and paddings, few of them new."""
+        content: Any = (type(value), value)
         if isinstance(value, np.ndarray | np.generic):
-            return self._stored(np.asarray(value))
-        return value
+            content = (str(value.dtype), str(value.dtype.metadata), value.shape, np.ascontiguousarray(value).tobytes())
+        known = self._consts.get(content)
+        if known is None:
+            known = self._consts[content] = self._mb.const(val=value, name=self.unique(key))
+        return known
 
     # ------------------------------------------------------------------ operands
     def var(self, operand: Operand) -> Var:
@@ -138,7 +161,7 @@ class Builder:
 
         if weights.stays_packed(constant):
             return weights.dense(self, constant)
-        return self.op("const", val=constant.real)
+        return self._shared("weight", self._stored(np.array(constant.real, order="C")))
 
     def _stored(self, data: NDArray[Any]) -> NDArray[Any]:
         """data as Core ML holds it: floats in the program's precision, every integer as int32, bool."""
@@ -165,11 +188,11 @@ class Builder:
     @contextmanager
     def inner_block(self) -> Iterator[None]:
         """Constants written inside a body of If or Loop are not visible after it."""
-        outside = dict(self._vars)
+        outside = dict(self._vars), dict(self._consts)
         try:
             yield
         finally:
-            self._vars = outside
+            self._vars, self._consts = outside
 
     def known(self, operand: Operand) -> NDArray[Any] | None:
         """The data of an operand known at conversion, else None."""
@@ -297,6 +320,7 @@ def is_var(value: Any) -> bool:
 
 
 def sanitise(name: str) -> str:
-    """A name in the alphabet of MIL: letters, digits, underscores, no digit first."""
+    """A name that Core ML keeps as it is: letters, digits, underscores, a letter first, no word of MIL's own."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
-    return safe if safe and not safe[0].isdigit() else f"_{safe}"
+    safe = safe if safe[:1].isalpha() else f"v{safe}"
+    return f"{safe}_" if safe in RESERVED else safe

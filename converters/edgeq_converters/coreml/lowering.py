@@ -20,6 +20,8 @@ TARGET: Final = "coreml"
 # Drawn anew at every run, so not constants although their inputs are.
 RANDOM: Final = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
                            "Multinomial"})
+# Reshape -> Transpose -> Reshape through a higher rank is rewritten by a pass; what it leaves is refused afterwards.
+BETWEEN: Final = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze"})
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8,
                              ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8, ir.DataType.BOOL})
@@ -60,7 +62,7 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         _lower_nodes(graph, builder, values)
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
-    return Lowered(program, {k: v for k, v in names.items() if k != v}, builder.weight_bytes4)
+    return Lowered(program, {k: v for k, v in names.items() if k != v}, sum(map(len, builder.packed4)))
 
 
 def _target(ct: Any, options: EmitOptions) -> Any:
@@ -88,17 +90,18 @@ def _interface_names(graph: ir.Graph) -> dict[str, str]:
 # ---------------------------------------------------------------------- the interface
 def _placeholder(b: Builder, value: ir.Value) -> Any:
     """float32 for floats, int32 for integers and bool: what every iOS version takes. Rank 0 becomes [1]."""
-    from coremltools.converters.mil import Builder as mb
+    import coremltools.converters.mil as mil
     from coremltools.converters.mil.mil import types
 
     assert value.shape is not None
     shape = tuple(int(dim) for dim in value.shape.numpy()) or (1,)
-    return mb.placeholder(shape, types.fp32 if value.dtype in FLOATS else types.int32)
+    return mil.Builder.placeholder(shape, types.fp32 if value.dtype in FLOATS else types.int32)
 
 
 def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
     if value.dtype in FLOATS and b.precision == "float16":
-        var = b.op("cast", x=var, dtype="fp16", name=b.unique(f"{value.name}_to_fp16"))
+        half = b.op("cast", x=var, dtype="fp16", name=b.unique(f"{value.name}_to_fp16"))
+        b.singles[half.name], var = var, half
     elif value.dtype == ir.DataType.BOOL:
         var = b.op("cast", x=var, dtype="bool")
     return b.reshape(var, ()) if value.shape is not None and len(value.shape) == 0 else var
@@ -107,8 +110,10 @@ def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
 def _leaving(b: Builder, value: ir.Value, operand: Operand, name: str) -> Var:
     b.node = None
     var = b.var(operand)
-    if b.rank(var) == 0:
-        var = b.reshape(var, (1,))
+    exact = b.grids.get(var.name)
+    if exact is not None and b.precision == "float16":  # the very numbers of the grid, not their float16 neighbours
+        stored, scale, zero_point = exact
+        return b.op("dequantize", input=stored, scale=Raw(scale), zero_point=zero_point, name=name)
     if b.kind(operand) == "float":
         if b.precision == "float16":
             return b.op("cast", x=var, dtype="fp32", name=name)
@@ -136,10 +141,10 @@ def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> N
         raise Unreached
     inputs = [None if value is None else values[value] for value in node.inputs]
     b.node = node
-    results = _folded(node, inputs)
+    results: Any = _folded(node, inputs)
     if results is None:
-        lowered = TABLE.lower(node, b, inputs)
-        results = lowered if isinstance(lowered, tuple | list) else (lowered,)
+        results = TABLE.lower(node, b, inputs)
+    results = results if isinstance(results, tuple | list) else (results,)
     for value, result in zip(node.outputs, results, strict=False):
         if result is not None:
             values[value] = _checked(b, value, result)
@@ -151,10 +156,11 @@ def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> N
 
 def _folded(node: ir.Node, inputs: Sequence[Operand]) -> list[Constant] | None:
     """The outputs of a node all of whose inputs are known, computed by ONNX's own definition of the op."""
-    if node.op_type in RANDOM or node.domain not in ("", "ai.onnx") or any(
-            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()):
+    if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
         return None
-    if not all(given is None or (isinstance(given, Constant)) for given in inputs):
+    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        return None
+    if not all(given is None or isinstance(given, Constant) for given in inputs):
         return None
     from onnx.reference import ReferenceEvaluator
 
@@ -176,13 +182,11 @@ def _checked(b: Builder, value: ir.Value, result: Operand) -> Operand:
     """The result of a node, rounded to its grid, when it has the type and shape that ONNX says."""
     if value.dtype is not None and value.dtype not in FLOATS and value.dtype not in INTEGERS:
         raise CannotLower(f"Core ML has no {value.dtype.name} tensors")
-    if value.shape is not None and value.shape.is_static() and not isinstance(result, Constant):
-        want, got = tuple(int(dim) for dim in value.shape.numpy()), tuple(result.shape)
-        if len(want) > MAX_RANK:
-            raise CannotLower(f"rank {len(want)}; Core ML ends at {MAX_RANK}")
-        if want != got:
-            raise AssertionError(f"{b.node and b.node.op_type} lowered to {got} instead of {want}")
-        if 0 in want:
+    if not isinstance(result, Constant):
+        assert b.node is not None
+        if b.rank(result) > MAX_RANK and (b.node.op_type not in BETWEEN or value.is_graph_output()):
+            raise CannotLower(f"rank {b.rank(result)}; Core ML ends at {MAX_RANK}")
+        if 0 in result.shape:
             raise CannotLower("an empty tensor; Core ML has none")
     grid = quant(value)
     return result if grid is None else on_grid(b, result, grid)
@@ -199,7 +203,11 @@ def on_grid(b: Builder, operand: Operand, grid: QuantParams) -> Var:
         low, high = grid.real_range()
         return b.op("clip", x=x, alpha=low, beta=high)
     signed = grid.as_signed()  # "better when the zero point is 0": at least int8 can have it
-    scale = b.dtype(signed.scale)
+    scale = np.float32(signed.scale)
     zero_point = Raw(np.int8(signed.zero_point)) if signed.zero_point else None
-    stored = b.op("quantize", input=x, scale=Raw(scale), zero_point=zero_point, output_dtype="int8")
-    return b.op("dequantize", input=stored, scale=Raw(scale), zero_point=zero_point)
+    given = b.singles.get(x.name)  # an input is still float32: rounding it to float16 first would round twice
+    x, unit = (x, b.dtype(scale)) if given is None else (given, scale)
+    stored = b.op("quantize", input=x, scale=Raw(unit), zero_point=zero_point, output_dtype="int8")
+    result = b.op("dequantize", input=stored, scale=Raw(b.dtype(scale)), zero_point=zero_point)
+    b.grids[result.name] = (stored, scale, zero_point)
+    return result

@@ -13,6 +13,7 @@ from edgeq_converters.coreml import (
     ops_reduce,
     ops_resize,
     ops_rnn,
+    ops_sample,
     ops_shape,
 )
 from edgeq_converters.coreml.table import op as TABLE
@@ -20,4 +21,4 @@ from edgeq_converters.coreml.table import op as TABLE
 __all__ = ["TABLE"]
 
 FAMILIES = (ops_activation, ops_control, ops_conv, ops_elementwise, ops_gather, ops_linear, ops_norm, ops_pool,
-            ops_reduce, ops_resize, ops_rnn, ops_shape)
+            ops_reduce, ops_resize, ops_rnn, ops_sample, ops_shape)

@@ -14,7 +14,6 @@ ONE_TO_ONE: Final = {
     "LeakyRelu": ("leaky_relu", {"alpha": 0.01}),
     "Elu": ("elu", {"alpha": 1.0}),
     "HardSigmoid": ("sigmoid_hard", {"alpha": 0.2, "beta": 0.5}),
-    "ThresholdedRelu": ("thresholded_relu", {"alpha": 1.0}),
     "Sigmoid": ("sigmoid", {}),
     "Softplus": ("softplus", {}),
     "Softsign": ("softsign", {}),
@@ -52,6 +51,12 @@ def prelu(b: Builder, x: Operand, slope: Operand) -> Var:
     zero = 0.0 if b.kind(x) == "float" else 0
     below = b.op("mul", x=b.op("minimum", x=x, y=zero), y=slope)
     return b.op("add", x=b.op("maximum", x=x, y=zero), y=below)
+
+
+@op("ThresholdedRelu")
+def thresholded_relu(b: Builder, x: Operand, *, alpha: float = 1.0) -> Var:
+    """x above alpha, else 0. MIL's own op keeps x that equals alpha."""
+    return b.op("mul", x=x, y=b.cast(b.op("greater", x=x, y=float(alpha)), "float"))
 
 
 @op("Gelu")

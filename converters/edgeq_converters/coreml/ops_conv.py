@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeq_converters.coreml import weights
 from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
@@ -33,7 +34,7 @@ def spatial(values: Sequence[int] | None, count: int) -> list[int]:
     return list(values) if values else [1] * count
 
 
-def per_channel(values: np.ndarray, rank: int) -> np.ndarray:  # type: ignore[type-arg]
+def per_channel(values: NDArray[Any], rank: int) -> NDArray[Any]:
     """values [C] -> [1,C,1,..] of `rank` dimensions."""
     return values.reshape([1, -1] + [1] * (rank - 2))
 
@@ -53,7 +54,7 @@ def conv(b: Builder, x: Operand, w: Operand, bias: Operand = None, *, auto_pad: 
     return _finish(b, y, packed.multiplier, bias) if alone else y
 
 
-def _finish(b: Builder, y: Var, multiplier: np.ndarray | None, bias: Operand) -> Var:  # type: ignore[type-arg]
+def _finish(b: Builder, y: Var, multiplier: NDArray[Any] | None, bias: Operand) -> Var:
     """Factors and bias [C] that the op itself does not take."""
     rank = b.rank(y)
     if multiplier is not None:

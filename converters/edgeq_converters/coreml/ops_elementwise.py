@@ -164,7 +164,8 @@ def identity(b: Builder, x: Operand) -> Operand:
 
 
 @op("Dropout")
-def dropout(b: Builder, x: Operand, ratio: Operand = None, training: Operand = None, *, seed: int = 0) -> Any:
+def dropout(b: Builder, x: Operand, ratio: Operand = None, training: Operand = None, *,
+            seed: int | None = None) -> Any:
     """Nothing is dropped at inference; the mask is all true."""
     if training is not None and b.need(training, "training_mode").any():
         raise CannotLower("training_mode")
@@ -232,7 +233,8 @@ def bit_shift(b: Builder, x: Operand, y: Operand, *, direction: str) -> Var:
     """x * 2^y, or x / 2^y rounded down. Left shifts must stay inside int32."""
     if b.onnx_type(0) not in (ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64):
         raise CannotLower("shift of signed integers")
-    power = b.as_int(b.op("round", x=b.op("exp2", x=b.cast(y, "fp32"))))
+    known = b.known(y)
+    power = b.as_int(b.op("exp2", x=b.cast(y, "fp32"))) if known is None else Constant(2 ** known.astype(np.int64))
     if direction == "RIGHT":
         return b.op("floor_div", x=x, y=power)
     shifted = b.op("mul", x=x, y=power)

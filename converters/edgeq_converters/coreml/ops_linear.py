@@ -6,6 +6,7 @@ import numpy as np
 from edgeq_converters.coreml import weights
 from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
 from edgeq_converters.coreml.table import op
+from edgeq_converters.optable import CannotLower
 
 
 @op("Linear")
@@ -19,7 +20,7 @@ def _linear(b: Builder, x: Operand, w: Constant, bias: Operand = None) -> Var:
     packed = weights.weight(b, w, output_axis=0)
     shape = b.shape(x)
     if len(shape) > 3:  # linear takes ranks 1 to 3
-        x = b.reshape(x, (-1, shape[-1]) if False else (int(np.prod(shape[:-1])), shape[-1]))
+        x = b.reshape(x, (int(np.prod(shape[:-1])), shape[-1]))
     if packed.multiplier is None:
         y = b.op("linear", x=x, weight=packed.var, bias=bias)
     else:
@@ -77,8 +78,6 @@ def einsum(b: Builder, *values: Operand, equation: str) -> Operand:
 
 
 def _einsum(b: Builder, values: tuple[Operand, ...], equation: str) -> Operand:
-    from edgeq_converters.optable import CannotLower
-
     terms, _, out = equation.partition("->")
     names = terms.split(",")
     if "..." in equation or len(values) > 2 or any(len(set(n)) != len(n) for n in (*names, out)):

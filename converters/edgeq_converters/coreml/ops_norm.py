@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from edgeq_converters.coreml.builder import Builder, Operand, Var
 from edgeq_converters.coreml.ops_conv import per_channel
 from edgeq_converters.coreml.table import op
+
+BATCH_AND_SPACE: Final = [0, 2, 3]  # the schema's default, in its own type
 
 
 @op("BatchNormalization")
@@ -91,7 +93,7 @@ def rms_normalization(b: Builder, x: Operand, scale: Operand, *, axis: int = -1,
 
 
 @op("MeanVarianceNormalization")
-def mean_variance_normalization(b: Builder, x: Operand, *, axes: Sequence[int] = (0, 2, 3)) -> Var:
+def mean_variance_normalization(b: Builder, x: Operand, *, axes: Sequence[int] = BATCH_AND_SPACE) -> Var:
     """(x - mean) / (standard deviation + 1e-9), https://onnx.ai/onnx/operators/onnx__MeanVarianceNormalization.html"""
     along = [axis % b.rank(x) for axis in axes]
     centered = b.op("sub", x=x, y=b.op("reduce_mean", x=x, axes=along, keep_dims=True))

@@ -1,7 +1,6 @@
 """Reductions, arg-reductions, sorting, running sums."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np

@@ -112,7 +112,7 @@ def _bilinear(b: Builder, x: Operand, shape: Sequence[int], lengths: Sequence[in
 
 
 def _triangle(distance: NDArray[Any]) -> NDArray[Any]:
-    return np.maximum(0.0, 1 - np.abs(distance))
+    return np.asarray(np.maximum(0.0, 1 - np.abs(distance)))
 
 
 def _cubic(a: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -122,7 +122,7 @@ def _cubic(a: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
         x = np.abs(distance)
         near = (a + 2) * x**3 - (a + 3) * x**2 + 1
         far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
-        return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+        return np.asarray(np.where(x <= 1, near, np.where(x < 2, far, 0.0)))
 
     return kernel
 

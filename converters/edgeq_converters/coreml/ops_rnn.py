@@ -1,4 +1,8 @@
-"""Recurrent layers. LSTM is MIL's own op; GRU and RNN are unrolled: MIL's gru leaves open where the reset gate applies."""
+"""Recurrent layers.
+
+LSTM is MIL's own op. GRU and RNN are unrolled: MIL's gru leaves open where its reset gate applies, and has no second
+bias before iOS 18.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -16,12 +20,13 @@ from edgeq_converters.optable import CannotLower
 MAX_STEPS: Final = 512  # unrolled steps; a longer sequence would make a program of tens of thousands of ops
 ACTIVATIONS: Final = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Relu": "relu"}
 IOFC_TO_IFOZ: Final = (0, 2, 1, 3)  # gate order of ONNX -> of MIL
+RNN_ACTIVATIONS: Final = [b"Tanh", b"Tanh"]  # the schema's default, in its own type
 DIRECTIONS: Final = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
 
-def _activations(given: Sequence[str] | None, defaults: Sequence[str], count: int) -> list[str]:
+def _activations(given: Sequence[Any] | None, defaults: Sequence[str], count: int) -> list[str]:
     """MIL's names, for each direction in turn."""
-    names = list(given) if given else list(defaults) * count
+    names = [name.decode() if isinstance(name, bytes) else name for name in given or list(defaults) * count]
     for name in names:
         if name not in ACTIVATIONS:
             raise CannotLower(f"activation {name} in a recurrent layer")
@@ -111,7 +116,7 @@ Cell = Callable[[Var, Operand], Var]  # (projected input of one step [batch, gat
 
 
 def _unrolled(b: Builder, x: Operand, w: Operand, bias: NDArray[Any], h: Operand, cell: Cell, reverse: bool) -> Var:
-    """x [S,batch,I], w [gates*H, I] -> every step's h [S,batch,H]. The input projection is one product for all steps."""
+    """x [S,batch,I], w [gates*H, I] -> every step's h [S,batch,H]. One product projects the inputs of all steps."""
     steps, batch, width = b.shape(x)
     if steps > MAX_STEPS:
         raise CannotLower(f"a sequence of {steps} steps; up to {MAX_STEPS} are unrolled")
@@ -181,7 +186,7 @@ def gru(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, se
 
 @op("RNN")
 def rnn(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, sequence_lens: Operand = None,
-        initial_h: Operand = None, *, activations: Sequence[str] | None = None, direction: str = "forward",
+        initial_h: Operand = None, *, activations: Sequence[Any] = RNN_ACTIVATIONS, direction: str = "forward",
         hidden_size: int, layout: int = 0) -> Any:
     """x [S,batch,I], w [D,H,I], r [D,H,H] -> Y [S,D,batch,H], Y_h [D,batch,H]."""
     if layout:

@@ -110,8 +110,7 @@ def slice_(b: Builder, x: Operand, starts: Operand, ends: Operand, axes: Operand
             raise CannotLower("an empty slice")
     if step == [1] * len(shape) and begin == [0] * len(shape) and end == list(shape):
         return b.var(x)
-    return b.op("slice_by_index", x=x, begin=np.array(begin, np.int32), end=np.array([max(e, 0) for e in end], np.int32),
-                stride=np.array(step, np.int32), end_mask=mask)
+    return b.op("slice_by_index", x=x, begin=begin, end=[max(e, 0) for e in end], stride=step, end_mask=mask)
 
 
 @op("Expand")

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from edgeq.errors import VerificationError
@@ -16,6 +17,7 @@ from edgeq_converters.contract import EmitOptions
 # The others look for patterns of TensorFlow and PyTorch, or harm (facts in their docstrings and our comments):
 #   add_fp16_cast              the builder writes float16 itself; 9.0 turns masks into -inf
 #   fuse_elementwise_to_batchnorm   adds an epsilon of 1e-5 that the model does not have
+#   const_deduplication        merges float16 numbers below 6e-8; the builder writes equal constants once
 #   remove_redundant_ops       merges reads of a state before and after its update
 #   canonicalize_quantized_lut_pattern   doubles per-block files
 PASSES: Final = (
@@ -30,9 +32,10 @@ PASSES: Final = (
     "common::merge_consecutive_transposes",
     "common::expand_high_rank_reshape_and_transpose",  # after the two merges: ranks above 5 exist only in between
     "common::dead_code_elimination",
-    "common::const_deduplication",
-    "common::topological_reorder",
-    "common::dead_code_elimination",  # ends the list, as in coremltools
+    "mil_backend::fuse_activation_silu",
+    "mil_backend::sanitize_name_strings",
+    "common::dedup_op_and_var_names",
+    "nn_backend::handle_unused_inputs",  # these last three are what the writer expects of any program
 )
 # https://github.com/apple/coremltools/blob/main/mlmodel/src/MILBlob/Blob/StorageFormat.hpp
 _BLOB_MAGIC: Final = 0xDEADBEEF
@@ -47,12 +50,16 @@ def write(program: Any, path: Path, options: EmitOptions, weight_bytes4: int) ->
         VerificationError: 4-bit weights do not take 4 bits in the file.
     """
     import coremltools as ct
+    from coremltools.converters.mil.backend.mil.load import load
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-    pipeline = ct.PassPipeline(list(PASSES), pipeline_name="edgeq")
-    with quiet():
-        ct.convert(program, source="milinternal", convert_to="mlprogram", pass_pipeline=pipeline,
-                   minimum_deployment_target=getattr(ct.target, f"iOS{options.min_os}"),
-                   compute_precision=ct.precision.FLOAT32, skip_model_load=True, package_dir=str(path))
+    with quiet(), TemporaryDirectory() as weights:  # ct.convert does the same, with progress bars
+        for name in PASSES:
+            PASS_REGISTRY[name](program)
+        program.validate()
+        spec = load(program, weights, specification_version=getattr(ct.target, f"iOS{options.min_os}").value,
+                    convert_from="milinternal", convert_to="mlprogram")
+        ct.models.MLModel(spec, weights_dir=weights, skip_model_load=True).save(str(path))
     _check_weights(path, weight_bytes4, options)
 
 

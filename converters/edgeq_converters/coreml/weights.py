@@ -4,7 +4,8 @@ Which op exists where: https://apple.github.io/coremltools/docs-guides/source/op
 
     int8, per tensor or channel   iOS 16, 17  constexpr_affine_dequantize      iOS 18  constexpr_blockwise_shift_scale
     int4, per tensor or channel   iOS 16, 17  one 16-entry table; scales are   iOS 18  one 16-entry table per channel,
-                                              multiplied onto the output               scale included
+                                              multiplied onto the output               scale included; short
+                                                                                       channels as before iOS 18
     int4 or int8, per block       iOS 18 off the Neural Engine: constexpr_blockwise_shift_scale
 
 A table of 16 entries holds 4-bit integers exactly, and unlike int4 it is legal on the Neural Engine.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TINY: Final = 64  # elements; below, a table or a scale costs more than it saves, and rank 0 has no constexpr
 LEVELS: Final = 16
+SHORT: Final = 128  # weights of a channel, 64 bytes; a table of its own, 32 bytes, would be a third of the file
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +46,11 @@ def stays_packed(constant: Constant) -> bool:
 
 def weight(b: Builder, constant: Constant, output_axis: int) -> Weight:
     """A weight whose axis `output_axis` is the channel axis of the op's output."""
-    if stays_packed(constant) and _needs_multiplier(b, constant):
-        assert constant.params is not None
-        if constant.params.type.granularity == PerChannel(output_axis):
+    params = constant.params
+    if params is not None and stays_packed(constant) and params.type.bits == 4:
+        per_output = params.type.granularity == PerChannel(output_axis)
+        small = constant.data.size < SHORT * params.scale.size and not params.zero_point.any()
+        if per_output and (b.options.min_os < 18 or small):
             return _shared_table(b, constant)
     return Weight(b.var(constant))
 
@@ -63,9 +67,10 @@ def dense(b: Builder, constant: Constant) -> Var:
     if constant.params.type.bits == 8:
         return _shift_scale(b, constant) if b.options.min_os >= 18 else _affine(b, constant)
     if not _needs_multiplier(b, constant):
-        return _table_per_channel(b, constant) if b.options.min_os >= 18 else _table(b, constant)
+        return _table(b, constant)
     shared = _shared_table(b, constant)
-    assert shared.multiplier is not None and isinstance(constant.params.type.granularity, PerChannel)
+    assert shared.multiplier is not None
+    assert isinstance(constant.params.type.granularity, PerChannel)
     factors = per_axis(shared.multiplier, constant.params.type.granularity.axis, constant.data.ndim)
     return b.op("mul", x=shared.var, y=factors)
 
@@ -94,14 +99,19 @@ def _levels(params: QuantParams) -> NDArray[np.int32]:
 
 
 def _table(b: Builder, constant: Constant) -> Var:
-    """One table for the tensor. iOS 16: indices are packed bits, the shape is told apart."""
+    return _table_per_channel(b, constant) if b.options.min_os >= 18 else _table_per_tensor(b, constant)
+
+
+def _table_per_tensor(b: Builder, constant: Constant) -> Var:
+    """iOS 16: indices are packed bits, the shape is told apart."""
     params = constant.params
     assert params is not None
     levels = _levels(params)
     table = ((levels - params.zero_point) * params.scale).astype(b.dtype)
     indices = constant.data.astype(np.int16) - levels[0]
-    b.weight_bytes4 += (indices.size + 1) // 2
-    return b.op("constexpr_lut_to_dense", indices=Raw(pack4(indices)), lut=table,
+    packed = pack4(indices)
+    b.packed4.add(packed.tobytes())
+    return b.op("constexpr_lut_to_dense", indices=Raw(packed), lut=table,
                 shape=Raw(np.array(constant.shape, np.uint32)))
 
 
@@ -114,7 +124,7 @@ def _table_per_channel(b: Builder, constant: Constant) -> Var:
     scale, zero_point = (per_axis(np.atleast_1d(v), axis, rank)[..., None] for v in (params.scale, params.zero_point))
     table = ((levels - zero_point) * scale)[..., None].astype(b.dtype)
     indices = constant.data.astype(np.int16) - levels[0]
-    b.weight_bytes4 += (indices.size + 1) // 2
+    b.packed4.add(pack4(indices).tobytes())
     return b.op("constexpr_lut_to_dense", indices=Raw(_typed(indices, "uint4")), lut=table)
 
 
@@ -141,14 +151,15 @@ def _shift_scale(b: Builder, constant: Constant) -> Var:
         case PerBlock():
             scale, zero_point = params.scale, params.zero_point
     if params.type.bits == 4:
-        b.weight_bytes4 += (constant.data.size + 1) // 2
+        b.packed4.add(pack4(constant.data.astype(np.int8)).tobytes())
     offset = Raw(_typed(zero_point, name)) if zero_point.any() else None
     return b.op("constexpr_blockwise_shift_scale", data=Raw(_typed(constant.data, name)), scale=scale, offset=offset)
 
 
 def _blocks(b: Builder, constant: Constant) -> Var:
     params = constant.params
-    assert params is not None and isinstance(params.type.granularity, PerBlock)
+    assert params is not None
+    assert isinstance(params.type.granularity, PerBlock)
     size, axis = params.type.granularity.size, params.type.granularity.axis
     if b.options.min_os < 18:
         raise CannotLower("weights with a scale per block need iOS 18", "--min-os 18 or --weights per-channel")
@@ -162,7 +173,7 @@ def _blocks(b: Builder, constant: Constant) -> Var:
 
 
 def _typed(data: NDArray[Any], name: str) -> NDArray[Any]:
-    """data with coremltools' dtype of that name. The type is numpy metadata that many operations drop: apply it last."""
+    """data with coremltools' dtype of that name: numpy metadata that many operations drop, so applied last."""
     from coremltools.converters.mil.mil import types
 
     dtype = types.nptype_from_builtin(types.string_to_builtin(name))
