@@ -12,6 +12,7 @@ from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.layout import (
     Layout,
+    identity,
     permute,
     reshape_groups,
     reshape_layouts,
@@ -26,7 +27,8 @@ from edgeq_converters.tflite.table import op
 def same(b: Builder, x: Value) -> Value:
     """A copy, or the conversion between two grids."""
     held = x.grid is not None
-    layout = b.common_layout(x)
+    # A public output is wanted in ONNX order; integers are transposed at a quarter of the bytes.
+    layout = identity(x.rank) if b.node.outputs[0].is_graph_output() else b.common_layout(x)
     b.node.outputs[0].shape = ir.Shape(x.shape)  # a pool may have corrected it, see ops_pool
     return b.result(b.read(x, layout, integer=held), layout)
 
