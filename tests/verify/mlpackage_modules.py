@@ -189,10 +189,9 @@ class Branches(nn.Module):
     """Control flow: scripted, for a tracer does not see it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x - 1
         if bool(x.sum() > 0):
             y = x * 2
-        else:
-            y = x - 1
         while bool(y.sum() < 100):
             y = y.abs() * 1.5 + 1
         return y

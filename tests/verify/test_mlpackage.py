@@ -1,4 +1,5 @@
 """The interpreter against packages that Apple's own converter wrote from torch modules, plain and compressed."""
+
 from __future__ import annotations
 
 import gc
@@ -45,14 +46,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
 ]
 
-# Largest error relative to the largest output. float32: both sides sum in their own order (up to 8e-7 in bilinear grids, whose
+# Largest error relative to the largest output. float32: both sides sum in their own order (8e-7 in bilinear grids, whose
 # places torch computes in float32). float16: its spacing is 2**-11 relative, and errors of a few ops add up.
 TOLERANCE = {"float32": 1e-6, "float16": 1.5e-3}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _collect() -> Iterator[None]:
-    """The models' folders are cleaned up here, where the warning about it is ignored, and not in someone else's test."""
+    """The models' folders are cleaned up here, where the warning about it is ignored, not in someone else's test."""
     yield
     gc.collect()
 
@@ -73,8 +74,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
 def relative_error(outputs: dict[str, Any], wanted: tuple[Any, ...]) -> float:
     """The largest error, relative to the largest value of that output."""
     assert [output.shape for output in outputs.values()] == [value.shape for value in wanted]
-    return max(float(np.abs(output.astype(np.float64) - value).max() / max(np.abs(value).max(), 1e-30))
-               for output, value in zip(outputs.values(), wanted, strict=True))
+    return max(
+        float(np.abs(output.astype(np.float64) - value).max() / max(np.abs(value).max(), 1e-30))
+        for output, value in zip(outputs.values(), wanted, strict=True)
+    )
 
 
 @pytest.mark.parametrize("precision", list(TOLERANCE))
@@ -86,7 +89,7 @@ def test_it_computes_what_torch_computes(case: Case, precision: str, package: Ca
 
 
 def test_float16_is_rounded_after_each_op(package: Callable[[str, str], Path]) -> None:
-    """Without the rounding, a float16 program is closer to torch: the emulation does something, and of the right size."""
+    """Without the rounding, a float16 program is closer to torch; with it, every value is a float16."""
     path = package("attention", "float16")
     module, inputs = build(next(case for case in CASES if case.name == "attention"))
     wanted = expected(module, inputs)
@@ -103,7 +106,10 @@ def _weights(program: Program) -> dict[tuple[str, str], Any]:
     return {key: array for key, array in program.constants.items() if key[1] in ("weight", "bias")}
 
 
-@pytest.mark.parametrize(("target", "name"), [("iOS18", name) for name in SCHEMES] + [("iOS16", name) for name in SCHEMES_IOS16])
+ROWS = [("iOS18", name) for name in SCHEMES] + [("iOS16", name) for name in SCHEMES_IOS16]
+
+
+@pytest.mark.parametrize(("target", "name"), ROWS)
 def test_compressed_weights_are_bit_exact(target: str, name: str, tmp_path: Path) -> None:
     """Against coremltools' own decompress_weights: every weight equal, hence the outputs too."""
     from coremltools.optimize.coreml import decompress_weights
@@ -139,7 +145,7 @@ def test_a_wrong_epsilon_is_seen(package: Callable[[str, str], Path], tmp_path: 
     module, inputs = build(case)
 
     def change(program: Any) -> None:
-        norm, = find_ops(program, "layer_norm")
+        (norm,) = find_ops(program, "layer_norm")
         name = norm.inputs["epsilon"].arguments[0].name
         constant = next(op for op in find_ops(program, "const") if op.outputs[0].name == name)
         assert list(constant.attributes["val"].immediateValue.tensor.floats.values) == [pytest.approx(1e-5)]
@@ -191,11 +197,14 @@ def test_apples_reciprocal_is_computed_as_written(tmp_path: Path) -> None:
     np.testing.assert_allclose(result, 1 / (x.numpy() + np.float32(1e-4)), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda feed: {}, r"takes \['input_0'\], but was given \[\]"),
-    (lambda feed: {"input_0": feed["input_0"][:, 1:]}, r"'input_0' has the shape \(1, 31, 9, 7\)"),
-    (lambda feed: {"input_0": feed["input_0"].astype(str)}, "'input_0' is <U"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda feed: {}, r"takes \['input_0'\], but was given \[\]"),
+        (lambda feed: {"input_0": feed["input_0"][:, 1:]}, r"'input_0' has the shape \(1, 31, 9, 7\)"),
+        (lambda feed: {"input_0": feed["input_0"].astype(str)}, "'input_0' is <U"),
+    ],
+)
 def test_a_wrong_input_is_refused(change: Any, message: str, package: Callable[[str, str], Path]) -> None:
     program = open_package(package(COMPRESSIBLE.name, "float32"))
     with pytest.raises(InputError, match=message):
@@ -229,16 +238,21 @@ _MODEL = "Data/com.apple.CoreML/model.mlmodel"
 _WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (_cut("Manifest.json", 40), "Manifest.json"),
-    (_cut(_MODEL, 500), "not a readable Core ML model"),
-    (_cut(_MODEL, 0), "damaged model"),
-    (_cut(_WEIGHTS, 30000), r"weight.bin at \d+"),
-    (_cut(_WEIGHTS, 2), "not a weight file"),
-    (_point_outside, "leaves the package"),
-    (lambda package: (package / _WEIGHTS).unlink(), "weight.bin: cannot be read"),
-])
-def test_damaged_files_are_refused(damage: Any, message: str, package: Callable[[str, str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut("Manifest.json", 40), "Manifest.json"),
+        (_cut(_MODEL, 500), "not a readable Core ML model"),
+        (_cut(_MODEL, 0), "damaged model"),
+        (_cut(_WEIGHTS, 30000), r"weight.bin at \d+"),
+        (_cut(_WEIGHTS, 2), "not a weight file"),
+        (_point_outside, "leaves the package"),
+        (lambda package: (package / _WEIGHTS).unlink(), "weight.bin: cannot be read"),
+    ],
+)
+def test_damaged_files_are_refused(
+    damage: Any, message: str, package: Callable[[str, str], Path], tmp_path: Path
+) -> None:
     path = tmp_path / "damaged.mlpackage"
     shutil.copytree(package(COMPRESSIBLE.name, "float32"), path)
     damage(path)
@@ -253,9 +267,11 @@ def test_a_missing_package_is_refused(tmp_path: Path) -> None:
 
 def test_neither_coremltools_nor_torch_is_imported(package: Callable[[str, str], Path]) -> None:
     """The schema is loaded without the package around it, which costs seconds."""
-    code = ("import sys; from pathlib import Path; from edgeq.verify.mlpackage import open_package\n"
-            f"open_package(Path({str(package(COMPRESSIBLE.name, 'float16'))!r}))\n"
-            "print([name for name in ('coremltools', 'torch', 'onnx', 'onnxruntime') if name in sys.modules])")
+    code = (
+        "import sys; from pathlib import Path; from edgeq.verify.mlpackage import open_package\n"
+        f"open_package(Path({str(package(COMPRESSIBLE.name, 'float16'))!r}))\n"
+        "print([name for name in ('coremltools', 'torch', 'onnx', 'onnxruntime') if name in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -263,16 +279,26 @@ def test_neither_coremltools_nor_torch_is_imported(package: Callable[[str, str],
 def test_a_state_is_kept_between_runs(tmp_path: Path) -> None:
     """A running sum in a state, against numpy; a run without a state starts anew."""
     import coremltools as ct
-    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil import Builder
     from coremltools.converters.mil.mil import types
 
-    @mb.program(input_specs=[mb.TensorSpec((2, 3), dtype=types.fp16), mb.StateTensorSpec((2, 3), dtype=types.fp16)],
-                opset_version=ct.target.iOS18)
+    @Builder.program(
+        input_specs=[Builder.TensorSpec((2, 3), dtype=types.fp16), Builder.StateTensorSpec((2, 3), dtype=types.fp16)],
+        opset_version=ct.target.iOS18,
+    )
     def running(x: Any, total: Any) -> Any:
-        return mb.mul(x=mb.coreml_update_state(state=total, value=mb.add(x=x, y=mb.read_state(input=total))), y=np.float16(2))
+        return Builder.mul(
+            x=Builder.coreml_update_state(state=total, value=Builder.add(x=x, y=Builder.read_state(input=total))),
+            y=np.float16(2),
+        )
 
-    model = ct.convert(running, source="milinternal", convert_to="mlprogram", minimum_deployment_target=ct.target.iOS18,
-                       skip_model_load=True)
+    model = ct.convert(
+        running,
+        source="milinternal",
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+    )
     program = open_package(save(model, tmp_path / "state.mlpackage"))
     x = np.arange(6, dtype=np.float16).reshape(2, 3)
     state = program.make_state()

@@ -17,17 +17,17 @@ _ERF_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -
 
 
 def erf(x: Array) -> Array:
-    """The error function of x float32, absolute error below 3e-7."""
-    bounded = np.clip(np.asarray(x, np.float32), -4, 4)
+    """The error function of x float32 -> float32, absolute error below 1.2e-7 (4.2e-7 if evaluated in float32)."""
+    bounded = np.clip(np.asarray(x, np.float64), -4, 4)
     square = bounded * bounded
-    return bounded * _polynomial(_ERF_P, square) / _polynomial(_ERF_Q, square)
+    return (bounded * _polynomial(_ERF_P, square) / _polynomial(_ERF_Q, square)).astype(np.float32)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
     result = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         result *= x
-        result += np.float32(coefficient)
+        result += coefficient
     return result
 
 
