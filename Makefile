@@ -10,7 +10,7 @@ help:
 	@echo "make demo       convert the digits sample for three engines at 8 and 4 bits and score every bundle"
 	@echo "make test       linters, types, import directions, tests"
 	@echo "make test-full  the tests that take minutes too"
-	@echo "make bench      the benchmark tables"
+	@echo "make bench      the benchmark tables; JSON goes to build/benchmarks"
 	@echo "make clean      remove .venv and everything that was built"
 
 demo: .venv/demo.stamp
@@ -27,8 +27,11 @@ lint: .venv/test.stamp
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+BENCHMARKS := calibration latency conversion runtime zoo coreml_interpreter bad_input
 bench: .venv/test.stamp
-	@$(BIN)/python benchmarks/run.py
+	@mkdir -p build/benchmarks
+	@for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json build/benchmarks/$$name.json || exit 1; done
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache samples/digits/bundles
