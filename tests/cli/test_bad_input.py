@@ -65,6 +65,23 @@ def edgeq(folder: Path, *arguments: str, before: str = "", limit: int | None = N
                           text=True, check=False, timeout=120, preexec_fn=restrict)
 
 
+@pytest.mark.parametrize(("package", "arguments", "extra"), [
+    ("ai_edge_litert", ["convert", "net.onnx", "--target", "tflite"], "tflite"),
+    ("coremltools", ["convert", "net.onnx", "--target", "coreml"], "coreml"),
+    ("torch", ["convert", "net.pt2", "--target", "onnxruntime"], "torch"),
+    ("torch", ["convert", "module:function", "--target", "onnxruntime"], "torch"),
+])
+def test_a_missing_extra_is_one_line_that_names_the_command(tmp_path: Path, package: str, arguments: list[str],
+                                                            extra: str) -> None:
+    onnx.save(network(), tmp_path / "net.onnx")
+    (tmp_path / "net.pt2").touch()
+    before = contents(tmp_path)
+    result = edgeq(tmp_path, *arguments, before=f"import sys; sys.modules[{package!r}] = None")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(rf"error: .*pip install 'edgeq\[{extra}\]'\n", result.stderr), result.stderr
+    assert contents(tmp_path) == before
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files stops the same calls in the same places."""
     onnx.save(network(), tmp_path / "net.onnx")

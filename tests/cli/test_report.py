@@ -1,0 +1,215 @@
+"""What the reports say: numbers computed by hand, and texts that hold what the data holds."""
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from cli.badinput import network, samples
+from onnx import TensorProto, helper
+
+from edgeq.errors import InputError, MissingExtra, UsageError
+from edgeq.frontends import load_model
+from edgeq.report import doctor, text
+from edgeq.report.describe import describe, peak_activation_bytes, read_labels, read_preprocess, weight_bytes
+from edgeq.report.run import read_inputs, summary
+from edgeq.scheme import PRESETS
+from edgeq_runtime.preprocess import Preprocess, imagenet
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+# -- describe ----------------------------------------------------------------------------------------------------------
+
+
+def graph(nodes: list[onnx.NodeProto], *outputs: str) -> ir.Graph:
+    """A float graph from x [4,10] (160 bytes)."""
+    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 10])],
+                             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs])
+    return load_model(helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)).graph
+
+
+@pytest.mark.parametrize(("nodes", "outputs", "peak"), [
+    pytest.param([("Relu", "x", "a"), ("Neg", "a", "y")], ["y"], 320, id="chain: one in, one out"),
+    pytest.param([("Relu", "x", "a"), ("Neg", "a", "b"), ("Add", "b x", "y")], ["y"], 480, id="x lives until the Add"),
+    pytest.param([("Relu", "x", "a"), ("Neg", "x", "b"), ("Abs", "b", "y")], ["a", "y"], 480, id="outputs stay"),
+    pytest.param([("Concat", "x x x", "a"), ("ReduceSum", "a", "y")], ["y"], 640, id="sizes differ: 160 + 480"),
+    pytest.param([("Relu", "x", "unread"), ("Neg", "x", "y")], ["y"], 320, id="what nobody reads dies at once"),
+])
+def test_peak_memory_by_hand(nodes: list[tuple[str, str, str]], outputs: list[str], peak: int) -> None:
+    made = [helper.make_node(op, inputs.split(), [output], **({"axis": 0} if op == "Concat" else {}))
+            for op, inputs, output in nodes]
+    assert peak_activation_bytes(graph(made, *outputs)) == peak
+
+
+def test_weight_bytes_by_hand() -> None:
+    """Conv [6,3,3,3] and Gemm [6,5] are weights, two biases of 6 and 5 stay float."""
+    model = load_model(network())
+    biases = 4 * (6 + 5)
+    assert weight_bytes(model, PRESETS["float"]) == 4 * (162 + 30) + biases
+    assert weight_bytes(model, PRESETS["w8"]) == 162 + 4 * 6 + 30 + 4 * 5 + biases
+    assert weight_bytes(model, PRESETS["w4"]) == 81 + 4 * 6 + 15 + 4 * 5 + biases
+
+
+def test_describe_names_what_a_target_cannot_run(tmp_path: Path) -> None:
+    """An op that no backend has, between ops that all have."""
+    node = helper.make_node("Magic", ["relu"], ["features"], "odd", domain="com.example")
+    model = network(nodes=[node])
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    model.graph.value_info.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 6, 8, 8]))
+    onnx.save(model, tmp_path / "net.onnx")
+    found = describe(str(tmp_path / "net.onnx"), {})
+    for target in found["targets"].values():
+        assert [(problem["node"], problem["op"]) for problem in target["cannot_run"]] == [("odd", "Magic")]
+
+
+def test_describe_a_target_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*arguments: object) -> None:
+        raise MissingExtra("TFLite conversion", "tflite")
+
+    onnx.save(network(), tmp_path / "net.onnx")
+    monkeypatch.setattr("edgeq_converters.tflite.emit", absent)
+    found = describe(str(tmp_path / "net.onnx"), {})["targets"]
+    assert "pip install 'edgeq[tflite]'" in found["tflite"]["missing"]
+    assert found["onnxruntime"]["missing"] is None
+
+
+def test_describe_says_why_a_node_stays_float(tmp_path: Path) -> None:
+    onnx.save(network(nodes=[helper.make_node("Erf", ["relu"], ["features"], "odd")]), tmp_path / "net.onnx")
+    found = describe(str(tmp_path / "net.onnx"), {})["targets"]["tflite"]["stays_float"]
+    assert {"node": "odd", "op": "Erf", "reason": "tflite has no integer kernel for it"} in found
+
+
+# -- the small files of convert ----------------------------------------------------------------------------------------
+
+def test_read_preprocess(tmp_path: Path) -> None:
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps({"resize": [8, 8], "scale": 0.5}))
+    assert read_preprocess(None) is None
+    assert read_preprocess("imagenet") == imagenet()
+    assert read_preprocess(str(file)) == Preprocess(resize=(8, 8), scale=0.5)
+    file.write_text("[1]")
+    with pytest.raises(UsageError, match=r"steps\.json"):
+        read_preprocess(str(file))
+
+
+def test_read_labels(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("ant\nzebra finch\n\ncat", encoding="utf-8")
+    assert read_labels(tmp_path / "labels.txt") == ("ant", "zebra finch", "", "cat")
+    assert read_labels(None) == ()
+
+
+# -- run ---------------------------------------------------------------------------------------------------------------
+
+def model(*names: str, preprocessing: dict[str, Any] | None = None) -> Any:
+    return SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in names],
+                           manifest=SimpleNamespace(preprocessing=preprocessing))
+
+
+def test_read_inputs_of_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = samples(1)
+    np.save("x.npy", x)
+    np.save("a=b.npy", x)
+    np.savez("both.npz", x=x, y=x + 1)
+    for given in (["x.npy"], ["x=x.npy"], ["a=b.npy"], ["x=a=b.npy"]):
+        found = read_inputs(model("x"), given)
+        assert list(found) == ["x"]
+        np.testing.assert_array_equal(found["x"], x)
+    assert set(read_inputs(model("x", "y"), ["both.npz"])) == {"x", "y"}
+    for given, message in ((["x.npy"], r"inputs x, y.*NAME=x\.npy"), (["x=x.npy", "both.npz"], "'x' was given twice")):
+        with pytest.raises(InputError, match=message):
+            read_inputs(model("x", "y"), given)
+
+
+def test_an_image_goes_through_the_bundles_preprocessing(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    image.fromarray(pixels).save(tmp_path / "a.png")
+    found = read_inputs(model("x", preprocessing={"scale": 0.5}), [str(tmp_path / "a.png")])
+    np.testing.assert_array_equal(found["x"], pixels.transpose(2, 0, 1)[None] * np.float32(0.5))
+    with pytest.raises(InputError, match=r"a\.png.*--preprocess"):
+        read_inputs(model("x"), [str(tmp_path / "a.png")])
+
+
+def test_labels_only_where_there_is_one_score_for_each() -> None:
+    scores = np.array([[0.25, 3.0, -1.0]], np.float32)
+    assert summary(scores, ("ant", "bee", "cat"), 2)["top"] == [
+        {"label": "bee", "index": 1, "score": 3.0}, {"label": "ant", "index": 0, "score": 0.25}]
+    for labels in ((), ("ant", "bee")):
+        found = summary(scores, labels, 2)
+        assert "top" not in found
+        assert (found["values"], found["min"], found["max"]) == ([0.25, 3.0, -1.0], -1.0, 3.0)
+
+
+# -- doctor ------------------------------------------------------------------------------------------------------------
+
+def test_the_doctor_knows_the_packages_of_pyproject() -> None:
+    import re
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[<>=\[ ]", text)[0] for text in requirements}
+
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    assert set(doctor.DISTRIBUTIONS[""]) == names(project["dependencies"])
+    extras = {extra: names(given) - {"numpy"} for extra, given in project["optional-dependencies"].items()}
+    del extras["all"]
+    assert {extra: set(given) for extra, given in doctor.DISTRIBUTIONS.items() if extra} == extras
+
+
+def test_the_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    real = doctor.version
+
+    def version(name: str) -> str:
+        if name == "coremltools":
+            raise PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    text.diagnosis(doctor.examine())
+    shown = capsys.readouterr().out
+    assert "the target coreml: pip install 'edgeq[coreml]'   (missing: coremltools)" in shown
+    assert "the target tflite: ready" in shown
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("count", "shown"), [
+    (None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1234567, "1.23 MB"), (999_499, "999 kB"),
+    (999_500, "1 MB"),
+])
+def test_sizes_are_decimal(count: int | None, shown: str) -> None:
+    assert text.size(count) == shown
+
+
+def test_reasons_are_grouped_and_counted() -> None:
+    nodes = [{"node": f"n{k}", "op": "Exp" if k == 3 else "Softmax", "reason": "tail"} for k in range(5)]
+    nodes.append({"node": "[odd]", "op": "Resize", "reason": "cubic"})
+    assert text.reasons(nodes) == ["4 Softmax, 1 Exp: tail (n0, n1, n2, ...)", "1 Resize: cubic ([odd])"]
+
+
+def row(target: str, decibels: float) -> dict[str, Any]:
+    line = {"output": "[scores]", "sqnr_db": decibels, "cosine": 0.9, "max_abs": 0.1, "top1": 0.875}
+    kept = [{"node": f"[n{k}]", "op": "Softmax", "reason": "tail"} for k in range(200)]
+    return {"path": f"net.{target}.edgeq", "bytes": 2500, "source_bytes": 10_000, "target": target,
+            "quantization": {"kept_float": kept}, "float_on_this_engine": [],
+            "verification": {"samples": 8, "inputs": "calibration samples", "engine": "some engine",
+                             "against_float": [line], "against_graph": [line], "graph_against_float": [line]}}
+
+
+def test_a_conversion_in_text(capsys: pytest.CaptureFixture[str]) -> None:
+    text.conversion([row("tflite", 31.25), row("coreml", 9.9)])
+    shown = capsys.readouterr().out
+    for part in ("2.5 kB", "0.250", "31.2", "87.5 %", "[scores]", "verified on 8 inputs, calibration samples",
+                 "wrote net.tflite.edgeq", "wrote net.coreml.edgeq"):
+        assert part in shown
+    assert shown.count("200 Softmax: tail ([n0], [n1], [n2], ...)") == 1  # one plan, one list, one line
+    assert shown.count("warning") == 1
+    assert "warning: output '[scores]' on coreml is 9.9 dB" in shown
