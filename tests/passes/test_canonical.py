@@ -91,6 +91,18 @@ def _grids(model: onnx.ModelProto) -> list[tuple[str, bytes, bytes]]:
                   for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear"))
 
 
+def test_the_float_parts_of_a_quantized_model_keep_their_arithmetic() -> None:
+    """One bit before a QuantizeLinear can be one integer after it, so that only exact passes run here."""
+    text = """g (float[1,4,6,5] x) => (float[] y) {
+        q = QuantizeLinear(x, s)  r = DequantizeLinear(q, s)  i = Identity(r)
+        c = Conv(i, w)  n = BatchNormalization(c, k, k, k, k)  m = ReduceMean(n, hw)
+        a = Add(m, three)  h = Clip(a, zero, six)  e = Mul(m, h)  y = Div(e, six) }"""
+    model = load_model(build(text, {**CONSTANTS, "s": 0.05, "w": noise(8, 4, 3, 3)}))
+    assert [applied.name for applied in canonicalize(model)] == ["remove_no_ops"]
+    assert [node.op_type for node in model.graph] == [
+        "QuantizeLinear", "DequantizeLinear", "Conv", "BatchNormalization", "ReduceMean", "Add", "Clip", "Mul", "Div"]
+
+
 def test_the_float_model_does_change() -> None:
     """The counterpart of the test above: the same net, not quantized, is rewritten by every pass it was made for."""
     model = load_model(build(NET, dict(CONSTANTS)))

@@ -64,6 +64,11 @@ def test_how_much_is_found_depends_on_the_data() -> None:
     assert "Neg" not in str(caught.value)
 
 
+def test_a_shape_that_the_file_declares_is_not_taken_for_one_that_follows() -> None:
+    with pytest.raises(ModelError, match=r"MatMul .*Incompatible dimensions"):
+        load("g (float[2,3] x, float[4,5] w) => (float[2,5] y) <float[2,5] z> { z = MatMul(x, w) y = Relu(z) }")
+
+
 def test_a_shape_computed_from_data_is_named() -> None:
     with pytest.raises(ModelError, match=r"Reshape .*shape computed at run time \(s\)"):
         load("g (float[2,3] x, int64[2] s) => (float[] y) { y = Reshape(x, s) }")
