@@ -3,7 +3,8 @@
     python benchmarks/runtime.py [--json FILE]
 
 Times are the least of many rounds, runtime and bare engine in turn, so that both see the same machine; imports are of
-fresh interpreters, the least of ten. The networks are small on purpose: what the runtime adds does not grow with the network.
+fresh interpreters, the least of ten. The networks are small on purpose: what the runtime adds does not grow with the
+network.
 """
 from __future__ import annotations
 
