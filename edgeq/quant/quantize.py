@@ -57,7 +57,7 @@ def _grids(graph: ir.Graph, plan: QuantPlan, statistics: Mapping[str, TensorStat
     grids = {leader: _prescribed(plan.activation, fixed) for leader, fixed in plan.fixed.items()}
     for leader, found in merged.items():
         if leader not in grids:
-            grids[leader] = grid(*calibrator(found), plan.activation)
+            grids[leader] = grid(*calibrator(found, plan.activation.bits), plan.activation)
     return {name: grids[leader] for name, leader in plan.groups.items()}
 
 
