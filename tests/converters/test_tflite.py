@@ -24,8 +24,10 @@ from .tflite_files import RESOLVERS, emitted, kernels, off, parsed, run
 CONV = "Conv <pads = [1,1,1,1]>"
 # Network, and how many TRANSPOSEs it may have with ONNX layout outside: one in, one out where the result has pixels.
 LAYOUTS = {
-    "pixels in and out": (f"(float[1,3,9,7] x) => (float[1,4,9,7] y) {{ a = {CONV} (x, w) r = Relu (a) y = {CONV} (r, v) }}", 2),
-    "residual": (f"(float[1,3,9,7] x) => (float[1,4,9,7] y) {{ a = {CONV} (x, w) c = {CONV} (a, v) y = Add (a, c) }}", 2),
+    "pixels in and out": (
+        f"(float[1,3,9,7] x) => (float[1,4,9,7] y) {{ a = {CONV} (x, w) r = Relu (a) y = {CONV} (r, v) }}", 2),
+    "residual": (f"(float[1,3,9,7] x) => (float[1,4,9,7] y) {{ a = {CONV} (x, w) c = {CONV} (a, v) y = Add (a, c) }}",
+                 2),
     "concat, slice by channel": (
         f"(float[1,3,9,7] x) => (float[1,4,9,7] y) {{ a = {CONV} (x, w) c = Concat <axis = 1> (a, a) "
         "s = Slice (c, two, six, one) y = Conv (s, u) }", 2),
@@ -45,7 +47,8 @@ LAYOUTS = {
 
 
 def layout_network(text: str) -> ir.Model:
-    return network("g " + text, w=normal(4, 3, 3, 3), v=normal(4, 4, 3, 3), u=normal(4, 4, 1, 1), g=normal(252, 5), o=normal(1, 1, 3, 3),
+    return network("g " + text, w=normal(4, 3, 3, 3), v=normal(4, 4, 3, 3), u=normal(4, 4, 1, 1), g=normal(252, 5),
+                   o=normal(1, 1, 3, 3),
                    two=np.array([2]), six=np.array([6]), one=np.array([1]), merged=np.array([1, 4, 63]),
                    split=np.array([1, 4, 9, 7]), groups=np.array([1, 2, 2, 9, 7]))
 
@@ -65,12 +68,14 @@ def test_residual_network_has_no_needless_kernel() -> None:
     """Relu is fused everywhere, the flattening is a RESHAPE, and only the input is transposed."""
     model = residual()
     found = kernels(emitted(model)[0])
-    assert found == {"TRANSPOSE": 1, "CONV_2D": 2, "ADD": 1, "MEAN": 1, "RESHAPE": 1, "FULLY_CONNECTED": 1, "SOFTMAX": 1}
+    assert found == {"TRANSPOSE": 1, "CONV_2D": 2, "ADD": 1, "MEAN": 1, "RESHAPE": 1, "FULLY_CONNECTED": 1,
+                     "SOFTMAX": 1}
     feeds = {"x": normal(1, 3, 9, 7, seed=5)}
     assert off(run(emitted(model)[0], feeds)["y"], run_onnxruntime(model, feeds)["y"]) < 1e-5
 
 
-INTEGER = ["conv", "conv-pads", "conv-depthwise", "deconv-strides", "gemm", "add", "concat", "max-pool", "softmax", "sigmoid",
+INTEGER = ["conv", "conv-pads", "conv-depthwise", "deconv-strides", "gemm", "add", "concat", "max-pool", "softmax",
+           "sigmoid",
            "hard-swish", "resize-nearest"]
 
 
@@ -106,7 +111,8 @@ def test_four_bits_are_packed(name: str, resolver: str) -> None:
     assert kernels(content)[kernel] == 1
     packed = -(-row.inputs[1].draw(row.rng("w")).size // 2)  # type: ignore[union-attr]
     assert packed in {len(b.data) for b in parsed(content).buffers if b.data is not None}
-    assert np.abs(run(content, sample(row), resolver)["y"] - run_onnxruntime(model, sample(row))["y"]).max() <= 1.01 * steps["y"]
+    found, expected = run(content, sample(row), resolver)["y"], run_onnxruntime(model, sample(row))["y"]
+    assert np.abs(found - expected).max() <= 1.01 * steps["y"]
 
 
 def test_the_lowest_4_bit_integer_is_stored_in_a_byte() -> None:
@@ -151,7 +157,8 @@ def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_weight_only_may_be_left_to_the_kernel() -> None:
-    """dynamic: FULLY_CONNECTED takes float rows and integer weights; without it the graph's numbers, to the last digits."""
+    """dynamic: FULLY_CONNECTED takes float rows and integer weights; without it the graph's numbers, to the last
+    digits."""
     row, _ = ROWS4["gemm"]
     from opcases import quantize_weights
 

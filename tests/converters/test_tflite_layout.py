@@ -40,8 +40,10 @@ def test_a_transpose_is_a_relabelling() -> None:
         np.testing.assert_array_equal(data.transpose(perm).transpose(transposed(layout, perm)), data.transpose(layout))
 
 
-RESHAPES = [((2, 6, 4, 5), (2, 6, 20)), ((2, 6, 4, 5), (2, 2, 3, 4, 5)), ((2, 6, 4, 5), (2, 120)), ((1, 6, 4, 5), (6, 20)),
-            ((2, 6, 20), (2, 6, 4, 5)), ((2, 6, 4, 5), (12, 4, 5)), ((2, 1, 4, 5), (2, 4, 5)), ((4, 5), (1, 4, 1, 5, 1))]
+RESHAPES = [((2, 6, 4, 5), (2, 6, 20)), ((2, 6, 4, 5), (2, 2, 3, 4, 5)), ((2, 6, 4, 5), (2, 120)),
+            ((1, 6, 4, 5), (6, 20)),
+            ((2, 6, 20), (2, 6, 4, 5)), ((2, 6, 4, 5), (12, 4, 5)), ((2, 1, 4, 5), (2, 4, 5)),
+            ((4, 5), (1, 4, 1, 5, 1))]
 
 
 @pytest.mark.parametrize(("old", "new"), RESHAPES)

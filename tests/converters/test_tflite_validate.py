@@ -1,4 +1,5 @@
-"""The validator accepts what we write and names each bug that is planted in it; most of them LiteRT runs without a word."""
+"""The validator accepts what we write and names each bug that is planted in it; most of them LiteRT runs without a
+word."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -137,7 +138,8 @@ def test_what_we_write_is_legal(id: str) -> None:
     validate(model_of(id))
 
 
-@pytest.mark.parametrize(("id", "plant", "message"), PLANTED, ids=[f"{id}-{plant.__name__}" for id, plant, _ in PLANTED])
+@pytest.mark.parametrize(("id", "plant", "message"), PLANTED,
+                         ids=[f"{id}-{plant.__name__}" for id, plant, _ in PLANTED])
 def test_planted(id: str, plant: Callable[[Any], None], message: str) -> None:
     model = model_of(id)
     plant(model)

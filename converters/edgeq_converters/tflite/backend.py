@@ -24,13 +24,15 @@ from edgeq_converters.tflite.program import Program, Tensor, Value
 from edgeq_converters.tflite.validate import validate
 
 ENTRY: Final = "model.tflite"
-# The first release whose kernels were run against every row of kernels.py; older ones lack the newer versions of QUANTIZE,
-# FULLY_CONNECTED (10 to 14) and DEQUANTIZE. Files that stay below those versions run on tflite-runtime 2.14 too.
+# The first release whose kernels were run against every row of kernels.py; older ones lack the newer versions of
+# QUANTIZE, FULLY_CONNECTED (10 to 14) and DEQUANTIZE. Files that stay below those versions run on tflite-runtime 2.14
+# too.
 ENGINE_VERSION: Final = ">=2.1"
-NEW_VERSIONS: Final = {"FULLY_CONNECTED": 10, "CONV_2D": 7, "DEQUANTIZE": 5, "QUANTIZE": 3, "TRANSPOSE": 6, "CAST": 5}
+NEW_VERSIONS: Final = {"FULLY_CONNECTED": 9, "CONV_2D": 7, "DEQUANTIZE": 5, "QUANTIZE": 3, "TRANSPOSE": 6, "CAST": 5}
 
 # What the bundle says to tflite-runtime, whose last release is 2.14: a range that no release meets turns it away.
 OLD_RUNTIME, NO_OLD_RUNTIME = ">=2.14", ">2.14"
+
 
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """Write `folder`/model.tflite. The model's inputs and outputs keep their names, shapes, types and ONNX layout.
@@ -48,8 +50,8 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime": OLD_RUNTIME if runs_on_old_runtime(program) else NO_OLD_RUNTIME},
-                    float_nodes=tuple(float_nodes))
+    old = OLD_RUNTIME if runs_on_old_runtime(program) else NO_OLD_RUNTIME
+    return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime": old}, float_nodes=tuple(float_nodes))
 
 
 def runs_on_old_runtime(program: Program) -> bool:
@@ -80,7 +82,8 @@ class _Lowering:
         for value in self.graph.outputs:
             held = self._read(value)
             tensor = self.builder.read(held, identity(held.rank), integer=False)
-            if tensor.data is not None or any(tensor is other for other in (*program.inputs.values(), *program.outputs.values())):
+            if tensor.data is not None or any(tensor is other
+                                              for other in (*program.inputs.values(), *program.outputs.values())):
                 tensor = self.builder.call("RESHAPE", [tensor, self.builder.ints(tensor.shape)], tensor.shape,
                                            newShape=list(tensor.shape))
             tensor.name = value.name or tensor.name

@@ -1,8 +1,8 @@
 """What op handlers build with: read a value in a layout, call a kernel, hand back the result.
 
-Layout is a property of a value: it holds its tensor in one or several layouts, another one is transposed on demand and remembered.
-A node runs either on integers (`integer`: all its data carries int8 grids and an int8 kernel exists) or on float, where its
-inputs are dequantized on demand. Handlers are written once for both.
+Layout is a property of a value: it holds its tensor in one or several layouts, another one is transposed on demand and
+remembered. A node runs either on integers (`integer`: all its data carries int8 grids and an int8 kernel exists) or on
+float, where its inputs are dequantized on demand. Handlers are written once for both.
 """
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -36,9 +35,10 @@ SMALL_CONSTANT: Final = 256  # elements; larger quantized constants of a float n
 # Casts that lose nothing that a kernel could compute with, in the order tried when a kernel lacks a type.
 WIDER: Final = {
     "i8": ("i16", "i32", "f32"), "u8": ("i16", "i32", "f32"), "i16": ("i32", "f32"), "u16": ("i32", "f32"),
-    "bool": ("u8", "i8", "i32", "f32"), "u32": ("i64",), "i64": ("i32",), "i32": ("i64",), "f16": ("f32",), "f64": ("f32",),
+    "bool": ("u8", "i8", "i32", "f32"), "u32": ("i64",), "i64": ("i32",), "i32": ("i64",), "f16": ("f32",),
+    "f64": ("f32",),
 }
-DTYPES: Final = {short: np.dtype(getattr(ml_dtypes, name, None) or name) for name, short in SHORT.items() if name != "int4"}
+DTYPES: Final = {short: np.dtype(name) for name, short in SHORT.items() if name != "int4"}
 
 
 class NeedsFloat(Exception):
@@ -48,8 +48,8 @@ class NeedsFloat(Exception):
 class Builder:
     """The state of one conversion.
 
-    dynamic: float activations meeting integer weights may be quantized by the kernel, row by row at run time: several times
-    faster, and no longer what the graph says to the last digits.
+    dynamic: float activations meeting integer weights may be quantized by the kernel, row by row at run time: several
+    times faster, and no longer what the graph says to the last digits.
     """
 
     def __init__(self, dynamic: bool = False) -> None:
@@ -88,7 +88,8 @@ class Builder:
 
     def constant(self, data: NDArray[Any], params: QuantParams | None = None, dtype: np.dtype[Any] | None = None,
                  name: str = "const") -> Tensor:
-        """data: reals or the integers of `params`, in the tensor's own order. Equal constants without a grid share a tensor."""
+        """data: reals or the integers of `params`, in the tensor's own order. Equal constants without a grid share a
+        tensor."""
         data = np.ascontiguousarray(data).reshape(data.shape)
         if params is not None:
             return Tensor(self._unique(name), data.shape, dtype or data.dtype, params, data)
@@ -153,7 +154,8 @@ class Builder:
         return value.reals[layout]
 
     def _blocked(self, value: Value, layout: Layout) -> Tensor:
-        """Weights in blocks -> float: one DEQUANTIZE with a block per row, which every resolver runs right, and a RESHAPE."""
+        """Weights in blocks -> float: one DEQUANTIZE with a block per row, which every resolver runs right, and a
+        RESHAPE."""
         data, params, axis = block_rows(value)
         rows = self.constant(data, params, INT4 if params.type.bits == 4 else INT8, value.name)
         held = last(value.rank, axis)
@@ -172,7 +174,8 @@ class Builder:
             return Value(value.name, wide, value.dtype, grid, value.data.reshape(wide))
         source, held = self._held(value, identity(value.rank))
         layout = with_new_axes(source, range(added), rank)
-        return Value(value.name, wide, value.dtype, value.grid, tensors={layout: self.reshape(held, permute(wide, layout))})
+        return Value(value.name, wide, value.dtype, value.grid,
+                     tensors={layout: self.reshape(held, permute(wide, layout))})
 
     def layouts(self, value: Value) -> list[Layout]:
         """The layouts a computed value is held in, the preferred first."""
@@ -196,7 +199,8 @@ class Builder:
         """One operator with one result. out: its shape as stored. to: its grid; "auto" follows the kernel's rule."""
         return self.call_many(kernel, inputs, [out], dtype=dtype, to=to, **options)[0]
 
-    def call_many(self, kernel: str, inputs: Sequence[Tensor | None], outs: Sequence[Sequence[int]], *, dtype: Any = None,
+    def call_many(self, kernel: str, inputs: Sequence[Tensor | None], outs: Sequence[Sequence[int]], *,
+                  dtype: Any = None,
                   to: QuantParams | Literal["auto"] | None = "auto", **options: Any) -> list[Tensor]:
         """One operator with several results of the first data input's type (or `dtype`)."""
         row = KERNELS[kernel]
@@ -248,11 +252,13 @@ class Builder:
         return self.through("TRANSPOSE", [tensor, self.ints(perm)], out)
 
     def cast(self, tensor: Tensor, dtype: Any) -> Tensor:
-        return tensor if tensor.dtype == np.dtype(dtype) else self.call("CAST", [tensor], tensor.shape, dtype=dtype, to=None)
+        return tensor if tensor.dtype == np.dtype(dtype) else self.call("CAST", [tensor], tensor.shape, dtype=dtype,
+                                                                        to=None)
 
     def through(self, kernel: str, inputs: Sequence[Tensor | None], out: Sequence[int], *, dtype: Any = None,
                 to: QuantParams | Literal["auto"] | None = "auto", **options: Any) -> Tensor:
-        """`call`, in a wider type where the kernel lacks the operands' one; the result is cast back unless `dtype` is given."""
+        """`call`, in a wider type where the kernel lacks the operands' one; the result is cast back unless `dtype` is
+        given."""
         row = KERNELS[kernel]
         positions = range(len(inputs)) if row.data is None else row.data
         first = inputs[positions[0]]
@@ -343,14 +349,16 @@ def block_rows(value: Value) -> tuple[NDArray[Any], QuantParams, int]:
     Raises:
         CannotLower: the last block is not full.
     """
-    assert value.data is not None and value.grid is not None
+    assert value.data is not None
+    assert value.grid is not None
     granularity = value.grid.type.granularity
     assert isinstance(granularity, PerBlock)
     axis = granularity.axis % value.rank
     if value.shape[axis] % granularity.size:
         raise CannotLower(f"weights in blocks of {granularity.size} along an axis of {value.shape[axis]}")
     kind = replace(value.grid.type, granularity=PerChannel(0))
-    scale, zero_point = (np.moveaxis(n, axis, -1).reshape(-1) for n in (value.grid.scale, value.grid.zero_point))
+    scale = np.moveaxis(value.grid.scale, axis, -1).reshape(-1)
+    zero_point = np.moveaxis(value.grid.zero_point, axis, -1).reshape(-1)
     return np.moveaxis(value.data, axis, -1).reshape(-1, granularity.size), QuantParams(kind, scale, zero_point), axis
 
 

@@ -15,7 +15,8 @@ from edgeq_converters.tflite.program import Operator, Program, Tensor
 
 SIGNATURE: Final = "serving_default"
 ALIGNMENT: Final = 16
-EXTERNAL_BYTES: Final = 64_000_000  # from this much constant data on, it is streamed behind the flatbuffer (limit there: 2 GB)
+# from this much constant data on, it is streamed behind the flatbuffer (limit there: 2 GB)
+EXTERNAL_BYTES: Final = 64_000_000
 SMALL_BUFFER: Final = 65_536  # smaller buffers stay inside the flatbuffer
 CODES_OF_ONE_BYTE: Final = 127  # later builtins live in the wider field; the old one then holds this number
 
@@ -114,7 +115,7 @@ def _tensor(schema: Any, tensor: Tensor, contents: list[NDArray[np.uint8]], dige
     result.type = getattr(schema.TensorType, SCHEMA_TYPES[tensor.dtype.name])
     if tensor.data is not None:
         content = _content(tensor)
-        digest = blake2b(content, digest_size=16).digest()
+        digest = blake2b(content.data, digest_size=16).digest()
         if digest not in digests:
             contents.append(content)
             digests[digest] = len(contents)

@@ -1,6 +1,7 @@
 """The shape that each kernel gives its result, computed from the operator alone: the validator's second opinion.
 
-Written from the kernels' Prepare functions (https://github.com/google-ai-edge/LiteRT/tree/main/tflite/kernels), not from the lowering.
+Written from the kernels' Prepare functions (https://github.com/google-ai-edge/LiteRT/tree/main/tflite/kernels), not
+from the lowering.
 """
 from __future__ import annotations
 
@@ -112,7 +113,8 @@ def _concat(operator: Operator) -> Shape:
 
 def _slice(operator: Operator) -> Shape:
     begin, size = _numbers(operator, 1), _numbers(operator, 2)
-    if any(first < 0 or first + count > full for first, count, full in zip(begin, size, _in(operator).shape, strict=True)):
+    limits = zip(begin, size, _in(operator).shape, strict=True)
+    if any(first < 0 or first + count > full for first, count, full in limits):
         raise ValueError(f"begin {begin}, size {size} leave the input {_in(operator).shape}")
     return tuple(size)
 
@@ -180,14 +182,17 @@ RULES: Final[Mapping[str, Callable[[Operator], Shape]]] = MappingProxyType({
     "CONV_2D": _conv, "DEPTHWISE_CONV_2D": _conv, "MAX_POOL_2D": _pool, "AVERAGE_POOL_2D": _pool,
     "FULLY_CONNECTED": _fully_connected, "BATCH_MATMUL": _batch_matmul,
     "TRANSPOSE_CONV": lambda o: tuple(_numbers(o, 0)),
-    **dict.fromkeys(("ADD", "SUB", "MUL", "DIV", "POW", "FLOOR_DIV", "FLOOR_MOD", "SQUARED_DIFFERENCE", "MAXIMUM", "MINIMUM",
+    **dict.fromkeys(("ADD", "SUB", "MUL", "DIV", "POW", "FLOOR_DIV", "FLOOR_MOD", "SQUARED_DIFFERENCE", "MAXIMUM",
+                     "MINIMUM",
                      "PRELU", "EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "LOGICAL_AND",
                      "LOGICAL_OR", "BITWISE_XOR", "RIGHT_SHIFT", "ATAN2", "SELECT_V2"), _broadcast),
-    **dict.fromkeys(("LOGICAL_NOT", "ABS", "NEG", "SIGN", "CEIL", "FLOOR", "ROUND", "EXP", "LOG", "SQRT", "RSQRT", "SQUARE", "SIN",
+    **dict.fromkeys(("LOGICAL_NOT", "ABS", "NEG", "SIGN", "CEIL", "FLOOR", "ROUND", "EXP", "LOG", "SQRT", "RSQRT",
+                     "SQUARE", "SIN",
                      "COS", "RELU", "RELU6", "LEAKY_RELU", "ELU", "GELU", "HARD_SWISH", "LOGISTIC", "TANH", "SOFTMAX",
                      "LOG_SOFTMAX", "L2_NORMALIZATION", "CAST", "QUANTIZE", "DEQUANTIZE", "CUMSUM", "REVERSE_V2",
                      "REVERSE_SEQUENCE"), _same),
-    "RESHAPE": _reshape, "TRANSPOSE": _transpose, "CONCATENATION": _concat, "SLICE": _slice, "STRIDED_SLICE": _strided_slice,
+    "RESHAPE": _reshape, "TRANSPOSE": _transpose, "CONCATENATION": _concat, "SLICE": _slice,
+    "STRIDED_SLICE": _strided_slice,
     "PAD": _pad, "PADV2": _pad, "GATHER": _gather, "GATHER_ND": _gather_nd, "TILE": _tile,
     "BROADCAST_TO": lambda o: tuple(_numbers(o, 1)),
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_PROD", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ANY", "REDUCE_ALL"), _reduce),

@@ -10,10 +10,13 @@ from edgeq.graph import quant
 from edgeq.scheme import PerTensor
 from edgeq_converters.tflite.program import Value
 
-# Ops whose result is some of its input's numbers (MaxPool and ReduceMax included): right on integers whatever grid the result has.
+# Ops whose result is some of its input's numbers (MaxPool and ReduceMax included): right on integers whatever grid the
+# result has.
 MOVING: Final = frozenset((
-    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherND", "GatherElements", "Split", "Expand",
-    "Tile", "DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Pad", "Identity", "Dropout",
+    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherND", "GatherElements",
+    "Split", "Expand",
+    "Tile", "DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Pad", "Identity",
+    "Dropout",
 ))
 # Ops with an int8 kernel or a form made of int8 kernels -> positions of the data inputs (None: all).
 INTEGER: Final[dict[str, tuple[int, ...] | None]] = {

@@ -1,10 +1,11 @@
 """What LiteRT's builtin kernels accept, one row a kernel. Nothing else in this backend repeats these facts.
 
 dtypes: what the data operands may be. "q8" is int8 with a grid; plain integers are named by their type.
-grids: what an integer kernel does with the grids of its data operands and its result. No kernel of the SAME class rescales, and
-most do not check, so a mismatch is silently wrong data: the lowering inserts a requantizing QUANTIZE, and the validator checks.
-Sources: the Prepare and Eval functions in https://github.com/google-ai-edge/LiteRT/tree/main/tflite/kernels (file named after the
-kernel), each row run on the default, the plain and the reference resolver; versions follow
+grids: what an integer kernel does with the grids of its data operands and its result. No kernel of the SAME class
+rescales, and most do not check, so a mismatch is silently wrong data: the lowering inserts a requantizing QUANTIZE,
+and the validator checks. Sources: the Prepare and Eval functions in
+https://github.com/google-ai-edge/LiteRT/tree/main/tflite/kernels (file named after the kernel), each row run on the
+default, the plain and the reference resolver; versions follow
 https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/tools/versioning/op_version.cc
 """
 from __future__ import annotations
@@ -30,7 +31,7 @@ A8: Final = QuantType(8, signed=True, symmetric=False)
 
 def grid(scale: float, zero_point: int) -> QuantParams:
     """A per-tensor int8 grid."""
-    return QuantParams(A8, np.float32(scale).reshape(()), np.int32(zero_point).reshape(()))
+    return QuantParams(A8, np.array(scale, np.float32), np.array(zero_point, np.int32))
 
 
 class Grids(Enum):
@@ -42,7 +43,8 @@ class Grids(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """options: name of the options table. data: which inputs are data (None: all). broadcast: the highest rank it broadcasts."""
+    """options: name of the options table. data: which inputs are data (None: all). broadcast: the highest rank it
+    broadcasts."""
 
     dtypes: frozenset[str]
     grids: Grids = Grids.NONE
@@ -158,7 +160,8 @@ KERNELS: Final[Mapping[str, Kernel]] = MappingProxyType({
     "EMBEDDING_LOOKUP": _row("f32 i32", data=(1,)),
 })
 
-# https://github.com/google-ai-edge/LiteRT/blob/main/tflite/kernels/activations.cc and l2norm.cc: scale and zero point of the result.
+# https://github.com/google-ai-edge/LiteRT/blob/main/tflite/kernels/activations.cc and l2norm.cc: scale and zero point
+# of the result.
 FIXED_GRIDS: Final[Mapping[str, QuantParams]] = MappingProxyType({
     "LOGISTIC": grid(1 / 256, -128), "SOFTMAX": grid(1 / 256, -128), "LOG_SOFTMAX": grid(16 / 256, 127),
     "TANH": grid(1 / 128, 0), "L2_NORMALIZATION": grid(1 / 128, 0),
@@ -167,7 +170,8 @@ FIXED_GRIDS: Final[Mapping[str, QuantParams]] = MappingProxyType({
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One legal combination of activation and weight types. per_channel: allowed, needed (True) or only per tensor (False)."""
+    """One legal combination of activation and weight types. per_channel: allowed, needed (True) or only per tensor
+    (False)."""
 
     kernel: str
     activation: str
@@ -178,9 +182,10 @@ class Weights:
 
 # Every combination that gives right results on all three resolvers of LiteRT 2.3; all others are refused or written as
 # DEQUANTIZE(weights) and a float kernel. Left out because they run and are wrong, or fail at the first inference:
-# float x 4-bit convolution (NaN before 2.1, twenty times slower since), 4-bit depthwise on float, blockwise (wrong on the reference
-# resolver, https://github.com/google-ai-edge/ai-edge-quantizer/issues/678), int16 x 4-bit depthwise, 4-bit BATCH_MATMUL. int8 x
-# 4-bit depthwise runs, but not on the reference resolver, and ten times slower than the few bytes it saves are worth.
+# float x 4-bit convolution (NaN before 2.1, twenty times slower since), 4-bit depthwise on float, blockwise (wrong on
+# the reference resolver, https://github.com/google-ai-edge/ai-edge-quantizer/issues/678), int16 x 4-bit depthwise,
+# 4-bit BATCH_MATMUL. int8 x 4-bit depthwise runs, but not on the reference resolver, and ten times slower than the few
+# bytes it saves are worth.
 WEIGHTS: Final[tuple[Weights, ...]] = (
     Weights("CONV_2D", "q8", "q8", True, 3), Weights("CONV_2D", "q8", "q8", False, 3),
     Weights("CONV_2D", "q8", "q4", True, 7), Weights("CONV_2D", "f32", "q8", True, 5),
@@ -243,7 +248,8 @@ def _option(name: str) -> Test:
 
 def _grouped(operator: Operator) -> bool:
     x, w = operator.inputs[0], operator.inputs[1]
-    assert x is not None and w is not None
+    assert x is not None
+    assert w is not None
     return x.shape[-1] != w.shape[-1]
 
 
@@ -258,7 +264,8 @@ def _weighted(operator: Operator) -> int:
 _int8 = _first("q8", "i8")
 # Per kernel: tests in order and the version of the first that holds; otherwise 1.
 VERSIONS: Final[Mapping[str, tuple[tuple[Test, int], ...]]] = MappingProxyType({
-    "CONV_2D": ((_grouped, 6), (lambda o: max(o.options.get("dilationHFactor", 1), o.options.get("dilationWFactor", 1)) > 1, 2)),
+    "CONV_2D": ((_grouped, 6), (lambda o: max(o.options.get("dilationHFactor", 1),
+                                              o.options.get("dilationWFactor", 1)) > 1, 2)),
     "DEPTHWISE_CONV_2D":
         ((lambda o: max(o.options.get("dilationHFactor", 1), o.options.get("dilationWFactor", 1)) > 1, 2),),
     "TRANSPOSE_CONV": ((lambda o: len(o.inputs) > 3, 3),),
@@ -283,7 +290,8 @@ VERSIONS: Final[Mapping[str, tuple[tuple[Test, int], ...]]] = MappingProxyType({
     "PACK": ((_first("i16"), 3), (_int8, 2)),
     "QUANTIZE": ((_int8, 2),),
     "DEQUANTIZE": ((_first("q4"), 6), (lambda o: per_channel(_data(o)), 5), (_first("f16"), 3), (_int8, 2)),
-    "RESIZE_BILINEAR": ((lambda o: bool(o.options.get("alignCorners") or o.options.get("halfPixelCenters")), 3), (_int8, 2)),
+    "RESIZE_BILINEAR": ((lambda o: bool(o.options.get("alignCorners") or o.options.get("halfPixelCenters")), 3),
+                        (_int8, 2)),
     "RESIZE_NEAREST_NEIGHBOR":
         ((lambda o: bool(o.options.get("alignCorners") or o.options.get("halfPixelCenters")), 3), (_int8, 2)),
     "EMBEDDING_LOOKUP": ((_first("q4"), 4), (lambda o: per_channel(_data(o)), 4), (_first("q8"), 3)),
@@ -297,4 +305,4 @@ def version(operator: Operator) -> int:
     weighted = _weighted(operator) if operator.kernel in {row.kernel for row in WEIGHTS} else 0
     default: tuple[tuple[Test, int], ...] = ((_int8, 2),)
     rules = VERSIONS.get(operator.kernel, default)
-    return max([weighted, 1] + [number for test, number in rules if test(operator)][:1])
+    return max(weighted, 1, *[number for test, number in rules if test(operator)][:1])

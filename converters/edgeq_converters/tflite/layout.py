@@ -1,7 +1,8 @@
 """Arithmetic of layouts: in which order a tensor stores the axes of an ONNX value. Pure functions on tuples.
 
-A layout is a permutation: tensor axis i holds ONNX axis layout[i]. NHWC of an NCHW value is (0, 2, 3, 1). Because a value may be
-held in any permutation, an ONNX Transpose is a relabelling, and only a reader that insists on an order pays for one.
+A layout is a permutation: tensor axis i holds ONNX axis layout[i]. NHWC of an NCHW value is (0, 2, 3, 1). Because a
+value may be held in any permutation, an ONNX Transpose is a relabelling, and only a reader that insists on an order
+pays for one.
 """
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def without(layout: Layout, removed: Sequence[int]) -> Layout:
 
 
 def with_new_axes(layout: Layout, added: Sequence[int], rank: int) -> Layout:
-    """The layout after axes of size 1 were inserted at the ONNX positions `added`, stored where they stand in ONNX order."""
+    """The layout after axes of size 1 were inserted at the ONNX positions `added`, stored where they stand in ONNX
+    order."""
     kept = [axis for axis in range(rank) if axis not in added]
     result = [kept[axis] for axis in layout]
     for axis in sorted(added):
@@ -95,8 +97,9 @@ def reshape_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[in
 def reshape_layouts(old: Sequence[int], new: Sequence[int], layout: Layout) -> tuple[Layout, Layout]:
     """-> (layout in which the old value must be held, layout that its tensor has after a plain RESHAPE).
 
-    The first equals `layout` when the reshape is free. Whole groups keep the order they are stored in; only the axes inside a group
-    are brought into ONNX order. So a channel shuffle costs one TRANSPOSE, and merging or splitting spatial axes costs none.
+    The first equals `layout` when the reshape is free. Whole groups keep the order they are stored in; only the axes
+    inside a group are brought into ONNX order. So a channel shuffle costs one TRANSPOSE, and merging or splitting
+    spatial axes costs none.
     """
     place = {axis: position for position, axis in enumerate(layout)}
     keyed: list[tuple[float, list[int], list[int]]] = []

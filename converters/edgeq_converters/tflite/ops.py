@@ -16,7 +16,8 @@ from edgeq_converters.tflite import (
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.table import op
 
-FAMILIES = (ops_conv, ops_elementwise, ops_index, ops_linear, ops_normalize, ops_pool, ops_recurrent, ops_reduce, ops_shape)
+FAMILIES = (ops_conv, ops_elementwise, ops_index, ops_linear, ops_normalize, ops_pool, ops_recurrent, ops_reduce,
+            ops_shape)
 
 
 def table() -> OpTable[Builder]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from edgeq_converters.tflite.windows import VALID, Window, two_dimensional, wind
 
 @op("Conv")
 def conv(b: Builder, x: Value, w: Value, bias: Value | None = None, *, kernel_shape: Sequence[int] | None = None,
-         strides: Sequence[int] | None = None, pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None, group: int = 1,
+         strides: Sequence[int] | None = None, pads: Sequence[int] | None = None,
+         dilations: Sequence[int] | None = None, group: int = 1,
          auto_pad: str = "NOTSET") -> Value:
     """x [N,C,spatial..], w [O,C/group,k..] -> CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED (4-bit, 1x1) or CONV_3D."""
     over = window(x.shape[2:], b.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad)
@@ -34,7 +36,8 @@ def conv(b: Builder, x: Value, w: Value, bias: Value | None = None, *, kernel_sh
     depthwise = group > 1 and group == x.shape[1]
 
     def run(b: Builder, tensor: Tensor, over: Window) -> Tensor:
-        return _depthwise(b, x, tensor, flat, bias, over) if depthwise else _conv2d(b, x, tensor, flat, bias, over, group)
+        return _depthwise(b, x, tensor, flat, bias, over) if depthwise else _conv2d(b, x, tensor, flat, bias, over,
+                                                                                    group)
 
     return b.result(two_dimensional(b, b.read(x, layout), over, run, x.shape[1]), layout)
 
@@ -48,7 +51,8 @@ def _as_2d(w: Value) -> Value:
 
 
 def _is_linear(b: Builder, w: Value, over: Window, group: int) -> bool:
-    """4-bit CONV_2D runs on a scalar kernel; the same product as FULLY_CONNECTED is delegated and three times faster."""
+    """4-bit CONV_2D runs on a scalar kernel; the same product as FULLY_CONNECTED is delegated and three times
+    faster."""
     plain = group == 1 and set(over.kernel) | set(over.strides) == {1} and not any(map(sum, over.pads))
     return plain and w.grid is not None and w.grid.type.bits == 4
 
@@ -78,10 +82,11 @@ def _conv2d(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | None, 
     o = w.shape[0]
     weight = weight_tensor(b, x, w, Filter("CONV_2D", 0, (0, 2, 3, 1), packed=group == 1))
     inputs = [tensor, weight, bias_tensor(b, tensor, weight, bias, o)]
-    options = {"padding": padding, "strideH": over.strides[0], "strideW": over.strides[1],
+    options: dict[str, Any] = {"padding": padding, "strideH": over.strides[0], "strideW": over.strides[1],
                "dilationHFactor": over.dilations[0], "dilationWFactor": over.dilations[1]}
     if group > 1 and _hybrid(tensor, weight):
-        raise CannotLower("grouped convolution with integer weights on float activations", "quantize the activations too")
+        raise CannotLower("grouped convolution with integer weights on float activations",
+                          "quantize the activations too")
     return b.call("CONV_2D", inputs, (tensor.shape[0], *over.out, o), **options)
 
 
@@ -91,7 +96,8 @@ def _depthwise(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | Non
     form = Filter("DEPTHWISE_CONV_2D", 0, (1, 2, 3, 0))
     weight = weight_tensor(b, x, w, form)
     inputs = [tensor, weight, bias_tensor(b, tensor, weight, bias, o)]
-    return b.call("DEPTHWISE_CONV_2D", inputs, (tensor.shape[0], *over.out, o), padding=padding, strideH=over.strides[0],
+    return b.call("DEPTHWISE_CONV_2D", inputs, (tensor.shape[0], *over.out, o), padding=padding,
+                  strideH=over.strides[0],
                   strideW=over.strides[1], dilationHFactor=over.dilations[0], dilationWFactor=over.dilations[1],
                   depthMultiplier=o // channels)
 
@@ -106,15 +112,16 @@ def _conv3d(b: Builder, x: Value, w: Value, bias: Value | None, over: Window, gr
     o, per_group, k = w.shape[0], w.shape[1], w.shape[2:]
     weight = b.read(w, (2, 3, 4, 1, 0), integer=False)
     real = bias_tensor(b, tensor, weight, bias, o)
-    options = dict(padding=VALID if over.padding is None else over.padding, strideD=over.strides[0], strideH=over.strides[1],
-                   strideW=over.strides[2], dilationDFactor=over.dilations[0], dilationHFactor=over.dilations[1],
-                   dilationWFactor=over.dilations[2])
+    options: dict[str, Any] = {"padding": VALID if over.padding is None else over.padding}
+    for name, stride, dilation in zip("DHW", over.strides, over.dilations, strict=True):
+        options |= {f"stride{name}": stride, f"dilation{name}Factor": dilation}
     if group == 1:
         return b.call("CONV_3D", [tensor, weight, real], (tensor.shape[0], *over.out, o), **options)
     made = []
     for index, part in enumerate(pieces(b, tensor, 4, [per_group] * group)):
         outs = slice(index * o // group, (index + 1) * o // group)
-        assert weight.data is not None and real.data is not None
+        assert weight.data is not None
+        assert real.data is not None
         made.append(b.call("CONV_3D", [part, b.constant(weight.data[..., outs]), b.constant(real.data[outs])],
                            (tensor.shape[0], *over.out, o // group), **options))
     assert len(k) == 3
@@ -122,9 +129,12 @@ def _conv3d(b: Builder, x: Value, w: Value, bias: Value | None, over: Window, gr
 
 
 @op("ConvTranspose")
-def conv_transpose(b: Builder, x: Value, w: Value, bias: Value | None = None, *, kernel_shape: Sequence[int] | None = None,
-                   strides: Sequence[int] | None = None, pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None, group: int = 1,
-                   output_padding: Sequence[int] | None = None, output_shape: Sequence[int] | None = None, auto_pad: str = "NOTSET") -> Value:
+def conv_transpose(b: Builder, x: Value, w: Value, bias: Value | None = None, *,
+                   kernel_shape: Sequence[int] | None = None,
+                   strides: Sequence[int] | None = None, pads: Sequence[int] | None = None,
+                   dilations: Sequence[int] | None = None, group: int = 1,
+                   output_padding: Sequence[int] | None = None, output_shape: Sequence[int] | None = None,
+                   auto_pad: str = "NOTSET") -> Value:
     """x [N,C,H,W], w [C,O/group,kh,kw] -> TRANSPOSE_CONV, filter [O,kh,kw,C], with VALID padding and a SLICE."""
     if x.rank not in (3, 4) or w.data is None:
         raise CannotLower("transposed convolution over three axes, or with computed weights")

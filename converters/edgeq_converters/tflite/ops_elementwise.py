@@ -6,12 +6,13 @@ from functools import reduce
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
 from edgeq_converters.tflite.formula import Real
 from edgeq_converters.tflite.kernels import FLOAT32, KERNELS, grid
-from edgeq_converters.tflite.layout import Layout, permute
+from edgeq_converters.tflite.layout import Layout
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
 
@@ -24,7 +25,8 @@ BINARY: Final = {
 COMPARING: Final = frozenset(("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"))
 # ONNX op -> kernel of one operand with the same meaning.
 UNARY: Final = {
-    "Abs": "ABS", "Exp": "EXP", "Log": "LOG", "Sqrt": "SQRT", "Floor": "FLOOR", "Ceil": "CEIL", "Round": "ROUND", "Sin": "SIN",
+    "Abs": "ABS", "Exp": "EXP", "Log": "LOG", "Sqrt": "SQRT", "Floor": "FLOOR", "Ceil": "CEIL", "Round": "ROUND",
+    "Sin": "SIN",
     "Cos": "COS", "Not": "LOGICAL_NOT", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "Sign": "SIGN",
 }
 # ONNX op -> a formula of other kernels; float only.
@@ -54,7 +56,8 @@ def softplus(x: Real) -> Real:
 def erf(x: Real) -> Real:
     """Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7."""
     t = 1.0 / (x.run("ABS") * 0.3275911 + 1.0)
-    series = reduce(lambda sum_, c: sum_ * t + c, (1.421413741, -0.284496736, 0.254829592), t * 1.061405429 - 1.453152027)
+    series = reduce(lambda sum_, c: sum_ * t + c, (1.421413741, -0.284496736, 0.254829592),
+                    t * 1.061405429 - 1.453152027)
     return x.run("SIGN") * (1.0 - series * t * (-(x * x)).run("EXP"))
 
 
@@ -124,7 +127,7 @@ def fold(b: Builder, *xs: Value) -> Value:
         tensors = [b.convert(tensor, b.grid) for tensor in tensors]
     total = reduce(lambda x, y: b.through(kernel, [x, y], np.broadcast_shapes(x.shape, y.shape)), tensors)
     if kind == "Mean":
-        total = b.call("MUL", [total, b.constant(np.float32(1 / len(xs)).reshape(()))], out)
+        total = b.call("MUL", [total, b.constant(np.array(1 / len(xs), np.float32))], out)
     return b.result(total, layout)
 
 
@@ -136,14 +139,14 @@ def divide(b: Builder, x: Value, y: Value) -> Value:
     return binary(b, x, y, kernel="DIV")
 
 
-def _is_power_of_two(data: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _is_power_of_two(data: NDArray[Any]) -> bool:
     return bool(np.frexp(np.abs(float(data.flat[0])))[0] == 0.5)
 
 
 @op("Pow")
 def power(b: Builder, x: Value, y: Value) -> Value:
     exponent = float(y.data.flat[0]) if y.data is not None and y.size == 1 else None
-    if x.dtype == np.float32 and exponent in (2.0, 0.5, 1.0) and permute(b.shape, range(x.rank)) == x.shape:  # type: ignore[arg-type]
+    if x.dtype == np.float32 and exponent in (2.0, 0.5, 1.0) and b.shape == x.shape:
         if exponent == 1.0:
             layout = b.common_layout(x)
             return b.result(b.read(x, layout), layout)
@@ -220,10 +223,10 @@ def bounded(b: Builder, x: Value, low: float, high: float) -> Value:
         return b.result(_bounded_integers(b, tensor, low, high), layout)
     name, number = ACTIVATIONS.get((low, high), ("", 0))
     producer = b.producers.get(tensor)
-    if name and producer is not None and not x.shared and producer.kernel in FUSING:
-        if not producer.options.get("fusedActivationFunction") and tensor.grid is None and x.grid is None:
-            producer.options["fusedActivationFunction"] = number
-            return b.result(tensor, layout)
+    fusing = producer is not None and producer.kernel in FUSING and not producer.options.get("fusedActivationFunction")
+    if name and producer is not None and fusing and not x.shared and x.grid is None:
+        producer.options["fusedActivationFunction"] = number
+        return b.result(tensor, layout)
     if name in ("RELU", "RELU6"):
         return b.result(b.call(name, [tensor], tensor.shape), layout)
     real = Real(b, tensor)
@@ -256,7 +259,8 @@ def elu(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
 
 
 @op("Selu")
-def selu(b: Builder, x: Value, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Value:
+def selu(b: Builder, x: Value, *, alpha: float = 1.67326319217681884765625,
+         gamma: float = 1.05070102214813232421875) -> Value:
     return formula(b, x, lambda r: r.maximum(0.0) * gamma + r.minimum(0.0).run("ELU") * (alpha * gamma))
 
 
@@ -272,7 +276,8 @@ def thresholded_relu(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
 
 @op("Shrink")
 def shrink(b: Builder, x: Value, *, lambd: float = 0.5, bias: float = 0.0) -> Value:
-    return formula(b, x, lambda r: r.compare("LESS", -lambd).select(r + bias, r.compare("GREATER", lambd).select(r - bias, 0.0)))
+    return formula(b, x, lambda r: r.compare("LESS", -lambd).select(r + bias,
+                                                                    r.compare("GREATER", lambd).select(r - bias, 0.0)))
 
 
 @op("Gelu")
@@ -293,14 +298,16 @@ def _gate(b: Builder, tensor: Tensor, alpha: float, beta: float) -> Tensor:
     """Integers: alpha * x + beta on the grid of [0, 1]."""
     assert tensor.grid is not None
     factor = b.constant(np.full((1,) * tensor.rank, 127, np.int8), grid(alpha / 127, 0))
-    scaled = b.call("MUL", [tensor, factor], tensor.shape, to=grid(float(tensor.grid.scale) * alpha, int(tensor.grid.zero_point)))
+    scaled = b.call("MUL", [tensor, factor], tensor.shape, to=grid(float(tensor.grid.scale) * alpha,
+                                                                   int(tensor.grid.zero_point)))
     offset = b.constant(np.full((1,) * tensor.rank, 127, np.int8), grid(beta / 127, 0))
     return b.call("ADD", [scaled, offset], tensor.shape, to=grid(1 / 255, -128))
 
 
 @op("HardSwish")
 def hard_swish(b: Builder, x: Value) -> Value:
-    """x * HardSigmoid(x, 1/6, 1/2). The int8 HARD_SWISH kernel is not delegated: eleven times slower than these three."""
+    """x * HardSigmoid(x, 1/6, 1/2). The int8 HARD_SWISH kernel is not delegated: eleven times slower than these
+    three."""
     if not b.integer:
         return unary(b, x, "HARD_SWISH")
     layout = b.common_layout(x)

@@ -59,16 +59,18 @@ def scatter_nd(b: Builder, x: Value, index: Value, updates: Value, *, reduction:
 
 
 @op("ScatterElements")
-def scatter_elements(b: Builder, x: Value, index: Value, updates: Value, *, axis: int = 0, reduction: str = "none") -> Value:
+def scatter_elements(b: Builder, x: Value, index: Value, updates: Value, *, axis: int = 0,
+                     reduction: str = "none") -> Value:
     numbers = b.array(index, "indices")
     places = list(np.indices(numbers.shape))
     places[axis % x.rank] = np.where(numbers < 0, numbers + x.shape[axis], numbers)
     return _scattered(b, x, updates, np.ravel_multi_index(tuple(places), x.shape).ravel(), (), reduction)
 
 
-def _scattered(b: Builder, x: Value, updates: Value, rows: NDArray[np.intp], rest: Sequence[int], reduction: str) -> Value:
-    """Rows of the flattened input are replaced by, or joined with, rows of the updates: with constant row numbers that is a
-    GATHER from both, one after the other; several updates of one row are taken in order.
+def _scattered(b: Builder, x: Value, updates: Value, rows: NDArray[np.intp], rest: Sequence[int],
+               reduction: str) -> Value:
+    """Rows of the flattened input are replaced by, or joined with, rows of the updates: with constant row numbers that
+    is a GATHER from both, one after the other; several updates of one row are taken in order.
     """
     if b.integer and reduction != "none":
         raise NeedsFloat(f"reduction={reduction}")
@@ -164,7 +166,8 @@ def hardmax(b: Builder, x: Value, *, axis: int = -1) -> Value:
     layout = last(x.rank, axis)
     tensor = b.read(x, layout)
     size = tensor.shape[-1]
-    best = b.through("ARG_MAX", [tensor, b.ints(np.array(x.rank - 1))], tensor.shape[:-1], dtype=np.int32, to=None, outputType=2)
+    best = b.through("ARG_MAX", [tensor, b.ints(np.array(x.rank - 1))], tensor.shape[:-1], dtype=np.int32, to=None,
+                     outputType=2)
     wide = b.reshape(best, (*tensor.shape[:-1], 1))
     every = b.constant(np.arange(size, dtype=np.int32).reshape((1,) * (x.rank - 1) + (size,)))
     hit = b.call("EQUAL", [wide, every], tensor.shape, dtype=np.bool_, to=None)
@@ -191,12 +194,14 @@ def bit_shift(b: Builder, x: Value, y: Value, *, direction: str) -> Value:
 
 @op("Einsum")
 def einsum(b: Builder, *xs: Value, equation: str) -> Value:
-    """Two operands: batch axes in both, summed axes in both and not in the result -> BATCH_MATMUL between transposes."""
+    """Two operands: batch axes in both, summed axes in both and not in the result -> BATCH_MATMUL between
+    transposes."""
     terms, _, out = equation.replace(" ", "").partition("->")
     parts = terms.split(",")
     if "." in equation or not out or len(parts) != len(xs) or len(xs) > 2 or any(len(set(p)) != len(p) for p in parts):
         raise CannotLower(f"equation {equation}")
-    size = {letter: count for part, x in zip(parts, xs, strict=True) for letter, count in zip(part, x.shape, strict=True)}
+    size = {letter: count for part, x in zip(parts, xs, strict=True) for letter,
+            count in zip(part, x.shape, strict=True)}
     if len(xs) == 1:
         return _einsum_one(b, xs[0], parts[0], out)
     left, right = parts
@@ -209,7 +214,8 @@ def einsum(b: Builder, *xs: Value, equation: str) -> Value:
     def product(letters: Sequence[str]) -> int:
         return int(np.prod([size[c] for c in letters], dtype=np.int64))
 
-    a = b.reshape(b.read(xs[0], tuple(left.index(c) for c in (*batch, *rows, *summed))), (product(batch), product(rows), product(summed)))
+    a = b.reshape(b.read(xs[0], tuple(left.index(c) for c in (*batch, *rows, *summed))),
+                  (product(batch), product(rows), product(summed)))
     z = b.reshape(b.read(xs[1], tuple(right.index(c) for c in (*batch, *summed, *columns))),
                   (product(batch), product(summed), product(columns)))
     made = b.through("BATCH_MATMUL", [a, z], (product(batch), product(rows), product(columns)))

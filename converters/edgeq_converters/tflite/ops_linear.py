@@ -16,7 +16,8 @@ from edgeq_converters.tflite.weights import Filter, bias_tensor, weight_tensor
 
 
 @op("Gemm")
-def gemm(b: Builder, a: Value, w: Value, c: Value | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0,
+def gemm(b: Builder, a: Value, w: Value, c: Value | None = None, *, alpha: float = 1.0, beta: float = 1.0,
+         transA: int = 0,
          transB: int = 0) -> Value:
     """alpha * a [M,K] @ w [K,N] (or [N,K] with transB) + beta * c -> FULLY_CONNECTED."""
     if w.data is None:
@@ -25,7 +26,8 @@ def gemm(b: Builder, a: Value, w: Value, c: Value | None = None, *, alpha: float
     if transA:
         tensor = b.read(a, (1, 0))
         return b.result(_linear(b, a, tensor, w, c, bool(transB), beta))
-    if a.scrambled is not None and not (w.grid is not None and w.grid.scale.size > 1 and not _by_output(w, bool(transB))):
+    if a.scrambled is not None and not (w.grid is not None and w.grid.scale.size > 1
+                                        and not _by_output(w, bool(transB))):
         return b.result(_from_scrambled(b, a, w, c, bool(transB), beta))
     return b.result(_linear(b, a, b.read(a), w, c, bool(transB), beta))
 
@@ -38,7 +40,8 @@ def _by_output(w: Value, transposed: bool) -> bool:
 
 def _from_scrambled(b: Builder, a: Value, w: Value, c: Value | None, transposed: bool, beta: float) -> Tensor:
     """The flattened input in the order that its tensor has, and the weight's rows in the same order."""
-    assert a.scrambled is not None and w.data is not None
+    assert a.scrambled is not None
+    assert w.data is not None
     make, order = a.scrambled
     moved = replace(w, data=w.data[:, order] if transposed else w.data[order], tensors={}, reals={})
     tensor = make()
@@ -62,7 +65,8 @@ def _scaled(w: Value, factor: float) -> Value:
     return replace(w, data=(w.data * factor).astype(w.data.dtype), tensors={}, reals={})
 
 
-def _linear(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | None, transposed: bool, beta: float = 1.0) -> Tensor:
+def _linear(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | None, transposed: bool,
+            beta: float = 1.0) -> Tensor:
     """tensor [..,K] @ constant w -> [..,N]; a bias that is no constant [N] becomes an ADD behind it."""
     n = w.shape[0 if transposed else 1]
     form = Filter("FULLY_CONNECTED", 0 if transposed else 1, (0, 1) if transposed else (1, 0))
@@ -87,7 +91,7 @@ def _add(b: Builder, tensor: Tensor, c: Value, beta: float) -> Tensor:
     """tensor + beta * c, where c broadcasts."""
     term = b.read(b.aligned(c, tensor.rank))
     if beta != 1:
-        term = b.call("MUL", [term, b.constant(np.float32(beta).reshape(()))], term.shape)
+        term = b.call("MUL", [term, b.constant(np.array(beta, np.float32))], term.shape)
     return b.call("ADD", [tensor, term], tensor.shape)
 
 
@@ -105,7 +109,7 @@ def _computed_gemm(b: Builder, a: Value, w: Value, c: Value | None, alpha: float
     right = b.read(w, (1, 0) if transB else None)
     made = b.call("BATCH_MATMUL", [left, right], b.shape)
     if alpha != 1:
-        made = b.call("MUL", [made, b.constant(np.float32(alpha).reshape(()))], made.shape)
+        made = b.call("MUL", [made, b.constant(np.array(alpha, np.float32))], made.shape)
     return b.result(made if c is None else _add(b, made, c, beta))
 
 

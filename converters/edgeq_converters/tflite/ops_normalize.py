@@ -23,14 +23,16 @@ def softmax(b: Builder, x: Value, *, axis: int = -1) -> Value:
     axis %= max(x.rank, 1)
     layouts = [layout for layout in b.layouts(x) if layout and layout[-1] == axis] if x.data is None else []
     layout = layouts[0] if layouts else last(x.rank, axis)
-    kernel, options = ("SOFTMAX", {"beta": 1.0}) if b.node.op_type == "Softmax" else ("LOG_SOFTMAX", {})
+    kernel = "SOFTMAX" if b.node.op_type == "Softmax" else "LOG_SOFTMAX"
+    options: dict[str, Any] = {"beta": 1.0} if kernel == "SOFTMAX" else {}
     tensor = b.read(x, layout)
     flat = b.reshape(tensor, (int(np.prod(tensor.shape[:-1])), tensor.shape[-1])) if tensor.rank > 4 else tensor
     made = b.through(kernel, [flat], flat.shape, **options)
     return b.result(b.reshape(made, tensor.shape), layout)
 
 
-def _shaped(b: Builder, x: Value, parameter: Value | None, what: str, first: int, layout: tuple[int, ...]) -> NDArray[Any] | None:
+def _shaped(b: Builder, x: Value, parameter: Value | None, what: str, first: int,
+            layout: tuple[int, ...]) -> NDArray[Any] | None:
     """A constant over the axes of x from `first` on, ready to broadcast against x stored in `layout`."""
     if parameter is None:
         return None
@@ -65,7 +67,8 @@ def layer_normalization(b: Builder, x: Value, scale: Value, bias: Value | None =
 
 
 @op("RMSNormalization")
-def rms_normalization(b: Builder, x: Value, scale: Value, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Value:
+def rms_normalization(b: Builder, x: Value, scale: Value, *, axis: int = -1, epsilon: float = 1e-5,
+                      stash_type: int = 1) -> Value:
     axis %= x.rank
     layout = b.common_layout(x)
     places = sorted(layout.index(a) for a in range(axis, x.rank))
@@ -90,7 +93,8 @@ def group_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, num_
     real = _standardized(Real(b, b.reshape(b.read(x), flat)), [2], epsilon)
     back = Real(b, b.reshape(real.tensor, x.shape))
     order = identity(x.rank)
-    return b.result(_affine(back, _shaped(b, x, scale, "scale", 1, order), _shaped(b, x, bias, "bias", 1, order)).tensor)
+    return b.result(_affine(back, _shaped(b, x, scale, "scale", 1, order),
+                            _shaped(b, x, bias, "bias", 1, order)).tensor)
 
 
 @op("BatchNormalization")
@@ -98,7 +102,8 @@ def batch_normalization(b: Builder, x: Value, scale: Value, bias: Value, mean: V
                         epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0) -> Value:
     if training_mode:
         raise CannotLower("training_mode=1")
-    s, o, m, v = (b.array(p, name) for p, name in ((scale, "scale"), (bias, "bias"), (mean, "mean"), (variance, "variance")))
+    s, o, m, v = (b.array(p, name) for p, name in ((scale, "scale"), (bias, "bias"), (mean, "mean"),
+                                                   (variance, "variance")))
     factor = (s / np.sqrt(v + epsilon)).astype(np.float32)
     layout = b.common_layout(x)
     shape = permute([-1 if axis == 1 else 1 for axis in range(x.rank)], layout)
@@ -116,7 +121,7 @@ def lp_normalization(b: Builder, x: Value, *, axis: int = -1, p: int = 2) -> Val
 
 
 @op("MeanVarianceNormalization")
-def mean_variance_normalization(b: Builder, x: Value, *, axes: Sequence[int] = [0, 2, 3]) -> Value:  # noqa: B006
+def mean_variance_normalization(b: Builder, x: Value, *, axes: Sequence[int] = [0, 2, 3]) -> Value:
     layout = b.common_layout(x)
     real = Real(b, b.read(x, layout))
     places = sorted(layout.index(axis % x.rank) for axis in axes)
@@ -126,9 +131,10 @@ def mean_variance_normalization(b: Builder, x: Value, *, axes: Sequence[int] = [
 
 
 @op("LRN")
-def local_response(b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Value:
-    """x / (bias + alpha * mean over `size` channels of x * x) ** beta. The kernel knows odd windows only, and the reference
-    resolver's computes something else."""
+def local_response(b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75,
+                   bias: float = 1.0) -> Value:
+    """x / (bias + alpha * mean over `size` channels of x * x) ** beta. The kernel knows odd windows only, and the
+    reference resolver's computes something else."""
     last_axis = last(x.rank, 1)
     tensor = b.read(x, last_axis)
     channels = x.shape[1]
@@ -136,6 +142,7 @@ def local_response(b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta
     squares = b.reshape(b.call("MUL", [tensor, tensor], tensor.shape), flat)
     before = (size - 1) // 2
     wide = padded(b, squares, [(0, 0), (0, 0), (before, size - 1 - before), (0, 0)])
-    mean = b.call("AVERAGE_POOL_2D", [wide], flat, padding=VALID, strideH=1, strideW=1, filterHeight=1, filterWidth=size)
+    mean = b.call("AVERAGE_POOL_2D", [wide], flat, padding=VALID, strideH=1, strideW=1, filterHeight=1,
+                  filterWidth=size)
     divisor = (Real(b, b.reshape(mean, tensor.shape)) * alpha + bias).run("POW", beta)
     return b.result((Real(b, tensor) / divisor).tensor, last_axis)

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
@@ -16,8 +18,10 @@ from edgeq_converters.tflite.windows import VALID, Window, dilated_taps, two_dim
 
 
 @op("MaxPool")
-def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] | None = None, pads: Sequence[int] | None = None,
-             dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET", ceil_mode: int = 0, storage_order: int = 0) -> Value:
+def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] | None = None,
+             pads: Sequence[int] | None = None,
+             dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET", ceil_mode: int = 0,
+             storage_order: int = 0) -> Value:
     """Padding never wins a maximum: with the lowest number of the type where SAME does not fit."""
     if len(b.node.outputs) > 1 and b.node.outputs[1].name:
         raise CannotLower("the indices of the maxima are asked for")
@@ -35,7 +39,8 @@ def _drop_windows(b: Builder, x: Value, strides: Sequence[int] | None, pads: Seq
                   ceil_mode: int) -> None:
     """ceil_mode drops windows that would start behind the input; onnx's shape inference counts them.
 
-    https://onnx.ai/onnx/operators/onnx__MaxPool.html: "sliding windows that would start in the right padded region are ignored".
+    https://onnx.ai/onnx/operators/onnx__MaxPool.html: "sliding windows that would start in the right padded region are
+    ignored".
     """
     count, sizes = x.rank - 2, list(b.shape)
     for axis in range(count):
@@ -46,7 +51,7 @@ def _drop_windows(b: Builder, x: Value, strides: Sequence[int] | None, pads: Seq
 
 
 def _max_pool(b: Builder, tensor: Tensor, w: Window) -> Tensor:
-    low = -128 if tensor.grid is not None else np.finfo(np.float32).min
+    low = -128.0 if tensor.grid is not None else float(np.finfo(np.float32).min)
     if w.padding is None:
         tensor = _filled(b, tensor, w.pads, low)
     if max(w.dilations) > 1:
@@ -74,10 +79,12 @@ def _pool(b: Builder, kernel: str, tensor: Tensor, w: Window) -> Tensor:
 
 
 @op("AveragePool")
-def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] | None = None, pads: Sequence[int] | None = None,
+def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] | None = None,
+                 pads: Sequence[int] | None = None,
                  dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET", ceil_mode: int = 0,
                  count_include_pad: int = 0) -> Value:
-    """The kernel divides by the elements inside the input. Other divisors are corrected by a constant factor per place."""
+    """The kernel divides by the elements inside the input. Other divisors are corrected by a constant factor per
+    place."""
     _drop_windows(b, x, strides, pads, ceil_mode)
     w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
     if len(kernel_shape) > 2:
@@ -126,7 +133,8 @@ def global_max_pool(b: Builder, x: Value) -> Value:
 
 @op("Resize")
 def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None = None, sizes: Value | None = None, *,
-           mode: str = "nearest", coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor",
+           mode: str = "nearest", coordinate_transformation_mode: str = "half_pixel",
+           nearest_mode: str = "round_prefer_floor",
            cubic_coeff_a: float = -0.75, exclude_outside: int = 0, antialias: int = 0, extrapolation_value: float = 0.0,
            axes: Sequence[int] | None = None, keep_aspect_ratio_policy: str = "stretch") -> Value:
     """The kernels where they compute the same; every other form is a product with a constant matrix per axis."""
@@ -149,7 +157,8 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
         return b.result(_resized(b, "RESIZE_BILINEAR", b.read(x, layout), **options), layout)
     if b.integer and mode != "nearest":
         raise NeedsFloat(f"resizing with mode={mode}, {coordinate_transformation_mode} has no int8 kernel")
-    how = Grid(mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, bool(exclude_outside), bool(antialias))
+    how = Grid(mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, bool(exclude_outside),
+               bool(antialias))
     layout = b.common_layout(x)
     tensor = b.read(x, layout)
     for axis in changed:
@@ -158,22 +167,24 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
     return b.result(tensor, layout)
 
 
-LINEAR_OPTIONS = {"half_pixel": {"halfPixelCenters": True}, "align_corners": {"alignCorners": True}, "asymmetric": {},
+LINEAR_OPTIONS: dict[str, dict[str, Any]] = {"half_pixel": {"halfPixelCenters": True},
+                                             "align_corners": {"alignCorners": True}, "asymmetric": {},
                   "pytorch_half_pixel": {"halfPixelCenters": True}}
 
 
 def _repeats(coordinates: str, rounding: str) -> bool:
     """True when, for whole factors, nearest means "repeat each element"."""
-    return (coordinates in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel") and rounding.startswith("round")) or (
+    return (coordinates in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel")
+            and rounding.startswith("round")) or (
         coordinates == "asymmetric" and rounding == "floor")
 
 
-def _resized(b: Builder, kernel: str, tensor: Tensor, **options: bool) -> Tensor:
+def _resized(b: Builder, kernel: str, tensor: Tensor, **options: Any) -> Tensor:
     n, c, h, w = b.shape
     return b.call(kernel, [tensor, b.ints((h, w))], (n, h, w, c), **options)
 
 
-def _apply(b: Builder, tensor: Tensor, axis: int, weights: np.ndarray, mode: str) -> Tensor:  # type: ignore[type-arg]
+def _apply(b: Builder, tensor: Tensor, axis: int, weights: NDArray[np.float64], mode: str) -> Tensor:
     """weights [out, in] along one tensor axis: GATHER for a selection, else FULLY_CONNECTED."""
     from edgeq_converters.tflite.ops_shape import gathered
 

@@ -1,6 +1,7 @@
 """Recurrent layers, one step after the other: a product for all inputs at once, then one per step for the state.
 
-UNIDIRECTIONAL_SEQUENCE_LSTM keeps its state in variables that no caller can set, so models that carry state in and out need this form.
+UNIDIRECTIONAL_SEQUENCE_LSTM keeps its state in variables that no caller can set, so models that carry state in and out
+need this form.
 """
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ State = tuple[Real, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One direction: w [G*H, I], r [G*H, H], the input and the state bias [G*H], and the names of its activations' kernels."""
+    """One direction: w [G*H, I], r [G*H, H], the input and the state bias [G*H], and the names of its activations'
+    kernels."""
 
     w: NDArray[Any]
     r: NDArray[Any]
@@ -142,7 +144,7 @@ def _stacked(b: Builder, tensors: Sequence[Tensor], hidden: int) -> Tensor:
 
 def _outputs(b: Builder, every: list[Tensor], last: list[list[Tensor]], shape: tuple[int, int, int, int],
              layout: int) -> tuple[Value | None, ...]:
-    steps, directions, batch, hidden = shape
+    _, directions, batch, hidden = shape
     results: list[Value | None] = []
     for index, output in enumerate(b.node.outputs):
         if not output.name:
@@ -194,7 +196,7 @@ def gru(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, len
 @op("RNN")
 def rnn(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
         h: Value | None = None, *, hidden_size: int | None = None, direction: str = "forward",
-        activations: Sequence[str | bytes] = [b"Tanh", b"Tanh"], layout: int = 0,  # noqa: B006
+        activations: Sequence[str | bytes] = [b"Tanh", b"Tanh"], layout: int = 0,
         clip: float | None = None) -> tuple[Value | None, ...]:
     _plain(clip)
     given = [name.decode() if isinstance(name, bytes) else name for name in activations]

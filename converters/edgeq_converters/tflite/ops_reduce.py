@@ -39,7 +39,8 @@ def _finish(b: Builder, tensor: Tensor, layout: Layout, axes: Sequence[int], kee
 
 
 @op("ReduceMean", "ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin")
-def reduce(b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Value:
+def reduce(b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1,
+           noop_with_empty_axes: int = 0) -> Value:
     which = _axes(b, x, axes, noop_with_empty_axes)
     kernel = KERNEL[b.node.op_type]
     layout = b.common_layout(x)
@@ -107,7 +108,8 @@ def cumulative_sum(b: Builder, x: Value, axis: Value, *, exclusive: int = 0, rev
     layout = b.common_layout(x)
     place = layout.index(b.numbers(axis, "axis")[0] % x.rank)
     tensor = b.read(x, layout)
-    made = b.through("CUMSUM", [tensor, b.ints(np.array(place))], tensor.shape, exclusive=bool(exclusive), reverse=bool(reverse))
+    made = b.through("CUMSUM", [tensor, b.ints(np.array(place))], tensor.shape, exclusive=bool(exclusive),
+                     reverse=bool(reverse))
     return b.result(made, layout)
 
 

@@ -123,12 +123,14 @@ def concat(b: Builder, *xs: Value, axis: int) -> Value:
 
 
 @op("Split")
-def split(b: Builder, x: Value, split: Value | None = None, *, axis: int = 0, num_outputs: int | None = None) -> tuple[Value, ...]:
+def split(b: Builder, x: Value, split: Value | None = None, *, axis: int = 0,
+          num_outputs: int | None = None) -> tuple[Value, ...]:
     axis %= x.rank
     layout = b.common_layout(x)
     tensor = b.read(x, layout)
     sizes = [int(output.shape[axis]) for output in b.node.outputs]  # type: ignore[index,arg-type]
-    return tuple(b.result(piece, layout, index) for index, piece in enumerate(pieces(b, tensor, layout.index(axis), sizes)))
+    return tuple(b.result(piece, layout, index) for index, piece in enumerate(pieces(b, tensor, layout.index(axis),
+                                                                                     sizes)))
 
 
 def pieces(b: Builder, tensor: Tensor, axis: int, sizes: Sequence[int]) -> list[Tensor]:
@@ -183,7 +185,8 @@ def pad(b: Builder, x: Value, pads: Value, constant_value: Value | None = None, 
     both = {axis: (amounts[i], amounts[i + len(which)]) for i, axis in enumerate(which)}
     layout = b.common_layout(x)
     tensor = b.read(x, layout)
-    crop = {layout.index(a): range(max(0, -lo), x.shape[a] - max(0, -hi)) for a, (lo, hi) in both.items() if lo < 0 or hi < 0}
+    crop = {layout.index(a): range(max(0, -lo), x.shape[a] - max(0, -hi)) for a,
+            (lo, hi) in both.items() if lo < 0 or hi < 0}
     tensor = strided(b, tensor, crop)
     wanted = [both.get(axis, (0, 0)) for axis in layout]
     wanted = [(max(0, lo), max(0, hi)) for lo, hi in wanted]
@@ -295,7 +298,8 @@ def tile(b: Builder, x: Value, repeats: Value) -> Value:
 
 @op("DepthToSpace")
 def depth_to_space(b: Builder, x: Value, *, blocksize: int, mode: str = "DCR") -> Value:
-    """[N, C*b*b, H, W] -> [N, C, H*b, W*b]. The kernel's channel order is DCR; CRD is brought to it by one TRANSPOSE."""
+    """[N, C*b*b, H, W] -> [N, C, H*b, W*b]. The kernel's channel order is DCR; CRD is brought to it by one
+    TRANSPOSE."""
     n, depth, h, w = x.shape
     tensor = b.read(x, (0, 2, 3, 1))
     channels = depth // blocksize**2

@@ -41,10 +41,11 @@ class Operator:
 class Value:
     """A value of the ONNX graph and every tensor that holds it so far.
 
-    shape, dtype: in ONNX terms. grid: signed, or None where it is float. data: a constant's (integers where it has a grid).
-    tensors: by layout, on the grid; reals: by layout, dequantized.
-    scrambled: (tensor [M,F], order [F]) of a flattened value whose column j is ONNX column order[j]; only FULLY_CONNECTED reads
-    it, with its weights permuted. pending: makes the first entry of `tensors`, once somebody needs it.
+    shape, dtype: in ONNX terms. grid: signed, or None where it is float. data: a constant's (integers where it has a
+    grid). tensors: by layout, on the grid; reals: by layout, dequantized.
+    scrambled: (tensor [M,F], order [F]) of a flattened value whose column j is ONNX column order[j]; only
+    FULLY_CONNECTED reads it, with its weights permuted. pending: makes the first entry of `tensors`, once somebody
+    needs it.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""Is the file legal? LiteRT does not ask: most of what is checked here runs there without an error, and gives wrong numbers.
+"""Is the file legal? LiteRT does not ask: most of what is checked here runs there without an error, and gives wrong
+numbers.
 
 Works on the schema's own objects, as they were written, so that it sees the mistakes of the writer too.
 """
@@ -111,7 +112,8 @@ def _grid(quantization: Any, dtype: str) -> QuantParams | None:
     by_channel = scale.size > 1 or quantization.quantizedDimension > 0
     granularity = PerChannel(int(quantization.quantizedDimension)) if by_channel else PerTensor()
     kind = QuantType(BITS.get(dtype, 8), symmetric=False, granularity=granularity)
-    return QuantParams(kind, scale if by_channel else scale.reshape(()), zero_point if by_channel else zero_point.reshape(()))
+    return QuantParams(kind, scale if by_channel else scale.reshape(()),
+                       zero_point if by_channel else zero_point.reshape(()))
 
 
 def tensor_problems(tensor: Tensor) -> Iterator[str]:
@@ -228,7 +230,8 @@ def _bias_problems(x: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[s
         yield f"a bias of {bias.dtype} on integers"
         return
     product = np.atleast_1d(x.grid.scale * weight.grid.scale)
-    if np.atleast_1d(bias.grid.scale).shape != product.shape or not np.allclose(bias.grid.scale, product, rtol=BIAS_RTOL, atol=0):
+    if np.atleast_1d(bias.grid.scale).shape != product.shape or not np.allclose(bias.grid.scale, product,
+                                                                                rtol=BIAS_RTOL, atol=0):
         yield "its bias does not lie on input scale * weight scale"
     if np.any(bias.grid.zero_point):
         yield "a bias with a zero point"

@@ -22,8 +22,8 @@ PRODUCT_RTOL = 1e-5  # kernels take the bias to lie on input scale * weight scal
 class Filter:
     """What a kernel's weight tensor needs to know. out: ONNX axis of the output channels.
 
-    perm: the kernel's axis order, as axes of the ONNX weight. stored: the kernel's shape where it differs from the permuted one.
-    packed: 4-bit integers may be stored two to a byte.
+    perm: the kernel's axis order, as axes of the ONNX weight. stored: the kernel's shape where it differs from the
+    permuted one. packed: 4-bit integers may be stored two to a byte.
     """
 
     kernel: str
@@ -59,11 +59,14 @@ def weight_tensor(b: Builder, x: Value, w: Value, form: Filter) -> Tensor:
 
 
 def _integers(b: Builder, w: Value, form: Filter) -> Tensor | None:
-    """The stored integers in the kernel's order, one scale per output channel; None where the grid does not allow it."""
-    assert w.data is not None and w.grid is not None
+    """The stored integers in the kernel's order, one scale per output channel; None where the grid does not allow
+    it."""
+    assert w.data is not None
+    assert w.grid is not None
     kind = w.grid.type
     by_channel = isinstance(kind.granularity, PerChannel) and kind.granularity.axis % w.rank == form.out
-    if w.grid.zero_point.any() or kind.bits not in (4, 8) or not (by_channel or isinstance(kind.granularity, PerTensor)):
+    if w.grid.zero_point.any() or kind.bits not in (4, 8) or not (by_channel
+                                                                  or isinstance(kind.granularity, PerTensor)):
         return None
     data = w.data.transpose(form.perm)
     if form.stored is not None:
@@ -86,13 +89,15 @@ def _reals(b: Builder, w: Value, form: Filter) -> Tensor:
 
 
 def bias_tensor(b: Builder, x: Tensor, w: Tensor, bias: Value | None, count: int, factor: float = 1.0) -> Tensor:
-    """bias [count] (or None: zeros) for `x` and `w` as the kernel sees them: float, or int32 on the product of their grids.
+    """bias [count] (or None: zeros) for `x` and `w` as the kernel sees them: float, or int32 on the product of their
+    grids.
 
     Raises:
         NeedsFloat: a computed bias, or one that overflows int32 there.
     """
     if bias is not None and bias.data is None:
-        raise NeedsFloat("its bias is computed at run time") if b.integer else CannotLower("its bias is computed at run time")
+        reason = "its bias is computed at run time"
+        raise NeedsFloat(reason) if b.integer else CannotLower(reason)
     if x.grid is None or w.grid is None:
         return b.constant(np.zeros(count, np.float32) if bias is None else (real_numbers(bias) * factor).ravel())
     scale = np.atleast_1d(x.grid.scale * w.grid.scale).astype(np.float32)

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.program import Tensor
 
-SAME, VALID = 0, 1  # https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs, enum Padding
+# https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs, enum Padding
+SAME, VALID = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window per spatial axis. padding: SAME or VALID when one says the same as `pads`, else None. out: size of the result.
+    """A window per spatial axis. padding: SAME or VALID when one says the same as `pads`, else None. out: size of the
+    result.
 
     pads: (before, after) of what the windows read outside the input; declared: what the node says, for counting."""
 
@@ -55,7 +57,8 @@ class Window:
         Rows that ceil_mode adds behind the pads never count.
         """
         total = np.ones((), np.float32)
-        for axis, (size, out, k, s, d) in enumerate(zip(self.size, self.out, self.kernel, self.strides, self.dilations, strict=True)):
+        for axis, (size, out, k, s, d) in enumerate(zip(self.size, self.out, self.kernel, self.strides, self.dilations,
+                                                        strict=True)):
             before, after = self.declared[axis] if include_pads else (0, 0)
             place = np.arange(out)[:, None] * s + np.arange(k)[None] * d - self.pads[axis][0]
             inside = ((place >= -before) & (place < size + after)).sum(1)
@@ -64,7 +67,8 @@ class Window:
 
 
 def window(size: Sequence[int], out: Sequence[int], kernel: Sequence[int], strides: Sequence[int] | None = None,
-           pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET") -> Window:
+           pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None,
+           auto_pad: str = "NOTSET") -> Window:
     """The attributes of a Conv or pool, normalized. ceil_mode shows in `out`, and becomes pads behind the input."""
     count = len(kernel)
     stride = tuple(strides or (1,) * count)
@@ -97,7 +101,8 @@ def two_dimensional(b: Builder, tensor: Tensor, w: Window, run: Callable[[Builde
 
 
 def dilated_taps(b: Builder, tensor: Tensor, w: Window) -> list[Tensor]:
-    """One strided view of a padded input [N, H, W, C] per element of the window: pools with dilation are made of them."""
+    """One strided view of a padded input [N, H, W, C] per element of the window: pools with dilation are made of
+    them."""
     from edgeq_converters.tflite.ops_shape import strided
 
     taps = []
