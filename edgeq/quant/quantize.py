@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import NameFixPass
 
 from edgeq.graph import constant, initializer, label
 from edgeq.quant.calibrate.calibrators import Calibrator
@@ -40,6 +41,7 @@ def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorSt
     writer = _Writer(model.graph, plan, _grids(model.graph, plan, statistics, calibrator), rounding)
     writer.write_weights()
     writer.write_activations()
+    NameFixPass()(model)
     return model
 
 
