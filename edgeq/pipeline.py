@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -94,6 +95,7 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
         backend(name)
     scheme = scheme_of(options)
     network = load_model(model, inputs=_shapes(model, options))
+    _check_labels(network, options.labels)
     canonicalize(network)
     samples = _samples(network, options)
     graph, plan = _quantize(network, targets, scheme, samples, options)
@@ -150,6 +152,14 @@ def _granularity(text: str) -> PerTensor | PerChannel | PerBlock:
 
 def _shapes(model: Any, options: Options) -> Mapping[str, tuple[int, ...]]:
     return dict(options.inputs or {})
+
+
+def _check_labels(network: ir.Model, labels: Sequence[str]) -> None:
+    sizes = {spec.name: math.prod(d for d in spec.shape if isinstance(d, int))
+             for spec in _specs(network.graph.outputs)}
+    if labels and len(labels) not in sizes.values():
+        found = ", ".join(f"'{name}' has {size} values" for name, size in sizes.items())
+        raise UsageError(f"--labels: {len(labels)} names, but output {found}; give one name a line for each score")
 
 
 def input_specs(network: ir.Model) -> dict[str, InputSpec]:
@@ -260,10 +270,11 @@ def _quantization(plan: QuantPlan | None, options: Options) -> dict[str, Any]:
 
 def _report(target: str, model: Any, artifact: Artifact, plan: QuantPlan | None, verification: Verification | None,
             manifest: Manifest, seconds: float) -> dict[str, Any]:
+    kept = {node.node for node in plan.kept} if plan else set()
     return {
         "target": target, "name": manifest.name, "emit_seconds": round(seconds, 3),
         "source_bytes": _source_bytes(model), "quantization": manifest.quantization,
-        "float_on_this_engine": [asdict(node) for node in artifact.float_nodes],
+        "float_on_this_engine": [asdict(node) for node in artifact.float_nodes if node.node not in kept],
         "verification": verification.to_json() if verification else None,
     }
 

@@ -36,7 +36,7 @@ def size(count: int | None) -> str:
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
     while value >= 999.5 and len(units) > 1:
         value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}" if units[0] != "B" else f"{count} B"
+    return f"{f'{value:#.3g}'.rstrip('.')} {units[0]}" if units[0] != "B" else f"{count} B"
 
 
 def share(value: float | None) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,6 @@ def test_every_option_reaches_the_pipeline(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_the_command_lines_defaults_are_pythons(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import fields
-
     from edgeq.pipeline import Options
 
     seen = []
@@ -205,22 +204,22 @@ def test_keep_qdq_saves_a_graph_that_plain_onnxruntime_runs(folder: Path) -> Non
     assert session.run(None, {"image": samples(1)})[0].shape == (1, 5)
 
 
-@pytest.mark.parametrize(("islands", "code"), [(True, 3), (False, 0)])
-def test_strict_exits_with_3_when_an_op_runs_in_float(folder: Path, monkeypatch: pytest.MonkeyPatch, islands: bool,
-                                                      code: int) -> None:
+@pytest.mark.parametrize(("islands", "more", "code"), [
+    pytest.param(["last"], [], 3, id="an island"), pytest.param([], [], 0, id="none"),
+    pytest.param(["last"], ["--keep-float", "last"], 0, id="an island that was asked for"),
+])
+def test_strict_exits_with_3_when_an_op_runs_in_float(folder: Path, monkeypatch: pytest.MonkeyPatch, islands: list[str],
+                                                      more: list[str], code: int) -> None:
     import edgeq_converters.onnxruntime as backend
     from edgeq_converters.contract import FloatNode
 
     real = backend.emit
-
-    def emit(*arguments: Any) -> Any:
-        from dataclasses import replace
-        return replace(real(*arguments), float_nodes=(FloatNode("last", "Gemm", "no kernel"),) if islands else ())
-
-    monkeypatch.setattr(backend, "emit", emit)
-    result = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--strict", code=code)
-    assert ("--strict" in result.stderr) == islands
-    assert ("1 Gemm: no kernel (last)" in result.stdout) == islands
+    nodes = tuple(FloatNode(name, "Gemm", "no kernel") for name in islands)
+    monkeypatch.setattr(backend, "emit", lambda *arguments: replace(real(*arguments), float_nodes=nodes))
+    result = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--calibration", "data.npz", "--strict", *more,
+                   code=code)
+    assert ("--strict" in result.stderr) == (code == 3)
+    assert ("1 Gemm: no kernel (last)" in result.stdout) == (code == 3)
     assert Path("net.onnxruntime.edgeq").is_dir()
 
 

@@ -182,8 +182,8 @@ def test_the_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.Monk
 # -- text --------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("count", "shown"), [
-    (None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1234567, "1.23 MB"), (999_499, "999 kB"),
-    (999_500, "1 MB"),
+    (None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (1234567, "1.23 MB"), (250_000, "250 kB"),
+    (999_499, "999 kB"), (999_500, "1.00 MB"),
 ])
 def test_sizes_are_decimal(count: int | None, shown: str) -> None:
     assert text.size(count) == shown
@@ -207,7 +207,7 @@ def row(target: str, decibels: float) -> dict[str, Any]:
 def test_a_conversion_in_text(capsys: pytest.CaptureFixture[str]) -> None:
     text.conversion([row("tflite", 31.25), row("coreml", 9.9)])
     shown = capsys.readouterr().out
-    for part in ("2.5 kB", "0.250", "31.2", "87.5 %", "[scores]", "verified on 8 inputs, calibration samples",
+    for part in ("2.50 kB", "0.250", "31.2", "87.5 %", "[scores]", "verified on 8 inputs, calibration samples",
                  "wrote net.tflite.edgeq", "wrote net.coreml.edgeq"):
         assert part in shown
     assert shown.count("200 Softmax: tail ([n0], [n1], [n2], ...)") == 1  # one plan, one list, one line

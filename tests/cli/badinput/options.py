@@ -36,6 +36,12 @@ def _labels(folder: Path) -> list[str]:
     return convert("net.onnx", "--labels", "labels.txt")
 
 
+def _too_few_labels(folder: Path) -> list[str]:
+    onnx.save(network(), folder / "net.onnx")
+    (folder / "labels.txt").write_text("ant\nbee\n")
+    return convert("net.onnx", "--labels", "labels.txt")
+
+
 def _preprocess(folder: Path) -> list[str]:
     onnx.save(network(), folder / "net.onnx")
     (folder / "steps.json").write_text('{"resise": [8, 8]}')
@@ -52,6 +58,7 @@ OPTIONS = (
     Case("--dry-run and --keep-qdq", options("--dry-run", "--keep-qdq", "q.onnx"), r"--dry-run.*--keep-qdq", 2),
     Case("unknown preset", options("--preprocess", "imagnet"), r"imagnet.*imagenet", 2),
     Case("unknown preprocessing step", _preprocess, r"steps\.json.*resise", 2),
+    Case("too few labels", _too_few_labels, r"--labels: 2 names.*'scores' has 5", 2),
     Case("labels that are no text", _labels, r"labels\.txt.*utf-8", 2),
 )
 
