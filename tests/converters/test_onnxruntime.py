@@ -218,6 +218,24 @@ def test_biased_matmul_is_one_gemm(tmp_path: Path, dtype: Any, quantized: bool) 
     np.testing.assert_allclose(found, expected, rtol=0, atol=1.01 * OUT if quantized else 1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("dtype", "version"), [(np.int8, ">=1.20"), (ml_dtypes.int4, ">=1.23")])
+def test_matmul_without_bias_is_one_kernel(tmp_path: Path, dtype: Any, version: str) -> None:
+    """onnxruntime 1.18 and 1.19 refuse to load it: "Failed to find kernel for QLinearMatMul(21)"."""
+    model = network("""g (float[2,3,64] x) => (float[2,3,24] y) {
+        xq = QuantizeLinear (x, xs, xz)
+        xd = DequantizeLinear (xq, xs, xz)
+        wd = DequantizeLinear <axis = 1> (w, ws)
+        m = MatMul (xd, wd)
+        yq = QuantizeLinear (m, ys, yz)
+        y = DequantizeLinear (yq, ys, yz)
+    }""", w=ints(dtype, 64, 24), ws=scales(24), xs=np.float32(.03), xz=np.uint8(120), ys=np.float32(OUT),
+        yz=np.uint8(99))
+    found, ops, artifact = convert(model, {"x": ROWS}, tmp_path)
+    assert ops == {"QuantizeLinear": 1, "QLinearMatMul": 1, "DequantizeLinear": 1}
+    assert artifact.engine_version == version
+    np.testing.assert_allclose(found, reference(model, {"x": ROWS}, tmp_path), rtol=0, atol=1.01 * OUT)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, ml_dtypes.int4])
 def test_weights_of_a_float_op_fold_at_load(tmp_path: Path, dtype: Any) -> None:
     model = network("""g (float[1,3,9,7] x) => (float[1,5,19,15] y) {

@@ -11,7 +11,7 @@ from edgeq.graph import IR_VERSION, OPSET, all_nodes, label
 from edgeq.quant.qdq import DEQUANTIZE
 from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.onnxruntime.anchors import anchor_float_weights
-from edgeq_converters.onnxruntime.fusion import float_nodes
+from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
 from edgeq_converters.onnxruntime.signs import (
     explicit_zero_points,
@@ -52,6 +52,8 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     gemm_of_biased_matmul(graph)
     islands = float_nodes(graph)
     forms = WeightForms(graph)
+    if any(node.op_type == "MatMul" and is_static(node) and not float_reason(node) for node in graph):
+        forms.used.add("MatMul in integers")
     forms.rewrite()
     anchor_float_weights(graph)
     _drop_unread(graph)
