@@ -41,7 +41,7 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
     folded = lower_form(model)
     with quiet():
         lowered = lower(folded.graph, options, precision)
-    write(lowered.program, path, options, lowered.weight_bytes4)
+    write(lowered, path, options)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
                     options={"compute_units": options.compute, "min_os": options.min_os})
 

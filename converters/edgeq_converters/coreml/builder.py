@@ -20,9 +20,10 @@ Operand: TypeAlias = Any  # a Var, or a Constant
 
 MAX_RANK: Final = 5  # https://github.com/apple/coremltools/issues/2536
 FLOAT16_MAX: Final = 65504.0
-# Numbers beyond float16 are masks: 4e4 still drives a softmax to zero, and two of them do not add up to inf - inf.
-# coremltools 9.0 itself makes -inf of them, then NaN (fixed in https://github.com/apple/coremltools/pull/2669).
-MASK: Final = 4e4
+# Numbers beyond float16 are masks: 3e4 still drives a softmax to zero, and the sum of two is finite, so that a row of
+# nothing but masks is no inf - inf. coremltools 9.0 itself makes -inf of them, then NaN
+# (fixed in https://github.com/apple/coremltools/pull/2669).
+MASK: Final = 3e4
 # coremltools renames these: converters/mil/mil/passes/defs/preprocess.py, NameSanitizer
 RESERVED: Final = frozenset({
     "any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "state", "bf16",

@@ -31,11 +31,13 @@ INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.I
 class Lowered:
     """program: coremltools' Program. names: graph input or output -> its name in the program, where they differ.
 
-    weight_bytes4: bytes that the 4-bit weights must take in the written file.
+    interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take in the
+    written file.
     """
 
     program: Any
     names: dict[str, str]
+    interface: frozenset[str]
     weight_bytes4: int
 
 
@@ -62,7 +64,8 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         _lower_nodes(graph, builder, values)
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
-    return Lowered(program, {k: v for k, v in names.items() if k != v}, sum(map(len, builder.packed4)))
+    return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names.values()),
+                   sum(map(len, builder.packed4)))
 
 
 def _target(ct: Any, options: EmitOptions) -> Any:

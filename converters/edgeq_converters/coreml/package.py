@@ -10,8 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from edgeq.errors import VerificationError
+from edgeq.errors import Problem, UnsupportedModel, VerificationError
 from edgeq_converters.contract import EmitOptions
+from edgeq_converters.coreml.builder import MAX_RANK
+from edgeq_converters.coreml.lowering import TARGET, Lowered
 
 # Of coremltools' 107 passes, those that a graph from edgeq's own passes still profits from; in this order.
 # The others look for patterns of TensorFlow and PyTorch, or harm (facts in their docstrings and our comments):
@@ -43,11 +45,12 @@ _FOUR_BITS: Final = frozenset({8, 11})  # Int4, UInt4
 _UINT8: Final = 3
 
 
-def write(program: Any, path: Path, options: EmitOptions, weight_bytes4: int) -> None:
-    """Write `program` as a package and check what was written.
+def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
+    """Write a program as a package and check what was written.
 
     Raises:
-        VerificationError: 4-bit weights do not take 4 bits in the file.
+        UnsupportedModel: a rank above 5 is left after the passes; nothing has been written then.
+        VerificationError: inputs or outputs were renamed, or 4-bit weights do not take 4 bits in the file.
     """
     import coremltools as ct
     from coremltools.converters.mil.backend.mil.load import load
@@ -55,12 +58,28 @@ def write(program: Any, path: Path, options: EmitOptions, weight_bytes4: int) ->
 
     with quiet(), TemporaryDirectory() as weights:  # ct.convert does the same, with progress bars
         for name in PASSES:
-            PASS_REGISTRY[name](program)
-        program.validate()
-        spec = load(program, weights, specification_version=getattr(ct.target, f"iOS{options.min_os}").value,
+            PASS_REGISTRY[name](lowered.program)
+        lowered.program.validate()
+        _check_ranks(lowered.program)
+        spec = load(lowered.program, weights, specification_version=getattr(ct.target, f"iOS{options.min_os}").value,
                     convert_from="milinternal", convert_to="mlprogram")
         ct.models.MLModel(spec, weights_dir=weights, skip_model_load=True).save(str(path))
-    _check_weights(path, weight_bytes4, options)
+        _check_names(spec, lowered.interface)
+    _check_weights(path, lowered.weight_bytes4, options)
+
+
+def _check_ranks(program: Any) -> None:
+    problems = [Problem(op.name, op.op_type, f"rank {output.rank}; Core ML ends at {MAX_RANK}")
+                for op in program.functions["main"].operations for output in op.outputs
+                if op.op_type != "const" and output.rank > MAX_RANK]
+    if problems:
+        raise UnsupportedModel(TARGET, problems)
+
+
+def _check_names(spec: Any, promised: frozenset[str]) -> None:
+    written = {feature.name for feature in (*spec.description.input, *spec.description.output)}
+    if written != promised:
+        raise VerificationError(f"coreml renamed {sorted(promised - written)} to {sorted(written - promised)}")
 
 
 @contextmanager
