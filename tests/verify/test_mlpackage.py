@@ -46,8 +46,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
 ]
 
-# Largest error relative to the largest output. float32: both sides sum in their own order (8e-7 in bilinear grids, whose
-# places torch computes in float32). float16: its spacing is 2**-11 relative, and errors of a few ops add up.
+# Largest error relative to the largest output. float32: both sides sum in their own order (8e-7 in bilinear grids,
+# whose places torch computes in float32). float16: its spacing is 2**-11 relative, and errors of a few ops add up.
 TOLERANCE = {"float32": 1e-6, "float16": 1.5e-3}
 
 
@@ -307,6 +307,29 @@ def test_a_state_is_kept_between_runs(tmp_path: Path) -> None:
         assert result.dtype == np.float16
         np.testing.assert_array_equal(result, 2 * count * x)
     np.testing.assert_array_equal(next(iter(program.run({"x": x}).values())), 2 * x)
+
+
+def test_a_dimension_of_any_size(tmp_path: Path) -> None:
+    """A program whose height is known at run time only."""
+    import coremltools as ct
+    import torch
+
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, 2), torch.nn.Flatten(2), torch.nn.Softmax(-1)).eval()
+    traced = torch.jit.trace(module, torch.zeros(1, 2, 9, 7))
+    shape = ct.Shape((1, 2, ct.RangeDim(5, 40, 9), 7))
+    model = ct.convert(
+        traced,
+        inputs=[ct.TensorType("x", shape=shape)],
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT32,
+        skip_model_load=True,
+    )
+    program = open_package(save(model, tmp_path / "flexible.mlpackage"))
+    assert program.inputs[0].shape == (1, 2, None, 7)
+    for height in (5, 12, 31):
+        x = torch.randn(1, 2, height, 7)
+        assert relative_error(program.run({"x": x.numpy()}), expected(module, (x,))) <= TOLERANCE["float32"]
 
 
 @needs_zoo

@@ -109,7 +109,6 @@ class _Loader:
         outputs_of_block = tuple(operands.get(name, Reference(name)) for name in spec.outputs)
         return Block(tuple(item.name for item in spec.inputs), tuple(steps), outputs_of_block)
 
-
     def _step(self, operation: Any, outputs: tuple[Output, ...], operands: Mapping[str, Any]) -> Step | None:
         """The op with its handler; None, and a problem noted, if it has none."""
         inputs = {key: self._value(value) for key, value in operation.attributes.items() if key != _NAME}

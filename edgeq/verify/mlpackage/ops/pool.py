@@ -13,8 +13,8 @@ from edgeq.verify.mlpackage.windows import Window, make_window, pad_spatial
 op = OpTable()
 
 
-def _pool_window(x: Array, kernel_sizes: Any, strides: Any, pad_type: str, pad: Any, ceil_mode: bool) -> tuple[Window,
-                 tuple[int, ...]]:
+def _pool_window(x: Array, kernel_sizes: Any, strides: Any, pad_type: str, pad: Any,
+                 ceil_mode: bool) -> tuple[Window, tuple[int, ...]]:
     """The window (of padding as declared) and how many places it takes.
 
     ceil_mode lets a window hang over the end, unless it would begin in the padding there (torch's rule).
@@ -46,10 +46,9 @@ def max_pool(x: Array, kernel_sizes: Any, pad_type: str, strides: Any = None, pa
     """x [N, C, *in] -> [N, C, *out]; padding never wins."""
     window, positions = _pool_window(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     window = _overhang(x, window, positions)
-    result: Array | None = None
+    result = np.full((*x.shape[:2], *positions), -np.inf, np.float32)
     for _, view in window.taps(pad_spatial(x, window.pads, -np.inf), positions):
-        result = view.copy() if result is None else np.maximum(result, view, out=result)
-    assert result is not None
+        np.maximum(result, view, out=result)
     return result
 
 
