@@ -53,7 +53,7 @@ class OnnxRuntime:
         return outputs
 
     def close(self) -> None:
-        self._session = None
+        """Nothing to do: the session goes with the last run that uses it."""
 
 
 def _check_names(kind: str, manifest: List[str], model: List[str]) -> None:
