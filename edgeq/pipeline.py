@@ -20,6 +20,7 @@ from edgeq.frontends import load_model
 from edgeq.graph import real_inputs
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
+from edgeq.quant.half import store_half
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import QUANTIZE
 from edgeq.quant.quantize import quantize
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 VERIFIED_SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, not to measure an accuracy
 SELFTEST_SAMPLES: Final = 2
+SELFTEST_BYTES: Final = 1 << 18  # of inputs, beyond the first sample: the proof should not outgrow the model
 METHODS: Final = MappingProxyType({"auto": sum_preserving, "nearest": nearest})
 Progress = Callable[[str, int], None]  # what is going on, and how many samples of it are done
 
@@ -134,7 +136,9 @@ def scheme_of(options: Options) -> QuantScheme:
     """
     if options.activations == "8" and options.calibration is None:
         raise UsageError("--activations 8 needs real samples: add --calibration DATA (an .npz, or a folder of samples)")
-    if options.bits == 32:
+    if options.bits >= 16:
+        if options.activations == "8":
+            raise UsageError("--activations 8 goes with --bits 8 or 4: no engine multiplies integers with float weights")
         return QuantScheme()
     static = options.calibration is not None and options.activations in ("auto", "8")
     activation = QuantType(8, signed=False, symmetric=False) if static else None
@@ -179,6 +183,8 @@ def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, sa
     if any(node.op_type == QUANTIZE for node in network.graph):
         return network, None
     plan = make_plan(network, [TARGETS[name] for name in targets], scheme, keep_float=options.keep_float)
+    if options.bits == 16:
+        return store_half(network), plan
     statistics = {}
     if plan.sources:
         assert samples is not None
@@ -222,12 +228,17 @@ def _write(target: str, path: Path, model: Any, graph: ir.Model, plan: QuantPlan
         if options.verify:
             options.progress(f"verifying {target}", 0)
             verification, outputs = verify_bundle(folder, check.feeds, check.float, check.graph, inputs=check.inputs)
-            cases = [Case(feed, output) for feed, output in zip(check.feeds, outputs, strict=True)]
-            write_selftest(folder / SELFTEST_NAME, cases[:SELFTEST_SAMPLES], _tolerance(verification))
+            write_selftest(folder / SELFTEST_NAME, _selftest_cases(check.feeds, outputs), _tolerance(verification))
             manifest = replace(manifest, accuracy=verification.to_json())
         write_report(folder, _report(target, model, artifact, plan, verification, manifest, seconds))
         _save(manifest, folder)
     return open_bundle(path)
+
+
+def _selftest_cases(feeds: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Case]:
+    size = sum(array.nbytes for array in feeds[0].values())
+    count = max(1, min(SELFTEST_SAMPLES, SELFTEST_BYTES // max(1, size)))
+    return [Case(feed, output) for feed, output in zip(feeds[:count], outputs[:count], strict=True)]
 
 
 def _tolerance(verification: Verification) -> Tolerance:

@@ -1,0 +1,42 @@
+"""Weights in half precision: the same graph, half the bytes."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.graph import constant, initializer, is_constant
+from edgeq.targets import MULTIPLY_ACCUMULATE
+
+LARGEST = float(np.finfo(np.float16).max)
+
+
+def store_half(model: ir.Model) -> ir.Model:
+    """A copy whose multiply-accumulate weights are float16; a weight that float16 cannot hold stays as it is.
+
+        Conv(x, float32 w)      =>      Conv(x, Cast(float16 w))
+    """
+    model = model.clone()
+    for weight in list(_weights(model.graph)):
+        data = constant(weight)
+        assert data is not None
+        if np.abs(data).max(initial=0.0) > LARGEST:
+            continue
+        stored = initializer(model.graph, f"{weight.name}_half", data.astype(np.float16))
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT}, name=f"{stored.name}_cast")
+        cast.outputs[0].name = f"{stored.name}_float"
+        cast.outputs[0].shape, cast.outputs[0].type = weight.shape, weight.type
+        model.graph.insert_before(model.graph[0], cast)
+        weight.replace_all_uses_with(cast.outputs[0])
+        del model.graph.initializers[weight.name or ""]
+    return model
+
+
+def _weights(graph: ir.Graph) -> Iterator[ir.Value]:
+    for value in graph.initializers.values():
+        readers = {(use.node.op_type, use.idx) for use in value.uses()}
+        is_weight = any(op in MULTIPLY_ACCUMULATE and index == 1 for op, index in readers)
+        if is_weight and is_constant(value) and value.dtype == ir.DataType.FLOAT and not value.is_graph_output():
+            yield value
+
