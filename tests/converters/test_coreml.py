@@ -191,7 +191,8 @@ def test_names_and_types_of_the_interface(tmp_path: Path) -> None:
     assert artifact.options == {"compute_units": "all", "min_os": 18}
     program = open_package(tmp_path / artifact.entry)
     assert [(spec.name, spec.dtype) for spec in (*program.inputs, *program.outputs)] == [
-        ("state_", "float32"), ("v0_at_0", "int32"), ("m", "int32"), ("y_out", "float32"), ("n", "int32"), ("p", "int32")]
+        ("state_", "float32"), ("v0_at_0", "int32"), ("m", "int32"),
+        ("y_out", "float32"), ("n", "int32"), ("p", "int32")]
     found = program.run({"state_": np.full((2, 3), -1, np.float32), "v0_at_0": np.array([3, -4]),
                          "m": np.array([[1, 0, 1], [0, 0, 1]])})
     np.testing.assert_array_equal(found["y_out"], [[0, -1, 0], [-1, -1, 0]])
@@ -222,6 +223,21 @@ def test_every_node_that_fails_is_named(tmp_path: Path) -> None:
         emit(model, tmp_path, EmitOptions())
     assert [problem.op for problem in caught.value.problems] == ["Bernoulli", "BitwiseNot"]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_input_that_core_ml_cannot_take(tmp_path: Path) -> None:
+    model = network("g (float[1,1,1,1,2,3] x, uint64[3] n) => (float[2,3] y) { y = Reshape (x, s) }",
+                    s=np.array([2, 3]))
+    with pytest.raises(UnsupportedModel, match=r"(?s)'x': rank 6.*'n': Core ML has no UINT64 tensors"):
+        emit(model, tmp_path, EmitOptions())
+
+
+def test_a_body_that_fails_names_its_nodes(tmp_path: Path) -> None:
+    model = network("""g (float[2,3] x, bool c) => (float[2,3] y) {
+        y = If (c) <then_branch = t () => (float[2,3] u) { u = Bernoulli (x) },
+                    else_branch = e () => (float[2,3] v) { v = Relu (x) }> }""")
+    with pytest.raises(UnsupportedModel, match="in its body: Bernoulli"):
+        emit(model, tmp_path, EmitOptions())
 
 
 def test_without_coremltools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +288,7 @@ def test_rank_6_only_in_between(tmp_path: Path) -> None:
     left = network("""g (float[1,8,3,5] x) => (float[1,2,6,10] y) {
         a = Reshape (x, s6)  b = Transpose <perm = [0,1,4,2,5,3]> (a)  c = Relu (b)  y = Reshape (c, s4) }""",
         s6=np.array([1, 2, 2, 2, 3, 5]), s4=np.array([1, 2, 6, 10]))
-    with pytest.raises(UnsupportedModel, match="Relu.*rank 6; Core ML ends at 5"):
+    with pytest.raises(UnsupportedModel, match=r"Relu.*rank 6; Core ML ends at 5"):
         emit(left, tmp_path, EmitOptions())
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from edgeq.graph import quant
+from edgeq.errors import Problem, UnsupportedModel
+from edgeq.graph import quant, shape
 from edgeq.scheme import QuantParams
 from edgeq_converters.contract import EmitOptions
 from edgeq_converters.coreml.builder import MAX_RANK, Builder, Constant, Operand, Precision, Raw, Var, sanitise
@@ -31,8 +32,8 @@ INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.I
 class Lowered:
     """program: coremltools' Program. names: graph input or output -> its name in the program, where they differ.
 
-    interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take in the
-    written file.
+    interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take
+    in the written file.
     """
 
     program: Any
@@ -53,6 +54,9 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
     builder = Builder(options, precision)
     names = _interface_names(graph)
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    problems = [Problem(_name(value), "input", reason) for value in inputs if (reason := _refusal(value))]
+    if problems:
+        raise UnsupportedModel(TARGET, problems)
     program = Program()
     for name in names.values():
         builder.unique(name)
@@ -91,14 +95,22 @@ def _interface_names(graph: ir.Graph) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------- the interface
+def _refusal(value: ir.Value) -> str:
+    """Why Core ML cannot take this input, or ''."""
+    if value.dtype not in FLOATS | INTEGERS:
+        return f"Core ML has no {value.dtype.name if value.dtype else 'such'} tensors"
+    dims = shape(value)
+    if len(dims) > MAX_RANK:
+        return f"rank {len(dims)}; Core ML ends at {MAX_RANK}"
+    return "an empty tensor; Core ML has none" if 0 in dims else ""
+
+
 def _placeholder(b: Builder, value: ir.Value) -> Any:
     """float32 for floats, int32 for integers and bool: what every iOS version takes. Rank 0 becomes [1]."""
     import coremltools.converters.mil as mil
     from coremltools.converters.mil.mil import types
 
-    assert value.shape is not None
-    shape = tuple(int(dim) for dim in value.shape.numpy()) or (1,)
-    return mil.Builder.placeholder(shape, types.fp32 if value.dtype in FLOATS else types.int32)
+    return mil.Builder.placeholder(shape(value) or (1,), types.fp32 if value.dtype in FLOATS else types.int32)
 
 
 def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
@@ -136,6 +148,8 @@ def _lower_nodes(graph: ir.Graph, b: Builder, values: dict[ir.Value, Operand]) -
 def _lower_body(body: ir.Graph, b: Builder, values: dict[ir.Value, Operand]) -> list[Var]:
     """A body of If or Loop -> its outputs."""
     _lower_nodes(body, b, values)
+    if any(value not in values for value in body.outputs):
+        raise Unreached
     return [b.var(values[value]) for value in body.outputs]
 
 

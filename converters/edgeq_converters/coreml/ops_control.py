@@ -5,14 +5,23 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgeq.errors import UnsupportedModel
 from edgeq_converters.coreml.builder import Builder, Operand, Var
 from edgeq_converters.coreml.table import op
+from edgeq_converters.optable import CannotLower
 
 
 @op("If")
 def if_(b: Builder, condition: Operand, *, then_branch: ir.Graph, else_branch: ir.Graph) -> Any:
-    assert b.lower_block is not None
-    lower_block, node = b.lower_block, b.node
+    node = b.node
+
+    def lower_block(graph: ir.Graph) -> list[Var]:
+        assert b.lower_block is not None
+        try:
+            return b.lower_block(graph)
+        except UnsupportedModel as error:
+            raise CannotLower("in its body: " + "; ".join(map(str, error.problems))) from None
+
     known = b.known(condition)
     if known is not None:
         return tuple(lower_block(then_branch if known.all() else else_branch))

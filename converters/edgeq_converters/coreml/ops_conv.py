@@ -100,6 +100,9 @@ def _transpose_pads(auto_pad: str, pads: Sequence[int] | None, output_shape: Seq
         given = [0] * (2 * count) if auto_pad == "VALID" or not pads else list(pads)
         return list(zip(given[:count], given[count:], strict=True))
     wanted = list(output_shape)[-count:] if output_shape else [n * s for n, s in zip(size, strides, strict=True)]
-    total = [max(f + e - n, 0) for f, e, n in zip(full, extra, wanted, strict=True)]
-    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    total = [f + e - n for f, e, n in zip(full, extra, wanted, strict=True)]
+    small = [max(t, 0) // 2 for t in total]  # a negative total asks for more than there is: the end is extended
+    large = [t - s for t, s in zip(total, small, strict=True)]
+    if any(t < 0 for t in total):
+        return list(zip(small, large, strict=True))
     return list(zip(small, large, strict=True) if auto_pad == "SAME_UPPER" else zip(large, small, strict=True))

@@ -103,11 +103,12 @@ def mean_variance_normalization(b: Builder, x: Operand, *, axes: Sequence[int] =
 
 @op("LpNormalization")
 def lp_normalization(b: Builder, x: Operand, *, axis: int = -1, p: int = 2) -> Var:
+    """x / norm; zeros stay zeros."""
     if p == 1:
         norm = b.op("reduce_sum", x=b.op("abs", x=x), axes=[axis], keep_dims=True)
     else:
         norm = b.op("sqrt", x=b.op("reduce_sum", x=b.op("square", x=x), axes=[axis], keep_dims=True))
-    return b.op("real_div", x=x, y=norm)
+    return b.op("real_div", x=x, y=b.op("maximum", x=norm, y=float(np.finfo(b.dtype).tiny)))
 
 
 @op("LRN")

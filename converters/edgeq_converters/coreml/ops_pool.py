@@ -72,12 +72,13 @@ def average_pool(b: Builder, x: Operand, *, kernel_shape: Sequence[int], auto_pa
     count = len(kernel_shape)
     strides, dilations = spatial(strides, count), spatial(dilations, count)
     amounts = window_pads(auto_pad, pads, b.shape(x)[2:], kernel_shape, strides, dilations)
+    whole = _window(b, x, kernel_shape, strides, dilations, amounts, ceil_mode)
     if count_include_pad:
-        x, amounts = b.pad(x, [(0, 0), (0, 0), *amounts]), [(0, 0)] * count
-    amounts = _window(b, x, kernel_shape, strides, dilations, amounts, ceil_mode)
+        x = b.pad(x, [(0, 0), (0, 0), *amounts])
+        whole = [(0, filled - after) for (_, filled), (_, after) in zip(whole, amounts, strict=True)]
     if set(dilations) == {1}:
-        return _pool(b, "avg_pool", b.var(x), kernel_shape, strides, amounts, exclude=True)
-    return _mean_of_pieces(b, x, kernel_shape, strides, dilations, amounts)
+        return _pool(b, "avg_pool", b.var(x), kernel_shape, strides, whole, exclude=True)
+    return _mean_of_pieces(b, x, kernel_shape, strides, dilations, whole)
 
 
 def _mean_of_pieces(b: Builder, x: Operand, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
