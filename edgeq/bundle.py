@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -93,7 +94,7 @@ def _writing(path: Path) -> Iterator[None]:
 def _reason(error: OSError) -> str:
     """The system's own words; copying a folder collects one tuple (from, to, why) for every file that failed."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        return str(error.args[0][0][2])
+        return re.sub(r"^\[Errno \d+\] ([^:]+):.*", r"\1", str(error.args[0][0][2]))
     return error.strerror or str(error)
 
 

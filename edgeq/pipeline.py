@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import onnx_ir as ir
 
 from edgeq.bundle import Bundle, check_free, file_entries, new_bundle, open_bundle, sha256, write_report
-from edgeq.errors import UsageError
+from edgeq.errors import ModelError, UsageError
 from edgeq.frontends import load_model
 from edgeq.graph import real_inputs
 from edgeq.passes import canonicalize
@@ -138,7 +138,7 @@ def scheme_of(options: Options) -> QuantScheme:
         raise UsageError("--activations 8 needs real samples: add --calibration DATA (an .npz, or a folder of samples)")
     if options.bits >= 16:
         if options.activations == "8":
-            raise UsageError("--activations 8 goes with --bits 8 or 4: no engine multiplies integers with float weights")
+            raise UsageError("--activations 8 goes with --bits 8 or 4: engines do not multiply integers with floats")
         return QuantScheme()
     static = options.calibration is not None and options.activations in ("auto", "8")
     activation = QuantType(8, signed=False, symmetric=False) if static else None
@@ -159,9 +159,11 @@ def _shapes(model: Any, options: Options) -> Mapping[str, tuple[int, ...]]:
 
 
 def _check_labels(network: ir.Model, labels: Sequence[str]) -> None:
+    if not labels:
+        return
     sizes = {spec.name: math.prod(d for d in spec.shape if isinstance(d, int))
              for spec in _specs(network.graph.outputs)}
-    if labels and len(labels) not in sizes.values():
+    if len(labels) not in sizes.values():
         found = ", ".join(f"'{name}' has {size} values" for name, size in sizes.items())
         raise UsageError(f"--labels: {len(labels)} names, but output {found}; give one name a line for each score")
 
@@ -301,8 +303,9 @@ def _source_bytes(model: Any) -> int | None:
 def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
     specs = []
     for value in values:
-        assert value.dtype is not None
-        assert value.shape is not None
+        if value.dtype is None or value.shape is None:
+            raise ModelError(f"the shape of '{value.name}' is not known: behind an operator of another domain, "
+                             "the model must declare it")
         dimensions = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
         specs.append(TensorSpec(value.name or "", value.dtype.numpy().name, dimensions))
     return tuple(specs)

@@ -48,22 +48,30 @@ class OpTable(Generic[B]):
 
         return register
 
-    def lower(self, node: ir.Node, builder: B, inputs: Sequence[Any]) -> Any:
-        """Lower one node -> what its handler returns.
+    def handler(self, node: ir.Node) -> Handler:
+        """The handler of a node, as far as that can be judged without its inputs.
 
         Raises:
-            CannotLower: no handler, an attribute that the handler does not name, or the handler's own reason.
+            CannotLower: no handler, or an attribute that the handler does not name.
         """
         handler = self.handlers.get(node.op_type)
         if handler is None:
             raise CannotLower(f"no such operator on {self.target}")
-        attributes = explicit_attributes(node)
-        signature = inspect.signature(handler)
-        for name, value in attributes.items():
-            if name not in signature.parameters:
+        parameters = inspect.signature(handler).parameters
+        for name, value in explicit_attributes(node).items():
+            if name not in parameters:
                 raise CannotLower(f"attribute {name}={value} has no equivalent on {self.target}")
+        return handler
+
+    def lower(self, node: ir.Node, builder: B, inputs: Sequence[Any]) -> Any:
+        """Lower one node -> what its handler returns.
+
+        Raises:
+            CannotLower: see `handler`, or the handler's own reason.
+        """
+        handler = self.handler(node)
         try:
-            call = signature.bind(builder, *inputs, **attributes)
+            call = inspect.signature(handler).bind(builder, *inputs, **explicit_attributes(node))
         except TypeError as error:
             raise CannotLower(f"{error}") from None
         return handler(*call.args, **call.kwargs)
@@ -91,7 +99,8 @@ def lower_all(nodes: Iterable[ir.Node], lower_one: Callable[[ir.Node], None], ta
     """Lower every node; report all failures together.
 
     `lower_one` must leave something readable for a failed node's outputs, or raise CannotLower again for the nodes
-    behind it; those that fail only because an input is missing should raise `Unreached`, which is not reported.
+    behind it; those that fail only because an input is missing ask `OpTable.handler` and then raise `Unreached`,
+    which is not reported.
     """
     problems = []
     for node in nodes:

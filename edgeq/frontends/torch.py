@@ -95,16 +95,18 @@ def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ir.Mod
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch warns about its own use of itself, and logs that torchvision is absent: nothing a user can mend."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """torch warns about its own use of itself, logs that torchvision is absent, and logs the traceback it raises."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _cause(error: BaseException) -> BaseException:

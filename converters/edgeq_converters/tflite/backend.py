@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import MissingExtra
+from edgeq.errors import MissingExtra, Problem, UnsupportedModel
 from edgeq.graph import constant, label, quant, real_inputs, shape
 from edgeq_converters.contract import Artifact, EmitOptions, FloatNode
 from edgeq_converters.lowered import lower_form
@@ -80,7 +80,7 @@ class _Lowering:
             program.inputs[value.name or ""] = self._public_input(value)
         lower_all(self.graph, self._lower_one, self.ops.target)
         for value in self.graph.outputs:
-            held = self._read(value)
+            held = self._output(value)
             tensor = self.builder.read(held, identity(held.rank), integer=False)
             if tensor.data is not None or any(tensor is other
                                               for other in (*program.inputs.values(), *program.outputs.values())):
@@ -90,6 +90,15 @@ class _Lowering:
             program.outputs[value.name or ""] = tensor
         program.prune()
         return program, self.islands
+
+    def _output(self, value: ir.Value) -> Value:
+        try:
+            return self._read(value)
+        except Unreached:
+            node = value.producer()
+            assert node is not None
+            problem = Problem(label(node), node.op_type, f"its output '{value.name}' is not available here")
+            raise UnsupportedModel(self.ops.target, [problem]) from None
 
     def _public_input(self, value: ir.Value) -> Tensor:
         assert value.dtype is not None
@@ -113,7 +122,11 @@ class _Lowering:
         return self.values[value]
 
     def _lower_one(self, node: ir.Node) -> None:
-        inputs = [None if value is None else self._read(value) for value in node.inputs]
+        try:
+            inputs = [None if value is None else self._read(value) for value in node.inputs]
+        except Unreached:
+            self.ops.handler(node)  # which may fail on its own account
+            raise
         reason = float_reason(node, inputs)
         if reason is None:
             try:

@@ -29,11 +29,23 @@ def _truncated_npz(folder: Path) -> list[str]:
     return arguments
 
 
-def _images(folder: Path) -> list[str]:
-    onnx.save(network(), folder / "net.onnx")
-    (folder / "photos").mkdir()
-    (folder / "photos" / "a.png").write_bytes(b"no image either")
-    return convert("net.onnx", "--calibration", "photos")
+def _images(*more: str) -> Prepare:
+    def prepare(folder: Path) -> list[str]:
+        onnx.save(network(), folder / "net.onnx")
+        (folder / "photos").mkdir()
+        (folder / "photos" / "a.png").write_bytes(b"no image")
+        return convert("net.onnx", "--calibration", "photos", *more)
+    return prepare
+
+
+def _function(body: str) -> Prepare:
+    def prepare(folder: Path) -> list[str]:
+        onnx.save(network(), folder / "net.onnx")
+        # A name of its own for each folder: Python keeps what it has imported.
+        name = f"feeds_{abs(hash(folder))}"
+        (folder / f"{name}.py").write_text(f"def data():\n    {body}\n")
+        return convert("net.onnx", "--calibration", f"{name}:data")
+    return prepare
 
 
 def _empty_folder(folder: Path) -> list[str]:
@@ -59,5 +71,8 @@ CALIBRATION = (
     Case("Python objects", calibration("data.npy", image=np.array([{}, {}], object)), r"data\.npy.*[Oo]bject"),
     Case("truncated data", _truncated_npz, r"data\.npz"),
     Case("empty folder", _empty_folder, r"data.*holds no"),
-    Case("images without --preprocess", _images, r"photos.*--preprocess"),
+    Case("images without --preprocess", _images(), r"photos.*--preprocess"),
+    Case("damaged image", _images("--preprocess", "imagenet"), r"photos/a\.png.*cannot be read"),
+    Case("function that fails", _function("return 1 / 0"), r"feeds_\d+:data.*ZeroDivisionError"),
+    Case("function that yields no dicts", _function("return [1, 2]"), r"feeds_\d+:data.*sample 0.*int.*dicts"),
 )

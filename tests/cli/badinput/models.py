@@ -50,6 +50,21 @@ def _node(op: str, domain: str = "") -> Callable[[], onnx.ModelProto]:
     return build
 
 
+def _two_magic_nodes() -> onnx.ModelProto:
+    made = network(nodes=[helper.make_node("Magic", ["relu"], ["between"], "odd", domain="com.example"),
+                          helper.make_node("Trick", ["between"], ["features"], "even", domain="com.example")])
+    made.opset_import.append(helper.make_opsetid("com.example", 1))
+    made.graph.value_info.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6, 8, 8])
+                                 for name in ("between", "features"))
+    return made
+
+
+def _for(target: str) -> Prepare:
+    def prepare(folder: Path) -> list[str]:
+        return [*model(_two_magic_nodes)(folder)[:3], target]
+    return prepare
+
+
 MODELS = (
     Case("no such file", argument(*convert("net.onnx")), r"net\.onnx"),
     Case("not a model's name", raw("net.txt", lambda: b"hello"), r"net\.txt.*\.onnx.*module:function"),
@@ -61,6 +76,8 @@ MODELS = (
     Case("external data missing", _lost_data, r"net\.onnx\.data"),
     Case("unknown op", model(_node("Frobnicate")), r"Frobnicate.*odd"),
     Case("op of a foreign domain", model(_node("Magic", "com.example")), r"Magic.*odd|com\.example"),
+    *(Case(f"all nodes that {target} cannot run", _for(target), rf"2 nodes.*{target}.*Magic 'odd'.*Trick 'even'")
+      for target in ("onnxruntime", "tflite", "coreml")),
     Case("free shape", model(lambda: network(shape=("N", 3, "H", "W"))), r"image.*--input"),
     Case("shape that depends on data", model(_computed_shape), r"places|real|features|NonZero"),
     Case("NaN weights", model(_with_nan), r"NaN.*\bw\b"),
