@@ -155,6 +155,7 @@ def _lower_body(body: ir.Graph, b: Builder, values: dict[ir.Value, Operand]) -> 
 
 def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> None:
     if any(value is not None and value not in values for value in node.inputs):
+        TABLE.handler(node)  # which may fail on its own account
         raise Unreached
     inputs = [None if value is None else values[value] for value in node.inputs]
     b.node = node
