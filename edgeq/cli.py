@@ -101,8 +101,8 @@ def _common(function: F) -> F:
 @main.command()
 @click.argument("model")
 @click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True, required=True, help="Repeatable.")
-@click.option("--bits", type=click.Choice(["4", "8", "32"]), default="8", show_default=True,
-              help="Of the weights; 32 is float.")
+@click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), default="8", show_default=True,
+              help="Of the weights; 16 is half precision, 32 is float as it came.")
 @click.option("--calibration", metavar="DATA", help="Real samples: .npz, .npy, a folder, or module:function.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
 @click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True,

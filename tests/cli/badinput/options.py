@@ -3,13 +3,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 
-from .case import BUNDLE, Case, Prepare, argument, convert, model, network
+from .case import BUNDLE, Case, Prepare, argument, convert, model, network, samples
 
 
 def options(*more: str) -> Prepare:
     return model(network, *more)
+
+
+def _data(*more: str) -> Prepare:
+    def prepare(folder: Path) -> list[str]:
+        np.save(folder / "data.npy", samples())
+        return [*model(network, "--calibration", "data.npy")(folder), *more]
+    return prepare
 
 
 def _occupied(kind: str) -> Prepare:
@@ -50,6 +58,8 @@ def _preprocess(folder: Path) -> list[str]:
 
 OPTIONS = (
     Case("8-bit activations without data", options("--activations", "8"), r"--activations 8.*--calibration", 2),
+    Case("8-bit activations with float weights", _data("--activations", "8", "--bits", "32"),
+         r"--activations 8.*--bits", 2),
     Case("unknown granularity", options("--weights", "block"), r"--weights block.*block:SIZE", 2),
     Case("not a regular expression", options("--keep-float", "("), r"--keep-float.*regular expression", 2),
     Case("shape that is none", options("--input", "image"), r"--input.*image:1x3x224x224", 2),
