@@ -13,7 +13,7 @@ from edgeq.errors import MissingExtra, Problem, UnsupportedModel
 from edgeq.graph import constant, label, quant, real_inputs, shape
 from edgeq_converters.contract import Artifact, EmitOptions, FloatNode
 from edgeq_converters.lowered import lower_form
-from edgeq_converters.optable import OpTable, Unreached, lower_all
+from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
 from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
 from edgeq_converters.tflite.integer import MOVING, float_reason
@@ -102,6 +102,9 @@ class _Lowering:
 
     def _public_input(self, value: ir.Value) -> Tensor:
         assert value.dtype is not None
+        if np.dtype(value.dtype.numpy()).name not in flatbuffer.SCHEMA_TYPES:
+            problem = Problem(value.name or "", "input", f"tensors of {value.dtype.name} do not exist here")
+            raise UnsupportedModel(self.ops.target, [problem])
         tensor = Tensor(value.name or "", shape(value), np.dtype(value.dtype.numpy()))
         held = Value(value.name or "", tensor.shape, tensor.dtype, tensors={identity(tensor.rank): tensor}, shared=True)
         self.values[value] = held
@@ -122,6 +125,10 @@ class _Lowering:
         return self.values[value]
 
     def _lower_one(self, node: ir.Node) -> None:
+        strange = {str(value.dtype) for value in node.outputs
+                   if value.dtype is not None and value.dtype.numpy().name not in flatbuffer.SCHEMA_TYPES}
+        if strange:
+            raise CannotLower(f"tensors of {', '.join(sorted(strange))} do not exist here")
         try:
             inputs = [None if value is None else self._read(value) for value in node.inputs]
         except Unreached:

@@ -7,6 +7,7 @@ from edgeq_converters.tflite import (
     ops_elementwise,
     ops_index,
     ops_linear,
+    ops_loss,
     ops_normalize,
     ops_pool,
     ops_recurrent,
@@ -16,7 +17,8 @@ from edgeq_converters.tflite import (
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.table import op
 
-FAMILIES = (ops_conv, ops_elementwise, ops_index, ops_linear, ops_normalize, ops_pool, ops_recurrent, ops_reduce,
+FAMILIES = (ops_conv, ops_elementwise, ops_index, ops_linear, ops_loss, ops_normalize, ops_pool, ops_recurrent,
+            ops_reduce,
             ops_shape)
 
 

@@ -118,7 +118,7 @@ def matmul(b: Builder, x: Value, y: Value) -> Value:
     """NumPy's matmul: ranks from 1 up, batch axes broadcast."""
     if y.data is not None and y.rank == 2 and x.data is None and x.dtype == np.float32:
         return b.result(_linear(b, x, b.read(x), y, None, transposed=False))
-    if x.dtype != np.float32:
+    if x.dtype not in (np.float32, np.float16):
         raise CannotLower(f"a matrix product of {x.dtype}")
     for side in (x, y):
         if side.grid is not None and not isinstance(side.grid.type.granularity, PerTensor) and b.integer:
@@ -137,7 +137,7 @@ def matmul(b: Builder, x: Value, y: Value) -> Value:
     second = b.read(right, _swapped(rank) if adjoint else identity(rank))
     if second.dtype == INT4:
         raise NeedsFloat("a batched product with 4-bit numbers")
-    made = b.call("BATCH_MATMUL", [b.read(left), second], out, adjY=adjoint)
+    made = b.through("BATCH_MATMUL", [b.read(left), second], out, adjY=adjoint)
     return b.result(b.reshape(made, b.shape))
 
 

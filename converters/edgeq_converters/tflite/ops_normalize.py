@@ -55,15 +55,23 @@ def _affine(x: Real, scale: NDArray[Any] | None, bias: NDArray[Any] | None) -> R
 
 @op("LayerNormalization")
 def layer_normalization(b: Builder, x: Value, scale: Value, bias: Value | None = None, *, axis: int = -1,
-                        epsilon: float = 1e-5, stash_type: int = 1) -> Value | tuple[Value, ...]:
+                        epsilon: float = 1e-5, stash_type: int = 1) -> tuple[Value | None, ...]:
     axis %= x.rank
-    if any(output.name and list(output.uses()) for output in b.node.outputs[1:]):
-        raise CannotLower("its mean or deviation is asked for")
     layout = b.common_layout(x)
     places = sorted(layout.index(a) for a in range(axis, x.rank))
-    real = _standardized(Real(b, b.read(x, layout)), places, epsilon)
+    source = Real(b, b.read(x, layout))
+    mean = source.reduce("MEAN", places)
+    centred = source - mean
+    deviation = ((centred * centred).reduce("MEAN", places) + epsilon).run("RSQRT")
+    real = centred * deviation
     made = _affine(real, _shaped(b, x, scale, "scale", axis, layout), _shaped(b, x, bias, "bias", axis, layout))
-    return b.result(made.tensor, layout)
+    asked = [(index, part) for index, part in ((1, mean), (2, deviation))
+             if index < len(b.node.outputs) and b.node.outputs[index].name]
+    extra = [None] * (max((index for index, _ in asked), default=0))
+    results: list[Value | None] = [b.result(made.tensor, layout), *extra]
+    for index, part in asked:
+        results[index] = b.result(part.tensor, layout, index)
+    return tuple(results)
 
 
 @op("RMSNormalization")
@@ -117,7 +125,7 @@ def lp_normalization(b: Builder, x: Value, *, axis: int = -1, p: int = 2) -> Val
     place = [layout.index(axis % x.rank)]
     real = Real(b, b.read(x, layout))
     norm = real.run("ABS").reduce("SUM", place) if p == 1 else (real * real).reduce("SUM", place).run("SQRT")
-    return b.result((real / norm).tensor, layout)
+    return b.result((real / norm.maximum(1e-30)).tensor, layout)  # a zero vector stays zero
 
 
 @op("MeanVarianceNormalization")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
+from edgeq_converters.tflite.formula import Real
 from edgeq_converters.tflite.layout import channels_last, permute
 from edgeq_converters.tflite.ops_shape import padded
 from edgeq_converters.tflite.program import Tensor, Value
@@ -28,8 +29,8 @@ def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequ
     _drop_windows(b, x, strides, pads, ceil_mode)
     w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
     tensor = b.read(x, channels_last(x.rank))
-    if len(kernel_shape) > 2:
-        raise CannotLower("pooling over three axes")
+    if len(kernel_shape) > 3:
+        raise CannotLower("pooling over more than three axes")
     if tensor.dtype != np.float32 and tensor.grid is None:
         tensor = b.cast(tensor, np.float32)
     return b.result(two_dimensional(b, tensor, w, _max_pool, x.shape[1]), channels_last(x.rank))
@@ -87,8 +88,8 @@ def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: 
     place."""
     _drop_windows(b, x, strides, pads, ceil_mode)
     w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
-    if len(kernel_shape) > 2:
-        raise CannotLower("pooling over three axes")
+    if len(kernel_shape) > 3:
+        raise CannotLower("pooling over more than three axes")
     dilated, padding = max(w.dilations) > 1, any(map(sum, w.pads))
     if b.integer and (dilated or (padding and (count_include_pad or w.padding is None))):
         raise NeedsFloat("an average over windows that the pads cut off")
@@ -113,6 +114,39 @@ def _dilated_average(b: Builder, tensor: Tensor, w: Window, include: int) -> Ten
     for tap in taps[1:]:
         taps[0] = b.call("ADD", [taps[0], tap], tap.shape)
     return b.call("MUL", [taps[0], b.constant((1 / w.counts(bool(include))).astype(np.float32))], taps[0].shape)
+
+
+@op("LpPool")
+def lp_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] | None = None,
+            pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET",
+            ceil_mode: int = 0, p: int = 2) -> Value:
+    """(sum of |x| ** p) ** (1 / p), the sum as an average times its count."""
+    _drop_windows(b, x, strides, pads, ceil_mode)
+    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
+    if len(kernel_shape) > 2:
+        raise CannotLower("pooling over three axes")
+    layout = channels_last(x.rank)
+    powers = Real(b, b.read(x, layout)).run("ABS").run("POW", float(p)).tensor
+
+    def pool(b: Builder, tensor: Tensor, w: Window) -> Tensor:
+        tensor, w = padded(b, tensor, [(0, 0), *w.pads, (0, 0)]), w.without_pads()
+        if max(w.dilations) > 1:
+            taps = dilated_taps(b, tensor, w)
+            for tap in taps[1:]:
+                taps[0] = b.call("ADD", [taps[0], tap], tap.shape)
+            return taps[0]
+        return (Real(b, _pool(b, "AVERAGE_POOL_2D", tensor, w)) * float(w.kernel[0] * w.kernel[1])).tensor
+
+    total = two_dimensional(b, powers, w, pool, x.shape[1])
+    return b.result(Real(b, total).run("POW", 1 / p).tensor, layout)
+
+
+@op("GlobalLpPool")
+def global_lp_pool(b: Builder, x: Value, *, p: int = 2) -> Value:
+    layout = b.common_layout(x)
+    axes = sorted(layout.index(axis) for axis in range(2, x.rank))
+    total = Real(b, b.read(x, layout)).run("ABS").run("POW", float(p)).reduce("SUM", axes)
+    return b.result(total.run("POW", 1 / p).tensor, layout)
 
 
 @op("GlobalAveragePool")
@@ -144,6 +178,9 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
     places = [axis % x.rank for axis in axes or ()] or list(range(x.rank))
     factors = dict(zip(places, given, strict=True)) if given else {}
     changed = [a for a in range(x.rank) if x.shape[a] != b.shape[a] or factors.get(a, 1.0) != 1.0]
+    if coordinate_transformation_mode == "align_corners" and any(
+            abs(factors.get(a, 0) * x.shape[a] - round(factors.get(a, 0) * x.shape[a])) > 1e-3 for a in changed):
+        raise CannotLower("align_corners with scales that give no whole size: ONNX and ONNX Runtime disagree there")
     if coordinate_transformation_mode == "tf_crop_and_resize":
         raise CannotLower("coordinate_transformation_mode=tf_crop_and_resize")
     whole = all(b.shape[a] % x.shape[a] == 0 for a in changed) and all(

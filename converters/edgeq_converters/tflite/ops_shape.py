@@ -320,6 +320,11 @@ def space_to_depth(b: Builder, x: Value, *, blocksize: int) -> Value:
 
 @op("Cast")
 def cast(b: Builder, x: Value, *, to: int, saturate: int = 1) -> Value:
+    return converted(b, x)
+
+
+def converted(b: Builder, x: Value) -> Value:
+    """The value in the type that the graph gives the result. To bool: whether it is not zero."""
     layout = b.common_layout(x)
     tensor = b.read(x, layout, integer=False)
     out = b.node.outputs[0].dtype
@@ -329,6 +334,11 @@ def cast(b: Builder, x: Value, *, to: int, saturate: int = 1) -> Value:
         zero = b.constant(np.zeros((), tensor.dtype))
         return b.result(b.through("NOT_EQUAL", [tensor, zero], tensor.shape, dtype=np.bool_), layout)
     return b.result(b.cast(tensor, wanted), layout)
+
+
+@op("CastLike")
+def cast_like(b: Builder, x: Value, like: Value, *, saturate: int = 1) -> Value:
+    return converted(b, x)
 
 
 @op("Shape")
@@ -357,3 +367,31 @@ def constant_of_shape(b: Builder, shape: Value, *, value: Any = None) -> Value:
     fill = np.zeros(1, np.float32) if value is None else value.numpy()
     return b.known(np.full(b.shape, fill.ravel()[0], fill.dtype))
 
+
+
+@op("CenterCropPad")
+def center_crop_pad(b: Builder, x: Value, shape: Value, *, axes: Sequence[int] | None = None) -> Value:
+    """Each axis is cropped or padded with zeros to its size, the odd element behind."""
+    layout = b.common_layout(x)
+    tensor = b.read(x, layout)
+    wanted = permute(b.shape, layout)
+    crop, pads = {}, []
+    for axis, (size, target) in enumerate(zip(tensor.shape, wanted, strict=True)):
+        start = max(0, size - target) // 2
+        crop[axis] = (start, min(size, target))
+        before = max(0, target - size) // 2
+        pads.append((before, max(0, target - size) - before))
+    return b.result(padded(b, window(b, tensor, crop), pads), layout)
+
+
+@op("EyeLike")
+def eye_like(b: Builder, x: Value, *, dtype: int | None = None, k: int = 0) -> Value:
+    wanted = b.node.outputs[0].dtype
+    assert wanted is not None
+    return b.known(np.eye(x.shape[0], x.shape[1], k=k, dtype=wanted.numpy()))
+
+
+@op("Range")
+def range_(b: Builder, start: Value, limit: Value, delta: Value) -> Value:
+    first, step = b.array(start, "start").ravel()[0], b.array(delta, "delta").ravel()[0]
+    return b.known((first + np.arange(b.shape[0]) * step).astype(start.dtype))

@@ -46,6 +46,17 @@ class Window:
         return tuple((size - (k - 1) * d - 1) // s + 1
                      for size, k, d, s in zip(sizes, self.kernel, self.dilations, self.strides, strict=True))
 
+    def part(self, axes: slice) -> Window:
+        """The window over some of the axes."""
+        return Window(self.size[axes], self.out[axes], self.kernel[axes], self.strides[axes], self.pads[axes],
+                      self.dilations[axes], self.declared[axes])
+
+    def beside(self, size: int) -> Window:
+        """The window over a further axis in which it holds one element."""
+        none = ((0, 0),)
+        return Window((*self.size, size), (*self.out, size), (*self.kernel, 1), (*self.strides, 1), self.pads + none,
+                      (*self.dilations, 1), self.declared + none)
+
     def without_pads(self) -> Window:
         """The same window over the padded input."""
         size = tuple(size + sum(pair) for size, pair in zip(self.size, self.pads, strict=True))
@@ -90,9 +101,18 @@ def window(size: Sequence[int], out: Sequence[int], kernel: Sequence[int], strid
 
 def two_dimensional(b: Builder, tensor: Tensor, w: Window, run: Callable[[Builder, Tensor, Window], Tensor],
                     channels: int) -> Tensor:
-    """Run a 2-D kernel; a window over one axis [N, L, C] becomes one over [N, 1, L, C]."""
+    """Run a 2-D kernel; a window over one axis [N, L, C] becomes one over [N, 1, L, C].
+
+    A pool over three axes is one over the last two and then one over the first.
+    """
     if len(w.kernel) == 2:
         return run(b, tensor, w)
+    if len(w.kernel) == 3:
+        n, depth, height, width, _ = tensor.shape
+        pooled = run(b, b.reshape(tensor, (n * depth, height, width, channels)), w.part(slice(1, 3)))
+        plane = w.out[1] * w.out[2]
+        deep = run(b, b.reshape(pooled, (n, depth, plane, channels)), w.part(slice(0, 1)).beside(plane))
+        return b.reshape(deep, (n, *w.out, channels))
     n, length, _ = tensor.shape
     flat = Window((1, *w.size), (1, *w.out), (1, *w.kernel), (1, *w.strides), ((0, 0), *w.pads), (1, *w.dilations),
                   ((0, 0), *w.declared))
