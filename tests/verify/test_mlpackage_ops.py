@@ -1,4 +1,4 @@
-"""Single ops of the interpreter, where Apple's converter has no way to reach them, and its number formats."""
+"""Single ops of the interpreter by their definition, above all those that Apple's converter does not write from torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeq.errors import BundleError
-from edgeq.verify.mlpackage.functions import erf
-from edgeq.verify.mlpackage.ops import REFUSED, all_ops
+from edgeq.verify.mlpackage.ops import all_ops
 from edgeq.verify.mlpackage.ops.resizing import grid
 from edgeq.verify.mlpackage.optable import CannotRun
-from edgeq.verify.mlpackage.storage import BlobFile
-from edgeq.verify.mlpackage.types import BY_NAME, TensorType, round_to_float16, unpack_bits
 
 RANDOM = np.random.default_rng(5)
 
@@ -28,105 +24,6 @@ def run(name: str, **inputs: Any) -> Any:
 
 def noise(*shape: int) -> Any:
     return RANDOM.standard_normal(shape).astype(np.float32)
-
-
-def test_rounding_to_float16_is_exact() -> None:
-    """Every float16, every midpoint between two, and the float32 values next to these, of both signs."""
-    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
-    middles = ((halves[1:].astype(np.float64) + halves[:-1]) / 2).astype(np.float32)
-    values = np.concatenate(
-        [halves, middles, np.nextafter(middles, np.float32(0)), np.nextafter(middles, np.float32(1e9))]
-    )
-    values = np.concatenate([values, -values])
-    assert np.array_equal(round_to_float16(values), values.astype(np.float16).astype(np.float32))
-    extreme = np.array([65519, 65520, -1e30, np.inf, -np.inf, np.nan], np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        assert np.array_equal(round_to_float16(extreme), extreme.astype(np.float16).astype(np.float32), equal_nan=True)
-    assert round_to_float16(np.float32(0.1)).shape == ()
-
-
-def test_erf() -> None:
-    x = np.linspace(-6, 6, 20001).astype(np.float32)
-    assert np.abs(erf(x) - np.array([math.erf(value) for value in x])).max() < 1.3e-7
-
-
-def test_the_handlers_are_mils_ops_with_mils_inputs() -> None:
-    """Every op of coremltools has a handler with exactly its inputs over all versions, or a reason why it has none."""
-    pytest.importorskip("coremltools")
-    from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
-
-    registry = SSAOpRegistry.core_ops
-    table = all_ops()
-    loader = {"const", "_const_symbolic"}
-    assert set(registry) - set(table) - loader == set(REFUSED)
-    assert set(table) - set(registry) == {"write_state"}  # coreml_update_state is written as write_state and read_state
-    for name in set(table) & set(registry):
-        versions = [cls.input_spec.input_types for cls in registry[name].values()]
-        handler = table.get(name)
-        assert handler is not None
-        assert handler.inputs == {key for spec in versions for key in spec if not key.startswith("_")}, name
-        required = [
-            {key for key, kind in spec.items() if not kind.optional and not key.startswith("_")} for spec in versions
-        ]
-        assert all(handler.required <= keys for keys in required), name
-
-
-@pytest.mark.parametrize(
-    ("kind", "signed"),
-    [("uint1", False), ("uint2", False), ("uint3", False), ("uint4", False), ("int4", True), ("uint6", False)],
-)
-def test_packed_values_are_read_as_coremltools_packs_them(kind: str, signed: bool) -> None:
-    pytest.importorskip("coremltools")
-    from coremltools.optimize._utils import pack_elements_into_bits
-
-    bits = BY_NAME[kind].bits
-    low, high = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
-    values = RANDOM.integers(low, high, 37).astype(np.int8 if signed else np.uint8)
-    packed = np.asarray(pack_elements_into_bits(values, bits)).view(np.uint8)
-    assert np.array_equal(unpack_bits(packed, values.size, bits, signed), values)
-
-
-_BLOBS = [
-    ("fp16", "float16"),
-    ("float", "float32"),
-    ("uint8", "uint8"),
-    ("int8", "int8"),
-    ("int16", "int16"),
-    ("uint16", "uint16"),
-    ("int4", "int4"),
-    ("uint1", "uint1"),
-    ("uint2", "uint2"),
-    ("uint3", "uint3"),
-    ("uint4", "uint4"),
-    ("uint6", "uint6"),
-    ("int32", "int32"),
-    ("uint32", "uint32"),
-]
-
-
-@pytest.mark.parametrize(("writer", "name"), _BLOBS, ids=[row[0] for row in _BLOBS])
-def test_weight_files_by_apples_writer(writer: str, name: str, tmp_path: Any) -> None:
-    pytest.importorskip("coremltools")
-    from coremltools.libmilstoragepython import _BlobStorageWriter
-
-    element = BY_NAME[name]
-    values = RANDOM.integers(0, min(2, 1 << element.bits), 13).astype(element.carrier)
-    raw = values.astype(np.float16).view(np.uint16) if writer == "fp16" else values
-    storage = _BlobStorageWriter(str(tmp_path / "weight.bin"))
-    getattr(storage, f"write_{writer}_data")(np.ones(5, np.float32) if writer == "float" else raw[:5])
-    offset = getattr(storage, f"write_{writer}_data")(raw)
-    del storage
-    blobs = BlobFile(tmp_path / "weight.bin")
-    assert np.array_equal(blobs.read(offset, TensorType(element, (13,))), values)
-    other = BY_NAME["float32" if name != "float32" else "int32"]
-    for wrong, type in (
-        (offset + 1, TensorType(element, (13,))),
-        (offset, TensorType(other, (13,))),
-        (offset, TensorType(element, (99,))),
-        (10**6, TensorType(element, (13,))),
-    ):
-        with pytest.raises(BundleError, match=r"weight\.bin at"):
-            blobs.read(wrong, type)
 
 
 # The examples in the documentation of resize_bilinear (.../ops/defs/iOS15/image_resizing.py), with two input pixels.
@@ -182,6 +79,30 @@ def test_convolutions_against_a_plain_sum() -> None:
         group = slice(3 * (o // 2), 3 * (o // 2) + 3)
         patch = padded[n, group, 2 * i : 2 * i + 3, j : j + 3 : 2]
         assert ours[n, o, i, j] == pytest.approx((patch * weight[o]).sum() + bias[o], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "pad"), [(3, 2, 2, 1), (7, 3, 2, 0), (8, 3, 3, 1), (6, 3, 4, 1)])
+def test_pools_in_ceil_mode_are_torchs(size: int, kernel: int, stride: int, pad: int) -> None:
+    """The first row drops its last window, which would begin in the padding."""
+    torch = pytest.importorskip("torch")
+    x = noise(2, 3, size)
+    ours = {"x": x, "kernel_sizes": [kernel], "strides": [stride], "pad_type": "custom", "pad": [pad, pad]}
+    ours["ceil_mode"] = True
+    largest = torch.nn.functional.max_pool1d(torch.from_numpy(x), kernel, stride, pad, ceil_mode=True)
+    assert run("max_pool", **ours) == pytest.approx(largest.numpy())
+    for excluded in (False, True):
+        mean = torch.nn.functional.avg_pool1d(torch.from_numpy(x), kernel, stride, pad, True, not excluded)
+        assert run("avg_pool", **ours, exclude_padding_from_average=excluded) == pytest.approx(mean.numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_local_response_norm_is_torchs(size: int) -> None:
+    """Apple's converter writes torch's function as other ops, so the op itself is compared here."""
+    torch = pytest.importorskip("torch")
+    x = noise(2, 7, 3, 4)
+    want = torch.nn.functional.local_response_norm(torch.from_numpy(x), size, 0.3, 0.8, 1.5)
+    ours = run("local_response_norm", x=x, size=size, alpha=0.3, beta=0.8, k=1.5)
+    assert ours == pytest.approx(want.numpy(), abs=1e-6)
 
 
 def test_l2_pool_and_l2_norm() -> None:
@@ -384,3 +305,94 @@ def test_gru_by_its_documented_formula() -> None:
         h = (1 - update) * np.tanh(gates[:, 5:10] + reset * hidden[:, 5:10]) + update * h
         assert outputs[step] == pytest.approx(h, abs=1e-6)
     assert last == pytest.approx(h, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("acos", math.acos),
+        ("asin", math.asin),
+        ("atan", math.atan),
+        ("atanh", math.atanh),
+        ("ceil", math.ceil),
+        ("cos", math.cos),
+        ("cosh", math.cosh),
+        ("erf", math.erf),
+        ("exp", math.exp),
+        ("exp2", lambda x: 2**x),
+        ("floor", math.floor),
+        ("inverse", lambda x: 1 / (x + 1e-4)),
+        ("round", round),
+        ("sigmoid", lambda x: 1 / (1 + math.exp(-x))),
+        ("silu", lambda x: x / (1 + math.exp(-x))),
+        ("sin", math.sin),
+        ("sinh", math.sinh),
+        ("softplus", lambda x: math.log(1 + math.exp(x))),
+        ("softsign", lambda x: x / (1 + abs(x))),
+        ("tan", math.tan),
+        ("tanh", math.tanh),
+    ],
+)
+def test_elementwise_ops_against_the_math_module(name: str, function: Any) -> None:
+    x = np.float32([-0.95, -0.5, -0.25, 0.125, 0.5, 0.75])
+    assert run(name, x=x) == pytest.approx([function(float(value)) for value in x], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("floor_div", lambda x, y: x // y),
+        ("mod", lambda x, y: x % y),
+        ("real_div", lambda x, y: x / y),
+        ("minimum", min),
+        ("maximum", max),
+        ("equal", lambda x, y: x == y),
+        ("not_equal", lambda x, y: x != y),
+        ("less", lambda x, y: x < y),
+        ("less_equal", lambda x, y: x <= y),
+        ("greater", lambda x, y: x > y),
+        ("greater_equal", lambda x, y: x >= y),
+        ("logical_and", lambda x, y: bool(x) and bool(y)),
+        ("logical_or", lambda x, y: bool(x) or bool(y)),
+        ("logical_xor", lambda x, y: bool(x) != bool(y)),
+    ],
+)
+def test_binary_ops_against_pythons(name: str, function: Any) -> None:
+    x, y = np.int32([-7, 7, 3, 0, 3]), np.int32([3, -3, 3, 2, -2])
+    assert run(name, x=x, y=y).tolist() == [function(a, b) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "result"),
+    [
+        ("clamped_relu", {"x": np.float32([-4, -1, 2, 9]), "alpha": 0.5, "beta": 3.0}, [-2, -0.5, 2, 3]),
+        ("thresholded_relu", {"x": np.float32([-4, 1, 2]), "alpha": 1.0}, [0, 1, 2]),
+        ("linear_activation", {"x": np.float32([1, 2]), "alpha": 3.0, "beta": -1.0}, [2, 5]),
+        ("sigmoid_hard", {"x": np.float32([-9, 1, 9]), "alpha": 0.25, "beta": 0.5}, [0, 0.75, 1]),
+        ("scaled_tanh", {"x": np.float32([0.5]), "alpha": 2.0, "beta": 4.0}, [2 * math.tanh(2)]),
+        ("softplus_parametric", {"x": np.ones((1, 2, 1)), "alpha": np.float32([1, 3]), "beta": np.float32([2, 0])},
+         [[[math.log(1 + math.exp(2))], [3 * math.log(2)]]]),
+        ("gelu", {"x": np.float32([2]), "mode": "SIGMOID_APPROXIMATION"}, [2 / (1 + math.exp(-3.404))]),
+        ("batch_norm", {"x": np.float32([[[3], [5]]]), "mean": np.float32([1, 2]), "variance": np.float32([4, 9]),
+                        "gamma": np.float32([1, 2]), "beta": np.float32([0, 1]), "epsilon": 0.0}, [[[1], [3]]]),
+        ("reduce_prod", {"x": np.float32([[1, 2], [3, 4]]), "axes": [0]}, [3, 8]),
+        ("reduce_log_sum", {"x": np.float32([[1, 2], [3, 4]]), "axes": [-1]}, [math.log(3), math.log(7)]),
+        ("reduce_sum_square", {"x": np.float32([[1, -2]]), "axes": [1], "keep_dims": True}, [[5]]),
+        ("reduce_l1_norm", {"x": np.float32([[1, -2]])}, 3),
+        ("shape", {"x": np.zeros((2, 0, 3))}, [2, 0, 3]),
+        ("fill", {"shape": [1, 2], "value": 5.0}, [[5, 5]]),
+        ("fill_like", {"ref_tensor": np.zeros(2), "value": 7}, [7, 7]),
+        ("flatten2d", {"x": np.arange(6).reshape(1, 2, 3), "axis": -1}, [[0, 1, 2], [3, 4, 5]]),
+        ("reshape_like", {"x": np.arange(6), "ref_tensors": (np.zeros((2, 9)), np.zeros((5, 3))), "begins": (0, 1),
+                          "ends": (1, 0), "end_masks": (False, True)}, [[0, 1, 2], [3, 4, 5]]),
+        ("slice_update", {"x": np.zeros((2, 3)), "update": np.ones((1, 2)), "begin": [1, 0], "end": [2, 3],
+                          "stride": [1, 2]}, [[0, 0, 0], [1, 0, 1]]),
+        ("resize_nearest_neighbor", {"x": np.float32([[[1, 2, 3]]]), "target_size_height": 2, "target_size_width": 5},
+         [[[1, 1, 2, 2, 3]] * 2]),
+        ("logical_not", {"x": np.array([True, False])}, [False, True]),
+        ("list_read", {"ls": [np.zeros(1), np.ones(1)], "index": 1}, [1]),
+        ("constexpr_cast", {"source_val": np.float32([0.1]), "output_dtype": "fp32"}, [0.1]),
+    ],
+)
+def test_ops_by_their_documented_formula(name: str, inputs: dict[str, Any], result: Any) -> None:
+    assert run(name, **inputs) == pytest.approx(np.asarray(result), rel=1e-6)
