@@ -1,4 +1,4 @@
-"""Single ops of the interpreter by their definition, above all those that Apple's converter does not write from torch."""
+"""Single ops of the interpreter by their definition, above all those that Apple's converter never writes from torch."""
 
 from __future__ import annotations
 
