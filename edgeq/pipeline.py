@@ -5,6 +5,7 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -104,7 +105,11 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     if options.keep_qdq is not None:
         ir.save(graph, options.keep_qdq)
     check = _Check(network, graph, samples, options)
-    return tuple(_write(name, path, model, graph, plan, check, samples, options) for name, path in paths.items())
+    with ExitStack() as all_or_none:
+        for name, path in paths.items():
+            folder = all_or_none.enter_context(new_bundle(path, force=options.force))
+            _fill(folder, name, model, graph, plan, check, samples, options)
+    return tuple(open_bundle(path) for path in paths.values())
 
 
 def output_path(model: Any, target: str, output: str | Path | None, *, alone: bool) -> Path:
@@ -216,25 +221,23 @@ class _Check:
         return self.float if self._graph is self._network else list(run_onnx(self._graph, self.feeds))
 
 
-def _write(target: str, path: Path, model: Any, graph: ir.Model, plan: QuantPlan | None, check: _Check,
-           samples: Samples | None, options: Options) -> Bundle:
-    """Emit, verify and describe one bundle; it appears under its name only when all of that went well."""
-    with new_bundle(path, force=options.force) as folder:
-        started = time.perf_counter()
-        options.progress(f"writing {target}", 0)
-        artifact = backend(target).emit(graph, folder, EmitOptions(options.min_os, options.compute))
-        seconds = time.perf_counter() - started
-        manifest = _manifest(target, model, graph, artifact, plan, samples, options)
-        _save(manifest, folder)
-        verification = None
-        if options.verify:
-            options.progress(f"verifying {target}", 0)
-            verification, outputs = verify_bundle(folder, check.feeds, check.float, check.graph, inputs=check.inputs)
-            write_selftest(folder / SELFTEST_NAME, _selftest_cases(check.feeds, outputs), _tolerance(verification))
-            manifest = replace(manifest, accuracy=verification.to_json())
-        write_report(folder, _report(target, model, artifact, plan, verification, manifest, seconds))
-        _save(manifest, folder)
-    return open_bundle(path)
+def _fill(folder: Path, target: str, model: Any, graph: ir.Model, plan: QuantPlan | None, check: _Check,
+          samples: Samples | None, options: Options) -> None:
+    """Emit, verify and describe one bundle."""
+    started = time.perf_counter()
+    options.progress(f"writing {target}", 0)
+    artifact = backend(target).emit(graph, folder, EmitOptions(options.min_os, options.compute))
+    seconds = time.perf_counter() - started
+    manifest = _manifest(target, model, graph, artifact, plan, samples, options)
+    _save(manifest, folder)
+    verification = None
+    if options.verify:
+        options.progress(f"verifying {target}", 0)
+        verification, outputs = verify_bundle(folder, check.feeds, check.float, check.graph, inputs=check.inputs)
+        write_selftest(folder / SELFTEST_NAME, _selftest_cases(check.feeds, outputs), _tolerance(verification))
+        manifest = replace(manifest, accuracy=verification.to_json())
+    write_report(folder, _report(target, model, artifact, plan, verification, manifest, seconds))
+    _save(manifest, folder)
 
 
 def _selftest_cases(feeds: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Case]:

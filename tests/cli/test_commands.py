@@ -53,22 +53,6 @@ def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 # -- the command line itself -------------------------------------------------------------------------------------------
 
-def test_help_imports_nothing_heavy() -> None:
-    """numpy alone would take as long as all the rest."""
-    program = """
-import sys
-from click.testing import CliRunner
-from edgeq.cli import main
-for arguments in ([], ["--help"], ["convert", "--help"], ["completion", "bash"]):
-    CliRunner().invoke(main, arguments)
-print(*sorted({name.partition(".")[0] for name in sys.modules} &
-              {"numpy", "onnx", "onnx_ir", "onnxruntime", "torch", "coremltools", "rich", "edgeq_runtime"}))
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
-
-
 def test_version_is_the_runtimes() -> None:
     assert edgeq("--version").stdout == f"edgeq {edgeq_runtime.__version__}\n"
 
@@ -132,6 +116,19 @@ def test_convert_for_two_targets_prints_a_row_for_each(folder: Path) -> None:
     for row in rows:
         assert (Path(row["path"]) / "manifest.json").is_file()
         assert row["bytes"] == sum(file.stat().st_size for file in Path(row["path"]).glob("model*"))
+
+
+def test_several_targets_are_written_all_or_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeq.errors import Problem, UnsupportedModel
+
+    def refuse(*arguments: object) -> None:
+        raise UnsupportedModel("tflite", [Problem("last", "Gemm", "no such operator")])
+
+    monkeypatch.setattr("edgeq_converters.tflite.emit", refuse)
+    before = sorted(folder.iterdir())
+    result = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--target", "tflite", code=1)
+    assert "Gemm 'last'" in result.stderr
+    assert sorted(folder.iterdir()) == before
 
 
 def test_dry_run_measures_and_writes_nothing(folder: Path) -> None:
