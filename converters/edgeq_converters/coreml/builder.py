@@ -132,7 +132,7 @@ class Builder:
         if isinstance(value, Raw):
             return self._shared(key, value.data)
         if isinstance(value, float):
-            return self._shared(key, self._rounded(np.asarray(value))[()])
+            return self._shared(key, self.rounded(np.asarray(value))[()])
         if isinstance(value, np.ndarray | np.generic | tuple | list):
             return self._shared(key, self._stored(np.asarray(value)))
         return self._shared(key, value)
@@ -169,7 +169,7 @@ class Builder:
         if data.dtype in (np.bool_, np.int32) or data.dtype.kind in "USO":
             return data
         if data.dtype.kind == "f":
-            return self._rounded(data)
+            return self.rounded(data)
         if data.dtype.kind in "iu":
             limits = np.iinfo(np.int32)  # a Slice to INT64_MAX means "to the end"
             return np.clip(data.astype(np.int64), limits.min, limits.max).astype(np.int32)
@@ -177,7 +177,8 @@ class Builder:
             return data.astype(np.int32)
         raise CannotLower(f"Core ML has no {data.dtype} tensors")
 
-    def _rounded(self, data: NDArray[Any]) -> NDArray[Any]:
+    def rounded(self, data: NDArray[Any]) -> NDArray[Any]:
+        """Floats in the program's precision; nothing becomes infinite, nor 0 that was not."""
         if self.dtype is np.float32:
             return data.astype(np.float32)
         beyond = np.abs(data) > FLOAT16_MAX
@@ -313,7 +314,7 @@ class Builder:
 
         if types.builtin_to_string(x.dtype) == "fp32":
             return np.float32(value)
-        return self._rounded(np.asarray(value))[()]
+        return self.rounded(np.asarray(value))[()]
 
 
 def is_var(value: Any) -> bool:

@@ -224,8 +224,9 @@ def on_grid(b: Builder, operand: Operand, grid: QuantParams) -> Var:
     scale = np.float32(signed.scale)
     zero_point = Raw(np.int8(signed.zero_point)) if signed.zero_point else None
     given = b.singles.get(x.name)  # an input is still float32: rounding it to float16 first would round twice
-    x, unit = (x, b.dtype(scale)) if given is None else (given, scale)
+    half = b.rounded(np.asarray(scale))[()]
+    x, unit = (x, half) if given is None else (given, scale)
     stored = b.op("quantize", input=x, scale=Raw(unit), zero_point=zero_point, output_dtype="int8")
-    result = b.op("dequantize", input=stored, scale=Raw(b.dtype(scale)), zero_point=zero_point)
+    result = b.op("dequantize", input=stored, scale=Raw(half), zero_point=zero_point)
     b.grids[result.name] = (stored, scale, zero_point)
     return result

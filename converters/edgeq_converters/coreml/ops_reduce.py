@@ -94,12 +94,12 @@ def non_zero(b: Builder, x: Operand) -> Var:
 def one_hot(b: Builder, indices: Operand, depth: Operand, values: Operand, *, axis: int = -1) -> Var:
     """off where the index, counted from the end when negative, is not the position; on where it is."""
     count = b.ints(depth, "depth")[0]
-    off, on = b.need(values, "values").ravel()
     shape = b.shape(indices)
     axis %= len(shape) + 1
     index = b.reshape(b.as_int(indices), (*shape[:axis], 1, *shape[axis:]))
     position = np.arange(count, dtype=np.int32).reshape([-1 if a == axis else 1 for a in range(len(shape) + 1)])
     hit = b.op("logical_or", x=b.op("equal", x=index, y=Constant(position)),
                y=b.op("equal", x=index, y=Constant(position - count)))
-    full = (*shape[:axis], count, *shape[axis:])
-    return b.op("select", cond=hit, a=Constant(np.full(full, on)), b=Constant(np.full(full, off)))
+    off, on = (b.slice(values, [k], [k + 1]) for k in (0, 1))
+    found = b.cast(hit, "float" if b.kind(values) == "float" else "int")
+    return b.op("add", x=off, y=b.op("mul", x=found, y=b.op("sub", x=on, y=off)))

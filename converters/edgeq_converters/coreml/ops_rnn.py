@@ -69,14 +69,25 @@ def _steps(b: Builder, x: Operand, lengths: Operand) -> None:
         raise CannotLower("sequences of different lengths in one batch")
 
 
+def _steps_first(b: Builder, layout: int, *operands: Operand) -> tuple[Operand, ...]:
+    """Layout 1 has the batch first in x and in the states."""
+    return tuple(v if v is None or not layout else b.transpose(v, (1, 0, 2)) for v in operands)
+
+
+def _as_laid_out(b: Builder, layout: int, y: Var, *states: Var) -> tuple[Var, ...]:
+    """Y [S,D,batch,H] and states [D,batch,H], with the batch first in layout 1."""
+    if not layout:
+        return (y, *states)
+    return (b.transpose(y, (2, 0, 1, 3)), *(b.transpose(s, (1, 0, 2)) for s in states))
+
+
 @op("LSTM")
 def lstm(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, sequence_lens: Operand = None,
          initial_h: Operand = None, initial_c: Operand = None, peephole: Operand = None, *,
          activations: Sequence[str] | None = None, direction: str = "forward", hidden_size: int,
          layout: int = 0) -> Any:
     """x [S,batch,I], w [D,4H,I], r [D,4H,H] -> Y [S,D,batch,H], Y_h [D,batch,H], Y_c [D,batch,H]."""
-    if layout:
-        raise CannotLower("layout 1")
+    x, initial_h, initial_c = _steps_first(b, layout, x, initial_h, initial_c)
     _steps(b, x, sequence_lens)
     if b.options.min_os < 18 and any(isinstance(v, Constant) and v.params is not None and v.params.type.bits == 4
                                      for v in (w, r)):
@@ -103,7 +114,8 @@ def lstm(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, s
                    cell_activation=names[1], activation=names[2])
     y, *states = (b.cast(v, "float") if single else v for v in results)
     y = b.transpose(b.reshape(y, (steps, batch, count, hidden_size)), (0, 2, 1, 3))
-    return (y, *(b.transpose(b.reshape(s, (batch, count, hidden_size)), (1, 0, 2)) for s in states))
+    ends = (b.transpose(b.reshape(s, (batch, count, hidden_size)), (1, 0, 2)) for s in states)
+    return _as_laid_out(b, layout, y, *ends)
 
 
 def _in_float32(b: Builder, value: Any) -> Any:
@@ -154,8 +166,7 @@ def gru(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, se
         initial_h: Operand = None, *, activations: Sequence[str] | None = None, direction: str = "forward",
         hidden_size: int, layout: int = 0, linear_before_reset: int = 0) -> Any:
     """x [S,batch,I], w [D,3H,I], r [D,3H,H] (gates z, r, h) -> Y [S,D,batch,H], Y_h [D,batch,H]."""
-    if layout:
-        raise CannotLower("layout 1")
+    x, initial_h = _steps_first(b, layout, x, initial_h)
     _steps(b, x, sequence_lens)
     names, n = _activations(activations, ("Sigmoid", "Tanh"), DIRECTIONS[direction]), hidden_size
 
@@ -181,7 +192,7 @@ def gru(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, se
 
         return _unrolled(b, x, weight, in_bias, h, cell, reverse)
 
-    return _layer(b, x, direction, n, initial_h, run)
+    return _as_laid_out(b, layout, *_layer(b, x, direction, n, initial_h, run))
 
 
 @op("RNN")
@@ -189,8 +200,7 @@ def rnn(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, se
         initial_h: Operand = None, *, activations: Sequence[Any] = RNN_ACTIVATIONS, direction: str = "forward",
         hidden_size: int, layout: int = 0) -> Any:
     """x [S,batch,I], w [D,H,I], r [D,H,H] -> Y [S,D,batch,H], Y_h [D,batch,H]."""
-    if layout:
-        raise CannotLower("layout 1")
+    x, initial_h = _steps_first(b, layout, x, initial_h)
     _steps(b, x, sequence_lens)
     names = _activations(activations, ("Tanh",), DIRECTIONS[direction])
 
@@ -203,4 +213,4 @@ def rnn(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, se
 
         return _unrolled(b, x, _rows(b, w, "W", index, (0,)), both, h, cell, reverse)
 
-    return _layer(b, x, direction, hidden_size, initial_h, run)
+    return _as_laid_out(b, layout, *_layer(b, x, direction, hidden_size, initial_h, run))

@@ -153,7 +153,8 @@ def _shift_scale(b: Builder, constant: Constant) -> Var:
     if params.type.bits == 4:
         b.packed4.add(pack4(constant.data.astype(np.int8)).tobytes())
     offset = Raw(_typed(zero_point, name)) if zero_point.any() else None
-    return b.op("constexpr_blockwise_shift_scale", data=Raw(_typed(constant.data, name)), scale=scale, offset=offset)
+    return b.op("constexpr_blockwise_shift_scale", data=Raw(_typed(constant.data, name)),
+                scale=Raw(scale.astype(b.dtype)), offset=offset)
 
 
 def _blocks(b: Builder, constant: Constant) -> Var:
