@@ -28,9 +28,10 @@ DATA: Final = "model.onnx.data"
 EXTERNAL_BYTES: Final = 1 << 20  # from here on, weights in a file of their own: it is mapped, not read
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
-# MatMulNBits would round activations to int8 by itself (level 4); level 1 computes what the graph says.
+# MatMulNBits rounds activations to int8 per block (level 4), 3.3 times faster than in float (level 1) when a language model
+# decodes. Four layers of it lie 39 dB from the graph as written, where 4-bit weights themselves leave 15 to 20 dB.
 # https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
-EXACT_MATMUL: Final = {"session.qdq_matmulnbits_accuracy_level": "1"}
+FAST_MATMUL: Final = {"session.qdq_matmulnbits_accuracy_level": "4"}
 
 
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
@@ -62,7 +63,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
 
 
 def _options(forms: WeightForms) -> dict[str, Any]:
-    return {"session_options": EXACT_MATMUL} if forms.has_matmul_nbits else {}
+    return {"session_options": FAST_MATMUL} if forms.has_matmul_nbits else {}
 
 
 def _drop_unread(graph: ir.Graph) -> None:
