@@ -24,6 +24,7 @@ from edgeq_runtime.benchmark import benchmark
 
 HERE = Path(__file__).parent
 MODEL = HERE / "digits.onnx"
+BUNDLES = HERE / "bundles"
 TARGETS = "onnxruntime", "tflite", "coreml"
 LIMIT = {8: 1.0, 4: 3.0}  # bits -> points of accuracy that may be lost
 RUNS = 200
@@ -63,10 +64,12 @@ def score_float(images: np.ndarray, labels: np.ndarray) -> tuple[Row, np.ndarray
     return row, found
 
 
-def score_bundle(target: str, bits: int, images: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> Row:
+def score_bundle(
+    target: str, bits: int, images: np.ndarray, labels: np.ndarray, reference: np.ndarray, folder: Path = BUNDLES,
+) -> Row:
     """Convert, load, run. Off Apple's systems edgeq's interpreter computes Core ML bundles: no latency then."""
     bundle = edgeq.convert(MODEL, target=target, bits=bits, calibration=HERE / "calibration.npz", force=True,
-                           output=HERE / "bundles" / f"digits.{target}.int{bits}.edgeq")
+                           output=folder / f"digits.{target}.int{bits}.edgeq")
     with edgeq_runtime.load(bundle.path, threads=1) as model:
         found = answers(model.run, images)
         real = "interpreter" not in model.accelerator

@@ -63,6 +63,7 @@ _LOGIC: Final = (
     case("bitwise-and", "BitwiseAnd", x(2, 7, dtype="int32"), given(6, "int32")),
     case("bitwise-or", "BitwiseOr", x(2, 7, dtype="int32"), given(6, "int32")),
     case("bitwise-xor", "BitwiseXor", x(2, 7, dtype="int32"), given(6, "int32")),
+    case("bitwise-not", "BitwiseNot", x(2, 7, dtype="int32", low=-9, high=9)),
     case("is-nan", "IsNaN", x(2, 7)),
     case("is-inf", "IsInf", x(2, 7)),
     case("where", "Where", x(2, 3, 5, dtype="bool"), x(2, 3, 5), x(2, 3, 5)),

@@ -7,25 +7,21 @@ from typing import Final
 # (backend, row) or (backend, "row/form") -> a part of the message of UnsupportedModel. A row that is refused here and
 # converts after all is a failure too: delete its entry.
 REFUSED: Final[Mapping[tuple[str, str], str]] = {
+    ("coreml", "cross-entropy"): "no such operator on coreml",
     ("coreml", "bitwise-and"): "no such operator on coreml",
     ("coreml", "bitwise-or"): "no such operator on coreml",
+    ("coreml", "bitwise-not"): "no such operator on coreml",
     ("coreml", "bitwise-xor"): "no such operator on coreml",
+    ("coreml", "cross-entropy-sum"): "no such operator on coreml",
+    ("coreml", "cross-entropy-weights"): "no such operator on coreml",
+    ("coreml", "log-likelihood"): "no such operator on coreml",
     ("coreml", "transpose-6d"): "rank 6; Core ML ends at 5",
     ("tflite", "affine-grid"): "no such operator on tflite",
-    ("tflite", "average-pool-3d"): "pooling over three axes",
     ("tflite", "bitwise-and"): "no such operator on tflite",
     ("tflite", "bitwise-or"): "no such operator on tflite",
-    ("tflite", "cast-like"): "no such operator on tflite",
-    ("tflite", "cast-like-to-int"): "no such operator on tflite",
-    ("tflite", "center-crop-pad"): "no such operator on tflite",
     ("tflite", "conv-dynamic-weight"): "its weights are computed at run time",
-    ("tflite", "eye-like"): "no such operator on tflite",
-    ("tflite", "global-lp-pool"): "no such operator on tflite",
     ("tflite", "if"): "no such operator on tflite",
-    ("tflite", "lp-pool"): "no such operator on tflite",
-    ("tflite", "max-pool-3d"): "pooling over three axes",
     ("tflite", "non-zero"): "no such operator on tflite",
-    ("tflite", "range"): "no such operator on tflite",
 }
 
 # (backend, "row/form") -> why it fails today. Strict: one that passes is a failure, so that its entry goes away.

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .case import Case, case, given, x
+from .case import Case, case, const, given, x
 
 _FORMS: Final = tuple(
     row for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin") for row in (
@@ -29,6 +29,11 @@ CASES: Final[tuple[Case, ...]] = (
     case("arg-min", "ArgMin", x(2, 3, 5, lattice=0.25), axis=0),
     case("top-k", "TopK", x(3, 8), given([3]), outputs=("y", "indices")),
     case("top-k-axis-smallest", "TopK", x(5, 3, 4), given([2]), outputs=("y", "indices"), axis=0, largest=0),
+    case("cross-entropy", "SoftmaxCrossEntropyLoss", x(3, 5), given([4, 0, 2])),
+    case("cross-entropy-sum", "SoftmaxCrossEntropyLoss", x(2, 5, 3), given([[4, 0, 2], [1, 1, 3]]), reduction="sum"),
+    case("cross-entropy-weights", "SoftmaxCrossEntropyLoss", x(3, 5), given([4, 0, 2]), const(5, low=0.5, high=2),
+         reduction="none", ignore_index=0),
+    case("log-likelihood", "NegativeLogLikelihoodLoss", x(3, 5), given([4, 0, 2])),
     case("cum-sum", "CumSum", x(3, 6), given(1)),
     case("cum-sum-exclusive-reverse", "CumSum", x(2, 5, 3), given(-2), exclusive=1, reverse=1),
 )
