@@ -5,7 +5,7 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -97,7 +97,8 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
         check_free(path, force=options.force)
         backend(name)
     scheme = scheme_of(options)
-    network = load_model(model, inputs=_shapes(model, options))
+    network = load_model(model, inputs=_shapes(model, options),
+                         open_sizes=all(TARGETS[name].open_sizes for name in targets))
     _check_labels(network, options.labels)
     canonicalize(network)
     samples = _samples(network, options)
@@ -209,12 +210,31 @@ class _Check:
     def __init__(self, network: ir.Model, graph: ir.Model, samples: Samples | None, options: Options):
         self._network, self._graph = network, graph
         self.inputs = "calibration samples" if samples is not None else "generated (no samples were given)"
-        feeds: Iterable[Arrays] = samples if samples is not None else generated_feeds(input_specs(network))
-        self.feeds = list(islice(feeds, VERIFIED_SAMPLES)) if options.verify else []
+        specs = input_specs(network)
+        # An integer may be a divisor, which 0 is not; or an index into one element, which 1 is not.
+        self._choices: list[Iterable[Arrays]] = [samples] if samples is not None else [
+            generated_feeds(specs), generated_feeds(specs, integers=(1, 1)), generated_feeds(specs, integers=(0, 0))]
 
     @cached_property
+    def _run(self) -> tuple[list[Arrays], list[Arrays]]:
+        """Feeds that the float network takes, and what it makes of them."""
+        feeds = list(islice(self._choices[0], VERIFIED_SAMPLES))
+        try:
+            return feeds, list(run_onnx(self._network, feeds))
+        except ModelError:
+            for choice in self._choices[1:]:
+                with suppress(ModelError):
+                    feeds = list(choice)
+                    return feeds, list(run_onnx(self._network, feeds))
+            raise
+
+    @property
+    def feeds(self) -> list[Arrays]:
+        return self._run[0]
+
+    @property
     def float(self) -> list[Arrays]:
-        return list(run_onnx(self._network, self.feeds))
+        return self._run[1]
 
     @cached_property
     def graph(self) -> list[Arrays]:

@@ -46,7 +46,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One engine. rows: ONNX op -> how it runs in INT8. needs: the extra that installs its converter, or ''."""
+    """One engine.
+
+    rows: ONNX op -> how it runs in INT8. needs: the extra that installs its converter, or ''. open_sizes: it runs
+    tensors whose size the data decides, as what NonZero finds.
+    """
 
     name: str
     engine: str
@@ -55,6 +59,7 @@ class Target:
     activations: str
     needs: str
     rows: Mapping[str, Row]
+    open_sizes: bool = False
 
 
 _ORT: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
@@ -84,7 +89,7 @@ ONNXRUNTIME: Final = Target(
         _each(("Gemm", "MatMul"), _FREE, _ORT, float_output=True),
         _each((*_MOVES, "Where"), _SAME, _ORT),
         _each(("Sigmoid", "Softmax"), Fixed(1 / 256, 0), _ORT),
-    ))
+    ), open_sizes=True)
 
 TFLITE: Final = Target(
     "tflite", "tflite", "TFLite / LiteRT: Android, Raspberry Pi, microcontrollers' big brothers",

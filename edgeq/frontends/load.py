@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram"]
 
 
-def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}) -> ir.Model:
+def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}, open_sizes: bool = False) -> ir.Model:
     """Read a network.
 
     source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module
         and its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned) or a torch
         ExportedProgram.
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
+    open_sizes: sizes that depend on the data (of NonZero, NonMaxSuppression, a computed Slice) may stay open.
 
     Raises:
         ModelError: the source is not a network, a file is missing or damaged, weights hold NaN, or a shape stays open.
@@ -38,7 +39,7 @@ def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}) ->
     to_opset(model, OPSET)
     model.ir_version = IR_VERSION
     check_model(model)
-    fix_shapes(model, inputs)
+    fix_shapes(model, inputs, open_sizes=open_sizes)
     return model
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +36,8 @@ def fold_node(node: ir.Node) -> bool:
     """Fold one node, if that is possible and wise (see `fold_constants`) -> whether it is gone."""
     if node.domain != "" or node.op_type in _NEVER or node.graph is None:
         return False
+    if any(output.is_graph_output() for output in node.outputs):
+        return False  # an output must be computed by a node
     results = _static_shape(node) if node.op_type in ("Shape", "Size") else None
     if results is None:
         results = _evaluate(node) if _may_evaluate(node) else None
@@ -61,8 +64,6 @@ def _may_evaluate(node: ir.Node) -> bool:
         return False
     if any(tensor.dtype.bitwidth < 8 for tensor in tensors if tensor is not None):
         return False
-    if any(output.is_graph_output() for output in node.outputs):
-        return False  # an output must be computed by a node
     given = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     return all(_bytes(output) <= max(given, MAX_GROWTH_BYTES) for output in node.outputs)
 
@@ -75,12 +76,18 @@ def _bytes(value: ir.Value) -> float:
 
 
 def _evaluate(node: ir.Node) -> list[NDArray[Any]] | None:
+    feeds = {str(value.name): data for value in node.inputs if value is not None
+             and (data := constant(value)) is not None}
+    return evaluate(node, feeds)
+
+
+def evaluate(node: ir.Node, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
+    """What the ONNX reference implementation computes from the named inputs; None where it cannot."""
     from onnx.reference import ReferenceEvaluator
 
-    feeds = {str(value.name): constant(value) for value in node.inputs if value is not None}
     try:
         with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)
+            results = ReferenceEvaluator(ir.to_proto(node)).run(None, dict(feeds))
     except Exception:  # whatever it raises, the node is still right where it stands
         return None
     return [np.asarray(result, order="C") for result in results]

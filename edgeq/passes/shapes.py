@@ -1,20 +1,25 @@
 """Every shape a number: input shapes are fixed, and the rest follows."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgeq.errors import ModelError
-from edgeq.graph import label, real_inputs
+from edgeq.graph import constant, label, real_inputs, shape
 from edgeq.passes.control_flow import inline_constant_if
-from edgeq.passes.fold import fold_node
+from edgeq.passes.fold import evaluate, fold_node
+from edgeq.passes.loops import infer_loop, infer_scan
 
 _DATA_DEPENDENT: Final = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit"})
 _CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+# The inputs that decide how large the result is, where onnx does not look at them although they are constants.
+_DECIDED_BY: Final = MappingProxyType({"Compress": (1,), "MaxUnpool": (2,)})
 _SHAPED_BY_INPUT: Final = frozenset({
     "Reshape", "Expand", "Slice", "Tile", "Pad", "Resize", "ConstantOfShape", "Range", "TopK", "OneHot", "Squeeze",
     "Unsqueeze", "Split",
@@ -24,13 +29,13 @@ _SHAPE_LIKE: Final = 1024  # elements of a constant that shape inference may wan
 _SHOWN: Final = 5  # values listed in a message before "and N more"
 
 
-def fix_shapes(model: ir.Model, inputs: Mapping[str, tuple[int, ...]] = {}) -> None:
+def fix_shapes(model: ir.Model, inputs: Mapping[str, tuple[int, ...]] = {}, *, open_sizes: bool = False) -> None:
     """Give every value a static shape and a dtype, in place.
 
     inputs: input name -> shape. A free first axis that nobody fixes becomes 1 (the batch), and a named dimension has
     one size everywhere: fixing "N" in one input fixes it in the others. Shape computations are folded on the way, and
-    an If with a constant condition becomes its branch. What comes out of other control flow, or of operators of other
-    domains, may stay open.
+    an If with a constant condition becomes its branch. What comes out of operators of other domains may stay open.
+    open_sizes: so may what depends on the data, as how much NonZero finds; its rank is known all the same.
 
     Raises:
         ModelError: a name, rank or size in ``inputs`` does not fit; a dimension stays free; a shape cannot be inferred.
@@ -42,7 +47,8 @@ def fix_shapes(model: ir.Model, inputs: Mapping[str, tuple[int, ...]] = {}) -> N
         failures.clear()
         _sweep(model.graph, model.opset_imports, failures)
     RemoveUnusedNodesPass()(model)
-    _check(model, failures)
+    _check(model, failures, open_sizes=open_sizes)
+    _name_free_axes(model.graph)
 
 
 def _fix_inputs(graph: ir.Graph, inputs: Mapping[str, tuple[int, ...]]) -> None:
@@ -105,29 +111,41 @@ def _sweep(graph: ir.Graph, opsets: Mapping[str, int], failures: dict[ir.Node, s
     for node in list(graph):
         if node.domain != "":
             continue  # onnx has no inference for it; what the file declares stays
-        if node.op_type == "If":
-            _infer_if(node, opsets, failures)
-            continue
-        for output in node.outputs:
-            output.shape = None  # what the file declares may belong to other input shapes
-        if node.op_type not in _CONTROL_FLOW and _inputs_known(node):
-            if fold_node(node):
-                continue
-            try:
-                _infer(node, opsets)
-            except onnx.shape_inference.InferenceError as error:
-                failures[node] = _reason(error)
-                continue
-            fold_node(node)  # now that the size of its result is known
+        try:
+            _visit(node, opsets, failures)
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+            failures[node] = _reason(error)
 
 
-def _infer_if(node: ir.Node, opsets: Mapping[str, int], failures: dict[ir.Node, str]) -> None:
+def _visit(node: ir.Node, opsets: Mapping[str, int], failures: dict[ir.Node, str]) -> None:
+    def sweep(body: ir.Graph) -> None:
+        _sweep(body, opsets, failures)
+
+    if node.op_type == "If":
+        _infer_if(node, sweep)
+        return
+    for output in node.outputs:
+        output.shape = None  # what the file declares may belong to other input shapes
+    if node.op_type == "Loop":
+        infer_loop(node, sweep)
+    elif node.op_type == "Scan":
+        infer_scan(node, sweep)
+    elif node.op_type not in _CONTROL_FLOW and _types_known(node) and not fold_node(node):
+        _infer(node, opsets)
+        fold_node(node)  # now that the size of its result is known
+
+
+def _infer_if(node: ir.Node, sweep: Callable[[ir.Graph], None]) -> None:
     branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
     for branch in branches:
-        _sweep(branch, opsets, failures)
+        sweep(branch)
     for output, *results in zip(node.outputs, *(branch.outputs for branch in branches), strict=True):
         output.shape = results[0].shape if all(result.shape == results[0].shape for result in results) else None
         output.type = results[0].type or output.type
+
+
+def _types_known(node: ir.Node) -> bool:
+    return all(value is None or isinstance(value.type, ir.TensorType) for value in node.inputs)
 
 
 def _inputs_known(node: ir.Node) -> bool:
@@ -160,12 +178,33 @@ def _infer(node: ir.Node, opsets: Mapping[str, int]) -> None:
         if proto is not None:
             output.type = ir.serde.deserialize_type_proto_for_type(proto) or output.type
             output.shape = ir.serde.deserialize_type_proto_for_shape(proto)
+    _infer_by_value(node)
+
+
+def _infer_by_value(node: ir.Node) -> None:
+    """The size of a result that constant inputs decide: what comes out of zeros is as large as what comes of data."""
+    deciding = _DECIDED_BY.get(node.op_type)
+    if deciding is None or _known(node.outputs[0]) or not _inputs_known(node):
+        return
+    feeds = {}
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if index in deciding and constant(value) is None:
+            return
+        assert value.dtype is not None
+        data = constant(value)
+        feeds[str(value.name)] = np.zeros(shape(value), value.dtype.numpy()) if data is None else data
+    results = evaluate(node, feeds)
+    if results is not None:
+        for output, result in zip(node.outputs, results, strict=True):
+            output.shape = ir.Shape(result.shape)
 
 
 def _type(value: ir.Value) -> onnx.TypeProto:
     assert value.dtype is not None
-    assert value.shape is not None
-    return onnx.helper.make_tensor_type_proto(int(value.dtype), [int(d) for d in value.shape.numpy()])
+    dims = None if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
+    return onnx.helper.make_tensor_type_proto(int(value.dtype), dims)
 
 
 def _reason(error: Exception) -> str:
@@ -174,16 +213,33 @@ def _reason(error: Exception) -> str:
     return lines[0].rsplit("): ", 1)[-1].removeprefix("[ShapeInferenceError] ") if lines else type(error).__name__
 
 
-def _check(model: ir.Model, failures: Mapping[ir.Node, str]) -> None:
+def _check(model: ir.Model, failures: Mapping[ir.Node, str], *, open_sizes: bool) -> None:
     """Report the nodes where shapes end, not everything after them."""
-    ends = [node for node in model.graph if node.domain == "" and node.op_type not in _CONTROL_FLOW
-            and _inputs_known(node) and not all(_known(value) for value in node.outputs if value.name)]
+    ends = [node for node in model.graph if node.domain == "" and _is_end(node) and not (
+        open_sizes and node not in failures and all(_typed(value) for value in node.outputs))]
     if not ends:
         return
     lines = [f"  - {node.op_type} '{label(node)}': {_why(node, failures)}" for node in ends[:_SHOWN]]
     if len(ends) > _SHOWN:
         lines.append(f"  and {len(ends) - _SHOWN} more")
     raise ModelError("cannot infer a fixed shape of what these nodes compute:\n" + "\n".join(lines))
+
+
+def _is_end(node: ir.Node) -> bool:
+    return _inputs_known(node) and not all(_known(value) for value in node.outputs if value.name)
+
+
+def _typed(value: ir.Value) -> bool:
+    """True for a tensor of known dtype and rank; outputs that nobody reads may be anything."""
+    return not (value.uses() or value.is_graph_output()) or (value.dtype is not None and value.shape is not None)
+
+
+def _name_free_axes(graph: ir.Graph) -> None:
+    """Every free axis of an output gets a name of its own: equal names would promise equal sizes."""
+    for output in graph.outputs:
+        if output.shape is not None:
+            output.shape = ir.Shape([d if isinstance(d, int) or d.value else f"{output.name}_{axis}"
+                                     for axis, d in enumerate(output.shape)])
 
 
 def _why(node: ir.Node, failures: Mapping[ir.Node, str]) -> str:

@@ -39,12 +39,24 @@ def compare(reference: Sequence[Arrays], got: Sequence[Arrays]) -> tuple[Differe
 
 
 def _difference(name: str, reference: list[NDArray[Any]], got: list[NDArray[Any]]) -> Difference:
-    pairs = [(r.astype(np.float64), g.astype(np.float64)) for r, g in zip(reference, got, strict=True)]
+    pairs = [_aligned(r, g) for r, g in zip(reference, got, strict=True)]
     noise = sum(float(np.square(g - r).sum()) for r, g in pairs)
     signal = sum(float(np.square(r).sum()) for r, _ in pairs)
     max_abs = max((float(np.abs(g - r).max(initial=0.0)) for r, g in pairs), default=0.0)
     cosine = float(np.mean([_cosine(r.ravel(), g.ravel()) for r, g in pairs]))
     return Difference(name, sqnr_db(signal, noise), cosine, max_abs, _top1(pairs), noise, signal)
+
+
+def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both as float64 of one shape. A NaN or infinity that both have counts as equal; another shape is wholly wrong."""
+    if reference.shape != got.shape:
+        return np.zeros(1), np.full(1, np.nan)
+    if reference.dtype.kind in "OSU":  # text is right or wrong
+        return np.ones(reference.shape), (reference == got).astype(np.float64)
+    r, g = reference.astype(np.float64), got.astype(np.float64)
+    special = ~np.isfinite(r)
+    same = special & ((r == g) | (np.isnan(r) & np.isnan(g)))
+    return np.where(special, 0.0, r), np.where(same, 0.0, np.where(special, np.nan, g))
 
 
 def sqnr_db(signal: float, noise: float) -> float:

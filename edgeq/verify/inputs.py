@@ -11,9 +11,9 @@ from edgeq.verify.reference import Arrays
 SAMPLES = 4
 
 
-def generated_feeds(specs: Mapping[str, InputSpec]) -> Iterator[Arrays]:
-    """Standard normal numbers for float inputs, 0 and 1 for integers (legal as token, index and flag), from a fixed
-    seed.
+def generated_feeds(specs: Mapping[str, InputSpec], *, integers: tuple[int, int] = (0, 1)) -> Iterator[Arrays]:
+    """Standard normal numbers for float inputs, numbers between the two `integers` for integers (0 and 1 are legal as
+    token, index and flag), their digits for text; from a fixed seed.
     """
     generator = np.random.default_rng(0)
     for _ in range(SAMPLES):
@@ -21,6 +21,9 @@ def generated_feeds(specs: Mapping[str, InputSpec]) -> Iterator[Arrays]:
         for name, spec in specs.items():
             shape = [d if isinstance(d, int) else 1 for d in spec.shape]
             dtype = np.dtype(spec.dtype)
-            numbers = generator.normal(size=shape) if dtype.kind == "f" else generator.integers(0, 2, size=shape)
-            feed[name] = numbers.astype(dtype)
+            if dtype.kind == "f":
+                feed[name] = generator.normal(size=shape).astype(dtype)
+            else:
+                numbers = generator.integers(integers[0], integers[1] + 1, size=shape)
+                feed[name] = numbers.astype(str).astype(object) if dtype.kind == "O" else numbers.astype(dtype)
         yield feed

@@ -21,7 +21,8 @@ def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -
     replaces them by integer kernels, which round once more or less here and there.
 
     Raises:
-        ModelError: onnxruntime refuses the model, because of an op of a domain that it does not know, say.
+        ModelError: onnxruntime refuses the model, because of an op of a domain that it does not know, say, or fails
+            on a feed.
     """
     import onnxruntime
 
@@ -35,7 +36,16 @@ def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
-            raise ModelError(f"onnxruntime, the reference of every check, cannot load the model: {error}") from error
+            raise _refused("load", error) from error
         names = [output.name for output in session.get_outputs()]
         for feed in feeds:
-            yield dict(zip(names, session.run(names, dict(feed)), strict=True))
+            try:
+                outputs = session.run(names, dict(feed))
+            except Exception as error:
+                raise _refused("run", error) from error
+            yield dict(zip(names, outputs, strict=True))
+
+
+def _refused(what: str, error: Exception) -> ModelError:
+    """onnxruntime's own reason, which names the node."""
+    return ModelError(f"onnxruntime, the reference of every check, cannot {what} the model: {error}")
