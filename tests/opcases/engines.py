@@ -18,6 +18,9 @@ BACKENDS: Final = ("onnxruntime", "tflite", "coreml")
 # Where a backend keeps its table of handlers; ONNX Runtime takes ONNX as it is and has none.
 TABLES: Final = {"tflite": "edgeq_converters.tflite.ops", "coreml": "edgeq_converters.coreml.ops"}
 
+# The backend lets MatMulNBits round activations to int8 for speed (level 4); the rows ask what the graph computes.
+EXACT: Final = {"session.qdq_matmulnbits_accuracy_level": "1"}
+
 
 def handlers(backend: str) -> Mapping[str, Callable[..., Any]]:
     """Op type -> handler."""
@@ -45,7 +48,7 @@ def _run_onnxruntime(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    for key, value in artifact.options.get("session_options", {}).items():
+    for key, value in (artifact.options.get("session_options", {}) | EXACT).items():
         options.add_session_config_entry(key, str(value))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds), strict=True))
