@@ -54,6 +54,7 @@ def new_bundle(path: Path, *, force: bool) -> Iterator[Path]:
         with _writing(path):
             yield draft
             _sync(draft)
+            check_free(path, force=force)  # somebody else may have been faster
             _swap(draft, path)
             _sync_one(path.parent)
     finally:

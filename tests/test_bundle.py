@@ -59,6 +59,21 @@ def test_a_failure_keeps_the_old_bundle(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.edgeq"]
 
 
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.edgeq"
+
+    def slow() -> None:
+        with new_bundle(path, force=False) as draft:
+            (draft / FILE_NAME).write_text("slow")
+            path.mkdir()  # another process ends first
+            (path / FILE_NAME).write_text("fast")
+
+    with pytest.raises(BundleError, match="--force"):
+        slow()
+    assert (path / FILE_NAME).read_text() == "fast"
+    assert names(tmp_path) == ["a.edgeq"]
+
+
 @pytest.mark.parametrize("exchanges", [True, False], ids=["one step", "two steps"])
 def test_force_replaces_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
     """In one step where the file system can; the other way is for those that cannot."""

@@ -194,5 +194,7 @@ def read_labels(path: Path | None) -> tuple[str, ...]:
         return ()
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--labels {path}: {error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--labels {path} is no text in UTF-8; give one class name a line") from None
+    except OSError as error:
+        raise UsageError(f"--labels {path}: {error.strerror}") from None

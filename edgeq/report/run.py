@@ -73,7 +73,8 @@ def _load_numpy(file: Path) -> Any:
     try:
         return np.load(file, allow_pickle=False)
     except Exception as error:  # numpy, zipfile and the system each raise their own
-        raise InputError(f"cannot read the input {file}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read the input {file}: {reason}") from None
 
 
 def _load_image(model: Model, file: Path) -> NDArray[Any]:

@@ -79,7 +79,7 @@ _ROWS = (
     ("manifest that is no JSON", damaged(_break_json, *_VERIFY),
      r"manifest\.json is not JSON"),
     ("no bundle", argument("verify", "nowhere.edgeq"), r"nowhere\.edgeq"),
-    ("no such input file", argument("run", BUNDLE, "--input", "nothing.npy"), r"nothing\.npy"),
+    ("no such input file", argument("run", BUNDLE, "--input", "nothing.npy"), r"nothing\.npy: No such file"),
     ("input of an unknown kind", argument("run", BUNDLE, "--input", "x.docx"), r"x\.docx"),
     ("input of another shape", _input(samples()), r"image.*\[4, 3, 8, 8\].*\[1, 3, 8, 8\]"),
     ("input of another dtype", _input(samples(1).astype(np.complex64)), r"image.*complex64.*float32"),

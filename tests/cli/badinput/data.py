@@ -38,13 +38,12 @@ def _images(*more: str) -> Prepare:
     return prepare
 
 
-def _function(body: str) -> Prepare:
+def _function(module: str, body: str) -> Prepare:
+    """Python keeps what it has imported, so each case has a module name of its own."""
     def prepare(folder: Path) -> list[str]:
         onnx.save(network(), folder / "net.onnx")
-        # A name of its own for each folder: Python keeps what it has imported.
-        name = f"feeds_{abs(hash(folder))}"
-        (folder / f"{name}.py").write_text(f"def data():\n    {body}\n")
-        return convert("net.onnx", "--calibration", f"{name}:data")
+        (folder / f"{module}.py").write_text(f"def data():\n    {body}\n")
+        return convert("net.onnx", "--calibration", f"{module}:data")
     return prepare
 
 
@@ -73,6 +72,7 @@ CALIBRATION = (
     Case("empty folder", _empty_folder, r"data.*holds no"),
     Case("images without --preprocess", _images(), r"photos.*--preprocess"),
     Case("damaged image", _images("--preprocess", "imagenet"), r"photos/a\.png.*cannot be read"),
-    Case("function that fails", _function("return 1 / 0"), r"feeds_\d+:data.*ZeroDivisionError"),
-    Case("function that yields no dicts", _function("return [1, 2]"), r"feeds_\d+:data.*sample 0.*int.*dicts"),
+    Case("function that fails", _function("failing_feeds", "return 1 / 0"), r"failing_feeds:data.*ZeroDivisionError"),
+    Case("function that yields no dicts", _function("number_feeds", "return [1, 2]"),
+         r"number_feeds:data.*sample 0.*int.*dicts"),
 )

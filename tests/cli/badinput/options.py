@@ -69,7 +69,7 @@ OPTIONS = (
     Case("unknown preset", options("--preprocess", "imagnet"), r"imagnet.*imagenet", 2),
     Case("unknown preprocessing step", _preprocess, r"steps\.json.*resise", 2),
     Case("too few labels", _too_few_labels, r"--labels: 2 names.*'scores' has 5", 2),
-    Case("labels that are no text", _labels, r"labels\.txt.*utf-8", 2),
+    Case("labels that are no text", _labels, r"labels\.txt.*UTF-8", 2),
 )
 
 OUTPUTS = (
