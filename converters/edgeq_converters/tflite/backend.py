@@ -130,11 +130,7 @@ class _Lowering:
         if strange:
             raise CannotLower(f"tensors of {', '.join(sorted(strange))} do not exist here")
         try:
-            try:
             inputs = [None if value is None else self._read(value) for value in node.inputs]
-        except Unreached:
-            self.ops.handler(node)
-            raise
         except Unreached:
             self.ops.handler(node)  # which may fail on its own account
             raise
