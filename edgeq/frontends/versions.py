@@ -22,6 +22,7 @@ from onnx_ir.passes.common import (
 from edgeq.errors import ModelError, Problem, UnsupportedModel
 from edgeq.frontends import upgrades
 from edgeq.frontends.downgrades import DOWNGRADES, expand_functions
+from edgeq.frontends.types import plain_types
 from edgeq.graph import label
 
 OLDEST: Final = 7
@@ -42,6 +43,7 @@ def to_opset(model: ir.Model, version: int) -> None:
     _inline_functions(model)
     RemoveInitializersFromInputsPass()(model)
     _lift_constants(model)
+    plain_types(model)
     if given < version:
         _upgrade(model, given, version)
     elif given > version:
