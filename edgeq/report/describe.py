@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.errors import BundleError, MissingExtra, UnsupportedModel, UsageError
+from edgeq.errors import BundleError, MissingExtra, Problem, UnsupportedModel, UsageError
 from edgeq.scheme import PRESETS, QuantScheme
 from edgeq_runtime.manifest import Manifest
 
@@ -33,7 +33,7 @@ def describe(source: str, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, An
     from edgeq.frontends import load_model
     from edgeq.passes import canonicalize
 
-    model = load_model(source, inputs=dict(inputs))
+    model = load_model(source, inputs=dict(inputs), open_sizes=True)
     canonicalize(model)
     return _model(source, model)
 
@@ -98,7 +98,8 @@ def weight_bytes(model: ir.Model, scheme: QuantScheme) -> int:
 def peak_activation_bytes(graph: ir.Graph) -> int:
     """The largest sum of values that are alive at once when the nodes run in order, each freed after its last reader.
 
-    A lower bound for an engine that fuses nothing; fused and in-place ops need less.
+    What an engine needs that fuses nothing and computes nothing in place. A value whose size depends on the data counts
+    as empty.
     """
     position = {node: index for index, node in enumerate(graph)}
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
@@ -133,6 +134,9 @@ def _on_target(model: ir.Model, target: Target, quantized: bool) -> dict[str, An
 
 def _attempt(model: ir.Model, target: Target) -> tuple[str | None, list[dict[str, str]]]:
     """Write the model as it is for a target, into nowhere: only the backend itself knows what it refuses."""
+    open_nodes = [] if target.open_sizes else _open_nodes(model)
+    if open_nodes:
+        return None, [asdict(problem) for problem in open_nodes]
     backend, contract = (importlib.import_module(f"edgeq_converters.{name}") for name in (target.name, "contract"))
     try:
         with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
@@ -142,6 +146,17 @@ def _attempt(model: ir.Model, target: Target) -> tuple[str | None, list[dict[str
     except UnsupportedModel as error:
         return None, [asdict(problem) for problem in error.problems]
     return None, []
+
+
+def _open_nodes(model: ir.Model) -> list[Problem]:
+    """The nodes where sizes begin to depend on the data."""
+    from edgeq.graph import label
+
+    def is_static(value: ir.Value | None) -> bool:
+        return value is None or value.shape is None or value.shape.is_static()
+
+    return [Problem(label(node), node.op_type, "how much it finds depends on the data") for node in model.graph
+            if all(map(is_static, node.inputs)) and not all(map(is_static, node.outputs))]
 
 
 def _stays_float(model: ir.Model, target: Target) -> list[dict[str, str]]:

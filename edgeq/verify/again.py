@@ -78,7 +78,7 @@ def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None) -> li
 
 def _float_outputs(reference: Any, manifest: Manifest, feeds: Sequence[Arrays]) -> list[Arrays]:
     shapes = {spec.name: spec.shape for spec in manifest.inputs if all(isinstance(d, int) for d in spec.shape)}
-    network = load_model(reference, inputs=shapes)
+    network = load_model(reference, inputs=shapes, open_sizes=True)
     canonicalize(network)
     for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),
                                 ("outputs", network.graph.outputs, manifest.outputs)):

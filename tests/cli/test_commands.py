@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from cli.badinput import network, samples
+from cli.badinput.models import computed_shape
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
@@ -249,6 +250,12 @@ def test_verify_measures_the_distance_from_the_float_model(bundle: str, data: li
     decibels = 10 * np.log10(np.square(expected).sum() / np.square(got - expected).sum())
     assert found["against_float"][0]["sqnr_db"] == pytest.approx(decibels, abs=0.1)  # float order of the float model
     assert 15 < decibels < 60
+
+
+def test_verify_where_sizes_depend_on_the_data(folder: Path) -> None:
+    onnx.save(computed_shape(), "net.onnx")
+    edgeq("convert", "net.onnx", "--target", "onnxruntime")
+    assert reply("verify", "net.onnxruntime.edgeq", "--reference", "net.onnx")["passed"]
 
 
 def test_verify_fails_when_the_device_computes_something_else(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from cli.badinput import network, samples
+from cli.badinput.models import computed_shape
 from onnx import TensorProto, helper
 
 from edgeq.errors import InputError, MissingExtra, UsageError
@@ -67,6 +68,14 @@ def test_describe_names_what_a_target_cannot_run(tmp_path: Path) -> None:
     found = describe(str(tmp_path / "net.onnx"), {})
     for target in found["targets"].values():
         assert [(problem["node"], problem["op"]) for problem in target["cannot_run"]] == [("odd", "Magic")]
+
+
+def test_describe_sizes_that_depend_on_the_data(tmp_path: Path) -> None:
+    """onnxruntime runs what the fixed tensors of the others cannot hold."""
+    onnx.save(computed_shape(), tmp_path / "net.onnx")
+    found = describe(str(tmp_path / "net.onnx"), {})["targets"]
+    assert [problem["node"] for problem in found["tflite"]["cannot_run"]] == ["places"]
+    assert found["onnxruntime"]["cannot_run"] == []
 
 
 def test_describe_a_target_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def _lost_data(folder: Path) -> list[str]:
     return convert("net.onnx")
 
 
-def _computed_shape() -> onnx.ModelProto:
+def computed_shape() -> onnx.ModelProto:
     """relu [1,6,8,8] -> the columns whose mean is not 0 [1,6,8,N]: how many there are depends on the data."""
     nodes = [helper.make_node("ReduceMean", ["relu", "axes"], ["means"], "means", keepdims=0),
              helper.make_node("NonZero", ["means"], ["places"], "places"),
@@ -82,7 +82,7 @@ MODELS = (
            rf"2 nodes.*{target}.*Magic 'odd'.*Trick 'even'")
       for target in ("onnxruntime", "tflite", "coreml")),
     Case("free shape", model(lambda: network(shape=("N", 3, "H", "W"))), r"image.*--input"),
-    Case("shape that depends on data", _for("tflite", _computed_shape), r"NonZero 'places'.*depends on the data"),
+    Case("shape that depends on data", _for("tflite", computed_shape), r"NonZero 'places'.*depends on the data"),
     Case("NaN weights", model(_with_nan), r"NaN.*\bw\b"),
     Case("--input of another name", model(network, "--input", "picture:1x3x8x8"), r"picture.*image"),
     Case("--input that contradicts the model", model(network, "--input", "image:1x4x8x8"), r"image.*(4|3)"),
