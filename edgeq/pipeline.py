@@ -246,7 +246,8 @@ def _fill(folder: Path, target: str, model: Any, graph: ir.Model, plan: QuantPla
     """Emit, verify and describe one bundle."""
     started = time.perf_counter()
     options.progress(f"writing {target}", 0)
-    artifact = backend(target).emit(graph, folder, EmitOptions(options.min_os, options.compute))
+    artifact = backend(target).emit(graph, folder, EmitOptions(
+        options.min_os, options.compute, "float32" if options.bits == 32 else "float16"))
     seconds = time.perf_counter() - started
     manifest = _manifest(target, model, graph, artifact, plan, samples, options)
     _save(manifest, folder)

@@ -22,10 +22,15 @@ ComputeUnits = Literal["ane", "gpu", "cpu", "all"]
 
 @dataclass(frozen=True, slots=True)
 class EmitOptions:
-    """min_os, compute: Core ML only (iOS version; where the model should run)."""
+    """min_os, compute, precision: Core ML only (iOS version; where the model should run; what floats are computed in).
+
+    float32 keeps an ML program off the Neural Engine (https://apple.github.io/coremltools/docs-guides/source/
+    typed-execution.html), so it is for those who ask for 32 bits.
+    """
 
     min_os: int = 18
     compute: ComputeUnits = "ane"
+    precision: Literal["float16", "float32"] = "float16"
 
 
 @dataclass(frozen=True, slots=True)

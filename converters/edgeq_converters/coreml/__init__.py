@@ -16,7 +16,8 @@ ENTRY = "model.mlpackage"
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """Write folder/model.mlpackage; see edgeq_converters.contract.
 
-    Floats are float32 and integers int32 at the interface; inside, floats are float16. A rank-0 input is [1].
+    Floats are float32 and integers int32 at the interface; inside, floats have `options.precision`. A rank-0 input
+    is [1].
     `options.compute` is not part of a package: it is told to the engine at load.
 
     Raises:
@@ -25,12 +26,12 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     if options.min_os not in (16, 17, 18):
         raise UsageError(f"--min-os {options.min_os}: Core ML programs are written for iOS 16, 17 or 18")
-    return write_package(model, folder / ENTRY, options)
+    return write_package(model, folder / ENTRY, options, options.precision)
 
 
 def write_package(model: ir.Model, path: Path, options: EmitOptions,
                   precision: Literal["float16", "float32"] = "float16") -> Artifact:
-    """As `emit`, with the precision of floats chosen: a float32 program shows whether the lowering is exact."""
+    """As `emit`, at any path."""
     try:
         _import_quietly()
     except ImportError:
