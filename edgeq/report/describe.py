@@ -48,11 +48,11 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 def _model(source: str, model: ir.Model) -> dict[str, Any]:
     from edgeq.graph import real_inputs
-    from edgeq.quant.qdq import QUANTIZE
+    from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
     from edgeq.targets import TARGETS
 
     graph = model.graph
-    quantized = any(node.op_type == QUANTIZE for node in graph)
+    quantized = any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in graph)
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
     return {
         "kind": "model", "path": source, "quantized": quantized,

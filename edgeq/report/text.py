@@ -11,6 +11,7 @@ from rich.table import Table
 
 LOW_SQNR_DB: Final = 10.0  # the error has a third of the signal's amplitude: hardly a model any more
 SHOWN_NODES: Final = 3
+NAME_WIDTH: Final = 60
 PIPE_WIDTH: Final = 160  # a table that nobody's screen limits
 
 
@@ -107,9 +108,14 @@ def reasons(nodes: Iterable[Mapping[str, str]]) -> list[str]:
     lines = []
     for reason, members in sorted(groups.items(), key=lambda group: -len(group[1])):
         ops = ", ".join(f"{count} {op}" for op, count in Counter(node["op"] for node in members).most_common())
-        names = [node["node"] for node in members[:SHOWN_NODES]] + ["..."] * (len(members) > SHOWN_NODES)
+        names = [_short(node["node"]) for node in members[:SHOWN_NODES]] + ["..."] * (len(members) > SHOWN_NODES)
         lines.append(f"{ops}: {reason} ({', '.join(names)})")
     return lines
+
+
+def _short(name: str) -> str:
+    """TensorFlow's exporters join the names of everything that became one node."""
+    return name if len(name) <= NAME_WIDTH else f"{name[:NAME_WIDTH - 3]}..."
 
 
 def low_accuracy(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -152,7 +158,9 @@ def _model(found: Mapping[str, Any]) -> None:
         _list(out, f"{name}: cannot run", problems)
         if target["missing"]:
             out.print(f"{name}: not installed; {target['missing']}", soft_wrap=True)
-        if not problems:
+        if found["quantized"] and not problems and not target["missing"]:
+            out.print(f"{name}: runs every op")
+        if not found["quantized"] and not problems:
             _list(out, f"{name}: stays float at 8 bits", reasons(target["stays_float"]) or ["nothing"])
 
 

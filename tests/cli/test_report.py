@@ -201,7 +201,26 @@ def test_sizes_are_decimal(count: int | None, shown: str) -> None:
 def test_reasons_are_grouped_and_counted() -> None:
     nodes = [{"node": f"n{k}", "op": "Exp" if k == 3 else "Softmax", "reason": "tail"} for k in range(5)]
     nodes.append({"node": "[odd]", "op": "Resize", "reason": "cubic"})
-    assert text.reasons(nodes) == ["4 Softmax, 1 Exp: tail (n0, n1, n2, ...)", "1 Resize: cubic ([odd])"]
+    nodes.append({"node": "long" * 100, "op": "Pad", "reason": "why"})
+    assert text.reasons(nodes) == ["4 Softmax, 1 Exp: tail (n0, n1, n2, ...)", "1 Resize: cubic ([odd])",
+                                   f"1 Pad: why ({'long' * 14}l...)"]
+
+
+@pytest.mark.parametrize("data", [[], ["--calibration", "data.npz"]], ids=["weights", "activations too"])
+def test_describe_a_quantized_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: list[str]) -> None:
+    from click.testing import CliRunner
+
+    from edgeq.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    onnx.save(network(), "net.onnx")
+    np.savez("data.npz", image=samples())
+    arguments = ["convert", "net.onnx", "--target", "onnxruntime", "--keep-qdq", "qdq.onnx", *data]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    found = describe("qdq.onnx", {})
+    assert found["quantized"]
+    assert list(found["bytes"]) == ["as it is"]
+    assert found["targets"]["tflite"] == {"missing": None, "cannot_run": [], "stays_float": []}
 
 
 def row(target: str, decibels: float) -> dict[str, Any]:
