@@ -28,11 +28,15 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """How the constant operand of one multiply-accumulate node is stored. value: its initializer's name."""
+    """How the constant operand of one multiply-accumulate node is stored.
+
+    value: its initializer's name. bias: the initializer that is added to the product, or "".
+    """
 
     node: str
     value: str
     type: QuantType
+    bias: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +231,8 @@ class _Planner:
                 if weight is None or not is_constant(weight) or keep or not self.is_float(weight):
                     continue
                 kind = self.weight_type(node, weight)
-                weights.append(Weight(label(node), weight.name or "", kind))
                 bias = self.bias_of(node)
+                weights.append(Weight(label(node), weight.name or "", kind, bias.name or "" if bias else ""))
                 if node in self.integer and bias is not None and not isinstance(kind.granularity, PerBlock):
                     assert node.inputs[0] is not None
                     biases.append(Bias(label(self.bias_add.get(node, node)), bias.name or "", node.inputs[0].name or "",

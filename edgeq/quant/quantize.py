@@ -14,6 +14,7 @@ from onnx_ir.passes.common import NameFixPass
 from edgeq.graph import constant, initializer, label
 from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import TensorStatistics
+from edgeq.quant.fit import Fit, Fitted
 from edgeq.quant.params import grid
 from edgeq.quant.plan import Bias, QuantPlan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
@@ -32,17 +33,18 @@ from edgeq.targets import Fixed
 
 
 def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics], calibrator: Calibrator,
-             rounding: Rounding = sum_preserving) -> ir.Model:
-    """The model with its plan carried out, as a copy. statistics: of every source of the plan. rounding: of weights.
+             rounding: Rounding = sum_preserving, fit: Fit | None = None) -> ir.Model:
+    """The model with its plan carried out, as a copy. statistics: of every source of the plan. rounding: of weights,
+    where none are fitted. fit: how to fit them to data.
 
         x -> Conv(w, b) -> Relu -> y      =>      x -> Q -> DQ -> Conv(DQ(int8 w), DQ(int32 b)) -> Relu -> Q -> DQ -> y
     """
-    model = model.clone()
-    writer = _Writer(model.graph, plan, _grids(model.graph, plan, statistics, calibrator), rounding)
-    writer.write_weights()
+    result = model.clone()
+    writer = _Writer(result.graph, plan, _grids(model.graph, plan, statistics, calibrator), rounding)
     writer.write_activations()
-    NameFixPass()(model)
-    return model
+    writer.write_weights(fit(model, result, writer.nodes, plan) if fit is not None else {})
+    NameFixPass()(result)
+    return result
 
 
 def _grids(graph: ir.Graph, plan: QuantPlan, statistics: Mapping[str, TensorStatistics], calibrator: Calibrator,
@@ -76,23 +78,30 @@ class _Writer:
         self.order = {node: position for position, node in enumerate(graph)}
         self.values = {value.name or "": value for node in graph for value in (*node.inputs, *node.outputs) if value}
 
-    def write_weights(self) -> None:
-        for name, kind in {weight.value: weight.type for weight in self.plan.weights}.items():
-            self._write_weight(name, kind, [bias for bias in self.plan.biases if bias.weight == name])
+    def write_weights(self, fitted: Mapping[str, Fitted]) -> None:
+        for weight in {weight.value: weight for weight in self.plan.weights}.values():
+            biases = [bias for bias in self.plan.biases if bias.weight == weight.value]
+            found = fitted.get(weight.value)
+            if found is not None and found.bias is not None:
+                self.graph.initializers[weight.bias].const_value = ir.tensor(found.bias, name=weight.bias)
+            self._write_weight(weight.value, weight.type, biases, found)
 
-    def _write_weight(self, name: str, kind: QuantType, biases: list[Bias]) -> None:
+    def _write_weight(self, name: str, kind: QuantType, biases: list[Bias], fitted: Fitted | None) -> None:
         """One weight and the biases of every node that reads it (a shared weight has several)."""
         value = self.graph.initializers[name]
         weight = self._data(name)
-        params = weight_params(weight, kind)
+        params = weight_params(weight, kind) if fitted is None else fitted.params
         for bias in biases:
             params = widen_for_bias(params, float(self.grids[bias.activation].scale), self._data(bias.value))
+        if fitted is not None and not np.array_equal(params.scale, fitted.params.scale):
+            fitted = None  # its integers belong to another step
         for bias in biases:
             addend = self._data(bias.value)
             offsets = bias_params(params, np.float32(self.grids[bias.activation].scale), addend.size)
             self._store(self.graph.initializers[bias.value], quantize_bias(addend, offsets), offsets,
             self.nodes[bias.node])
-        self._store(value, quantize_weight(weight, params, self.rounding), params, *(use.node for use in value.uses()))
+        stored = quantize_weight(weight, params, self.rounding) if fitted is None else fitted.stored
+        self._store(value, stored, params, *(use.node for use in value.uses()))
 
     def _data(self, name: str) -> NDArray[np.float32]:
         data = constant(self.graph.initializers[name])

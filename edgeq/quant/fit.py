@@ -1,0 +1,163 @@
+"""Weights fitted to data, layer by layer from the inputs on, each to what the quantized layers before it left."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeq.graph import attribute, constant, label
+from edgeq.graph import shape as shape_of
+from edgeq.quant.plan import QuantPlan, Weight
+from edgeq.quant.prefix import Arrays, Prefix
+from edgeq.quant.rounding import nearest, sum_preserving
+from edgeq.quant.solve.geometry import Geometry, Product, Window
+from edgeq.quant.solve.grids import Blocks
+from edgeq.quant.solve.layer import DEFAULT, Layer, Settings, Solution, solve
+from edgeq.quant.solve.moments import Moments
+from edgeq.quant.weights import quantize_weight, weight_params
+from edgeq.scheme import Granularity, PerBlock, PerTensor, QuantParams, dequantize
+
+_LEAST_COLUMNS: Final = 16384  # of all samples together: fewer are all used
+_COLUMNS_EACH: Final = 24  # for every input of an output; more cost time and change nothing
+_SMALLEST_CLIP: Final = 0.1  # of the step that covers the largest weight
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """One weight and the bias behind it. stored: integers in the weight's shape."""
+
+    params: QuantParams
+    stored: NDArray[np.int8]
+    bias: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How to fit weights, and to what. feeds: samples, input name -> array."""
+
+    feeds: Sequence[Arrays]
+    settings: Settings = DEFAULT
+
+    def __call__(self, model: ir.Model, rounded: ir.Model, twins: Mapping[str, ir.Node], plan: QuantPlan,
+                 ) -> dict[str, Fitted]:
+        """Weight name -> its integers, of the weights that can be fitted; the others are left to rounding.
+
+        model: float. rounded: the same with its activations rounded as planned. twins: label of a node of `model` ->
+        the same node of `rounded`. Both models stay as they are.
+        """
+        layers = _layers(model.graph, plan)
+        replaced: dict[str, Array] = {}
+        true = Prefix(model, [node for node, *_ in layers], self.feeds)
+        seen = Prefix(rounded, [twins[label(node)] for node, *_ in layers], self.feeds, replaced)
+        fitted: dict[str, Fitted] = {}
+        for node, weight, geometry in layers:
+            twin = twins[label(node)]
+            true.run_until(node)
+            seen.run_until(twin)
+            data = constant(node.inputs[1])
+            assert data is not None
+            data = data.astype(np.float32)
+            moments = _moments(geometry, geometry.rows(data), seen.inputs(twin, 0), true.inputs(node, 0))
+            bias = model.graph.initializers.get(weight.bias)
+            alone = bias is not None and len(bias.uses()) == 1
+            result = _fit(data, weight, geometry, moments, self.settings, constant(bias) if alone else None)
+            fitted[weight.value] = result
+            replaced[weight.value] = dequantize(result.stored, result.params)
+            if result.bias is not None:
+                replaced[weight.bias] = result.bias
+        return fitted
+
+
+def _layers(graph: ir.Graph, plan: QuantPlan) -> list[tuple[ir.Node, Weight, Geometry]]:
+    """In graph order, what can be fitted: a weight that one node reads alone, and whose columns we know."""
+    planned = {weight.node: weight for weight in plan.weights}
+    readers = [weight.value for weight in plan.weights]
+    layers = []
+    for node in graph:
+        weight = planned.get(label(node))
+        if weight is not None and readers.count(weight.value) == 1:
+            geometry = geometry_of(node)
+            if geometry is not None:
+                layers.append((node, weight, geometry))
+    return layers
+
+
+def geometry_of(node: ir.Node) -> Geometry | None:
+    """How a multiply-accumulate node reads its input, or None where this module does not know."""
+    assert node.inputs[1] is not None
+    shape = shape_of(node.inputs[1])
+    if node.op_type in ("MatMul", "Gemm"):
+        scaled = attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0
+        plain = len(shape) == 2 and not attribute(node, "transA", 0) and not scaled
+        return Product(bool(attribute(node, "transB", 0))) if plain else None
+    if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", ""):
+        return None
+    kernel = shape[2:]
+    rank = len(kernel)
+    ones = (1,) * rank
+    strides = tuple(attribute(node, "strides", ones))
+    dilations = tuple(attribute(node, "dilations", ones))
+    pads = tuple(attribute(node, "pads", (0,) * (2 * rank)))
+    group = int(attribute(node, "group", 1))
+    if node.op_type == "Conv":
+        return Window(group, kernel, strides, dilations, pads[:rank], pads[rank:], ones)
+    if attribute(node, "output_shape") is not None:
+        return None
+    reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+    extra = attribute(node, "output_padding", (0,) * rank)
+    before = tuple(r - p for r, p in zip(reach, pads[:rank], strict=True))
+    after = tuple(r - p + e for r, p, e in zip(reach, pads[rank:], extra, strict=True))
+    if min(*before, *after) < 0:
+        return None
+    return Window(group, kernel, ones, dilations, before, after, strides, mirrored=True)
+
+
+def _moments(geometry: Geometry, rows: Array, seen: Sequence[NDArray[Any]], true: Sequence[NDArray[Any]],
+             ) -> tuple[Moments, Moments]:
+    """The moments to fit to and, of every fourth sample, those to judge by."""
+    groups, _, size = rows.shape
+    fitted, held = Moments.empty(groups, size), Moments.empty(groups, size)
+    share = -(-max(_LEAST_COLUMNS, _COLUMNS_EACH * size) // len(seen))
+    for number, (after, before) in enumerate(zip(seen, true, strict=True)):
+        count = geometry.positions(after.shape)
+        chosen = np.arange(count)
+        if count > share:
+            chosen = np.sort(np.random.default_rng(number).choice(count, share, replace=False))
+        moments = held if number % 4 == 3 else fitted
+        moments.add(geometry.columns(after, chosen), geometry.columns(before, chosen))
+    return fitted, held if held.count else fitted
+
+
+def _fit(data: Array, weight: Weight, geometry: Geometry, moments: tuple[Moments, Moments], settings: Settings,
+         bias: Array | None) -> Fitted:
+    plain = weight_params(data, weight.type)
+    rows, granularity = geometry.rows(data), weight.type.granularity
+    blocks = Blocks(not isinstance(granularity, PerTensor),
+                    granularity.size if isinstance(granularity, PerBlock) else rows.shape[2])
+    steps = _steps(plain.scale, geometry, granularity)
+    layer = Layer(rows, blocks, weight.type.range[1], steps * _SMALLEST_CLIP, bias is not None)
+    rounded = [Solution(geometry.rows(quantize_weight(data, plain, rounding).astype(np.float32)), steps)
+               for rounding in (sum_preserving, nearest)]
+    found = solve(layer, *moments, rounded, settings)
+    stored = geometry.weight(found.codes, data.shape).astype(np.int8)
+    params = replace(plain, scale=_scale(found.steps, plain.scale.shape, geometry, granularity))
+    moved = bias + found.shift.reshape(-1) if bias is not None and found.shift is not None else None
+    return Fitted(params, stored, moved)
+
+
+def _steps(scale: Array, geometry: Geometry, granularity: Granularity) -> Array:
+    """The scales of a QuantParams, in the order of the rows [S]."""
+    return geometry.rows(scale).reshape(-1) if isinstance(granularity, PerBlock) else scale.reshape(-1)
+
+
+def _scale(steps: Array, shape: tuple[int, ...], geometry: Geometry, granularity: Granularity) -> Array:
+    """The inverse of `_steps`."""
+    if isinstance(granularity, PerBlock):
+        steps = geometry.weight(steps.reshape(geometry.rows(np.zeros(shape, np.float32)).shape), shape)
+    return np.ascontiguousarray(steps.reshape(shape), np.float32)

@@ -1,0 +1,124 @@
+"""One layer from weights and moments to integers: the algorithms of this package, composed."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.quant.solve.descent import descend
+from edgeq.quant.solve.gptq import gptq
+from edgeq.quant.solve.grids import Blocks, clipped_steps, refitted_steps
+from edgeq.quant.solve.moments import Moments, Objective, mean_error, objective, output_error
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Which algorithms run, in this order.
+
+    clip: search the step. gptq: begin with GPTQ, else with the nearest integers. passes: of coordinate descent, at
+    most. refits: of the steps to the integers, each followed by a descent. corrected: whether to undo the error of the
+    layers before; both are tried where both are listed. bias: the same for taking up the mean error in the bias.
+    damping: see `objective`.
+    """
+
+    clip: bool = True
+    gptq: bool = True
+    passes: int = 10
+    refits: int = 2
+    corrected: tuple[bool, ...] = (True, False)
+    bias: tuple[bool, ...] = (True, False)
+    damping: float = 0.01
+
+
+DEFAULT: Final = Settings()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """What is to be quantized. weight: [G,R,n]. limit: the largest integer. least: of the steps [S], when clipping."""
+
+    weight: Array
+    blocks: Blocks
+    limit: int
+    least: Array
+    has_bias: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """codes: integers [G,R,n]. steps: [S]. shift: what to add to the bias [G,R], or None."""
+
+    codes: Array
+    steps: Array
+    shift: Array | None = None
+
+    def weight(self, blocks: Blocks) -> Array:
+        """The real weights [G,R,n] that these stand for."""
+        return self.codes * blocks.spread(self.steps, self.codes.shape)
+
+
+def solve(layer: Layer, fitted: Moments, held: Moments, rounded: Sequence[Solution], settings: Settings) -> Solution:
+    """The integers of one layer.
+
+    Data can mislead: with few samples the moments describe these alone. So each way is tried on `fitted` and judged by
+    the error on `held`, samples that it has not seen; the best is then carried out on both. rounded: what needs no
+    data, which wins where nothing does better.
+    """
+    ways = list(product(settings.corrected, settings.bias if layer.has_bias else (False,)))
+    trials = [_begin(layer, fitted, way, settings) for way in ways]
+    errors = [_judge(layer, trial, held) for trial in (*trials, *rounded)]
+    best = int(np.argmin(errors))
+    if best >= len(ways):
+        return rounded[best - len(ways)]
+    everything = fitted.merge(held)
+    return _finish(layer, everything, ways[best], settings)
+
+
+def _judge(layer: Layer, trial: Solution, held: Moments) -> float:
+    return float(output_error(layer.weight, trial.weight(layer.blocks), trial.shift, held).sum())
+
+
+def _begin(layer: Layer, moments: Moments, way: tuple[bool, bool], settings: Settings) -> Solution:
+    """Steps and a first set of integers."""
+    corrected, free = way
+    problem = objective(layer.weight, moments, free_bias=free, corrected=corrected, damping=settings.damping)
+    return _with_bias(layer, _first(layer, problem, settings), moments, free)
+
+
+def _finish(layer: Layer, moments: Moments, way: tuple[bool, bool], settings: Settings) -> Solution:
+    """The same, and then descent and better steps in turn; the best of what was found on the way."""
+    corrected, free = way
+    problem = objective(layer.weight, moments, free_bias=free, corrected=corrected, damping=settings.damping)
+    found = _first(layer, problem, settings)
+    tried = [found]
+    for turn in range(settings.refits + 1 if settings.passes else 0):
+        codes, steps = found.codes, found.steps
+        if turn:
+            steps = refitted_steps(codes, problem.target, problem.square, steps, layer.blocks, layer.least)
+        step = layer.blocks.spread(steps, codes.shape)
+        codes = descend(codes, problem.target, problem.square, step, layer.limit, passes=settings.passes)
+        found = Solution(codes, steps)
+        tried.append(found)
+    errors = [problem.error(solution.weight(layer.blocks)).sum() for solution in tried]
+    return _with_bias(layer, tried[int(np.argmin(errors))], moments, free)
+
+
+def _first(layer: Layer, problem: Objective, settings: Settings) -> Solution:
+    steps = clipped_steps(problem.target, problem.square, layer.blocks, layer.limit, layer.least,
+                          candidates=40 if settings.clip else 1)
+    step = layer.blocks.spread(steps, problem.target.shape)
+    if settings.gptq:
+        return Solution(gptq(problem.target, problem.square, step, layer.limit), steps)
+    return Solution(np.clip(np.rint(problem.target / step), -layer.limit, layer.limit), steps)
+
+
+def _with_bias(layer: Layer, found: Solution, moments: Moments, free: bool) -> Solution:
+    if not free:
+        return found
+    return Solution(found.codes, found.steps, mean_error(layer.weight, found.weight(layer.blocks), moments))

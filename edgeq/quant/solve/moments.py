@@ -1,0 +1,111 @@
+"""What a layer's inputs have in common, gathered sample by sample."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+@dataclass(eq=False)
+class Moments:
+    """Running sums over columns x [G,n,N] that the quantized model sees, and z that the float model saw there.
+
+    square: sum of x x^T [G,n,n]. cross: sum of z x^T [G,n,n]. seen, true: sum of x and of z [G,n].
+    """
+
+    square: Array
+    cross: Array
+    seen: NDArray[np.float64]
+    true: NDArray[np.float64]
+    count: int = 0
+
+    @classmethod
+    def empty(cls, groups: int, size: int) -> Moments:
+        """Of layers with `groups` groups and `size` inputs to each output."""
+        return cls(np.zeros((groups, size, size), np.float32), np.zeros((groups, size, size), np.float32),
+                   np.zeros((groups, size)), np.zeros((groups, size)))
+
+    def add(self, seen: Array, true: Array) -> None:
+        """Count columns [G,n,N] of the same positions in both models."""
+        turned = np.swapaxes(seen, 1, 2)
+        self.square += seen @ turned
+        self.cross += true @ turned
+        self.seen += seen.sum(2, dtype=np.float64)
+        self.true += true.sum(2, dtype=np.float64)
+        self.count += seen.shape[2]
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both sets of columns."""
+        return Moments(self.square + other.square, self.cross + other.cross, self.seen + other.seen,
+                       self.true + other.true, self.count + other.count)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Objective:
+    """min over q of sum over rows (q - target)^T square (q - target): what is left to choose for one layer.
+
+    square: damped, so positive definite [G,n,n]. target: real weights [G,R,n] that would undo what the quantized prefix
+    did to the inputs.
+    """
+
+    square: Array
+    target: Array
+
+    def error(self, weight: Array) -> NDArray[np.float64]:
+        """weight [G,R,n] -> its squared output error [G,R]."""
+        off = weight - self.target
+        return np.asarray(np.einsum("grn,grn->gr", off @ self.square, off, dtype=np.float64))
+
+
+def objective(weight: Array, moments: Moments, *, free_bias: bool, corrected: bool = True, damping: float = 0.01,
+              ) -> Objective:
+    """The least squares problem that weight [G,R,n] poses, given what enters it.
+
+    free_bias: the layer has a bias, which will take up the mean of the error, so that only the rest counts.
+    corrected: aim at the float layer's output on the float inputs, from the quantized ones: minimizes E|W z - q x|^2 +
+        damping |W - q|^2, whose solution is W (E[z x^T] + damping) (E[x x^T] + damping)^-1. GPTAQ (Li et al. 2025,
+        arXiv:2504.02692) in closed form.
+    damping: in units of the mean diagonal. It makes singular moments, of dead inputs or few samples, positive definite;
+        there the weights stay what they are.
+    """
+    count = max(moments.count, 1)
+    square: Array = moments.square / np.float32(count)
+    cross: Array = moments.cross / np.float32(count)
+    if free_bias:
+        seen, true = (moments.seen / count).astype(np.float32), (moments.true / count).astype(np.float32)
+        square = square - seen[:, :, None] * seen[:, None, :]
+        cross = cross - true[:, :, None] * seen[:, None, :]
+    size = square.shape[1]
+    level = np.trace(square, axis1=1, axis2=2) / size
+    level = np.where(level > 0, damping * level, 1.0).astype(np.float32)
+    shift = cross - square
+    diagonal = np.arange(size)
+    square[:, diagonal, diagonal] += level[:, None]
+    if not corrected:
+        return Objective(square, weight)
+    moved = np.linalg.solve(square.astype(np.float64), np.swapaxes(weight @ shift, 1, 2))
+    return Objective(square, weight + np.swapaxes(moved, 1, 2).astype(np.float32))
+
+
+def mean_error(weight: Array, quantized: Array, moments: Moments) -> Array:
+    """What the mean output [G,R] of quantized weights lacks beside the float layer's: the correction of its bias."""
+    count = max(moments.count, 1)
+    missing = np.einsum("grn,gn->gr", weight, moments.true) - np.einsum("grn,gn->gr", quantized, moments.seen)
+    return np.asarray(missing / count, np.float32)
+
+
+def output_error(weight: Array, quantized: Array, shift: Array | None, moments: Moments) -> NDArray[np.float64]:
+    """Mean squared output error [G,R] of quantized weights with `shift` added to the bias, up to a constant.
+
+    With d = q - W:  E|W z - q x|^2 = d E[x x^T] d^T + 2 W E[(x - z) x^T] d^T + E|W (z - x)|^2; the last is constant.
+    """
+    count = max(moments.count, 1)
+    off = quantized - weight
+    inside = off @ moments.square + 2 * (weight @ (moments.square - moments.cross))
+    error = np.einsum("grn,grn->gr", inside, off, dtype=np.float64) / count
+    if shift is not None:
+        error += shift * (shift - 2.0 * mean_error(weight, quantized, moments))
+    return np.asarray(error, np.float64)
