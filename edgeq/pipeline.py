@@ -23,7 +23,7 @@ from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.half import store_half
 from edgeq.quant.plan import QuantPlan, make_plan
-from edgeq.quant.qdq import QUANTIZE
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.rounding import nearest, sum_preserving
 from edgeq.quant.samples import InputSpec, Samples, open_samples
@@ -188,7 +188,7 @@ def _samples(network: ir.Model, options: Options) -> Samples | None:
 def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, samples: Samples | None, options: Options,
               ) -> tuple[ir.Model, QuantPlan | None]:
     """The QDQ graph of a float network. One that is quantized already keeps its scales, and needs no plan."""
-    if any(node.op_type == QUANTIZE for node in network.graph):
+    if any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph):
         return network, None
     plan = make_plan(network, [TARGETS[name] for name in targets], scheme, keep_float=options.keep_float)
     if options.bits == 16:
