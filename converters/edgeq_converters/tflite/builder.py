@@ -123,7 +123,9 @@ class Builder:
     def _stored(self, value: Value, layout: Layout) -> Tensor:
         if layout in value.tensors:
             return value.tensors[layout]
-        if value.data is not None:
+        if value.data is not None and value.half:
+            tensor = self.widened(self.constant(value.data.transpose(layout).astype(np.float16), name=value.name))
+        elif value.data is not None:
             params = value.grid and _moved_axis(value.grid, layout)
             tensor = self.constant(value.data.transpose(layout), params, name=value.name)
         else:
@@ -236,6 +238,10 @@ class Builder:
         if to is None:
             return self.call("DEQUANTIZE", [tensor], tensor.shape, dtype=FLOAT32, to=None)
         return tensor if tensor.grid.same_grid(to) else self.call("QUANTIZE", [tensor], tensor.shape, to=to)
+
+    def widened(self, tensor: Tensor) -> Tensor:
+        """float16 -> float32. On a constant DEQUANTIZE runs once, when the model is loaded; XNNPACK takes it away."""
+        return self.call("DEQUANTIZE", [tensor], tensor.shape, dtype=FLOAT32, to=None)
 
     def reshape(self, tensor: Tensor, out: Sequence[int]) -> Tensor:
         if tuple(out) == tensor.shape:

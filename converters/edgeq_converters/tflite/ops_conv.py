@@ -120,9 +120,9 @@ def _conv3d(b: Builder, x: Value, w: Value, bias: Value | None, over: Window, gr
     made = []
     for index, part in enumerate(pieces(b, tensor, 4, [per_group] * group)):
         outs = slice(index * o // group, (index + 1) * o // group)
-        assert weight.data is not None
         assert real.data is not None
-        made.append(b.call("CONV_3D", [part, b.constant(weight.data[..., outs]), b.constant(real.data[outs])],
+        filters = b.constant(b.array(w, "weights")[outs].transpose(2, 3, 4, 1, 0))
+        made.append(b.call("CONV_3D", [part, filters, b.constant(real.data[outs])],
                            (tensor.shape[0], *over.out, o // group), **options))
     assert len(k) == 3
     return b.call("CONCATENATION", made, (tensor.shape[0], *over.out, o), axis=4)

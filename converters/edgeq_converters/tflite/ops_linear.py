@@ -62,7 +62,7 @@ def _scaled(w: Value, factor: float) -> Value:
         grid = replace(w.grid, scale=(w.grid.scale * np.float32(factor)).astype(np.float32))
         return replace(w, grid=grid, tensors={}, reals={})
     assert w.data is not None
-    return replace(w, data=(w.data * factor).astype(w.data.dtype), tensors={}, reals={})
+    return replace(w, data=(w.data * factor).astype(w.data.dtype), tensors={}, reals={}, half=False)
 
 
 def _linear(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | None, transposed: bool,

@@ -6,18 +6,21 @@ need this form.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.formula import Real
 from edgeq_converters.tflite.ops_shape import window
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
+from edgeq_converters.tflite.weights import Filter, weight_tensor
 
 ACTIVATIONS: Final = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU"}
 State = tuple[Real, ...]
@@ -25,27 +28,30 @@ State = tuple[Real, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One direction: w [G*H, I], r [G*H, H], the input and the state bias [G*H], and the names of its activations'
-    kernels."""
+    """One direction: w [G*H, I], the products with r [G*H, H], and the names of its activations' kernels.
 
-    w: NDArray[Any]
-    r: NDArray[Any]
-    input_bias: NDArray[Any]
-    state_bias: NDArray[Any]
+    state: one product for the whole of r, or one for each part that the cell multiplies at a different time.
+    """
+
+    w: Product
+    state: tuple[Product, ...]
     kernels: tuple[str, ...]
+    hidden: int
 
-    @property
-    def hidden(self) -> int:
-        return int(self.r.shape[1])
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """x [.., K] -> x @ weights [N, K] transposed + bias [N]. The weights are one tensor for all steps."""
+
+    weights: Tensor
+    bias: Tensor
+
+    def __call__(self, b: Builder, x: Tensor) -> Tensor:
+        return b.call("FULLY_CONNECTED", [x, self.weights, self.bias], (*x.shape[:-1], self.weights.shape[0]),
+                      keepNumDims=True, asymmetricQuantizeInputs=self.weights.grid is not None)
 
 
 Step = Callable[[Builder, Layer, Tensor, State], State]
-
-
-def _product(b: Builder, x: Tensor, w: NDArray[Any], bias: NDArray[Any]) -> Tensor:
-    """x [.., K] @ w [N, K] transposed + bias [N]."""
-    inputs = [x, b.constant(w.astype(np.float32)), b.constant(bias.astype(np.float32))]
-    return b.call("FULLY_CONNECTED", inputs, (*x.shape[:-1], w.shape[0]), keepNumDims=True)
 
 
 def _gates(b: Builder, tensor: Tensor, hidden: int) -> list[Real]:
@@ -56,7 +62,7 @@ def _gates(b: Builder, tensor: Tensor, hidden: int) -> list[Real]:
 def lstm_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State:
     """Gates i, o, f, c of https://onnx.ai/onnx/operators/onnx__LSTM.html, without peepholes."""
     hidden, cell = state
-    total = Real(b, projected) + Real(b, _product(b, hidden.tensor, layer.r, layer.state_bias))
+    total = Real(b, projected) + Real(b, layer.state[0](b, hidden.tensor))
     i, o, f, c = _gates(b, total.tensor, layer.hidden)
     gate, inner, outer = layer.kernels
     cell = f.run(gate) * cell + i.run(gate) * c.run(inner)
@@ -67,7 +73,7 @@ def gru_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State
     """Gates z, r, h of https://onnx.ai/onnx/operators/onnx__GRU.html with linear_before_reset=1."""
     hidden, size, (gate, inner) = state[0], layer.hidden, layer.kernels
     x_z, x_r, x_h = _gates(b, projected, size)
-    h_z, h_r, h_h = _gates(b, _product(b, hidden.tensor, layer.r, layer.state_bias), size)
+    h_z, h_r, h_h = _gates(b, layer.state[0](b, hidden.tensor), size)
     z, r = (x_z + h_z).run(gate), (x_r + h_r).run(gate)
     new = (x_h + r * h_h).run(inner)
     return (new + z * (hidden - new),)
@@ -77,34 +83,34 @@ def gru_reset_first_step(b: Builder, layer: Layer, projected: Tensor, state: Sta
     """As gru_step with linear_before_reset=0: the reset gate meets the state before its product."""
     hidden, size, (gate, inner) = state[0], layer.hidden, layer.kernels
     x_z, x_r, x_h = _gates(b, projected, size)
-    h_z, h_r = _gates(b, _product(b, hidden.tensor, layer.r[:2 * size], layer.state_bias[:2 * size]), size)
+    h_z, h_r = _gates(b, layer.state[0](b, hidden.tensor), size)
     z, r = (x_z + h_z).run(gate), (x_r + h_r).run(gate)
-    h_h = Real(b, _product(b, (r * hidden).tensor, layer.r[2 * size:], layer.state_bias[2 * size:]))
+    h_h = Real(b, layer.state[1](b, (r * hidden).tensor))
     new = (x_h + h_h).run(inner)
     return (new + z * (hidden - new),)
 
 
 def rnn_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State:
-    hidden = Real(b, _product(b, state[0].tensor, layer.r, layer.state_bias))
+    hidden = Real(b, layer.state[0](b, state[0].tensor))
     return ((Real(b, projected) + hidden).run(layer.kernels[0]),)
 
 
 def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: Value | None,
          initial: Sequence[Value | None], step: Step, direction: str, activations: Sequence[str],
-         layout: int) -> tuple[Value | None, ...]:
+         layout: int, parts: Sequence[int] = (1,)) -> tuple[Value | None, ...]:
     """-> Y [T, D, B, H] and the last states [D, B, H] (layout 1: batch first)."""
     tensor = b.read(x, (1, 0, 2) if layout else None)
     steps, batch, _ = tensor.shape
     if lengths is not None and set(b.numbers(lengths, "sequence_lens")) != {steps}:
         raise CannotLower("sequences of different lengths")
     directions = w.shape[0]
-    layers = _layers(b, w, r, bias, activations)
+    layers = _layers(b, x, w, r, bias, activations, parts)
     every: list[Tensor] = []
     last: list[list[Tensor]] = []
     for index, layer in enumerate(layers):
         backwards = direction == "reverse" or index == 1
         state = tuple(_first_state(b, value, index, batch, layer.hidden, layout) for value in initial)
-        projected = _product(b, tensor, layer.w, layer.input_bias)
+        projected = layer.w(b, tensor)
         made: dict[int, Tensor] = {}
         for time in reversed(range(steps)) if backwards else range(steps):
             here = b.reshape(window(b, projected, {0: (time, 1)}), (batch, projected.shape[2]))
@@ -115,17 +121,55 @@ def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: 
     return _outputs(b, every, last, (steps, directions, batch, layers[0].hidden), layout)
 
 
-def _layers(b: Builder, w: Value, r: Value, bias: Value | None, activations: Sequence[str]) -> list[Layer]:
-    weights, recurrent = b.array(w, "weights W"), b.array(r, "weights R")
-    directions, rows = weights.shape[:2]
-    both = np.zeros((directions, 2 * rows), np.float32) if bias is None else b.array(bias, "bias")
+def _layers(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, activations: Sequence[str],
+            parts: Sequence[int]) -> list[Layer]:
+    """parts: how the rows of r divide into products, in shares."""
+    directions, rows, hidden = r.shape
+    both = np.zeros((directions, 2 * rows), np.float32) if bias is None else b.array(bias, "bias").astype(np.float32)
     unknown = sorted(set(activations) - set(ACTIVATIONS))
     if unknown:
         raise CannotLower(f"activations {', '.join(unknown)}")
     kernels = [ACTIVATIONS[name] for name in activations]
     each = len(kernels) // directions
-    return [Layer(weights[d], recurrent[d], both[d, :rows], both[d, rows:], tuple(kernels[d * each:(d + 1) * each]))
-            for d in range(directions)]
+    ends = np.cumsum([0, *parts]) * rows // sum(parts)
+    layers = []
+    for d in range(directions):
+        def product(weights: Value, first: int, last: int, shift: int, d: int = d) -> Product:
+            part = part_of_direction(weights, d, first, last)
+            return Product(weight_tensor(b, x, part, Filter("FULLY_CONNECTED", 0, (0, 1))),
+                           b.constant(both[d, shift + first:shift + last]))
+
+        state = tuple(product(r, int(first), int(last), rows) for first, last in pairwise(ends))
+        layers.append(Layer(product(w, 0, rows, 0), state, tuple(kernels[d * each:(d + 1) * each]), hidden))
+    return layers
+
+
+def part_of_direction(w: Value, direction: int, first: int, last: int) -> Value:
+    """Rows of one direction of a weight [D, G*H, K] -> [rows, K], on the scales that belong to them."""
+    if w.data is None:
+        raise CannotLower("its weights are computed at run time")
+    rows = slice(first, last)
+    data, params = w.data[direction, rows], w.grid
+    if params is not None:
+        scale, zero = (np.broadcast_to(part, w.shape[:2]) for part in (_by_row(w, params.scale),
+                                                                      _by_row(w, params.zero_point)))
+        kind = replace(params.type, granularity=PerChannel(0))
+        params = QuantParams(kind, scale[direction, rows].copy(), zero[direction, rows].copy())
+    return Value(w.name, data.shape, w.dtype, params, data, half=w.half)
+
+
+def _by_row(w: Value, numbers: NDArray[Any]) -> NDArray[Any]:
+    """Scales or zero points, one per tensor, direction, row or row of each direction, ready to broadcast over [D, rows].
+    """
+    assert w.grid is not None
+    granularity = w.grid.type.granularity
+    if isinstance(granularity, PerTensor):
+        return numbers
+    if isinstance(granularity, PerBlock) and granularity.axis % 3 == 2 and numbers.shape[2] == 1:
+        return numbers[..., 0]
+    if isinstance(granularity, PerChannel) and granularity.axis % 3 < 2:
+        return numbers[:, None] if granularity.axis % 3 == 0 else numbers[None]
+    raise CannotLower("recurrent weights with several scales in a row", "use --weights per-channel")
 
 
 def _first_state(b: Builder, value: Value | None, direction: int, batch: int, hidden: int, layout: int) -> Real:
@@ -190,7 +234,8 @@ def gru(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, len
     _plain(clip)
     step = gru_step if linear_before_reset else gru_reset_first_step
     names = _names(activations or (), ("Sigmoid", "Tanh"), w.shape[0])
-    return _run(b, x, w, r, bias, lengths, (h,), step, direction, names, layout)
+    parts = (1,) if linear_before_reset else (2, 1)
+    return _run(b, x, w, r, bias, lengths, (h,), step, direction, names, layout, parts)
 
 
 @op("RNN")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq_converters.optable import CannotLower
-from edgeq_converters.tflite.builder import Builder
+from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder
 from edgeq_converters.tflite.layout import (
     Layout,
     identity,
@@ -325,11 +326,13 @@ def cast(b: Builder, x: Value, *, to: int, saturate: int = 1) -> Value:
 
 def converted(b: Builder, x: Value) -> Value:
     """The value in the type that the graph gives the result. To bool: whether it is not zero."""
-    layout = b.common_layout(x)
-    tensor = b.read(x, layout, integer=False)
     out = b.node.outputs[0].dtype
     assert out is not None
     wanted = np.dtype(out.numpy())
+    if x.data is not None and x.dtype == np.float16 and wanted == np.float32:
+        return replace(b.known(x.data.astype(np.float32)), half=x.size > SMALL_CONSTANT)
+    layout = b.common_layout(x)
+    tensor = b.read(x, layout, integer=False)
     if wanted == np.bool_ and tensor.dtype != np.bool_:
         zero = b.constant(np.zeros((), tensor.dtype))
         return b.result(b.through("NOT_EQUAL", [tensor, zero], tensor.shape, dtype=np.bool_), layout)

@@ -45,7 +45,7 @@ class Value:
     grid). tensors: by layout, on the grid; reals: by layout, dequantized.
     scrambled: (tensor [M,F], order [F]) of a flattened value whose column j is ONNX column order[j]; only
     FULLY_CONNECTED reads it, with its weights permuted. pending: makes the first entry of `tensors`, once somebody
-    needs it.
+    needs it. half: a constant whose numbers are stored as float16.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Value:
     reals: dict[Layout, Tensor] = field(default_factory=dict)
     scrambled: tuple[Callable[[], Tensor], NDArray[np.intp]] | None = None
     pending: Callable[[], tuple[Layout, Tensor]] | None = None
+    half: bool = False
     shared: bool = False  # more than one reader, or a graph output: its producer must keep its result as it is
 
     @property
