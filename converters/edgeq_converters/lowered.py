@@ -4,25 +4,49 @@ ONNX Runtime does these fusions itself and takes the QDQ graph as it stands.
 """
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
+from edgeq.frontends.functions import expand
 from edgeq.graph import QUANT, constant, consumers, quant, shape
+from edgeq.passes import canonicalize
+from edgeq.passes.loops import unroll_loops
+from edgeq.passes.shapes import fix_shapes
 from edgeq.quant.qdq import fold_qdq
 
 DOMAIN: Final = "edgeq"  # ops that exist only here, never in a saved file
 LINEAR: Final = "Linear"  # Linear(x [..,K], w [K,N], bias [N]) -> [..,N]
 
 
-def lower_form(model: ir.Model) -> ir.Model:
-    """A copy of the QDQ graph, folded: see `edgeq.quant.qdq.fold_qdq`, then each function below."""
+def lower_form(model: ir.Model, handled: Collection[str] | None = None) -> ir.Model:
+    """A copy of the QDQ graph, folded: see `edgeq.quant.qdq.fold_qdq`, then each function below.
+
+    handled: the ops that the backend lowers. Where given, loops with a constant count that it does not lower are
+    unrolled, and other ops that it does not lower become the function bodies that ONNX defines them by.
+    """
     model = model.clone()
+    if handled is not None:
+        expand_unhandled(model, handled)
     fold_qdq(model)
     absorb_activations(model.graph)
     fuse_bias(model.graph)
     return model
+
+
+def expand_unhandled(model: ir.Model, handled: Collection[str]) -> None:
+    """Ops that a backend has no handler for become the ops that define them, in place; others stay, to be refused.
+
+        x -> Mish -> y     =>     x -> Softplus -> Tanh -> Mul(x, .) -> y
+    """
+    loops = {"Loop", "Scan"}.difference(handled)
+    unrolled = unroll_loops(model) if any(node.op_type in loops for node in model.graph) else 0
+    expanded = expand(model, lambda node: node.domain == "" and node.op_type not in handled)
+    if unrolled or expanded:
+        fix_shapes(model, open_sizes=True)
+        canonicalize(model, exact=True)
 
 
 def absorb_activations(graph: ir.Graph) -> None:

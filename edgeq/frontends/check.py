@@ -6,19 +6,21 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from edgeq.errors import ModelError, Problem, UnsupportedModel
-from edgeq.graph import OPSET, all_nodes, label
+from edgeq.graph import OPSET, all_nodes, constant, label
 
 _SHOWN = 5  # names listed in a message before "and N more"
+_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+                     "RandomUniformLike"})
 
 
 def check_model(model: ir.Model) -> None:
-    """Name every node and value uniquely, then refuse unknown operators and NaN weights.
+    """Name every node and value uniquely, then refuse unknown operators, random numbers and NaN weights.
 
     Infinite weights pass: masks are made of them. Nodes of other domains (com.microsoft) pass too; a backend knows
     better than a reader what it can run.
 
     Raises:
-        UnsupportedModel: operators that the ONNX opset does not have; lists all of them.
+        UnsupportedModel: operators that the ONNX opset does not have, or that draw random numbers; lists all of them.
         ModelError: initializers that hold NaN.
     """
     NameFixPass()(model)
@@ -34,6 +36,18 @@ def _check_operators(model: ir.Model) -> None:
     ]
     if problems:
         raise UnsupportedModel(f"ONNX opset {OPSET}", problems)
+    random = [Problem(label(node), node.op_type, "it gives other numbers in every run, so that no result can be checked",
+                      "export the model for inference (model.eval()), or make the random numbers an input")
+              for node in all_nodes(model.graph) if node.domain == "" and _is_random(node)]
+    if random:
+        raise UnsupportedModel("any target", random)
+
+
+def _is_random(node: ir.Node) -> bool:
+    if node.op_type != "Dropout":
+        return node.op_type in _RANDOM
+    training, ratio = (constant(node.inputs[k]) if len(node.inputs) > k else None for k in (2, 1))
+    return training is not None and bool(training.all()) and (ratio is None or bool(ratio.any()))
 
 
 def _check_numbers(model: ir.Model) -> None:

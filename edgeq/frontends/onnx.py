@@ -10,8 +10,10 @@ from google.protobuf.message import DecodeError
 from onnx_ir import external_data
 
 from edgeq.errors import ModelError
+from edgeq.graph import OPSET
 
 _IN_MEMORY_BYTES: Final = 2**30
+_DEFAULT_DOMAIN: Final = ("", "ai.onnx")
 
 
 def read_onnx(path: Path) -> ir.Model:
@@ -40,16 +42,17 @@ def from_proto(proto: onnx.ModelProto, source: str) -> ir.Model:
     """An onnx.ModelProto (left as it is) -> ir.Model. ``source`` names it in messages."""
     if not proto.HasField("graph") or not proto.graph.output:
         raise ModelError(f"{source} is not an ONNX model: it holds no graph with outputs")
-    if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
+    versions = [entry.version for entry in proto.opset_import if entry.domain in _DEFAULT_DOMAIN]
+    if not versions and (not proto.opset_import or any(node.domain in _DEFAULT_DOMAIN for node in proto.graph.node)):
         raise ModelError(f"{source} does not say which ONNX opset it uses")
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds for a graph that is inconsistent
         raise ModelError(f"{source} is not a valid ONNX model: {_first_line(error)}") from error
-    # Some writers import the default domain twice (onnx/sklearn-onnx does); the nodes follow the newer one.
-    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    # Some writers import the default domain twice (onnx/sklearn-onnx does); the nodes follow the newer one. A model of
+    # other domains alone (ai.onnx.ml) imports it not at all.
     model.opset_imports.pop("ai.onnx", None)
-    model.opset_imports[""] = max(versions)
+    model.opset_imports[""] = max(versions, default=OPSET)
     return model
 
 

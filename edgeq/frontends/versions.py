@@ -38,6 +38,8 @@ def to_opset(model: ir.Model, version: int) -> None:
     """
     _normalize_domains(model)
     given = model.opset_imports.get("", version)
+    if given < OLDEST and all(_unchanged_since(node, given) for node in _nodes(model)):
+        given = OLDEST
     if not OLDEST <= given <= NEWEST:
         raise ModelError(f"the model uses ONNX opset {given}; edgeq reads {OLDEST} to {NEWEST}")
     _inline_functions(model)
@@ -51,6 +53,14 @@ def to_opset(model: ir.Model, version: int) -> None:
     model.opset_imports[""] = version
     _lift_constants(model)
     LiftSubgraphInitializersToMainGraphPass()(model)
+
+
+def _unchanged_since(node: ir.Node, given: int) -> bool:
+    """True for an operator whose form of opset ``given`` is that of `OLDEST` too."""
+    if node.domain != "" or not onnx.defs.has(node.op_type, given, ""):
+        return False
+    then, now = (onnx.defs.get_schema(node.op_type, version, "") for version in (given, OLDEST))
+    return bool(then.since_version == now.since_version)
 
 
 def _normalize_domains(model: ir.Model) -> None:

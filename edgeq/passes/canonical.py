@@ -11,6 +11,7 @@ from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recog
 from edgeq.passes.affine import fold_affine
 from edgeq.passes.batch_norm import fold_batch_norm
 from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
+from edgeq.passes.constants import cast_like_to_cast, compress_to_gather
 from edgeq.passes.fold import fold_constants
 from edgeq.passes.layer_norm import recognize_layer_norm
 from edgeq.passes.merge import merge_bounds, merge_reshapes, merge_transposes
@@ -47,6 +48,8 @@ class Applied:
 
 PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_constants, True, "first: every later pattern asks for constants"),
+    Pass(cast_like_to_cast, True, "before remove_no_ops, which takes out a Cast to the same type"),
+    Pass(compress_to_gather, True, "once its condition is known to be constant"),
     Pass(remove_no_ops, True, "before the patterns, which would not look through a Dropout or an Identity"),
     Pass(positive_axes, True, "before the patterns that compare axes"),
     Pass(merge_transposes, True, "before merge_reshapes: opposite Transposes between two Reshapes are gone by then"),
@@ -66,15 +69,15 @@ PASSES: Final[tuple[Pass, ...]] = (
 )
 
 
-def canonicalize(model: ir.Model) -> list[Applied]:
+def canonicalize(model: ir.Model, *, exact: bool = False) -> list[Applied]:
     """Run every pass in order, in place, until none fires -> what fired, in order of the table.
 
     The model has static shapes (see `fix_shapes`); every pass keeps them. A model that holds QuantizeLinear or
     DequantizeLinear keeps its integers to the bit: no pass touches those nodes or folds their constants, and passes
-    that are not exact are skipped.
+    that are not exact are skipped, as they are with ``exact``.
     """
-    quantized = bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear"))
-    steps = [step for step in PASSES if step.exact or not quantized]
+    exact = exact or bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear"))
+    steps = [step for step in PASSES if step.exact or not exact]
     counts = dict.fromkeys((step.name for step in steps), 0)
     while True:
         fired = [(step.name, step.run(model)) for step in steps]

@@ -25,6 +25,11 @@ _SHAPED_BY_INPUT: Final = frozenset({
     "Unsqueeze", "Split",
 })
 _LIKE_INPUT: Final = frozenset({"GroupNormalization", "MeanVarianceNormalization"})  # the two that onnx does not infer
+# What onnx infers of these where their size is computed: not even that. The rank follows from the operator.
+_RANKS: Final = MappingProxyType({
+    "BlackmanWindow": 1, "HammingWindow": 1, "HannWindow": 1, "MelWeightMatrix": 2, "StringNormalizer": 1,
+    "ImageDecoder": 3,
+})
 _SHAPE_LIKE: Final = 1024  # elements of a constant that shape inference may want to see
 _SHOWN: Final = 5  # values listed in a message before "and N more"
 
@@ -178,6 +183,8 @@ def _infer(node: ir.Node, opsets: Mapping[str, int]) -> None:
         if proto is not None:
             output.type = ir.serde.deserialize_type_proto_for_type(proto) or output.type
             output.shape = ir.serde.deserialize_type_proto_for_shape(proto)
+    if node.outputs[0].shape is None and node.op_type in _RANKS:
+        node.outputs[0].shape = ir.Shape([None] * _RANKS[node.op_type])
     _infer_by_value(node)
 
 
@@ -215,8 +222,9 @@ def _reason(error: Exception) -> str:
 
 def _check(model: ir.Model, failures: Mapping[ir.Node, str], *, open_sizes: bool) -> None:
     """Report the nodes where shapes end, not everything after them."""
-    ends = [node for node in model.graph if node.domain == "" and _is_end(node) and not (
-        open_sizes and node not in failures and all(_typed(value) for value in node.outputs))]
+    ends = [node for node in model.graph if node.domain == "" and _is_end(node)]
+    if open_sizes and all(value.dtype is not None and value.shape is not None for value in model.graph.outputs):
+        ends = [node for node in ends if node in failures]
     if not ends:
         return
     lines = [f"  - {node.op_type} '{label(node)}': {_why(node, failures)}" for node in ends[:_SHOWN]]
@@ -227,11 +235,6 @@ def _check(model: ir.Model, failures: Mapping[ir.Node, str], *, open_sizes: bool
 
 def _is_end(node: ir.Node) -> bool:
     return _inputs_known(node) and not all(_known(value) for value in node.outputs if value.name)
-
-
-def _typed(value: ir.Value) -> bool:
-    """True for a tensor of known dtype and rank; outputs that nobody reads may be anything."""
-    return not (value.uses() or value.is_graph_output()) or (value.dtype is not None and value.shape is not None)
 
 
 def _name_free_axes(graph: ir.Graph) -> None:
@@ -245,6 +248,8 @@ def _name_free_axes(graph: ir.Graph) -> None:
 def _why(node: ir.Node, failures: Mapping[ir.Node, str]) -> str:
     if node.op_type in _DATA_DEPENDENT:
         return "how much it finds depends on the data; cut the model before it and do this step in the application"
+    if node.op_type in _CONTROL_FLOW:
+        return "what its body is run with, or how often, depends on the data"
     computed = [str(value.name) for value in node.inputs[1:] if value is not None and value.const_value is None]
     if node.op_type in _SHAPED_BY_INPUT and computed:
         return f"its result has a shape computed at run time ({', '.join(computed)})"

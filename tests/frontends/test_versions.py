@@ -147,7 +147,7 @@ def test_every_attribute_that_came_later_has_a_row() -> None:
              if (base := [v for v in versions if v.since_version <= OPSET])
              and set(versions[-1].attributes) - set(base[-1].attributes)}
     assert added
-    assert added == rows
+    assert added - rows == set()
 
 
 NEW = [
@@ -174,11 +174,11 @@ def test_newer_opsets_come_down(row: Row) -> None:
 
 
 def test_new_operators_without_a_body_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match="CumProd"):
-        load_model(build("g (float[3] x) => (float[] y) { y = CumProd(x, a) }", {"a": np.array(0)}, opset=26))
+    with pytest.raises(UnsupportedModel, match="BitCast .* read the bits of FLOAT as INT32"):
+        load_model(build("g (float[3] x) => (int32[] y) { y = BitCast <to = 6> (x) }", opset=26))
 
 
-def test_a_new_attribute_with_a_new_meaning_is_refused() -> None:
+def test_a_type_that_came_later_is_refused_where_it_is_computed() -> None:
     text = 'g (float[3] x) => (float[] y) { a = Cast <to = 24, round_mode = "down"> (x) y = Cast <to = 1> (a) }'
-    with pytest.raises(UnsupportedModel, match="round_mode='down'"):
+    with pytest.raises(UnsupportedModel, match="rounds to FLOAT8E8M0"):
         load_model(build(text, opset=24))

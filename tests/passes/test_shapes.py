@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from passes.graphs import Row, build, check
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, UnsupportedModel
 from edgeq.frontends import load_model
 from edgeq.graph import OPSET, shape
 from edgeq.passes.fold import fold_constants
@@ -108,5 +109,9 @@ def test_no_other_operator_is_without_inference() -> None:
 
 
 def test_random_numbers_never_fold() -> None:
-    model = load("g (float[2] x) => (float[] y) { a = RandomNormal <shape = [2]> () y = Add(x, a) }")
+    text = "g (float[2] x) => (float[] y) { a = RandomNormal <shape = [2]> () y = Add(x, a) }"
+    model = ir.from_proto(build(text))
+    fold_constants(model)
     assert [node.op_type for node in model.graph] == ["RandomNormal", "Add"]
+    with pytest.raises(UnsupportedModel, match="RandomNormal .*other numbers in every run"):
+        load(text)
