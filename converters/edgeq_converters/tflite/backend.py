@@ -43,7 +43,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     if find_spec("ai_edge_litert") is None:
         raise MissingExtra("TFLite conversion", "tflite")
-    program, float_nodes = lower(lower_form(model))
+    program, float_nodes = lower(lower_form(model, table().handlers))
     path = folder / ENTRY
     try:
         validate(flatbuffer.write(program, path))
