@@ -28,8 +28,8 @@ DATA: Final = "model.onnx.data"
 EXTERNAL_BYTES: Final = 1 << 20  # from here on, weights in a file of their own: it is mapped, not read
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
-# MatMulNBits rounds activations to int8 per block (level 4), 3.3 times faster than in float (level 1) when a language model
-# decodes. Four layers of it lie 39 dB from the graph as written, where 4-bit weights themselves leave 15 to 20 dB.
+# MatMulNBits rounds activations to int8 per block (level 4), 3.3 times faster than in float (level 1) when a language
+# model decodes. Four layers of it lie 39 dB from the graph as written, where 4-bit weights themselves leave 15 to 20.
 # https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
 FAST_MATMUL: Final = {"session.qdq_matmulnbits_accuracy_level": "4"}
 
