@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from edgeq.pipeline import Options, Progress
 
 BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
 TARGET_NAMES = ("onnxruntime", "tflite", "coreml")
@@ -147,7 +150,7 @@ def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -
         sys.exit(BELOW_WHAT_WAS_ASKED)
 
 
-def _options(flags: Mapping[str, Any]) -> Callable[[Callable[[str, int], None]], Any]:
+def _options(flags: Mapping[str, Any]) -> Callable[[Progress], Options]:
     """The flags as `pipeline.Options`, once there is a progress bar."""
     from edgeq.pipeline import Options
     from edgeq.report.describe import read_labels, read_preprocess
@@ -287,10 +290,10 @@ def _print(result: Any, as_json: bool, show: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int], None]]:
+def _progress() -> Iterator[Progress]:
     """A bar with what is going on; silent when stderr is not a terminal."""
     if not sys.stderr.isatty():
-        yield lambda what, done: None
+        yield lambda what, done=0, total=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -298,7 +301,8 @@ def _progress() -> Iterator[Callable[[str, int], None]]:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the model", total=None)
-        yield lambda what, done: bar.update(task, description=f"{what}, {done} samples" if done else what)
+        yield lambda what, done=0, total=None: bar.update(
+            task, description=f"{what}, {done} samples" if done else what, completed=done, total=total)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import onnx_ir as ir
 
@@ -45,7 +45,12 @@ VERIFIED_SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, 
 SELFTEST_SAMPLES: Final = 2
 SELFTEST_BYTES: Final = 1 << 18  # of inputs, beyond the first sample: the proof should not outgrow the model
 METHODS: Final = MappingProxyType({"auto": sum_preserving, "nearest": nearest})
-Progress = Callable[[str, int], None]  # what is going on, and how many samples of it are done
+
+
+class Progress(Protocol):
+    """Told what is going on, how many samples of it are done, and of how many where that is known."""
+
+    def __call__(self, what: str, done: int = 0, total: int | None = None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Options:
     strict: bool = False
     verify: bool = True
     force: bool = False
-    progress: Progress = lambda what, done: None
+    progress: Progress = lambda what, done=0, total=None: None
 
 
 def convert(model: Any, *, target: str, output: str | Path | None = None, **options: Any) -> Bundle:
@@ -197,7 +202,7 @@ def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, sa
     if plan.sources:
         assert samples is not None
         statistics = dict(calibrate(network, plan.sources, samples,
-                                    progress=lambda done: options.progress("calibrating", done)))
+                                    progress=lambda done: options.progress("calibrating", done, samples.length)))
     return quantize(network, plan, statistics, CALIBRATORS[options.calibrator], METHODS[options.method]), plan
 
 
@@ -245,7 +250,7 @@ def _fill(folder: Path, target: str, model: Any, graph: ir.Model, plan: QuantPla
           samples: Samples | None, options: Options) -> None:
     """Emit, verify and describe one bundle."""
     started = time.perf_counter()
-    options.progress(f"writing {target}", 0)
+    options.progress(f"writing {target}")
     artifact = backend(target).emit(graph, folder, EmitOptions(
         options.min_os, options.compute, "float32" if options.bits == 32 else "float16"))
     seconds = time.perf_counter() - started
@@ -253,7 +258,7 @@ def _fill(folder: Path, target: str, model: Any, graph: ir.Model, plan: QuantPla
     _save(manifest, folder)
     verification = None
     if options.verify:
-        options.progress(f"verifying {target}", 0)
+        options.progress(f"verifying {target}")
         verification, outputs = verify_bundle(folder, check.feeds, check.float, check.graph, inputs=check.inputs)
         write_selftest(folder / SELFTEST_NAME, _selftest_cases(check.feeds, outputs), _tolerance(verification))
         manifest = replace(manifest, accuracy=verification.to_json())
