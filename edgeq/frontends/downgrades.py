@@ -194,30 +194,32 @@ def _space_to_depth(node: ir.Node) -> None:
 
 
 def _bit_shift(node: ir.Node) -> None:
-    """Of signed integers, since opset 28: left as unsigned ones, right as a division that rounds down.
+    """Of signed integers, since opset 28: left as a product with a power of two, right as a division that rounds down.
 
     A shift by the width or more, or by a negative number, leaves only the sign.
     """
     x, by = node.inputs[:2]
-    bits = None if x is None else _INTEGER_BITS.get(x.dtype) if x.dtype is not None else None
+    bits = _INTEGER_BITS.get(x.dtype) if x is not None and x.dtype is not None else None
     if x is None or by is None or x.dtype is None or bits is None or not x.dtype.is_signed():
         return
     write, dtype = Writer(node), x.dtype
+    wide = _T.INT64 if bits == 64 else _T.INT32  # products wrap around, as the bits do
+    size, kind = wide.bitwidth, wide.numpy()
     right = attribute(node, "direction") == "RIGHT"
-    wide_x, wide_by = write.cast(x, _T.INT64), write.cast(by, _T.INT64)
-    width = write.constant(bits)
-    inside = write("And", write("GreaterOrEqual", wide_by, write.constant(0)), write("Less", wide_by, width))
-    # Bits are moved without their sign: of a negative number those of -1 - x, which are its own inverted.
-    negative = write("Less", wide_x, write.constant(0))
+    # A power that the sign bit holds is no divisor; what is left of a shift to the right by so much is the sign anyway.
+    top = min(bits, size - 1) if right else bits
+    powers = write.constant(np.left_shift(np.ones(top, kind), np.arange(top, dtype=kind)), kind)
+    value, amount = write.cast(x, wide), write.cast(by, wide)
+    inside = write("And", write("GreaterOrEqual", amount, write.constant(0, kind)),
+                   write("Less", amount, write.constant(top, kind)))
+    power = write("Gather", powers, write("Where", inside, amount, write.constant(0, kind)), axis=0)
     if right:
-        wide_x = write("Where", negative, write("Sub", write.constant(-1), wide_x), wide_x)
-    amount = write.cast(write("Where", inside, wide_by, write.constant(0)), _T.UINT64)
-    moved = write.cast(write("BitShift", write.cast(wide_x, _T.UINT64), amount,
-                             direction="RIGHT" if right else "LEFT"), _T.INT64)
-    moved = write("Where", inside, moved, write.constant(0))
-    if right:
-        moved = write("Where", negative, write("Sub", write.constant(-1), moved), moved)
-    write.finish("Cast", moved, to=int(dtype))
+        moved = write("Div", write("Sub", value, write("Mod", value, power)), power)
+        negative = write("Less", value, write.constant(0, kind))
+        outside = write("Where", negative, write.constant(-1, kind), write.constant(0, kind))
+    else:
+        moved, outside = write("Mul", value, power), write.constant(0, kind)
+    write.finish("Cast", write("Where", inside, moved, outside), to=int(dtype))
 
 
 DOWNGRADES: Final[tuple[Step, ...]] = (

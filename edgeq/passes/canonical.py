@@ -13,10 +13,12 @@ from edgeq.passes.batch_norm import fold_batch_norm
 from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
 from edgeq.passes.constants import cast_like_to_cast, compress_to_gather
 from edgeq.passes.fold import fold_constants
+from edgeq.passes.fourier import dft_to_matmul, stft_to_matmul
 from edgeq.passes.layer_norm import recognize_layer_norm
 from edgeq.passes.merge import merge_bounds, merge_reshapes, merge_transposes
 from edgeq.passes.padding import explicit_padding, fold_padding
 from edgeq.passes.pooling import mean_to_global_pool
+from edgeq.passes.recurrent import steps_first
 from edgeq.passes.rewrite import nodes_of
 from edgeq.passes.slices import positive_axes
 
@@ -50,6 +52,9 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_constants, True, "first: every later pattern asks for constants"),
     Pass(cast_like_to_cast, True, "before remove_no_ops, which takes out a Cast to the same type"),
     Pass(compress_to_gather, True, "once its condition is known to be constant"),
+    Pass(steps_first, True, "before merge_transposes, which joins its Transposes with those of the model"),
+    Pass(dft_to_matmul, False, "before merge_reshapes and merge_transposes, which tidy up behind it"),
+    Pass(stft_to_matmul, False, "with dft_to_matmul"),
     Pass(remove_no_ops, True, "before the patterns, which would not look through a Dropout or an Identity"),
     Pass(positive_axes, True, "before the patterns that compare axes"),
     Pass(merge_transposes, True, "before merge_reshapes: opposite Transposes between two Reshapes are gone by then"),

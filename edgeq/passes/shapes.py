@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgeq.errors import ModelError
-from edgeq.graph import constant, label, real_inputs, shape
+from edgeq.graph import constant, initializer, label, real_inputs, shape
 from edgeq.passes.control_flow import inline_constant_if
 from edgeq.passes.fold import evaluate, fold_node
 from edgeq.passes.loops import infer_loop, infer_scan
@@ -129,6 +129,8 @@ def _visit(node: ir.Node, opsets: Mapping[str, int], failures: dict[ir.Node, str
     if node.op_type == "If":
         _infer_if(node, sweep)
         return
+    if node.op_type == "Range":
+        _scalar_inputs(node)
     for output in node.outputs:
         output.shape = None  # what the file declares may belong to other input shapes
     if node.op_type == "Loop":
@@ -138,6 +140,14 @@ def _visit(node: ir.Node, opsets: Mapping[str, int], failures: dict[ir.Node, str
     elif node.op_type not in _CONTROL_FLOW and _types_known(node) and not fold_node(node):
         _infer(node, opsets)
         fold_node(node)  # now that the size of its result is known
+
+
+def _scalar_inputs(node: ir.Node) -> None:
+    """Constants of shape [1] as scalars: engines take either, onnx's inference does not."""
+    for index, value in enumerate(node.inputs):
+        data = constant(value)
+        if data is not None and data.shape == (1,) and node.graph is not None:
+            node.replace_input_with(index, initializer(node.graph, f"{value.name}_scalar", data.reshape(())))
 
 
 def _infer_if(node: ir.Node, sweep: Callable[[ir.Graph], None]) -> None:
@@ -167,6 +177,8 @@ def _infer(node: ir.Node, opsets: Mapping[str, int]) -> None:
         assert node.inputs[0] is not None
         node.outputs[0].shape, node.outputs[0].type = node.inputs[0].shape, node.inputs[0].type
         return
+    if node.op_type == "STFT" and "onesided" not in node.attributes:
+        node.attributes["onesided"] = ir.AttrInt64("onesided", 1)  # onnx 1.23 infers two sides where it is left out
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     for value in node.inputs:
