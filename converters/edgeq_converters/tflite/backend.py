@@ -17,6 +17,7 @@ from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
 from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
 from edgeq_converters.tflite.integer import MOVING, float_reason
+from edgeq_converters.tflite.integers import write_out_integers
 from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.layout import identity
 from edgeq_converters.tflite.ops import table
@@ -43,7 +44,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     if find_spec("ai_edge_litert") is None:
         raise MissingExtra("TFLite conversion", "tflite")
-    program, float_nodes = lower(lower_form(model, table().handlers))
+    program, float_nodes = lower(lower_form(write_out_integers(model), table().handlers))
     path = folder / ENTRY
     try:
         validate(flatbuffer.write(program, path))

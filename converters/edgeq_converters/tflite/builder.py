@@ -38,6 +38,15 @@ WIDER: Final = {
     "bool": ("u8", "i8", "i32", "f32"), "u32": ("i64",), "i64": ("i32",), "i32": ("i64",), "f16": ("f32",),
     "f64": ("f32",),
 }
+INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
+# Kernels that compute the same bits from uint64 as from int64, and those for which the order of the two differs.
+BITWISE_SAME: Final = frozenset((
+    "ADD", "SUB", "MUL", "SUM", "REDUCE_PROD", "CUMSUM", "EQUAL", "NOT_EQUAL", "SELECT_V2", "TRANSPOSE", "SLICE",
+    "STRIDED_SLICE", "PAD", "GATHER", "GATHER_ND", "TILE", "BROADCAST_TO", "REVERSE_V2", "CONCATENATION", "PACK",
+    "SPACE_TO_DEPTH", "DEPTH_TO_SPACE",
+))
+ORDERING: Final = frozenset(("LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "MAXIMUM", "MINIMUM", "REDUCE_MAX",
+                             "REDUCE_MIN"))
 DTYPES: Final = {short: np.dtype(name) for name, short in SHORT.items() if name != "int4"}
 
 
@@ -258,8 +267,33 @@ class Builder:
         return self.through("TRANSPOSE", [tensor, self.ints(perm)], out)
 
     def cast(self, tensor: Tensor, dtype: Any) -> Tensor:
-        return tensor if tensor.dtype == np.dtype(dtype) else self.call("CAST", [tensor], tensor.shape, dtype=dtype,
-                                                                        to=None)
+        """The same numbers in another type; integers that do not fit keep their lowest bits."""
+        wanted = np.dtype(dtype)
+        if tensor.dtype == wanted:
+            return tensor
+        if tensor.dtype == UINT64 and wanted.kind == "f":
+            return self._float_of_uint64(tensor, wanted)
+        if tensor.dtype == UINT64:
+            return self.cast(self.bits(tensor, INT64), wanted)
+        if wanted == UINT64:
+            return self.bits(self.cast(tensor, INT64), UINT64)
+        return self.call("CAST", [tensor], tensor.shape, dtype=wanted, to=None)
+
+    def _float_of_uint64(self, tensor: Tensor, wanted: np.dtype[Any]) -> Tensor:
+        """low + 2 ** 32 * high."""
+        pair = self.cast(self.bits(tensor, np.uint32, (*tensor.shape, 2)), FLOAT32)
+        weighted = self.call("MUL", [pair, self.constant(np.array([1, 2.0**32], np.float32))], pair.shape)
+        total = self.call("SUM", [weighted, self.ints([tensor.rank])], tensor.shape, keepDims=False)
+        return self.cast(total, wanted)
+
+    def bits(self, tensor: Tensor, dtype: Any, out: Sequence[int] | None = None) -> Tensor:
+        """The same bits as numbers of another type; int64 [..] and uint32 [.., 2] have the same."""
+        wanted, shape = np.dtype(dtype), tensor.shape if out is None else tuple(out)
+        if tensor.dtype == wanted:
+            return tensor
+        if tensor.data is not None:
+            return self.constant(np.ascontiguousarray(tensor.data).reshape(-1).view(wanted).reshape(shape))
+        return self.call("BITCAST", [tensor], shape, dtype=wanted, to=None)
 
     def through(self, kernel: str, inputs: Sequence[Tensor | None], out: Sequence[int], *, dtype: Any = None,
                 to: QuantParams | Literal["auto"] | None = "auto", **options: Any) -> Tensor:
@@ -274,11 +308,27 @@ class Builder:
             return self.call(kernel, inputs, out, dtype=dtype, to=to, **options)
         if name == "q8":
             raise NeedsFloat(f"{kernel} has no int8 kernel")
+        if name == "u64":
+            return self._through_int64(kernel, inputs, out, positions, dtype, options)
         wider = next((DTYPES[t] for t in WIDER.get(name, ()) if t in row.dtypes), None)
         if wider is None:
             raise CannotLower(f"{kernel} does not take {first.dtype}")
         cast = [self.cast(t, wider) if p in positions and t is not None else t for p, t in enumerate(inputs)]
         return self.restored(self.call(kernel, cast, out, dtype=dtype, to=to, **options), first, dtype)
+
+    def _through_int64(self, kernel: str, inputs: Sequence[Tensor | None], out: Sequence[int], positions: Sequence[int],
+                       dtype: Any, options: dict[str, Any]) -> Tensor:
+        """uint64 by its bits: sums and products are the same; for an order the highest bit must be turned."""
+        if kernel not in BITWISE_SAME and kernel not in ORDERING:
+            raise CannotLower(f"{kernel} does not take uint64")
+        flip = self.constant(np.array(np.iinfo(INT64).min, INT64))
+
+        def turned(tensor: Tensor) -> Tensor:
+            return self.call("SUB", [tensor, flip], tensor.shape) if kernel in ORDERING else tensor
+
+        seen = [turned(self.bits(t, INT64)) if p in positions and t is not None else t for p, t in enumerate(inputs)]
+        made = self.through(kernel, seen, out, dtype=dtype, **options)
+        return made if dtype is not None else self.bits(turned(made), UINT64)
 
     def restored(self, result: Tensor, source: Tensor, dtype: Any) -> Tensor:
         """Undo the widening of `through`, unless the caller asked for a type of its own."""

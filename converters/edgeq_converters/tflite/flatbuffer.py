@@ -22,7 +22,8 @@ CODES_OF_ONE_BYTE: Final = 127  # later builtins live in the wider field; the ol
 
 SCHEMA_TYPES: Final = {
     "float32": "FLOAT32", "float16": "FLOAT16", "float64": "FLOAT64", "int4": "INT4", "int8": "INT8", "uint8": "UINT8",
-    "int16": "INT16", "uint16": "UINT16", "int32": "INT32", "uint32": "UINT32", "int64": "INT64", "bool": "BOOL",
+    "int16": "INT16", "uint16": "UINT16", "int32": "INT32", "uint32": "UINT32", "int64": "INT64", "uint64": "UINT64",
+    "bool": "BOOL",
 }
 
 

@@ -178,6 +178,13 @@ def _gather_nd(operator: Operator) -> Shape:
     return *index[:-1], *_in(operator).shape[index[-1]:]
 
 
+def _bitcast(operator: Operator) -> Shape:
+    shape, narrower = _in(operator).shape, _in(operator).dtype.itemsize // operator.outputs[0].dtype.itemsize
+    if narrower == 1:
+        return shape
+    return (*shape, narrower) if narrower else shape[:-1]
+
+
 RULES: Final[Mapping[str, Callable[[Operator], Shape]]] = MappingProxyType({
     "CONV_2D": _conv, "DEPTHWISE_CONV_2D": _conv, "MAX_POOL_2D": _pool, "AVERAGE_POOL_2D": _pool,
     "FULLY_CONNECTED": _fully_connected, "BATCH_MATMUL": _batch_matmul,
@@ -191,7 +198,7 @@ RULES: Final[Mapping[str, Callable[[Operator], Shape]]] = MappingProxyType({
                      "COS", "RELU", "RELU6", "LEAKY_RELU", "ELU", "GELU", "HARD_SWISH", "LOGISTIC", "TANH", "SOFTMAX",
                      "LOG_SOFTMAX", "L2_NORMALIZATION", "CAST", "QUANTIZE", "DEQUANTIZE", "CUMSUM", "REVERSE_V2",
                      "REVERSE_SEQUENCE"), _same),
-    "RESHAPE": _reshape, "TRANSPOSE": _transpose, "CONCATENATION": _concat, "SLICE": _slice,
+    "BITCAST": _bitcast, "RESHAPE": _reshape, "TRANSPOSE": _transpose, "CONCATENATION": _concat, "SLICE": _slice,
     "STRIDED_SLICE": _strided_slice,
     "PAD": _pad, "PADV2": _pad, "GATHER": _gather, "GATHER_ND": _gather_nd, "TILE": _tile,
     "BROADCAST_TO": lambda o: tuple(_numbers(o, 1)),

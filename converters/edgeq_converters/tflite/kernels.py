@@ -97,10 +97,10 @@ KERNELS: Final[Mapping[str, Kernel]] = MappingProxyType({
     "LOGICAL_AND": _row("bool", options="LogicalAndOptions", data=None, broadcast=4),
     "LOGICAL_OR": _row("bool", options="LogicalOrOptions", data=None, broadcast=4),
     "LOGICAL_NOT": _row("bool", options="LogicalNotOptions"),
-    "BITWISE_XOR": _row("i8 u8 i16 i32", options="BitwiseXorOptions", data=None, broadcast=4),
-    "RIGHT_SHIFT": _row("i8 u8 i16 i32", options="RightShiftOptions", data=None, broadcast=4),
+    "BITWISE_XOR": _row("i8 u8 i16 u16 i32 u32", options="BitwiseXorOptions", data=None, broadcast=4),
+    "RIGHT_SHIFT": _row("i8 u8 i16 u16 i32 u32", options="RightShiftOptions", data=None, broadcast=4),
     "ATAN2": _row("f32", options="ATan2Options", data=None),
-    "SELECT_V2": _row("f32 q8 u8 i16 i32 i64 bool", SAME, "SelectV2Options", (1, 2), 5),
+    "SELECT_V2": _row("f32 q8 i8 u8 i16 i32 u32 i64 bool", SAME, "SelectV2Options", (1, 2), 5),
     "ABS": _row("f32 q8 i32", FREE, "AbsOptions"),
     "NEG": _row("f32 i32 i64", options="NegOptions"),  # the int8 kernel ignores the zero point
     "SIGN": _row("f32 i32", options="SignOptions"),
@@ -121,12 +121,13 @@ KERNELS: Final[Mapping[str, Kernel]] = MappingProxyType({
     "L2_NORMALIZATION": _row("f32 q8", FIXED, "L2NormOptions"),
     "LOCAL_RESPONSE_NORMALIZATION": _row("f32", options="LocalResponseNormalizationOptions"),
     "CAST": _row("f32 f16 f64 i8 u8 i16 u16 i32 u32 i64 bool", options="CastOptions"),
+    "BITCAST": _row("f32 i8 u8 i16 u16 i32 u32 i64 u64", options="BitcastOptions"),
     "QUANTIZE": _row("f32 q8", FREE, "QuantizeOptions"),
     "DEQUANTIZE": _row("q8 q4 f16", FREE, "DequantizeOptions"),
     # moving data
-    "RESHAPE": _row("f32 q8 f16 f64 i8 u8 i16 u16 i32 u32 i64 bool", SAME, "ReshapeOptions"),
+    "RESHAPE": _row("f32 q8 f16 f64 i8 u8 i16 u16 i32 u32 i64 u64 bool", SAME, "ReshapeOptions"),
     "TRANSPOSE": _row(MOVED, SAME, "TransposeOptions"),
-    "SLICE": _row(MOVED, SAME, "SliceOptions"),
+    "SLICE": _row(f"{MOVED} u32", SAME, "SliceOptions"),
     "STRIDED_SLICE": _row(MOVED, SAME, "StridedSliceOptions"),
     "PAD": _row("f32 q8 u8 i16 i32 i64 bool", SAME, "PadOptions"),
     "PADV2": _row("f32 q8 u8 i32 i64", SAME, "PadV2Options", (0, 2)),
@@ -138,7 +139,7 @@ KERNELS: Final[Mapping[str, Kernel]] = MappingProxyType({
     "BROADCAST_TO": _row(MOVED, SAME, "BroadcastToOptions"),
     "REVERSE_V2": _row("f32 u8 i16 i32 i64 bool", options="ReverseV2Options"),
     "REVERSE_SEQUENCE": _row("f32 u8 i16 i32 i64", options="ReverseSequenceOptions"),
-    "CONCATENATION": _row(MOVED, SAME, "ConcatenationOptions", None),
+    "CONCATENATION": _row(f"{MOVED} u32", SAME, "ConcatenationOptions", None),
     "PACK": _row("f32 q8 i8 u8 i16 i32 i64", SAME, "PackOptions", None),
     "SPLIT": _row("f32 q8 i8 u8 i16 i32", SAME, "SplitOptions", (1,)),
     "SPLIT_V": _row("f32 q8 i8 u8 i16 i32 i64", SAME, "SplitVOptions"),
@@ -295,7 +296,7 @@ VERSIONS: Final[Mapping[str, tuple[tuple[Test, int], ...]]] = MappingProxyType({
     "RESIZE_NEAREST_NEIGHBOR":
         ((lambda o: bool(o.options.get("alignCorners") or o.options.get("halfPixelCenters")), 3), (_int8, 2)),
     "EMBEDDING_LOOKUP": ((_first("q4"), 4), (lambda o: per_channel(_data(o)), 4), (_first("q8"), 3)),
-    "NEG": (), "HARD_SWISH": (), "ELU": (), "RESHAPE": (), "CAST": ((_first("f64", "u16", "u32", "f16"), 5),),
+    "BITCAST": (), "BITWISE_XOR": (), "RIGHT_SHIFT": (), "NEG": (), "HARD_SWISH": (), "ELU": (), "RESHAPE": (), "CAST": ((_first("f64", "u16", "u32", "f16"), 5),),
     "BATCH_MATMUL": ((_int8, 2),),
 })
 

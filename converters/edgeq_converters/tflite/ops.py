@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from edgeq_converters.optable import OpTable
 from edgeq_converters.tflite import (
+    ops_bits,
     ops_conv,
     ops_elementwise,
     ops_index,
@@ -17,9 +18,8 @@ from edgeq_converters.tflite import (
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.table import op
 
-FAMILIES = (ops_conv, ops_elementwise, ops_index, ops_linear, ops_loss, ops_normalize, ops_pool, ops_recurrent,
-            ops_reduce,
-            ops_shape)
+FAMILIES = (ops_bits, ops_conv, ops_elementwise, ops_index, ops_linear, ops_loss, ops_normalize, ops_pool, ops_recurrent,
+            ops_reduce, ops_shape)
 
 
 def table() -> OpTable[Builder]:

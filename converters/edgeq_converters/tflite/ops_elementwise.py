@@ -20,7 +20,7 @@ from edgeq_converters.tflite.table import op
 BINARY: Final = {
     "Add": "ADD", "Sub": "SUB", "Mul": "MUL", "PRelu": "PRELU", "And": "LOGICAL_AND", "Or": "LOGICAL_OR",
     "Xor": "NOT_EQUAL", "Equal": "EQUAL", "Less": "LESS", "LessOrEqual": "LESS_EQUAL", "Greater": "GREATER",
-    "GreaterOrEqual": "GREATER_EQUAL", "BitwiseXor": "BITWISE_XOR",
+    "GreaterOrEqual": "GREATER_EQUAL",
 }
 COMPARING: Final = frozenset(("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"))
 # ONNX op -> kernel of one operand with the same meaning.
@@ -343,12 +343,3 @@ def is_inf(b: Builder, x: Value, *, detect_negative: int = 1, detect_positive: i
     if not detect_negative and not detect_positive:
         return b.known(np.zeros(b.shape, np.bool_))
     return b.result(real.compare("EQUAL", np.inf if detect_positive else -np.inf).tensor, layout)
-
-
-@op("BitwiseNot")
-def bitwise_not(b: Builder, x: Value) -> Value:
-    """Every bit turned: XOR with all ones."""
-    if x.dtype.name not in ("int8", "uint8", "int16", "int32"):
-        raise CannotLower(f"bits of {x.dtype}")
-    ones = np.array(-1, x.dtype) if x.dtype.kind == "i" else np.array(np.iinfo(x.dtype).max, x.dtype)
-    return binary(b, x, b.value(ones), kernel="BITWISE_XOR")

@@ -174,24 +174,6 @@ def hardmax(b: Builder, x: Value, *, axis: int = -1) -> Value:
     return b.result(b.cast(hit, np.float32), layout)
 
 
-@op("BitShift")
-def bit_shift(b: Builder, x: Value, y: Value, *, direction: str) -> Value:
-    """To the left: a product with a power of two, taken modulo the type's width."""
-    if direction == "RIGHT":
-        if x.dtype.name not in ("uint8", "int8", "int16", "int32"):
-            raise CannotLower(f"shifting {x.dtype}")
-        tensors = [b.read(v) for v in (b.aligned(x, len(b.shape)), b.aligned(y, len(b.shape)))]
-        return b.result(b.through("RIGHT_SHIFT", tensors, b.shape))
-    if y.data is None or x.dtype.name not in ("uint8", "uint16", "uint32"):
-        raise CannotLower("a shift to the left by a computed number, or of a signed type")
-    wide = b.cast(b.read(b.aligned(x, len(b.shape))), np.int64)
-    width = 1 << (8 * x.dtype.itemsize)
-    factor = np.where(y.data >= 8 * x.dtype.itemsize, 0, np.int64(1) << y.data.astype(np.int64)).astype(np.int64)
-    made = b.call("MUL", [wide, b.constant(factor)], b.shape)
-    rest = b.call("FLOOR_MOD", [made, b.constant(np.array(width, np.int64))], b.shape)
-    return b.result(b.cast(rest, x.dtype))
-
-
 @op("Einsum")
 def einsum(b: Builder, *xs: Value, equation: str) -> Value:
     """Two operands: batch axes in both, summed axes in both and not in the result -> BATCH_MATMUL between

@@ -159,8 +159,7 @@ def part_of_direction(w: Value, direction: int, first: int, last: int) -> Value:
 
 
 def _by_row(w: Value, numbers: NDArray[Any]) -> NDArray[Any]:
-    """Scales or zero points, one per tensor, direction, row or row of each direction, ready to broadcast over [D, rows].
-    """
+    """Scales or zero points per tensor, direction, row or row of each direction, ready to broadcast over [D, rows]."""
     assert w.grid is not None
     granularity = w.grid.type.granularity
     if isinstance(granularity, PerTensor):
