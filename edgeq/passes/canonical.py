@@ -17,7 +17,7 @@ from edgeq.passes.fourier import dft_to_matmul, stft_to_matmul
 from edgeq.passes.layer_norm import recognize_layer_norm
 from edgeq.passes.merge import merge_bounds, merge_reshapes, merge_transposes
 from edgeq.passes.padding import explicit_padding, fold_padding
-from edgeq.passes.pooling import mean_to_global_pool
+from edgeq.passes.pooling import count_no_padding, mean_to_global_pool
 from edgeq.passes.recurrent import steps_first
 from edgeq.passes.rewrite import nodes_of
 from edgeq.passes.slices import positive_axes
@@ -61,6 +61,7 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(merge_reshapes, True, "after remove_no_ops, so that no chain ends in a Reshape to the same shape"),
     Pass(explicit_padding, True, "before fold_padding, which adds numbers to pads"),
     Pass(fold_padding, True, "before the foldings into weights, whose Conv it then follows directly"),
+    Pass(count_no_padding, True, "after fold_padding, which gives a pooling its pads"),
     Pass(merge_bounds, True, "before recognize_hard_swish, which looks for one Clip"),
     Pass(fold_batch_norm, False, "before the activations: what they call x is then the Conv itself"),
     Pass(recognize_sigmoid, False, "before fold_affine, which could take the Add(1) of a pattern"),

@@ -1,4 +1,4 @@
-"""The mean over a whole image is a pooling."""
+"""The mean over a whole image is a pooling; an average without padding has none to count."""
 from __future__ import annotations
 
 import onnx_ir as ir
@@ -15,6 +15,21 @@ def mean_to_global_pool(model: ir.Model) -> int:
     Only with two spatial axes or more: a mean over the last of three axes is usually part of a normalization.
     """
     return sum(_replace(node) for node in nodes_of(model, "ReduceMean"))
+
+
+def count_no_padding(model: ir.Model) -> int:
+    """AveragePool without pads loses count_include_pad, which says nothing there -> how many.
+
+    ONNX Runtime's integer kernel takes the part of a window that ceil_mode lets stick out for padding, and divides by
+    the whole window; its float kernel, torch and the standard do not.
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/contrib_ops/cpu/quantization/qlinear_pool.cc
+    """
+    found = [node for node in nodes_of(model, "AveragePool")
+             if attribute(node, "count_include_pad", 0) and not any(attribute(node, "pads", ()))
+             and attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")]
+    for node in found:
+        del node.attributes["count_include_pad"]
+    return len(found)
 
 
 def _replace(node: ir.Node) -> bool:

@@ -314,6 +314,20 @@ def test_signed_activations_of_a_residual_network_fuse(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, reference(model, {"x": X}, tmp_path), rtol=0, atol=7 * .04)
 
 
+def test_zeros_before_a_max_pool_stay_zeros(tmp_path: Path) -> None:
+    """All values are below zero, so every window at the edge has the padding for its maximum."""
+    model = network("""g (float[1,3,9,7] x) => (float[1,3,4,4] y) {
+        a = Exp (x)
+        n = Neg (a)
+        p = Pad (n, pads)
+        y = MaxPool <kernel_shape = [3,2], strides = [2,2], pads = [0,0,0,0]> (p)
+    }""", pads=np.array([0, 0, 1, 1, 0, 0, 0, 1]))
+    assert "Pad" not in kernels_as_given(model, tmp_path)
+    found, ops, _ = convert(model, {"x": X}, tmp_path)
+    assert ops["Pad"] == 1
+    np.testing.assert_array_equal(found, reference(model, {"x": X}, tmp_path))
+
+
 def test_the_given_model_is_not_changed(tmp_path: Path) -> None:
     model = conv(ints(ml_dtypes.int4, 5, 3, 3, 3), np.int8)
     before = ir.to_proto(model).SerializeToString(deterministic=True)

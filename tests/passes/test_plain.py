@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from passes.graphs import Row, check, noise
 
+from edgeq.graph import attribute
 from edgeq.passes import canonicalize
 
 X = "g (float[2,3,5,4] x) => (float[] y)"
@@ -118,6 +119,14 @@ def test_does_something(row: Row) -> None:
 @pytest.mark.parametrize("row", MEANS, ids=str)
 def test_means(row: Row) -> None:
     check(row, canonicalize)
+
+
+@pytest.mark.parametrize(("pads", "counted"), [([0, 0, 0, 0], 0), ([0, 1, 0, 0], 1)])
+def test_padding_is_counted_where_there_is_some(pads: list[int], counted: int) -> None:
+    """Two windows stick out, which ceil_mode lets them: that is no padding."""
+    row = Row("an average", X + "{ y = AveragePool<kernel_shape = [2, 3], strides = [2, 2], ceil_mode = 1,"
+              f" count_include_pad = 1, pads = {pads}>(x) }}", ["AveragePool"])
+    assert attribute(check(row, canonicalize).graph.node(0), "count_include_pad", 0) == counted
 
 
 @pytest.mark.parametrize("row", NORMS, ids=str)

@@ -13,6 +13,7 @@ from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.onnxruntime.anchors import anchor_float_weights
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
+from edgeq_converters.onnxruntime.padding import keep_zeros_before_max_pool
 from edgeq_converters.onnxruntime.signs import (
     explicit_zero_points,
     signed_weights,
@@ -51,6 +52,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     unsigned_operands(graph)
     signed_weights(graph)
     gemm_of_biased_matmul(graph)
+    keep_zeros_before_max_pool(graph)
     islands = float_nodes(graph)
     forms = WeightForms(graph)
     if any(node.op_type == "MatMul" and is_static(node) and not float_reason(node) for node in graph):
