@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgeq.errors import ModelError
 from edgeq.frontends.check import check_model
 from edgeq.frontends.onnx import from_proto, read_onnx
+from edgeq.frontends.qoperator import qoperator_to_qdq
 from edgeq.frontends.versions import to_opset
 from edgeq.graph import IR_VERSION, OPSET
 from edgeq.passes.shapes import fix_shapes
@@ -38,6 +39,7 @@ def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}, op
     model = _read(source)
     to_opset(model, OPSET)
     model.ir_version = IR_VERSION
+    qoperator_to_qdq(model)
     check_model(model)
     fix_shapes(model, inputs, open_sizes=open_sizes)
     return model
