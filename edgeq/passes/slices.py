@@ -28,5 +28,8 @@ def _rewrite(node: ir.Node, index: int, rank_of: str) -> bool:
     shape = static((node.inputs if rank_of == "inputs" else node.outputs)[0])
     if axes is None or shape is None or not (axes < 0).any():
         return False
-    node.replace_input_with(index, constant_like(node, "axes", np.where(axes < 0, axes + len(shape), axes)))
+    # Not "axes" alone: torch calls values "squeeze", and GatherSliceToSplitFusion stops at a constant "squeeze_axes",
+    # https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/gather_fusion.cc
+    front = constant_like(node, "axes_from_front", np.where(axes < 0, axes + len(shape), axes))
+    node.replace_input_with(index, front)
     return True

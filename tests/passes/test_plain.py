@@ -4,6 +4,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime
 import pytest
 from passes.graphs import Row, check, noise
 
@@ -152,3 +154,14 @@ def test_if_that_depends_on_an_input_stays() -> None:
     row = Row("If", "g (float[2,3] x, bool k) => (float[] y) { y = If (k) <then_branch = t () => (float[2,3] a)"
               " { a = Relu(x) }, else_branch = e () => (float[2,3] b) { b = Neg(x) }> }", ["If"])
     check(row, canonicalize)
+
+
+def test_names_of_axes_do_not_stop_onnxruntime() -> None:
+    """It calls a constant of its own squeeze_axes when two Gathers of one value become a Split and a Squeeze."""
+    row = Row("keys and values", "g (float[2,1,5,4] x) => (float[] y) { squeeze = Squeeze(x, back) k = Gather(squeeze, "
+              "first) v = Gather(squeeze, second) y = Add(k, v) }", ["Squeeze", "Gather", "Gather", "Add"],
+              {"back": np.array([-3]), "first": np.array(0), "second": np.array(1)})
+    model = check(row, canonicalize)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
