@@ -140,11 +140,11 @@ def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 def _plain_interface(graph: ir.Graph) -> None:
     for value in list(graph.inputs):
-        if value.dtype in AT_THE_INTERFACE and value.name not in graph.initializers:
-            _cast_input(graph, value, AT_THE_INTERFACE[value.dtype])
+        if (kind := value.dtype) in AT_THE_INTERFACE and kind is not None and value.name not in graph.initializers:
+            _cast_input(graph, value, AT_THE_INTERFACE[kind])
     for value in list(graph.outputs):
-        if value.dtype in AT_THE_INTERFACE:
-            _cast_output(graph, value, value.dtype, AT_THE_INTERFACE[value.dtype])
+        if (kind := value.dtype) in AT_THE_INTERFACE and kind is not None:
+            _cast_output(graph, value, kind, AT_THE_INTERFACE[kind])
 
 
 def _cast_input(graph: ir.Graph, value: ir.Value, outer: ir.DataType) -> None:

@@ -91,9 +91,12 @@ def _stft(node: ir.Node) -> bool:
     if data is None or data.dtype != ir.DataType.FLOAT or shape is None or step is None or any(
             value is not None and constant(value) is None for value in values):
         return False
-    if window is None and length is None:
+    if length is not None:
+        size = int(length.reshape(()))
+    elif window is not None:
+        size = window.size
+    else:
         return False
-    size = int(length.reshape(())) if length is not None else int(np.size(window))
     parts = shape[2] if len(shape) == 3 else 1
     matrix = dft_matrix(size, parts, size, inverse=False, one_sided=bool(attribute(node, "onesided", 1)) and parts == 1)
     if window is not None:

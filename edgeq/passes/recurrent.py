@@ -33,9 +33,9 @@ def _turn(node: ir.Node) -> bool:
             _describe(before.outputs[0], f"{before.name}", value, perm)
             node.graph.insert_before(node, before)
             node.replace_input_with(index, before.outputs[0])
-    for output, perm in zip(node.outputs, (_OUTPUT, _STATES, _STATES), strict=False):
+    for output, back in zip(node.outputs, (_OUTPUT, _STATES, _STATES), strict=False):
         if output.uses() or output.is_graph_output():
-            _turn_back(node, output, perm)
+            _turn_back(node, output, back)
     return True
 
 

@@ -146,7 +146,7 @@ def _scalar_inputs(node: ir.Node) -> None:
     """Constants of shape [1] as scalars: engines take either, onnx's inference does not."""
     for index, value in enumerate(node.inputs):
         data = constant(value)
-        if data is not None and data.shape == (1,) and node.graph is not None:
+        if value is not None and data is not None and data.shape == (1,) and node.graph is not None:
             node.replace_input_with(index, initializer(node.graph, f"{value.name}_scalar", data.reshape(())))
 
 

@@ -120,11 +120,10 @@ def test_every_form_is_tested() -> None:
 
 
 def matmul(scale: NDArray[np.float32]) -> onnx.ModelProto:
-    model = build("""g (float[2,5,4] x) => (float[] y) { q = QuantizeLinear(x, s, z)
+    return build("""g (float[2,5,4] x) => (float[] y) { q = QuantizeLinear(x, s, z)
         r = QLinearMatMul(q, s, z, w, k, o, t, z)  y = DequantizeLinear(r, t, z) }""",
-                  {"s": 0.03, "z": np.uint8(120), "t": 0.05, "w": np.arange(-6, 6, dtype=np.int8).reshape(4, 3),
+                 {"s": 0.03, "z": np.uint8(120), "t": 0.05, "w": np.arange(-6, 6, dtype=np.int8).reshape(4, 3),
                    "k": scale, "o": np.int8(0)})
-    return model
 
 
 def test_columns_with_scales_of_their_own() -> None:

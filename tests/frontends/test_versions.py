@@ -174,7 +174,7 @@ def test_newer_opsets_come_down(row: Row) -> None:
 
 
 def test_new_operators_without_a_body_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match="BitCast .* read the bits of FLOAT as INT32"):
+    with pytest.raises(UnsupportedModel, match=r"BitCast .* read the bits of FLOAT as INT32"):
         load_model(build("g (float[3] x) => (int32[] y) { y = BitCast <to = 6> (x) }", opset=26))
 
 

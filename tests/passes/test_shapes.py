@@ -113,5 +113,5 @@ def test_random_numbers_never_fold() -> None:
     model = ir.from_proto(build(text))
     fold_constants(model)
     assert [node.op_type for node in model.graph] == ["RandomNormal", "Add"]
-    with pytest.raises(UnsupportedModel, match="RandomNormal .*other numbers in every run"):
+    with pytest.raises(UnsupportedModel, match=r"RandomNormal .*other numbers in every run"):
         load(text)
