@@ -39,7 +39,12 @@ def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path) -> Arrays:
     names = {str(value.name): artifact.names.get(str(value.name), str(value.name))
              for value in (*model.graph.inputs, *model.graph.outputs)}
     found = _RUNNERS[backend](folder / artifact.entry, artifact, {names[name]: data for name, data in feeds.items()})
-    return {str(value.name): found[names[str(value.name)]] for value in model.graph.outputs}
+    return {str(value.name): _ranked(found[names[str(value.name)]], value) for value in model.graph.outputs}
+
+
+def _ranked(array: Any, value: ir.Value) -> Any:
+    """Core ML returns rank 0 as [1]; its engine in edgeq_runtime does the same."""
+    return array.reshape(()) if value.shape is not None and not len(value.shape) and array.shape == (1,) else array
 
 
 def _run_onnxruntime(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:

@@ -7,14 +7,6 @@ from typing import Final
 # (backend, row) or (backend, "row/form") -> a part of the message of UnsupportedModel. A row that is refused here and
 # converts after all is a failure too: delete its entry.
 REFUSED: Final[Mapping[tuple[str, str], str]] = {
-    ("coreml", "cross-entropy"): "no such operator on coreml",
-    ("coreml", "bitwise-and"): "no such operator on coreml",
-    ("coreml", "bitwise-or"): "no such operator on coreml",
-    ("coreml", "bitwise-not"): "no such operator on coreml",
-    ("coreml", "bitwise-xor"): "no such operator on coreml",
-    ("coreml", "cross-entropy-sum"): "no such operator on coreml",
-    ("coreml", "cross-entropy-weights"): "no such operator on coreml",
-    ("coreml", "log-likelihood"): "no such operator on coreml",
     ("coreml", "transpose-6d"): "rank 6; Core ML ends at 5",
     ("tflite", "affine-grid"): "no such operator on tflite",
     ("tflite", "bitwise-and"): "no such operator on tflite",

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgeq.errors import MissingExtra, UsageError
 from edgeq_converters.contract import Artifact, EmitOptions
-from edgeq_converters.lowered import lower_form
+from edgeq_converters.lowered import expand_unhandled, lower_form
 
 ENTRY = "model.mlpackage"
 
@@ -36,9 +36,14 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
         _import_quietly()
     except ImportError:
         raise MissingExtra("Core ML conversion", "coreml") from None
+    from edgeq_converters.coreml.loose import plain_quantization
     from edgeq_converters.coreml.lowering import lower
+    from edgeq_converters.coreml.ops import TABLE
     from edgeq_converters.coreml.package import quiet, write
 
+    model = model.clone()
+    expand_unhandled(model, TABLE.handlers)
+    plain_quantization(model.graph)  # after the bodies, some of which quantize on a grid that they compute
     folded = lower_form(model)
     with quiet():
         lowered = lower(folded.graph, options, precision)

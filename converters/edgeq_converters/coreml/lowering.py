@@ -15,6 +15,7 @@ from edgeq.scheme import QuantParams
 from edgeq_converters.contract import EmitOptions
 from edgeq_converters.coreml.builder import MAX_RANK, Builder, Constant, Operand, Precision, Raw, Var, sanitise
 from edgeq_converters.coreml.ops import TABLE
+from edgeq_converters.coreml.ops_cast import NARROW, SMALL_FLOATS
 from edgeq_converters.optable import CannotLower, Unreached, lower_all
 
 TARGET: Final = "coreml"
@@ -25,7 +26,9 @@ RANDOM: Final = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", 
 BETWEEN: Final = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze"})
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8,
-                             ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8, ir.DataType.BOOL})
+                             ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8,
+                             ir.DataType.BOOL})
+WITHIN: Final = frozenset({*SMALL_FLOATS, *NARROW})  # between two nodes, numbers of these types are held in wider ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,13 @@ def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
 
 
 def _leaving(b: Builder, value: ir.Value, operand: Operand, name: str) -> Var:
+    """As float32 or int32, the types of the interface; rank 0 becomes [1]."""
     b.node = None
+    if 0 in operand.shape:
+        raise UnsupportedModel(TARGET, [Problem(_name(value), "output", "an empty tensor; Core ML has none")])
     var = b.var(operand)
+    if not b.rank(var) and value.shape is not None and len(value.shape) == 0:
+        var = b.reshape(var, (1,))
     exact = b.grids.get(var.name)
     if exact is not None and b.precision == "float16":  # the very numbers of the grid, not their float16 neighbours
         stored, scale, zero_point = exact
@@ -198,7 +206,7 @@ def _folded(node: ir.Node, inputs: Sequence[Operand]) -> list[Constant] | None:
 
 def _checked(b: Builder, value: ir.Value, result: Operand) -> Operand:
     """The result of a node, rounded to its grid, when it has the type and shape that ONNX says."""
-    if value.dtype is not None and value.dtype not in FLOATS and value.dtype not in INTEGERS:
+    if value.dtype is not None and value.dtype not in FLOATS | INTEGERS | WITHIN:
         raise CannotLower(f"Core ML has no {value.dtype.name} tensors")
     if not isinstance(result, Constant):
         assert b.node is not None

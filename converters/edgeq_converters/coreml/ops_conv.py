@@ -106,3 +106,25 @@ def _transpose_pads(auto_pad: str, pads: Sequence[int] | None, output_shape: Seq
     if any(t < 0 for t in total):
         return list(zip(small, large, strict=True))
     return list(zip(small, large, strict=True) if auto_pad == "SAME_UPPER" else zip(large, small, strict=True))
+
+
+@op("Col2Im")
+def col2im(b: Builder, x: Operand, image_shape: Operand, block_shape: Operand, *,
+           dilations: Sequence[int] | None = None, pads: Sequence[int] | None = None,
+           strides: Sequence[int] | None = None) -> Var:
+    """x [N, C * elements of a block, blocks] -> image [N,C,..], overlapping blocks summed.
+
+    A transposed convolution whose kernels each put one element of a block in its place.
+    """
+    image, block = b.ints(image_shape, "image_shape"), b.ints(block_shape, "block_shape")
+    count, elements = len(block), int(np.prod(block))
+    strides, dilations = spatial(strides, count), spatial(dilations, count)
+    amounts = window_pads("NOTSET", pads, image, block, strides, dilations)
+    reach = [n + before + after - (k - 1) * d - 1
+             for n, (before, after), k, d in zip(image, amounts, block, dilations, strict=True)]
+    blocks = [r // s + 1 for r, s in zip(reach, strides, strict=True)]
+    batch, rows = b.shape(x)[:2]
+    kernels = np.tile(np.eye(elements, dtype=np.float32), (rows // elements, 1)).reshape(rows, 1, *block)
+    return conv_transpose(b, b.reshape(x, (batch, rows, *blocks)), Constant(kernels), group=rows // elements,
+                          strides=strides, dilations=dilations, pads=pads,
+                          output_padding=[r % s for r, s in zip(reach, strides, strict=True)])

@@ -1,11 +1,10 @@
-"""Arithmetic, comparison, logic and casts: every element on its own, numpy broadcasting."""
+"""Arithmetic, comparison and logic: every element on its own, numpy broadcasting."""
 from __future__ import annotations
 
 from functools import reduce
 from typing import Any, Final
 
 import numpy as np
-import onnx_ir as ir
 
 from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
 from edgeq_converters.coreml.table import op
@@ -188,55 +187,3 @@ def is_inf(b: Builder, x: Operand, *, detect_negative: int = 1, detect_positive:
     if detect_positive or detect_negative:
         return above if detect_positive else below
     return b.op("logical_and", x=above, y=below)
-
-
-# ---------------------------------------------------------------------- casts
-NARROW: Final = {  # MIL computes integers as int32; these are folded back into their range
-    ir.DataType.INT8: (-(2**7), 2**8), ir.DataType.UINT8: (0, 2**8),
-    ir.DataType.INT16: (-(2**15), 2**16), ir.DataType.UINT16: (0, 2**16),
-}
-WIDE: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.UINT32})
-
-
-@op("Cast")
-def cast(b: Builder, x: Operand, *, to: int, saturate: int = 1) -> Operand:
-    """Integers become int32; float64 and float16 the program's float."""
-    wanted = ir.DataType(to)
-    if wanted in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-        return b.as_float(x)
-    if wanted == ir.DataType.FLOAT16:
-        return b.cast(b.cast(x, "fp16"), "float") if b.dtype is np.float32 else b.as_float(x)
-    if wanted == ir.DataType.BOOL:
-        return x if b.kind(x) == "bool" else b.op("not_equal", x=x, y=0.0 if b.kind(x) == "float" else 0)
-    if wanted in WIDE:
-        return b.as_int(x)
-    if wanted in NARROW:
-        low, count = NARROW[wanted]
-        whole = b.as_int(x)
-        if b.onnx_type(0) == wanted or b.kind(x) == "bool":
-            return whole
-        return b.op("add", x=b.op("mod", x=b.op("sub", x=whole, y=low), y=count), y=low) if low else b.op(
-            "mod", x=whole, y=count)
-    raise CannotLower(f"Core ML has no {wanted.name} tensors")
-
-
-@op("CastLike")
-def cast_like(b: Builder, x: Operand, like: Operand, *, saturate: int = 1) -> Operand:
-    wanted = b.onnx_type(1)
-    if wanted is None:
-        raise CannotLower("the type of its second input is not known")
-    return cast(b, x, to=wanted.value)
-
-
-@op("BitShift")
-def bit_shift(b: Builder, x: Operand, y: Operand, *, direction: str) -> Var:
-    """x * 2^y, or x / 2^y rounded down. Left shifts must stay inside int32."""
-    if b.onnx_type(0) not in (ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64):
-        raise CannotLower("shift of signed integers")
-    known = b.known(y)
-    power = b.as_int(b.op("exp2", x=b.cast(y, "fp32"))) if known is None else Constant(2 ** known.astype(np.int64))
-    if direction == "RIGHT":
-        return b.op("floor_div", x=x, y=power)
-    shifted = b.op("mul", x=x, y=power)
-    wanted = b.onnx_type(0)
-    return b.op("mod", x=shifted, y=NARROW[wanted][1]) if wanted in NARROW else shifted

@@ -1,6 +1,10 @@
 """Matrix products."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from typing import Final
+
 import numpy as np
 
 from edgeq_converters.coreml import weights
@@ -106,3 +110,27 @@ def _einsum(b: Builder, values: tuple[Operand, ...], equation: str) -> Operand:
                    y=arranged(values[1], right, (batch, inner, columns)))
     order = batch + rows + columns
     return b.transpose(b.reshape(product, [size[i] for i in order]), [order.index(i) for i in out])
+
+
+MAX_DETERMINANT: Final = 4  # rows; the terms of Laplace's expansion grow as the factorial
+
+
+@op("Det")
+def det(b: Builder, x: Operand) -> Operand:
+    """x [..,N,N] -> [..], expanded along the first row."""
+    size, batch = b.shape(x)[-1], b.shape(x)[:-2]
+    if size > MAX_DETERMINANT:
+        raise CannotLower(f"the determinant of {size} rows; up to {MAX_DETERMINANT} are written out")
+    flat = b.reshape(x, (int(np.prod(batch, dtype=int)), size, size))
+
+    def minor(row: int, columns: Sequence[int]) -> Var:
+        """Of the rows from `row` on and these columns, [batch,1,1]."""
+        factors = [b.slice(flat, [0, row, c], [b.shape(flat)[0], row + 1, c + 1]) for c in columns]
+        if len(columns) == 1:
+            return factors[0]
+        terms = [b.op("mul", x=factor, y=minor(row + 1, [c for c in columns if c != column]))
+                 for factor, column in zip(factors, columns, strict=True)]
+        return reduce(lambda total, term: b.op("sub" if term[0] % 2 else "add", x=total, y=term[1]),
+                      enumerate(terms[1:], 1), terms[0])
+
+    return b.reshape(minor(0, range(size)), batch)

@@ -15,8 +15,13 @@ BATCH_AND_SPACE: Final = [0, 2, 3]  # the schema's default, in its own type
 
 @op("BatchNormalization")
 def batch_normalization(b: Builder, x: Operand, scale: Operand, bias: Operand, mean: Operand, variance: Operand, *,
-                        epsilon: float = 1e-5, momentum: float = 0.9) -> Var:
-    """x * s + t with s = scale / sqrt(variance + epsilon), t = bias - mean * s, both [C], computed here in double."""
+                        epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0) -> Any:
+    """x * s + t with s = scale / sqrt(variance + epsilon), t = bias - mean * s, both [C], computed here in double.
+
+    training_mode: the statistics are x's own -> (y, running mean, running variance).
+    """
+    if training_mode:
+        return _own_statistics(b, x, scale, bias, mean, variance, epsilon, momentum)
     factors = [b.known(operand) for operand in (scale, bias, mean, variance)]
     if all(factor is not None for factor in factors):
         gamma, beta, center, spread = (np.asarray(factor, np.float64) for factor in factors)
@@ -29,6 +34,22 @@ def batch_normalization(b: Builder, x: Operand, scale: Operand, bias: Operand, m
     root = b.op("sqrt", x=b.op("add", x=spread_, y=float(epsilon)))
     normal = b.op("real_div", x=b.op("sub", x=x, y=center_), y=root)
     return b.op("add", x=b.op("mul", x=normal, y=gamma_), y=beta_)
+
+
+def _own_statistics(b: Builder, x: Operand, scale: Operand, bias: Operand, mean: Operand, variance: Operand,
+                    epsilon: float, momentum: float) -> tuple[Var, Var, Var]:
+    channels = b.shape(x)[1]
+    along, shape = [axis for axis in range(b.rank(x)) if axis != 1], [1, channels] + [1] * (b.rank(x) - 2)
+    center = b.op("reduce_mean", x=x, axes=along, keep_dims=True)
+    centered = b.op("sub", x=x, y=center)
+    spread = b.op("reduce_mean", x=b.op("square", x=centered), axes=along, keep_dims=True)
+    normal = b.op("real_div", x=centered, y=b.op("sqrt", x=b.op("add", x=spread, y=float(epsilon))))
+
+    def running(old: Operand, new: Var) -> Var:
+        kept = b.op("mul", x=b.reshape(old, (channels,)), y=float(momentum))
+        return b.op("add", x=kept, y=b.op("mul", x=b.reshape(new, (channels,)), y=1 - momentum))
+
+    return _affine(b, normal, scale, bias, shape), running(mean, center), running(variance, spread)
 
 
 def _standardised(b: Builder, x: Operand, axes: list[int], epsilon: float) -> Var:

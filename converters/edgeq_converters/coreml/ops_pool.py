@@ -4,11 +4,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Operand, Var
+from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
 from edgeq_converters.coreml.ops_conv import Pads, spatial, window_pads
 from edgeq_converters.coreml.table import op
 from edgeq_converters.optable import CannotLower
@@ -33,29 +33,59 @@ def _window(b: Builder, x: Operand, kernel: Sequence[int], strides: Sequence[int
 
 def _pieces(b: Builder, x: Var, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[Var]:
     """The elements that a window sees, one tensor for each of its positions; x is padded already."""
-    shape = b.shape(x)
+    return [b.slice(x, [cut.start for cut in at], [cut.stop for cut in at], [cut.step for cut in at])
+            for at in _windows(b.shape(x), kernel, strides, dilations)]
+
+
+def _windows(shape: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
+             ) -> list[tuple[slice, ...]]:
+    """What every position of a window sees, over the whole of a padded tensor."""
     counts = [(n - (k - 1) * d - 1) // s + 1
               for n, k, s, d in zip(shape[2:], kernel, strides, dilations, strict=True)]
-    pieces = []
-    for position in product(*(range(k) for k in kernel)):
-        begin = [0, 0, *(p * d for p, d in zip(position, dilations, strict=True))]
-        end = [*shape[:2], *(start + (n - 1) * s + 1 for start, n, s in zip(begin[2:], counts, strides, strict=True))]
-        pieces.append(b.slice(x, begin, end, [1, 1, *strides]))
-    return pieces
+    return [(slice(0, shape[0], 1), slice(0, shape[1], 1),
+             *(slice(p * d, p * d + (n - 1) * s + 1, s)
+               for p, d, n, s in zip(position, dilations, counts, strides, strict=True)))
+            for position in product(*(range(k) for k in kernel))]
 
 
 @op("MaxPool")
 def max_pool(b: Builder, x: Operand, *, kernel_shape: Sequence[int], auto_pad: str = "NOTSET", ceil_mode: int = 0,
              dilations: Sequence[int] | None = None, pads: Sequence[int] | None = None, storage_order: int = 0,
-             strides: Sequence[int] | None = None) -> Var:
+             strides: Sequence[int] | None = None) -> Any:
+    """-> y, and where asked for the place of every maximum in x as a flat index, by columns in storage_order 1."""
     count = len(kernel_shape)
     strides, dilations = spatial(strides, count), spatial(dilations, count)
     amounts = window_pads(auto_pad, pads, b.shape(x)[2:], kernel_shape, strides, dilations)
     amounts = _window(b, x, kernel_shape, strides, dilations, amounts, ceil_mode)
+    assert b.node is not None
+    if len(b.node.outputs) > 1:
+        return _with_places(b, x, kernel_shape, strides, dilations, amounts, storage_order)
     if set(dilations) == {1}:
         return b.through_float(x, lambda v: _pool(b, "max_pool", v, kernel_shape, strides, amounts))
     padded = b.pad(x, [(0, 0), (0, 0), *amounts], LOWEST[b.precision])
     return reduce(lambda p, q: b.op("maximum", x=p, y=q), _pieces(b, padded, kernel_shape, strides, dilations))
+
+
+def _with_places(b: Builder, x: Operand, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
+                 amounts: Pads, storage_order: int) -> tuple[Var, Var]:
+    """The first of the largest elements of each window wins; padding never does."""
+    shape = b.shape(x)
+    space = shape[2:][::-1] if storage_order else shape[2:]
+    order = [0, 1, *range(len(shape) - 1, 1, -1)] if storage_order else range(len(shape))
+    places = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(*shape[:2], *space).transpose(list(order))
+    margins = [(0, 0), (0, 0), *amounts]
+    padded = b.var(b.pad(b.as_float(x), margins, LOWEST[b.precision]))
+    sources = np.pad(places, margins)
+    best: Any = None
+    for at, piece in zip(_windows(sources.shape, kernel, strides, dilations),
+                         _pieces(b, padded, kernel, strides, dilations), strict=True):
+        source = Constant(np.ascontiguousarray(sources[at]))
+        if best is None:
+            best, where = piece, b.var(source)
+            continue
+        where = b.op("select", cond=b.op("greater", x=piece, y=best), a=source, b=where)
+        best = b.op("maximum", x=best, y=piece)
+    return best if b.kind(x) == "float" else b.cast(best, b.kind(x)), where
 
 
 def _pool(b: Builder, name: str, x: Var, kernel: Sequence[int], strides: Sequence[int], amounts: Pads,
@@ -89,11 +119,7 @@ def _mean_of_pieces(b: Builder, x: Operand, kernel: Sequence[int], strides: Sequ
     padded = b.var(b.pad(x, margins))
     ones = np.pad(np.ones((1, 1, *shape[2:])), margins)
     total = reduce(lambda p, q: b.op("add", x=p, y=q), _pieces(b, padded, kernel, strides, dilations))
-    counts = np.zeros((1, 1, *b.shape(total)[2:]))
-    for position in product(*(range(k) for k in kernel)):
-        at = tuple(slice(p * d, p * d + (n - 1) * s + 1, s)
-                   for p, d, n, s in zip(position, dilations, counts.shape[2:], strides, strict=True))
-        counts += ones[(slice(None), slice(None), *at)]
+    counts = sum(ones[at] for at in _windows(ones.shape, kernel, strides, dilations))
     return b.op("mul", x=total, y=1 / counts)
 
 
@@ -136,3 +162,24 @@ op("GlobalMaxPool")(_global(lambda b, x, axes: b.op("reduce_max", x=x, axes=axes
 def global_lp_pool(b: Builder, x: Operand, *, p: int = 2) -> Var:
     powers = _power(b, b.op("abs", x=x), p)
     return _power(b, b.op("reduce_sum", x=powers, axes=list(range(2, b.rank(x))), keep_dims=True), 1 / p)
+
+
+@op("MaxUnpool")
+def max_unpool(b: Builder, x: Operand, places: Operand, output_shape: Operand = None, *,
+               kernel_shape: Sequence[int], pads: Sequence[int] | None = None,
+               strides: Sequence[int] | None = None) -> Operand:
+    """Every element of x at its place, a flat index into the unpooled tensor; zeros elsewhere.
+
+    The places count in the shape that undoes the pooling; an output_shape adds zeros behind it.
+    """
+    shape, count = b.shape(x), len(kernel_shape)
+    amounts = window_pads("NOTSET", pads, shape[2:], kernel_shape, spatial(strides, count), [1] * count)
+    undone = [*shape[:2], *((n - 1) * s + k - before - after for n, s, k, (before, after) in zip(
+        shape[2:], spatial(strides, count), kernel_shape, amounts, strict=True))]
+    wanted = undone if output_shape is None else b.ints(output_shape, "output_shape")
+    if any(have > want for have, want in zip(undone, wanted, strict=True)):
+        raise CannotLower(f"output_shape {wanted} is smaller than what was pooled, {undone}")
+    size, elements = int(np.prod(undone)), int(np.prod(shape))
+    flat = b.op("scatter", data=np.zeros(size, np.float32), indices=b.reshape(b.as_int(places), (elements,)),
+                updates=b.reshape(b.as_float(x), (elements,)), axis=0, mode="update")
+    return b.pad(b.reshape(flat, undone), [(0, want - have) for have, want in zip(undone, wanted, strict=True)])

@@ -96,8 +96,9 @@ def one_hot(b: Builder, indices: Operand, depth: Operand, values: Operand, *, ax
     count = b.ints(depth, "depth")[0]
     shape = b.shape(indices)
     axis %= len(shape) + 1
-    index = b.reshape(b.as_int(indices), (*shape[:axis], 1, *shape[axis:]))
-    position = np.arange(count, dtype=np.int32).reshape([-1 if a == axis else 1 for a in range(len(shape) + 1)])
+    index = b.reshape(indices, (*shape[:axis], 1, *shape[axis:]))
+    kind = np.float32 if b.kind(indices) == "float" else np.int32  # an index of 0.5 is no position
+    position = np.arange(count).astype(kind).reshape([-1 if a == axis else 1 for a in range(len(shape) + 1)])
     hit = b.op("logical_or", x=b.op("equal", x=index, y=Constant(position)),
                y=b.op("equal", x=index, y=Constant(position - count)))
     off, on = (b.slice(values, [k], [k + 1]) for k in (0, 1))

@@ -43,9 +43,15 @@ def resize(b: Builder, x: Operand, roi: Operand = None, scales: Operand = None, 
     shape = b.shape(x)
     along = [axis % len(shape) for axis in axes] if axes else list(range(len(shape)))
     factors, lengths = _sizes(b, shape, along, scales, sizes, keep_aspect_ratio_policy)
-    transform = TRANSFORMS.get(coordinate_transformation_mode)
-    if transform is None:
-        raise CannotLower(f"coordinate_transformation_mode {coordinate_transformation_mode}")
+    if coordinate_transformation_mode == "tf_crop_and_resize":
+        return _cropped(b, x, b.need(roi, "roi"), along, lengths, mode, nearest_mode, cubic_coeff_a,
+                        bool(exclude_outside), extrapolation_value)
+    transform = TRANSFORMS[coordinate_transformation_mode]
+    if coordinate_transformation_mode == "align_corners" and any(
+            abs(shape[axis] * factors[axis] - lengths[axis]) > 1e-3 for axis in along):
+        # https://onnx.ai/onnx/operators/onnx__Resize.html counts the cut part, onnxruntime's resize does not.
+        raise CannotLower("align_corners with a scale that cuts a part of an element off: engines disagree about it",
+                          "give the Resize its sizes instead of scales")
     changed = [axis for axis in range(len(shape)) if lengths[axis] != shape[axis] or factors[axis] != 1]
     if mode == "nearest":
         for axis in changed:
@@ -62,6 +68,31 @@ def resize(b: Builder, x: Operand, roi: Operand = None, scales: Operand = None, 
         stretch = min(factors[axis], 1.0) if antialias else 1.0
         x = _mix(b, x, _matrix(position, shape[axis], *kernel, stretch, bool(exclude_outside)), axis)
     return x
+
+
+def _cropped(b: Builder, x: Operand, roi: NDArray[Any], along: Sequence[int], lengths: Sequence[int], mode: str,
+             nearest_mode: str, cubic_coeff_a: float, exclude_outside: bool, beyond: float) -> Operand:
+    """A box of x, in parts of its size, resized; what lies outside of x is `beyond`."""
+    shape = b.shape(x)
+    kernel = {"linear": (_triangle, 1.0), "cubic": (_cubic(cubic_coeff_a), 2.0)}.get(mode)
+    inside = np.ones([1] * len(shape), np.bool_)
+    for axis, first, last in zip(along, roi[:len(along)], roi[len(along):], strict=True):
+        size, length = shape[axis], lengths[axis]
+        if (size, 0.0, 1.0) == (length, first, last):
+            continue
+        step = (last - first) * (size - 1) / (length - 1) if length > 1 else 0.0
+        start = first if length > 1 else (first + last) / 2
+        position = start * (size - 1) + np.arange(length) * step
+        within = (position >= 0) & (position <= size - 1)
+        inside = inside & within.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        if kernel is None:
+            x = b.gather(x, np.clip(NEAREST[nearest_mode](position), 0, size - 1), axis)
+        else:
+            x = _mix(b, x, _matrix(np.clip(position, 0, size - 1), size, *kernel, 1.0, exclude_outside), axis)
+    if inside.all():
+        return x
+    kept = np.ascontiguousarray(np.broadcast_to(inside, lengths))
+    return b.op("select", cond=Constant(kept), a=b.as_float(x), b=Constant(np.full(lengths, beyond, np.float32)))
 
 
 def _sizes(b: Builder, shape: Sequence[int], along: Sequence[int], scales: Operand, sizes: Operand,

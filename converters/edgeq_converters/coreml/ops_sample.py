@@ -30,13 +30,13 @@ def grid_sample(b: Builder, x: Operand, grid: Operand, *, align_corners: int = 0
 
 @op("AffineGrid")
 def affine_grid(b: Builder, theta: Operand, size: Operand, *, align_corners: int = 0) -> Operand:
-    """theta [N,2,3] -> grid [N,H,W,2]: base points (x, y, 1), known here, times theta transposed."""
+    """theta [N,2,3] -> grid [N,H,W,2], or [N,3,4] -> [N,D,H,W,3]: base points (x, y, 1), known here, times theta
+    transposed.
+    """
     dims = b.ints(size, "size")
-    if len(dims) != 4:
-        raise CannotLower("a grid in three dimensions")
-    height, width = dims[2:]
-    axes = [np.linspace(-1, 1, n) if align_corners else (np.arange(n) * 2 + 1) / n - 1 for n in (height, width)]
-    y, x = np.meshgrid(*axes, indexing="ij")
-    points = np.stack([x, y, np.ones_like(x)], -1).reshape(1, -1, 3).astype(np.float32)
+    extent = dims[2:]
+    axes = [np.linspace(-1, 1, n) if align_corners else (np.arange(n) * 2 + 1) / n - 1 for n in extent]
+    places = np.meshgrid(*axes, indexing="ij")[::-1]
+    points = np.stack([*places, np.ones_like(places[0])], -1).reshape(1, -1, len(extent) + 1).astype(np.float32)
     moved = b.op("matmul", x=np.repeat(points, dims[0], 0), y=theta, transpose_y=True)
-    return b.reshape(moved, (dims[0], height, width, 2))
+    return b.reshape(moved, (dims[0], *extent, len(extent)))

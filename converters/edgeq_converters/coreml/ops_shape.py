@@ -63,8 +63,9 @@ def transpose(b: Builder, x: Operand, *, perm: Sequence[int] | None = None) -> O
 
 
 @op("Concat")
-def concat(b: Builder, *values: Operand, axis: int) -> Var:
-    return b.op("concat", values=list(values), axis=axis) if len(values) > 1 else b.var(values[0])
+def concat(b: Builder, *values: Operand, axis: int) -> Operand:
+    parts = [value for value in values if 0 not in value.shape] or [values[0]]
+    return b.op("concat", values=parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
 @op("Split")
@@ -77,8 +78,6 @@ def split(b: Builder, x: Operand, sizes: Operand = None, *, axis: int = 0, num_o
         total, count = b.shape(x)[axis], num_outputs or len(b.node.outputs)
         each = -(-total // count)
         lengths = [min(each, total - start) for start in range(0, total, each)]
-    if 0 in lengths:
-        raise CannotLower("an empty part")
     if len(lengths) == 1:
         return b.var(x)
     if b.kind(x) == "int" or len(set(lengths)) > 1:
@@ -86,18 +85,25 @@ def split(b: Builder, x: Operand, sizes: Operand = None, *, axis: int = 0, num_o
     return tuple(b.op("split", x=x, num_splits=len(lengths), axis=axis))
 
 
-def _cut(b: Builder, x: Operand, axis: int, lengths: Sequence[int]) -> tuple[Var, ...]:
+def _cut(b: Builder, x: Operand, axis: int, lengths: Sequence[int]) -> tuple[Operand, ...]:
     shape = b.shape(x)
     parts = []
     for end, length in zip(accumulate(lengths), lengths, strict=True):
         first, last = [0] * len(shape), list(shape)
         first[axis], last[axis] = end - length, end
-        parts.append(b.slice(x, first, last))
+        parts.append(b.slice(x, first, last) if length else nothing(b, x, axis))
     return tuple(parts)
 
 
+def nothing(b: Builder, x: Operand, axis: int) -> Constant:
+    """x cut to nothing along an axis. Core ML has no such tensors, but concatenations that skip them."""
+    kind = {"float": np.float32, "int": np.int32, "bool": np.bool_}[b.kind(x)]
+    return Constant(np.zeros([0 if a == axis else dim for a, dim in enumerate(b.shape(x))], kind))
+
+
 @op("Slice")
-def slice_(b: Builder, x: Operand, starts: Operand, ends: Operand, axes: Operand = None, steps: Operand = None) -> Var:
+def slice_(b: Builder, x: Operand, starts: Operand, ends: Operand, axes: Operand = None,
+           steps: Operand = None) -> Operand:
     shape = b.shape(x)
     first, last = b.ints(starts, "starts"), b.ints(ends, "ends")
     along = list(range(len(first))) if axes is None else [axis % len(shape) for axis in b.ints(axes, "axes")]
@@ -107,7 +113,7 @@ def slice_(b: Builder, x: Operand, starts: Operand, ends: Operand, axes: Operand
         begin[axis], end[axis], step[axis] = slice(low, high, by).indices(shape[axis])
         mask[axis] = end[axis] < 0  # a negative step that includes element 0 has no number for its end
         if len(range(begin[axis], end[axis], by)) == 0:
-            raise CannotLower("an empty slice")
+            return nothing(b, x, axis)
     if step == [1] * len(shape) and begin == [0] * len(shape) and end == list(shape):
         return b.var(x)
     return b.op("slice_by_index", x=x, begin=begin, end=[max(e, 0) for e in end], stride=step, end_mask=mask)
@@ -169,6 +175,15 @@ def constant_of_shape(b: Builder, shape: Operand, *, value: Any = None) -> Const
 def range_(b: Builder, start: Operand, limit: Operand, delta: Operand) -> Constant:
     low, high, step = (b.need(v, "a bound of the range").ravel()[0] for v in (start, limit, delta))
     return Constant(np.arange(low, high, step))
+
+
+@op("Compress")
+def compress(b: Builder, x: Operand, condition: Operand, *, axis: int | None = None) -> Operand:
+    """The elements of x, or its slices along an axis, where the condition holds."""
+    kept = np.flatnonzero(b.need(condition, "condition"))
+    flat = b.reshape(x, (int(np.prod(b.shape(x), dtype=int)),)) if axis is None else x
+    along = 0 if axis is None else axis % b.rank(x)
+    return b.gather(flat, kept, along) if kept.size else nothing(b, flat, along)
 
 
 @op("Trilu")

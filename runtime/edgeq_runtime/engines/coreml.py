@@ -58,14 +58,16 @@ class CoreML:
         self._predict: Optional[Predict] = predict
         self._lock = Lock()
         self._inputs = [spec.engine_name or spec.name for spec in manifest.inputs]
-        self._outputs = [(spec.engine_name or spec.name, np.dtype(spec.dtype)) for spec in manifest.outputs]
+        self._outputs = [(spec.engine_name or spec.name, np.dtype(spec.dtype), spec.shape) for spec in manifest.outputs]
 
     def run(self, arrays: Sequence[Any]) -> List[Any]:
         with self._lock:
             if self._predict is None:
                 raise EngineError("the model is closed")
-            found = self._predict(dict(zip(self._inputs, arrays, strict=True)))
-        return [np.asarray(found[name], dtype) for name, dtype in self._outputs]
+            found = self._predict({name: array.reshape(array.shape or (1,))  # Core ML has no rank 0 at its interface
+                                   for name, array in zip(self._inputs, arrays, strict=True)})
+        return [np.asarray(found[name], dtype).reshape(() if shape == () else np.shape(found[name]))
+                for name, dtype, shape in self._outputs]
 
     def close(self) -> None:
         with self._lock:
