@@ -1,0 +1,74 @@
+"""What the user asks for: the words of `edgeq convert`, and the scheme that they mean."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from edgeq.errors import UsageError
+from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
+
+if TYPE_CHECKING:
+    from edgeq_runtime.preprocess import Preprocess
+
+
+class Progress(Protocol):
+    """Told what is going on, how many samples of it are done, and of how many where that is known."""
+
+    def __call__(self, what: str, done: int = 0, total: int | None = None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The words of `edgeq convert`, with the same meaning and defaults.
+
+    bits: of the weights: 4, 8, 16 or 32 (float). calibration: samples (path, "module:function", or an iterable of
+    dicts); activations are quantized exactly when it is given, unless `activations` says "float". weights:
+    "per-channel", "per-tensor" or "block:SIZE". inputs: input name -> shape, for models with free dimensions.
+    """
+
+    bits: int = 8
+    calibration: Any = None
+    samples: int | None = None
+    activations: str = "auto"
+    weights: str = "per-channel"
+    calibrator: str = "mse"
+    method: str = "auto"
+    keep_float: Sequence[str] = ()
+    inputs: Mapping[str, tuple[int, ...]] | None = None
+    preprocess: Preprocess | None = None
+    labels: Sequence[str] = ()
+    keep_qdq: Path | None = None
+    min_os: int = 18
+    compute: Literal["ane", "gpu", "cpu", "all"] = "ane"
+    strict: bool = False
+    verify: bool = True
+    force: bool = False
+    progress: Progress = lambda what, done=0, total=None: None
+
+
+def scheme_of(options: Options) -> QuantScheme:
+    """What the flags ask for.
+
+    Raises:
+        UsageError: static activations without data, or a granularity that nobody knows.
+    """
+    if options.activations == "8" and options.calibration is None:
+        raise UsageError("--activations 8 needs real samples: add --calibration DATA (an .npz, or a folder of samples)")
+    if options.bits >= 16:
+        if options.activations == "8":
+            raise UsageError("--activations 8 goes with --bits 8 or 4: engines do not multiply integers with floats")
+        return QuantScheme()
+    static = options.calibration is not None and options.activations in ("auto", "8")
+    activation = QuantType(8, signed=False, symmetric=False) if static else None
+    return QuantScheme(QuantType(options.bits, granularity=_granularity(options.weights)), activation)
+
+
+def _granularity(text: str) -> PerTensor | PerChannel | PerBlock:
+    kind, _, size = text.partition(":")
+    if kind == "block" and size.isdigit() and int(size) > 0:
+        return PerBlock(int(size))
+    if text in ("per-channel", "per-tensor"):
+        return PerChannel() if text == "per-channel" else PerTensor()
+    raise UsageError(f"--weights {text}: use per-channel, per-tensor or block:SIZE")

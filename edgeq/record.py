@@ -1,0 +1,149 @@
+"""What a bundle says of itself: manifest, report and self-test."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+
+from edgeq.bundle import sha256
+from edgeq.errors import ModelError, UsageError
+from edgeq.graph import real_inputs
+from edgeq.options import Options
+from edgeq.quant.plan import QuantPlan
+from edgeq.quant.samples import InputSpec, Samples
+from edgeq.verify.check import Verification
+from edgeq.verify.reference import Arrays
+from edgeq_converters.contract import Artifact
+from edgeq_runtime import __version__
+from edgeq_runtime.manifest import Manifest, TensorSpec
+from edgeq_runtime.selftest import Case, Tolerance
+
+SELFTEST_SAMPLES: Final = 2
+SELFTEST_BYTES: Final = 1 << 18  # of inputs, beyond the first sample: the proof should not outgrow the model
+
+
+@dataclass(frozen=True)
+class Record:
+    """What all bundles of one conversion have in common. plan: None where the source was quantized already."""
+
+    source: Any
+    graph: ir.Model
+    plan: QuantPlan | None
+    samples: Samples | None
+    options: Options
+
+    def manifest(self, target: str, artifact: Artifact) -> Manifest:
+        """Everything a device must know, but for the files and the measured accuracy."""
+        def named(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(spec, engine_name=artifact.names.get(spec.name, "")) for spec in specs(values))
+
+        preprocess = self.options.preprocess
+        return Manifest(
+            name=model_name(self.source), target=target, engine=artifact.engine, engine_version=artifact.engine_version,
+            entry=artifact.entry, inputs=named(real_inputs(self.graph.graph)),
+            outputs=named(list(self.graph.graph.outputs)), files=(), options=dict(artifact.options),
+            preprocessing=None if preprocess is None else preprocess.to_dict(), labels=tuple(self.options.labels),
+            quantization=self.quantization, calibration=self.calibration, source_sha256=self.source_sha256,
+            edgeq_version=__version__)
+
+    def report(self, target: str, artifact: Artifact, verification: Verification | None, seconds: float,
+               ) -> dict[str, Any]:
+        """What the conversion did and measured; seconds: of emitting alone."""
+        kept = {node.node for node in self.plan.kept} if self.plan else set()
+        return {
+            "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
+            "source_bytes": self.source_bytes, "quantization": self.quantization,
+            "float_on_this_engine": [asdict(node) for node in artifact.float_nodes if node.node not in kept],
+            "verification": verification.to_json() if verification else None,
+        }
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        if self.plan is None:
+            return {"scheme": "as in the source model"}
+        activation = self.plan.activation
+        return {
+            "weight_bits": self.options.bits, "weights": self.options.weights, "method": self.options.method,
+            "activation_bits": activation.bits if activation else 32,
+            "calibrator": self.options.calibrator if activation else None,
+            "kept_float": [asdict(kept) for kept in self.plan.kept],
+        }
+
+    @cached_property
+    def calibration(self) -> dict[str, Any] | None:
+        """Which data; reads all of it, once for all bundles."""
+        return None if self.samples is None else {"samples": self.samples.count, "sha256": self.samples.digest()}
+
+    @cached_property
+    def source_sha256(self) -> str:
+        return sha256(Path(self.source)) if _is_file(self.source) else ""
+
+    @property
+    def source_bytes(self) -> int | None:
+        """Bytes of a source file with its external data."""
+        if not _is_file(self.source):
+            return None
+        return sum(path.stat().st_size for path in (Path(self.source), Path(f"{self.source}.data")) if path.is_file())
+
+
+def model_name(source: Any) -> str:
+    """The file's name without its ending, the function's name, or "model"."""
+    if not isinstance(source, (str, Path)):
+        return "model"
+    path = Path(source)
+    return path.stem if path.suffix else str(source).rpartition(":")[2]
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, (str, Path)) and Path(source).is_file()
+
+
+def selftest_cases(feeds: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Case]:
+    """The samples that a device will repeat."""
+    size = sum(array.nbytes for array in feeds[0].values())
+    count = max(1, min(SELFTEST_SAMPLES, SELFTEST_BYTES // max(1, size)))
+    return [Case(feed, output) for feed, output in zip(feeds[:count], outputs[:count], strict=True)]
+
+
+def selftest_tolerance(verification: Verification) -> Tolerance:
+    """Another processor rounds ties in other places, as this engine did against the unfused graph: that far, twice."""
+    atol = 2 * max(difference.max_abs for difference in verification.graph)
+    return Tolerance("twice the largest difference between this engine and the quantized graph run op by op, and 1e-3 "
+                     "relative for processors that add in another order", atol=atol, rtol=1e-3)
+
+
+def input_specs(network: ir.Model) -> dict[str, InputSpec]:
+    """What every input of a network expects: dtype and shape."""
+    return {spec.name: InputSpec(spec.dtype, spec.shape) for spec in specs(real_inputs(network.graph))}
+
+
+def check_labels(network: ir.Model, labels: Sequence[str]) -> None:
+    """Refuse labels that no output has scores for."""
+    if not labels:
+        return
+    sizes = {spec.name: math.prod(d for d in spec.shape if isinstance(d, int))
+             for spec in specs(network.graph.outputs)}
+    if len(labels) not in sizes.values():
+        found = ", ".join(f"'{name}' has {size} values" for name, size in sizes.items())
+        raise UsageError(f"--labels: {len(labels)} names, but output {found}; give one name a line for each score")
+
+
+def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Inputs or outputs as a user sees them.
+
+    Raises:
+        ModelError: a shape or dtype is not known.
+    """
+    found = []
+    for value in values:
+        if value.dtype is None or value.shape is None:
+            raise ModelError(f"the shape of '{value.name}' is not known: behind an operator of another domain, "
+                             "the model must declare it")
+        dimensions = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
+        found.append(TensorSpec(value.name or "", value.dtype.numpy().name, dimensions))
+    return tuple(found)
