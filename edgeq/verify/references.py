@@ -1,4 +1,4 @@
-"""What the bundles of one conversion are compared with: the float network and the quantized graph, on the same samples."""
+"""What the bundles of one conversion are compared with: the float network and the quantized graph on the same feeds."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
