@@ -22,6 +22,7 @@ CASES: Final[tuple[Case, ...]] = (
     case("gather-dynamic", "Gather", x(2, 6, 3), x(4, dtype="int64", high=6), axis=1),
     case("gather-elements", "GatherElements", x(3, 5), given([[4, 0], [1, 1], [-1, 3]]), axis=1),
     case("gather-elements-axis-0", "GatherElements", x(3, 4), given([[2, 0, 1, -3]]), axis=0),
+    case("gather-elements-dynamic", "GatherElements", x(3, 5, 4), x(2, 5, 3, dtype="int64", high=5), axis=1),
     case("gather-nd", "GatherND", x(3, 4, 5), given([[2, 1], [0, -1]])),
     case("gather-nd-batched", "GatherND", x(2, 4, 5), given([[1], [3]]), batch_dims=1),
     case("scatter-nd", "ScatterND", x(6, 3), given([[4], [1]]), x(2, 3)),

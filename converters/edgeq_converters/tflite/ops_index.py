@@ -10,7 +10,7 @@ from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
 from edgeq_converters.tflite.formula import Real
 from edgeq_converters.tflite.layout import last
-from edgeq_converters.tflite.ops_shape import gathered
+from edgeq_converters.tflite.ops_shape import gathered, wrapped
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
 
@@ -19,13 +19,28 @@ REDUCTIONS = {"none": None, "add": "ADD", "mul": "MUL", "max": "MAXIMUM", "min":
 
 @op("GatherElements")
 def gather_elements(b: Builder, x: Value, index: Value, *, axis: int = 0) -> Value:
-    """With constant indices: one GATHER of the flattened input."""
-    numbers = b.array(index, "indices")
+    """One GATHER of the flattened input; computed indices are turned into places of it."""
+    axis %= x.rank
+    if index.data is None:
+        return _gather_computed(b, x, index, axis)
+    numbers = index.data
     places = list(np.indices(numbers.shape))
-    places[axis % x.rank] = np.where(numbers < 0, numbers + x.shape[axis], numbers)
+    places[axis] = np.where(numbers < 0, numbers + x.shape[axis], numbers)
     flat = np.ravel_multi_index(tuple(places), x.shape)
     made = gathered(b, b.reshape(b.read(x), (x.size,)), flat.ravel(), 0)
     return b.result(b.reshape(made, b.shape))
+
+
+def _gather_computed(b: Builder, x: Value, index: Value, axis: int) -> Value:
+    """place = index * stride of the axis + what the other axes contribute, which is constant."""
+    numbers = wrapped(b, b.cast(b.read(index, integer=False), np.int32), x.shape[axis])
+    places = list(np.indices(index.shape))
+    places[axis][:] = 0
+    others = np.ravel_multi_index(tuple(places), x.shape).astype(np.int32)
+    stride = np.array(int(np.prod(x.shape[axis + 1:])), np.int32)
+    along = b.call("MUL", [numbers, b.constant(stride)], index.shape)
+    flat = b.call("ADD", [along, b.constant(others)], index.shape)
+    return b.result(b.through("GATHER", [b.reshape(b.read(x), (x.size,)), flat], b.shape, axis=0))
 
 
 @op("GatherND")
