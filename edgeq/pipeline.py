@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import onnx_ir as ir
 
@@ -19,10 +18,10 @@ from edgeq.options import Options, Progress, scheme_of
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.half import store_half
+from edgeq.quant.methods import method_named
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
-from edgeq.quant.rounding import nearest, sum_preserving
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.record import Record, check_labels, input_specs, model_name, selftest_cases, selftest_tolerance
 from edgeq.scheme import QuantScheme
@@ -35,8 +34,6 @@ from edgeq_runtime.selftest import FILE_NAME as SELFTEST_NAME
 from edgeq_runtime.selftest import write_selftest
 
 __all__ = ["Options", "Progress", "backend", "convert", "convert_all"]
-
-METHODS: Final = MappingProxyType({"auto": sum_preserving, "nearest": nearest})
 
 
 def convert(model: Any, *, target: str, output: str | Path | None = None, **options: Any) -> Bundle:
@@ -109,7 +106,11 @@ def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, sa
         assert samples is not None
         statistics = dict(calibrate(network, plan.sources, samples,
                                     progress=lambda done: options.progress("calibrating", done, samples.length)))
-    return quantize(network, plan, statistics, CALIBRATORS[options.calibrator], METHODS[options.method]), plan
+    method = method_named(options.method)
+    fit = method.fit(samples, options.bits)
+    if fit is not None:
+        options.progress("fitting weights", 0)
+    return quantize(network, plan, statistics, CALIBRATORS[options.calibrator], method.rounding, fit), plan
 
 
 def _fill(folder: Path, target: str, record: Record, references: References) -> None:

@@ -21,7 +21,7 @@ from edgeq.quant.solve.moments import Moments
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import Granularity, PerBlock, PerTensor, QuantParams, dequantize
 
-_LEAST_COLUMNS: Final = 16384  # of all samples together: fewer are all used
+_LEAST_COLUMNS: Final = 65536  # of all samples together: fewer are all used
 _COLUMNS_EACH: Final = 24  # for every input of an output; more cost time and change nothing
 _SMALLEST_CLIP: Final = 0.1  # of the step that covers the largest weight
 

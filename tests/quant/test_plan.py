@@ -97,12 +97,31 @@ def test_a_residual_stream_between_float_norms_stays_float() -> None:
 
 @pytest.mark.parametrize(("scheme", "expected"), [
     (W8A8, {"w1": QuantType(8, granularity=PerChannel(0)), "w3": QuantType(8, granularity=PerChannel(0))}),
-    (QuantScheme(QuantType(4, granularity=PerBlock(2))), {"w3": QuantType(4, granularity=PerBlock(2, 1)),
+    (QuantScheme(QuantType(4, granularity=PerBlock(2))), {"w3": QuantType(8, granularity=PerChannel(0)),
                                                           "w2": QuantType(4, granularity=PerChannel(0))}),
 ])
 def test_granularity_follows_the_op(scheme: QuantScheme, expected: dict[str, QuantType]) -> None:
     kinds = {weight.value: weight.type for weight in make_plan(residual(), [ONNXRUNTIME], scheme).weights}
     assert {name: kinds[name] for name in expected} == expected
+
+
+def test_a_matrix_is_cut_into_blocks_along_its_inputs() -> None:
+    model = network("g (float[1,6] x) => (float[1,5] y) { y = Gemm (x, w) }", w=normal(6, 5))
+    (weight,) = make_plan(model, [ONNXRUNTIME], QuantScheme(QuantType(4, granularity=PerBlock(3)))).weights
+    assert weight.type == QuantType(4, granularity=PerBlock(3, 0))
+
+
+def test_the_last_layer_and_the_smallest_keep_eight_bits_while_they_hold_few_of_the_weights() -> None:
+    model = network("""
+        g (float[1,40] x) => (float[1,4] y) {
+            a = MatMul (x, w1)
+            b = MatMul (a, w2)
+            c = MatMul (b, w3)
+            d = MatMul (c, w4)
+            e = Add (d, b4)
+            y = Softmax (e)
+        }""", w1=normal(40, 40), w2=normal(40, 2), w3=normal(2, 40), w4=normal(40, 4), b4=normal(4))
+    assert [weight.type.bits for weight in make_plan(model, [TFLITE], W4A8).weights] == [4, 8, 4, 8]
 
 
 def test_depthwise_filters_keep_eight_bits_when_the_rest_has_four() -> None:

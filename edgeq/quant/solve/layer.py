@@ -1,9 +1,9 @@
 """One layer from weights and moments to integers: the algorithms of this package, composed."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Final
 
 import numpy as np
@@ -22,20 +22,20 @@ class Settings:
     """Which algorithms run, in this order.
 
     clip: search the step. gptq: begin with GPTQ, else with the nearest integers. passes: of coordinate descent, at
-    most. refits: of the steps to the integers, each followed by a descent. corrected: whether to undo the error of the
-    layers before; both are tried where both are listed. bias: the same for taking up the mean error in the bias.
-    damping: see `objective`.
+    most. refits: of the steps to the integers, each followed by a descent. corrections: see `objective`, the best is
+    taken. bias: whether it takes up the mean error. damping: see `objective`.
     """
 
     clip: bool = True
     gptq: bool = True
     passes: int = 10
     refits: int = 2
-    corrected: tuple[bool, ...] = (True, False)
-    bias: tuple[bool, ...] = (True, False)
+    corrections: tuple[float, ...] = (math.inf, 1.0, 0.1, 0.01)
+    bias: bool = True
     damping: float = 0.01
 
 
+NO_CORRECTION: Final = math.inf
 DEFAULT: Final = Settings()
 
 
@@ -66,35 +66,40 @@ class Solution:
 def solve(layer: Layer, fitted: Moments, held: Moments, rounded: Sequence[Solution], settings: Settings) -> Solution:
     """The integers of one layer.
 
-    Data can mislead: with few samples the moments describe these alone. So each way is tried on `fitted` and judged by
-    the error on `held`, samples that it has not seen; the best is then carried out on both. rounded: what needs no
-    data, which wins where nothing does better.
+    Data can mislead: with few samples the moments describe these alone. So what is fitted to `fitted` is judged by the
+    error on `held`, samples that it has not seen, before it is done again with both. rounded: what needs no data, which
+    wins where fitting does no better.
     """
-    ways = list(product(settings.corrected, settings.bias if layer.has_bias else (False,)))
-    trials = [_begin(layer, fitted, way, settings) for way in ways]
-    errors = [_judge(layer, trial, held) for trial in (*trials, *rounded)]
-    best = int(np.argmin(errors))
-    if best >= len(ways):
-        return rounded[best - len(ways)]
-    everything = fitted.merge(held)
-    return _finish(layer, everything, ways[best], settings)
+    free = settings.bias and layer.has_bias
+    correction = _correction(layer, fitted, held, free, settings)
+    trials = [_begin(layer, fitted, correction, free, settings), *rounded]
+    best = int(np.argmin([_judge(layer, trial, held) for trial in trials]))
+    return trials[best] if best else _finish(layer, fitted.merge(held), correction, free, settings)
+
+
+def _correction(layer: Layer, fitted: Moments, held: Moments, free: bool, settings: Settings) -> float:
+    """The correction whose real weights, before any rounding, do best on samples that they have not seen."""
+    def error(correction: float) -> float:
+        problem = objective(layer.weight, fitted, free_bias=free, correction=correction, damping=settings.damping)
+        shift = mean_error(layer.weight, problem.target, fitted) if free else None
+        return float(output_error(layer.weight, problem.target, shift, held).sum())
+
+    return min(settings.corrections, key=error) if len(settings.corrections) > 1 else settings.corrections[0]
 
 
 def _judge(layer: Layer, trial: Solution, held: Moments) -> float:
     return float(output_error(layer.weight, trial.weight(layer.blocks), trial.shift, held).sum())
 
 
-def _begin(layer: Layer, moments: Moments, way: tuple[bool, bool], settings: Settings) -> Solution:
+def _begin(layer: Layer, moments: Moments, correction: float, free: bool, settings: Settings) -> Solution:
     """Steps and a first set of integers."""
-    corrected, free = way
-    problem = objective(layer.weight, moments, free_bias=free, corrected=corrected, damping=settings.damping)
+    problem = objective(layer.weight, moments, free_bias=free, correction=correction, damping=settings.damping)
     return _with_bias(layer, _first(layer, problem, settings), moments, free)
 
 
-def _finish(layer: Layer, moments: Moments, way: tuple[bool, bool], settings: Settings) -> Solution:
+def _finish(layer: Layer, moments: Moments, correction: float, free: bool, settings: Settings) -> Solution:
     """The same, and then descent and better steps in turn; the best of what was found on the way."""
-    corrected, free = way
-    problem = objective(layer.weight, moments, free_bias=free, corrected=corrected, damping=settings.damping)
+    problem = objective(layer.weight, moments, free_bias=free, correction=correction, damping=settings.damping)
     found = _first(layer, problem, settings)
     tried = [found]
     for turn in range(settings.refits + 1 if settings.passes else 0):

@@ -1,6 +1,7 @@
 """What a layer's inputs have in common, gathered sample by sample."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,16 +61,16 @@ class Objective:
         return np.asarray(np.einsum("grn,grn->gr", off @ self.square, off, dtype=np.float64))
 
 
-def objective(weight: Array, moments: Moments, *, free_bias: bool, corrected: bool = True, damping: float = 0.01,
-              ) -> Objective:
+def objective(weight: Array, moments: Moments, *, free_bias: bool, correction: float = math.inf,
+              damping: float = 0.01) -> Objective:
     """The least squares problem that weight [G,R,n] poses, given what enters it.
 
     free_bias: the layer has a bias, which will take up the mean of the error, so that only the rest counts.
-    corrected: aim at the float layer's output on the float inputs, from the quantized ones: minimizes E|W z - q x|^2 +
-        damping |W - q|^2, whose solution is W (E[z x^T] + damping) (E[x x^T] + damping)^-1. GPTAQ (Li et al. 2025,
-        arXiv:2504.02692) in closed form.
-    damping: in units of the mean diagonal. It makes singular moments, of dead inputs or few samples, positive definite;
-        there the weights stay what they are.
+    correction: aim at the float layer's output on the float inputs, from the quantized ones. The target minimizes
+        E|W z - q x|^2 + correction |W - q|^2, so it is W (E[z x^T] + correction) (E[x x^T] + correction)^-1: GPTAQ (Li
+        et al. 2025, arXiv:2504.02692) in closed form. The fewer the samples, the larger should it be; inf: aim at W.
+    damping: of the moments. Both in units of the mean diagonal. It makes singular moments, of dead inputs or few
+        samples, positive definite.
     """
     count = max(moments.count, 1)
     square: Array = moments.square / np.float32(count)
@@ -80,14 +81,14 @@ def objective(weight: Array, moments: Moments, *, free_bias: bool, corrected: bo
         cross = cross - true[:, :, None] * seen[:, None, :]
     size = square.shape[1]
     level = np.trace(square, axis1=1, axis2=2) / size
-    level = np.where(level > 0, damping * level, 1.0).astype(np.float32)
-    shift = cross - square
-    diagonal = np.arange(size)
-    square[:, diagonal, diagonal] += level[:, None]
-    if not corrected:
-        return Objective(square, weight)
-    moved = np.linalg.solve(square.astype(np.float64), np.swapaxes(weight @ shift, 1, 2))
-    return Objective(square, weight + np.swapaxes(moved, 1, 2).astype(np.float32))
+    level = np.where(level > 0, level, 1 / damping).astype(np.float32)[:, None, None]
+    eye = np.eye(size, dtype=np.float32)
+    damped = square + damping * level * eye
+    if math.isinf(correction):
+        return Objective(damped, weight)
+    steep = (square + correction * level * eye).astype(np.float64)
+    moved = np.linalg.solve(steep, np.swapaxes(weight @ (cross - square), 1, 2))
+    return Objective(damped, weight + np.swapaxes(moved, 1, 2).astype(np.float32))
 
 
 def mean_error(weight: Array, quantized: Array, moments: Moments) -> Array:
