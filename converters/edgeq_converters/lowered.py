@@ -15,7 +15,8 @@ from edgeq.graph import QUANT, constant, consumers, quant, shape
 from edgeq.passes import canonicalize
 from edgeq.passes.loops import unroll_loops
 from edgeq.passes.shapes import fix_shapes
-from edgeq.quant.qdq import fold_qdq
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, fold_qdq
+from edgeq_converters.numbers import plain_numbers
 
 DOMAIN: Final = "edgeq"  # ops that exist only here, never in a saved file
 LINEAR: Final = "Linear"  # Linear(x [..,K], w [K,N], bias [N]) -> [..,N]
@@ -43,8 +44,12 @@ def expand_unhandled(model: ir.Model, handled: Collection[str]) -> None:
     """
     loops = {"Loop", "Scan"}.difference(handled)
     unrolled = unroll_loops(model) if any(node.op_type in loops for node in model.graph) else 0
-    expanded = expand(model, lambda node: node.domain == "" and node.op_type not in handled)
+    kept = {*handled, QUANTIZE, DEQUANTIZE}
+    expanded = expand(model, lambda node: node.domain == "" and node.op_type not in kept)
     if unrolled or expanded:
+        fix_shapes(model, open_sizes=True)
+    written = plain_numbers(model)
+    if unrolled or expanded or written:
         fix_shapes(model, open_sizes=True)
         canonicalize(model, exact=True)
 

@@ -36,7 +36,7 @@ def _check_operators(model: ir.Model) -> None:
     ]
     if problems:
         raise UnsupportedModel(f"ONNX opset {OPSET}", problems)
-    random = [Problem(label(node), node.op_type, "it gives other numbers in every run, so that no result can be checked",
+    random = [Problem(label(node), node.op_type, "it gives other numbers in every run, so nothing can be checked",
                       "export the model for inference (model.eval()), or make the random numbers an input")
               for node in all_nodes(model.graph) if node.domain == "" and _is_random(node)]
     if random:

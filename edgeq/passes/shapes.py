@@ -62,8 +62,8 @@ def _fix_inputs(graph: ir.Graph, inputs: Mapping[str, tuple[int, ...]]) -> None:
     if unknown:
         raise ModelError(f"the model has no input '{unknown[0]}'; its inputs are {', '.join(values) or 'none'}")
     sizes: dict[str, int] = {}
-    for name, shape in inputs.items():
-        _bind(values[name], tuple(shape), sizes)
+    for name, asked in inputs.items():
+        _bind(values[name], tuple(asked), sizes)
     for value in values.values():
         first = value.shape[0] if value.shape is not None and len(value.shape) else 0
         if value.name not in inputs and isinstance(first, ir.SymbolicDim):

@@ -114,6 +114,11 @@ def _replace(graph: ir.Graph, dequantize: ir.Node, on_grid: ir.Value) -> None:
     graph.remove(dequantize, safe=True)
 
 
+def grid_of(node: ir.Node) -> QuantParams | None:
+    """The grid of a QuantizeLinear or DequantizeLinear, or None where it is computed at run time."""
+    return _params(node)
+
+
 def _params(node: ir.Node) -> QuantParams | None:
     """The grid of a Q or DQ node, or None where it is computed at run time."""
     scale = constant(node.inputs[1])
