@@ -20,6 +20,7 @@ from edgeq_converters.tflite.integer import MOVING, float_reason
 from edgeq_converters.tflite.integers import write_out_integers
 from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.layout import identity
+from edgeq_converters.tflite.narrow import carrier, is_narrow
 from edgeq_converters.tflite.ops import table
 from edgeq_converters.tflite.program import Program, Tensor, Value
 from edgeq_converters.tflite.validate import validate
@@ -30,6 +31,9 @@ ENTRY: Final = "model.tflite"
 # too.
 ENGINE_VERSION: Final = ">=2.1"
 NEW_VERSIONS: Final = {"FULLY_CONNECTED": 9, "CONV_2D": 7, "DEQUANTIZE": 5, "QUANTIZE": 3, "TRANSPOSE": 6, "CAST": 5}
+
+# Ops that take numbers as they are stored; for all others, types without kernels are widened first.
+CARRIED: Final = MOVING | {"Cast", "CastLike", "Concat", "Where", "Shape", "Size", "Identity"}
 
 # What the bundle says to tflite-runtime, whose last release is 2.14: a range that no release meets turns it away.
 OLD_RUNTIME, NO_OLD_RUNTIME = ">=2.14", ">2.14"
@@ -72,6 +76,7 @@ class _Lowering:
     def __init__(self, graph: ir.Graph, ops: OpTable[Builder], builder: Builder):
         self.graph, self.ops, self.builder = graph, ops, builder
         self.values: dict[ir.Value, Value] = {}
+        self.wide: dict[int, Value] = {}
         self.islands: list[FloatNode] = []
         self.quantized = any(quant(value) is not None for node in graph for value in node.outputs)
 
@@ -103,7 +108,7 @@ class _Lowering:
 
     def _public_input(self, value: ir.Value) -> Tensor:
         assert value.dtype is not None
-        if np.dtype(value.dtype.numpy()).name not in flatbuffer.SCHEMA_TYPES:
+        if np.dtype(value.dtype.numpy()).name not in flatbuffer.PLAIN_TYPES:
             problem = Problem(value.name or "", "input", f"tensors of {value.dtype.name} do not exist here")
             raise UnsupportedModel(self.ops.target, [problem])
         tensor = Tensor(value.name or "", shape(value), np.dtype(value.dtype.numpy()))
@@ -121,20 +126,25 @@ class _Lowering:
                 unsigned = quant(value).type  # type: ignore[union-attr]
                 data = data.astype(np.int32) - (0 if unsigned.signed else 2 ** (unsigned.bits - 1))
                 data = data.astype(np.int8 if unsigned.bits <= 8 else np.int32)
+            elif is_narrow(value.dtype):
+                assert value.dtype is not None
+                data = data.astype(carrier(value.dtype))
             dtype = np.dtype(np.float32) if grid is not None else data.dtype
             self.values[value] = Value(value.name or "", tuple(data.shape), dtype, grid, data, shared=True)
         return self.values[value]
 
     def _lower_one(self, node: ir.Node) -> None:
         strange = {str(value.dtype) for value in node.outputs
-                   if value.dtype is not None and value.dtype.numpy().name not in flatbuffer.SCHEMA_TYPES}
-        if strange:
+                   if value.dtype is not None and value.dtype.numpy().name not in flatbuffer.PLAIN_TYPES}
+        if strange and not (node.op_type in CARRIED and all(is_narrow(value.dtype) for value in node.outputs)):
             raise CannotLower(f"tensors of {', '.join(sorted(strange))} do not exist here")
         try:
             inputs = [None if value is None else self._read(value) for value in node.inputs]
         except Unreached:
             self.ops.handler(node)  # which may fail on its own account
             raise
+        if node.op_type not in CARRIED:
+            inputs = [self._widened(value) for value in inputs]
         reason = float_reason(node, inputs)
         if reason is None:
             try:
@@ -145,6 +155,21 @@ class _Lowering:
         self._run(node, inputs, integer=False)
         if self.quantized and _computes(node, inputs):
             self.islands.append(FloatNode(label(node), node.op_type, reason))
+
+    def _widened(self, value: Value | None) -> Value | None:
+        """Halves and doubles are computed with in float32."""
+        if value is None or value.dtype not in (np.float16, np.float64) or value.grid is not None:
+            return value
+        if id(value) not in self.wide:
+            single = np.dtype(np.float32)
+            if value.data is not None:
+                made = Value(value.name, value.shape, single, data=value.data.astype(single))
+            else:
+                layout = self.builder.layouts(value)[0]
+                tensor = self.builder.cast(self.builder.read(value, layout), single)
+                made = Value(value.name, value.shape, single, tensors={layout: tensor}, shared=True)
+            self.wide[id(value)] = made
+        return self.wide[id(value)]
 
     def _run(self, node: ir.Node, inputs: Sequence[Value | None], integer: bool) -> None:
         self.builder.begin(node, integer)

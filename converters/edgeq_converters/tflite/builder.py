@@ -343,6 +343,8 @@ class Builder:
             raise AssertionError(f"{self.node.op_type} wrote {tensor.shape} for {shape(out)} in layout {wanted}")
         tensor = self.convert(tensor, int8_grid(out))
         dtype = np.dtype(out.dtype.numpy()) if out.dtype is not None else tensor.dtype
+        if dtype not in DTYPES.values():  # carried by another one, see narrow.py
+            dtype = tensor.dtype
         if tensor.grid is None:
             tensor = self.cast(tensor, dtype)
         return Value(out.name or "", shape(out), dtype, int8_grid(out), tensors={wanted: tensor}, shared=is_shared(out))

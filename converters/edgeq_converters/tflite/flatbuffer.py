@@ -25,6 +25,7 @@ SCHEMA_TYPES: Final = {
     "int16": "INT16", "uint16": "UINT16", "int32": "INT32", "uint32": "UINT32", "int64": "INT64", "uint64": "UINT64",
     "bool": "BOOL",
 }
+PLAIN_TYPES: Final = SCHEMA_TYPES.keys() - {"int4"}  # those of values; 4-bit tensors are weights only
 
 
 def write(program: Program, path: Path, external_bytes: int = EXTERNAL_BYTES) -> Any:

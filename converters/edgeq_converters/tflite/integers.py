@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -82,11 +83,11 @@ class _Edit:
             return np.asarray(default)
         return data
 
-    def replace(self, result: ir.Value) -> None:
-        old = self.node.outputs[0]
-        result.name, result.shape, result.type = old.name, old.shape, old.type
-        old.name = f"{old.name}_before"
-        old.replace_all_uses_with(result, replace_graph_outputs=True)
+    def replace(self, *results: ir.Value) -> None:
+        for old, result in zip(self.node.outputs, results, strict=True):
+            result.name, result.shape, result.type = old.name, old.shape, old.type
+            old.name = f"{old.name}_before"
+            old.replace_all_uses_with(result, replace_graph_outputs=True)
         self.graph.remove(self.node, safe=True)
 
 
@@ -152,16 +153,16 @@ def _quantize(edit: _Edit) -> None:
     zero_point = _spread(edit.number(2, "zero point", 0), edit.node, dims)
     if real.dtype != ir.DataType.FLOAT:
         real = edit.real("Cast", real, dims=dims, to=ir.DataType.FLOAT)
-    wanted = stored.dtype.numpy()
-    if np.dtype(wanted).kind not in "iu":
-        raise ValueError(f"it rounds to {stored.dtype.name}")
     real = edit.real("Div", _grid_again(edit, real), edit.constant(scale), dims=dims)
-    real = edit.real("Round", real, dims=dims)
-    if np.any(zero_point):
-        real = edit.real("Add", real, edit.constant(zero_point), dims=dims)
-    limits = [edit.constant(np.array(bound, np.float32)) for bound in (np.iinfo(wanted).min, np.iinfo(wanted).max)]
-    clipped = edit.real("Clip", real, *limits, dims=dims)
-    edit.replace(edit.add("Cast", clipped, dtype=stored.dtype, dims=dims, to=stored.dtype))
+    if stored.dtype.is_integer():
+        limits = ml_dtypes.iinfo(stored.dtype.numpy())
+        real = edit.real("Round", real, dims=dims)
+        if np.any(zero_point):
+            real = edit.real("Add", real, edit.constant(zero_point), dims=dims)
+        bounds = [edit.constant(np.array(int(bound), np.float32)) for bound in (limits.min, limits.max)]
+        real = edit.real("Clip", real, *bounds, dims=dims)
+    saturate = attribute(edit.node, "saturate", 1)
+    edit.replace(edit.add("Cast", real, dtype=stored.dtype, dims=dims, to=stored.dtype, saturate=saturate))
 
 
 def _operand(edit: _Edit, first: int, axis: int | None) -> ir.Value:
@@ -208,36 +209,74 @@ def _integer_product(edit: _Edit) -> None:
     assert x is not None
     assert w is not None
     assert x.dtype is not None
-    dims = shape(edit.node.outputs[0])
-    x_zero = edit.number(2, "zero point", 0).astype(np.float32)
-    w_zero = edit.number(3, "zero point", 0).astype(np.float32)
-    if x_zero.size > 1 and not is_conv:
-        x_zero = x_zero.reshape(*x_zero.shape, 1) if x_zero.ndim == 1 else x_zero
-    if w_zero.size > 1 and is_conv:
-        w_zero = w_zero.reshape(-1, *[1] * (len(shape(w)) - 1))
+    zeros = [_zero_point(edit, index, is_conv) for index in (2, 3)]
+    reach = [_reach(value, zero) for value, zero in zip((x, w), zeros, strict=True)]
     terms = int(np.prod(shape(w)[1:])) if is_conv else shape(x)[-1]
-    widest = [max(abs(int(np.iinfo(v.dtype.numpy()).max) - zero.min()), abs(int(np.iinfo(v.dtype.numpy()).min)
-                                                                           - zero.max()))
-              for v, zero in ((x, x_zero), (w, w_zero)) if v.dtype is not None]
-    stored = constant(w)
-    if stored is not None:
-        widest[1] = float(np.abs(stored.astype(np.float32) - w_zero).max(initial=0))
-    if terms * widest[0] * widest[1] > EXACT:
+    if terms * reach[0] * reach[1] > EXACT:
         raise ValueError(f"sums of {terms} products of integers may leave the {EXACT} that float32 counts to")
     factors = []
-    for value, zero in ((x, x_zero), (w, w_zero)):
+    for value, zero in zip((x, w), zeros, strict=True):
         data = constant(value)
-        if data is not None:
+        if data is not None and isinstance(zero, np.ndarray):
             factors.append(edit.constant(data.astype(np.float32) - zero))
             continue
         real = edit.real("Cast", value, dims=shape(value), to=ir.DataType.FLOAT)
-        factors.append(edit.real("Sub", real, edit.constant(zero), dims=shape(value)) if np.any(zero) else real)
+        offset = edit.constant(zero) if isinstance(zero, np.ndarray) else zero
+        factors.append(edit.real("Sub", real, offset, dims=shape(value)))
     attributes = {name: attr.value for name, attr in edit.node.attributes.items()}
+    dims = shape(edit.node.outputs[0])
     made = edit.real("Conv" if is_conv else "MatMul", *factors, dims=dims, **attributes)
     edit.replace(edit.add("Cast", made, dtype=ir.DataType.INT32, dims=dims, to=ir.DataType.INT32))
 
 
+def _zero_point(edit: _Edit, index: int, is_conv: bool) -> NDArray[np.float32] | ir.Value:
+    """Ready to be subtracted: one number, one per row of a left matrix, per column of a right one, or per filter."""
+    value = edit.node.inputs[index] if index < len(edit.node.inputs) else None
+    if value is not None and constant(value) is None:
+        if np.prod(shape(value)) != 1:
+            raise ValueError("it has several computed zero points")
+        return edit.real("Cast", value, dims=shape(value), to=ir.DataType.FLOAT)
+    numbers = edit.number(index, "zero point", 0).astype(np.float32)
+    if numbers.size == 1:
+        return numbers.reshape(())
+    if is_conv:
+        return numbers.reshape(-1, *[1] * (len(shape(edit.node.inputs[1])) - 1))  # type: ignore[arg-type]
+    return numbers[:, None] if index == 2 and numbers.ndim == 1 else numbers
+
+
+def _reach(value: ir.Value, zero: NDArray[np.float32] | ir.Value) -> float:
+    """The largest magnitude of value - zero."""
+    data = constant(value)
+    if data is not None and isinstance(zero, np.ndarray):
+        return float(np.abs(data.astype(np.float32) - zero).max(initial=0))
+    assert value.dtype is not None
+    limits = np.iinfo(value.dtype.numpy())
+    if not isinstance(zero, np.ndarray):
+        return float(limits.max) - float(limits.min)
+    return float(max(limits.max - zero.min(), zero.max() - limits.min))
+
+
+def _dynamic(edit: _Edit) -> None:
+    """uint8 on the grid from min(x, 0) to max(x, 0)."""
+    x, one = edit.node.inputs[0], (1,)
+    assert x is not None
+    zero, top = (edit.constant(np.array([bound], np.float32)) for bound in (0, 255))
+    flat = edit.real("Reshape", x, edit.constant(np.array([-1])), dims=(int(np.prod(shape(x))),))
+    low = edit.real("Min", edit.real("ReduceMin", flat, dims=one), zero, dims=one)
+    high = edit.real("Max", edit.real("ReduceMax", flat, dims=one), zero, dims=one)
+    scale = edit.real("Div", edit.real("Sub", high, low, dims=one), top, dims=one)
+    offset = edit.real("Div", edit.real("Neg", low, dims=one), scale, dims=one)
+    bounds = [edit.constant(np.array(bound, np.float32)) for bound in (0, 255)]
+    offset = edit.real("Round", edit.real("Clip", offset, *bounds, dims=one), dims=one)
+    steps = edit.real("Round", edit.real("Div", x, scale, dims=shape(x)), dims=shape(x))
+    inside = edit.real("Clip", edit.real("Add", steps, offset, dims=shape(x)), *bounds, dims=shape(x))
+    kind, scalar = ir.DataType.UINT8, edit.constant(np.zeros(0, np.int64))
+    edit.replace(edit.add("Cast", inside, dtype=kind, dims=shape(x), to=kind),
+                 edit.real("Reshape", scale, scalar, dims=()),
+                 edit.add("Cast", edit.real("Reshape", offset, scalar, dims=()), dtype=kind, dims=(), to=kind))
+
+
 REWRITES: Final[dict[str, Callable[[_Edit], None]]] = {
     "QLinearMatMul": _qlinear_matmul, "QLinearConv": _qlinear_conv, "MatMulInteger": _integer_product,
-    "ConvInteger": _integer_product,
+    "ConvInteger": _integer_product, "DynamicQuantizeLinear": _dynamic,
 }

@@ -14,12 +14,13 @@ from edgeq_converters.tflite import (
     ops_recurrent,
     ops_reduce,
     ops_shape,
+    ops_signal,
 )
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.table import op
 
-FAMILIES = (ops_bits, ops_conv, ops_elementwise, ops_index, ops_linear, ops_loss, ops_normalize, ops_pool, ops_recurrent,
-            ops_reduce, ops_shape)
+FAMILIES = (ops_bits, ops_conv, ops_elementwise, ops_index, ops_linear, ops_loss, ops_normalize, ops_pool,
+            ops_recurrent, ops_reduce, ops_shape, ops_signal)
 
 
 def table() -> OpTable[Builder]:

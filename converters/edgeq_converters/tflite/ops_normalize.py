@@ -107,9 +107,10 @@ def group_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, num_
 
 @op("BatchNormalization")
 def batch_normalization(b: Builder, x: Value, scale: Value, bias: Value, mean: Value, variance: Value, *,
-                        epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0) -> Value:
+                        epsilon: float = 1e-5, momentum: float = 0.9,
+                        training_mode: int = 0) -> Value | tuple[Value, ...]:
     if training_mode:
-        raise CannotLower("training_mode=1")
+        return _batch_statistics(b, x, scale, bias, mean, variance, epsilon, momentum)
     s, o, m, v = (b.array(p, name) for p, name in ((scale, "scale"), (bias, "bias"), (mean, "mean"),
                                                    (variance, "variance")))
     factor = (s / np.sqrt(v + epsilon)).astype(np.float32)
@@ -117,6 +118,26 @@ def batch_normalization(b: Builder, x: Value, scale: Value, bias: Value, mean: V
     shape = permute([-1 if axis == 1 else 1 for axis in range(x.rank)], layout)
     made = Real(b, b.read(x, layout)) * factor.reshape(shape) + (o - m * factor).astype(np.float32).reshape(shape)
     return b.result(made.tensor, layout)
+
+
+def _batch_statistics(b: Builder, x: Value, scale: Value, bias: Value, mean: Value, variance: Value, epsilon: float,
+                      momentum: float) -> tuple[Value, ...]:
+    """With the batch's own mean and variance, and the running ones a step further."""
+    layout = b.common_layout(x)
+    real = Real(b, b.read(x, layout))
+    places = sorted(layout.index(axis) for axis in range(x.rank) if axis != 1)
+    centre = real.reduce("MEAN", places)
+    centred = real - centre
+    spread = (centred * centred).reduce("MEAN", places)
+    made = _affine(centred * (spread + epsilon).run("RSQRT"), _shaped(b, x, scale, "scale", 1, layout),
+                   _shaped(b, x, bias, "bias", 1, layout))
+    results = [b.result(made.tensor, layout)]
+    for index, (part, running) in enumerate(((centre, mean), (spread, variance)), 1):
+        if index < len(b.node.outputs):
+            flat = Real(b, b.reshape(part.tensor, (x.shape[1],)))
+            past = (b.array(running, "running statistics") * momentum).astype(np.float32)
+            results.append(b.result((flat * (1 - momentum) + past).tensor, None, index))
+    return tuple(results)
 
 
 @op("LpNormalization")

@@ -123,8 +123,8 @@ def lp_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Seque
     """(sum of |x| ** p) ** (1 / p), the sum as an average times its count."""
     _drop_windows(b, x, strides, pads, ceil_mode)
     w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
-    if len(kernel_shape) > 2:
-        raise CannotLower("pooling over three axes")
+    if len(kernel_shape) > 3:
+        raise CannotLower("pooling over more than three axes")
     layout = channels_last(x.rank)
     powers = Real(b, b.read(x, layout)).run("ABS").run("POW", float(p)).tensor
 
@@ -181,12 +181,13 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
     if coordinate_transformation_mode == "align_corners" and any(
             abs(factors.get(a, 0) * x.shape[a] - round(factors.get(a, 0) * x.shape[a])) > 1e-3 for a in changed):
         raise CannotLower("align_corners with scales that give no whole size: ONNX and ONNX Runtime disagree there")
-    if coordinate_transformation_mode == "tf_crop_and_resize":
-        raise CannotLower("coordinate_transformation_mode=tf_crop_and_resize")
+    cropping = coordinate_transformation_mode == "tf_crop_and_resize"
+    crop = dict(zip(places, b.array(roi, "roi").reshape(2, -1).T.tolist(), strict=True)) if cropping else {}
+    changed = sorted({*changed, *crop})
     whole = all(b.shape[a] % x.shape[a] == 0 for a in changed) and all(
         factors.get(a, b.shape[a] / x.shape[a]) == b.shape[a] / x.shape[a] for a in changed)
     layout = channels_last(x.rank)
-    spatial = x.rank == 4 and set(changed) <= {2, 3}
+    spatial = x.rank == 4 and set(changed) <= {2, 3} and not cropping
     if spatial and mode == "nearest" and whole and _repeats(coordinate_transformation_mode, nearest_mode):
         return b.result(_resized(b, "RESIZE_NEAREST_NEIGHBOR", b.read(x, layout)), layout)
     if (spatial and mode == "linear" and whole and not antialias and coordinate_transformation_mode in LINEAR_OPTIONS):
@@ -199,8 +200,15 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
     layout = b.common_layout(x)
     tensor = b.read(x, layout)
     for axis in changed:
-        weights = matrix(how, x.shape[axis], b.shape[axis], factors.get(axis, b.shape[axis] / x.shape[axis]))
+        weights = matrix(how, x.shape[axis], b.shape[axis], factors.get(axis, b.shape[axis] / x.shape[axis]),
+                         crop.get(axis))
         tensor = _apply(b, tensor, layout.index(axis), weights, mode)
+        outside = ~weights.any(1)
+        if outside.any():  # places that a crop puts outside of the input
+            shape = [1] * tensor.rank
+            shape[layout.index(axis)] = -1
+            number = b.constant(np.array(extrapolation_value, np.float32))
+            tensor = b.call("SELECT_V2", [b.constant(outside.reshape(shape)), number, tensor], tensor.shape)
     return b.result(tensor, layout)
 
 

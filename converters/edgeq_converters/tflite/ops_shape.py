@@ -20,6 +20,7 @@ from edgeq_converters.tflite.layout import (
     transposed,
     without,
 )
+from edgeq_converters.tflite.narrow import carrier, is_narrow, narrowed
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
 
@@ -191,6 +192,10 @@ def pad(b: Builder, x: Value, pads: Value, constant_value: Value | None = None, 
     tensor = strided(b, tensor, crop)
     wanted = [both.get(axis, (0, 0)) for axis in layout]
     wanted = [(max(0, lo), max(0, hi)) for lo, hi in wanted]
+    if mode == "constant" and constant_value is not None and constant_value.data is None:
+        number = b.reshape(b.read(constant_value, integer=False), ())
+        out = [size + sum(pair) for size, pair in zip(tensor.shape, wanted, strict=True)]
+        return b.result(b.through("PADV2", [tensor, b.ints(np.array(wanted)), number], out), layout)
     if mode == "constant":
         number = 0 if constant_value is None else b.array(constant_value, "value").ravel()[0]
         return b.result(padded(b, tensor, wanted, number), layout)
@@ -321,18 +326,20 @@ def space_to_depth(b: Builder, x: Value, *, blocksize: int) -> Value:
 
 @op("Cast")
 def cast(b: Builder, x: Value, *, to: int, saturate: int = 1) -> Value:
-    return converted(b, x)
+    return converted(b, x, saturate)
 
 
-def converted(b: Builder, x: Value) -> Value:
+def converted(b: Builder, x: Value, saturate: int) -> Value:
     """The value in the type that the graph gives the result. To bool: whether it is not zero."""
     out = b.node.outputs[0].dtype
     assert out is not None
-    wanted = np.dtype(out.numpy())
+    wanted = carrier(out)
     if x.data is not None and x.dtype == np.float16 and wanted == np.float32:
         return replace(b.known(x.data.astype(np.float32)), half=x.size > SMALL_CONSTANT)
     layout = b.common_layout(x)
     tensor = b.read(x, layout, integer=False)
+    if is_narrow(out):
+        return b.result(narrowed(b, tensor, out, bool(saturate)), layout)
     if wanted == np.bool_ and tensor.dtype != np.bool_:
         zero = b.constant(np.zeros((), tensor.dtype))
         return b.result(b.through("NOT_EQUAL", [tensor, zero], tensor.shape, dtype=np.bool_), layout)
@@ -341,7 +348,7 @@ def converted(b: Builder, x: Value) -> Value:
 
 @op("CastLike")
 def cast_like(b: Builder, x: Value, like: Value, *, saturate: int = 1) -> Value:
-    return converted(b, x)
+    return converted(b, x, saturate)
 
 
 @op("Shape")

@@ -3,6 +3,7 @@ https://github.com/onnx/onnx/blob/main/onnx/reference/ops/op_resize.py
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +24,16 @@ class Grid:
     antialias: bool
 
 
-def matrix(how: Grid, size: int, out: int, scale: float) -> NDArray[np.float64]:
-    """-> [out, size]: row i holds the weights of the input elements that make output element i."""
+def matrix(how: Grid, size: int, out: int, scale: float, crop: Sequence[float] | None = None) -> NDArray[np.float64]:
+    """-> [out, size]: row i holds the weights of the input elements that make output element i.
+
+    crop: start and end of tf_crop_and_resize, as shares of the input; a row outside of the input stays empty.
+    """
     weights = np.zeros((out, size))
     for i in range(out):
-        place = _source(how, i, size, out, scale)
+        place = _source(how, i, size, out, scale) if crop is None else _cropped(crop, i, size, out)
+        if crop is not None and not 0 <= place <= size - 1:
+            continue
         if how.mode == "nearest":
             weights[i, _nearest(how.rounding, place, size)] = 1
             continue
@@ -54,6 +60,13 @@ def _source(how: Grid, i: int, size: int, out: int, scale: float) -> float:
         case "asymmetric":
             return i / scale
     raise CannotLower(f"coordinate_transformation_mode={how.coordinates}")
+
+
+def _cropped(crop: Sequence[float], i: int, size: int, out: int) -> float:
+    start, end = crop
+    if out > 1:
+        return (start + (end - start) * i / (out - 1)) * (size - 1)
+    return (start + end) * (size - 1) / 2
 
 
 def _nearest(rounding: str, place: float, size: int) -> int:
