@@ -287,7 +287,7 @@ class _Planner:
         found |= {node for node in layers if self.feeds_only(self.unit_output(node), tail)
                   and sizes[node] <= LAST * total}
         room = SMALLEST * total
-        for node in sorted(set(layers) - found, key=sizes.__getitem__):
+        for node in sorted((node for node in layers if node not in found), key=sizes.__getitem__):
             room -= sizes[node]
             if room < 0:
                 break
