@@ -76,7 +76,7 @@ class Raw:
 class Builder:
     """Adds MIL ops to the program in the making.
 
-    dtype: what floats are computed in. node: the ONNX node that is being lowered.
+    precision: of the program. dtype: what floats are computed in now. node: the ONNX node that is being lowered.
     """
 
     def __init__(self, options: EmitOptions, precision: Precision):
@@ -86,13 +86,16 @@ class Builder:
         self.options = options
         self.precision: Precision = precision
         self.dtype: type[np.floating[Any]] = np.float16 if precision == "float16" else np.float32
+        self.program_dtype = self.dtype
+        self.in_float32: set[ir.Node] = set()  # nodes that compute in float32 although the program does not
         self.node: ir.Node | None = None
         self.packed4: set[bytes] = set()  # 4-bit weights, each content once, as the written file must hold them
         self.lower_block: Callable[[ir.Graph], list[Var]] | None = None  # bodies of If and Loop
         self.singles: dict[str, Var] = {}  # an input rounded to float16 -> the input itself
         self.grids: dict[str, tuple[Var, np.float32, Any]] = {}  # a value on a grid -> int8, scale, zero point
         self._consts: dict[Any, Var] = {}
-        self._vars: dict[int, tuple[Constant, Var]] = {}
+        self._vars: dict[tuple[int, str], tuple[Constant, Var]] = {}
+        self._converted: dict[tuple[str, str], Var] = {}  # a value in the other float type
         self._taken: dict[str, int] = {}
 
     # ------------------------------------------------------------------ ops
@@ -152,10 +155,31 @@ class Builder:
         """The Var of an operand; a Constant is written once, however many nodes read it."""
         if not isinstance(operand, Constant):
             return operand
-        known = self._vars.get(id(operand))
+        key = id(operand), self.dtype.__name__
+        known = self._vars.get(key)
         if known is None:
-            known = self._vars[id(operand)] = (operand, self._written(operand))
+            known = self._vars[key] = (operand, self._written(operand))
         return known[1]
+
+    @contextmanager
+    def computing_in(self, dtype: type[np.floating[Any]]) -> Iterator[None]:
+        """Floats are computed in another type inside; see `edgeq_converters.coreml.precision`."""
+        outside, self.dtype = self.dtype, dtype
+        try:
+            yield
+        finally:
+            self.dtype = outside
+
+    def converted(self, operand: Operand) -> Operand:
+        """A float operand in the type that is computed in now; cast once, however many nodes read it."""
+        if operand is None or isinstance(operand, Constant) or float_bits(operand) in (0, np.finfo(self.dtype).bits):
+            return operand
+        if self.dtype is np.float32 and operand.name in self.singles:
+            return self.singles[operand.name]
+        key = operand.name, self.dtype.__name__
+        if key not in self._converted:
+            self._converted[key] = self.cast(operand, "float")
+        return self._converted[key]
 
     def _written(self, constant: Constant) -> Var:
         from edgeq_converters.coreml import weights
@@ -190,11 +214,11 @@ class Builder:
     @contextmanager
     def inner_block(self) -> Iterator[None]:
         """Constants written inside a body of If or Loop are not visible after it."""
-        outside = dict(self._vars), dict(self._consts)
+        outside = dict(self._vars), dict(self._consts), dict(self._converted)
         try:
             yield
         finally:
-            self._vars, self._consts = outside
+            self._vars, self._consts, self._converted = outside
 
     def known(self, operand: Operand) -> NDArray[Any] | None:
         """The data of an operand known at conversion, else None."""
@@ -310,11 +334,16 @@ class Builder:
 
     def _like(self, x: Var, value: float) -> Any:
         """A number in exactly the float type of x (a float32 island inside a float16 program has its own)."""
-        from coremltools.converters.mil.mil import types
-
-        if types.builtin_to_string(x.dtype) == "fp32":
+        if float_bits(x) == 32:
             return np.float32(value)
         return self.rounded(np.asarray(value))[()]
+
+
+def float_bits(var: Var) -> int:
+    """16 or 32 of a float, 0 of other numbers."""
+    from coremltools.converters.mil.mil import types
+
+    return {"fp16": 16, "fp32": 32}.get(types.builtin_to_string(var.dtype), 0)
 
 
 def is_var(value: Any) -> bool:

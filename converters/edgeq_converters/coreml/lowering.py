@@ -13,9 +13,20 @@ from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import quant, shape
 from edgeq.scheme import QuantParams
 from edgeq_converters.contract import EmitOptions
-from edgeq_converters.coreml.builder import MAX_RANK, Builder, Constant, Operand, Precision, Raw, Var, sanitise
+from edgeq_converters.coreml.builder import (
+    MAX_RANK,
+    Builder,
+    Constant,
+    Operand,
+    Precision,
+    Raw,
+    Var,
+    float_bits,
+    sanitise,
+)
 from edgeq_converters.coreml.ops import TABLE
 from edgeq_converters.coreml.ops_cast import NARROW, SMALL_FLOATS
+from edgeq_converters.coreml.precision import in_float32
 from edgeq_converters.optable import CannotLower, Unreached, lower_all
 
 TARGET: Final = "coreml"
@@ -68,6 +79,7 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         for value in inputs:
             values[value] = _entering(builder, value, function.inputs[names[_name(value)]])
         builder.lower_block = lambda body: _lower_body(body, builder, values)
+        builder.in_float32 = in_float32(graph) if precision == "float16" else set()
         _lower_nodes(graph, builder, values)
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
@@ -138,7 +150,7 @@ def _leaving(b: Builder, value: ir.Value, operand: Operand, name: str) -> Var:
         stored, scale, zero_point = exact
         return b.op("dequantize", input=stored, scale=Raw(scale), zero_point=zero_point, name=name)
     if b.kind(operand) == "float":
-        if b.precision == "float16":
+        if float_bits(var) == 16:
             return b.op("cast", x=var, dtype="fp32", name=name)
     elif b.kind(operand) == "bool":
         return b.op("cast", x=var, dtype="int32", name=name)
@@ -165,15 +177,16 @@ def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> N
     if any(value is not None and value not in values for value in node.inputs):
         TABLE.handler(node)  # which may fail on its own account
         raise Unreached
-    inputs = [None if value is None else values[value] for value in node.inputs]
     b.node = node
-    results: Any = _folded(node, inputs)
-    if results is None:
-        results = TABLE.lower(node, b, inputs)
-    results = results if isinstance(results, tuple | list) else (results,)
-    for value, result in zip(node.outputs, results, strict=False):
-        if result is not None:
-            values[value] = _checked(b, value, result)
+    with b.computing_in(np.float32 if node in b.in_float32 else b.program_dtype):
+        inputs = [None if value is None else b.converted(values[value]) for value in node.inputs]
+        results: Any = _folded(node, inputs)
+        if results is None:
+            results = TABLE.lower(node, b, inputs)
+        results = results if isinstance(results, tuple | list) else (results,)
+        for value, result in zip(node.outputs, results, strict=False):
+            if result is not None:
+                values[value] = _checked(b, value, result)
     missing = [value.name for value in node.outputs if value not in values and (list(value.uses())
                                                                              or value.is_graph_output())]
     if missing:

@@ -56,6 +56,8 @@ def cast(b: Builder, x: Operand, *, to: int, saturate: int = 1) -> Operand:
     if wanted == ir.DataType.BOOL:
         return x if b.kind(x) == "bool" else b.op("not_equal", x=x, y=0.0 if b.kind(x) == "float" else 0)
     if wanted in WIDE:
+        if wanted == ir.DataType.INT32 and b.onnx_type(0) == ir.DataType.UINT32:
+            raise CannotLower("UINT32 as INT32: Core ML's integers end at 2^31, which is where the two differ")
         return b.as_int(x)
     if wanted in NARROW:
         whole = b.as_int(_nearest(b, x) if wanted in (ir.DataType.INT4, ir.DataType.UINT4) else x)

@@ -106,8 +106,9 @@ def div(b: Builder, x: Operand, y: Operand) -> Var:
     """Floats divide; integers truncate toward zero, where MIL's floor_div rounds down."""
     if b.kind(x) == "float":
         return b.op("real_div", x=x, y=y)
-    size = b.op("floor_div", x=b.op("abs", x=x), y=b.op("abs", x=y))
-    return b.op("mul", x=size, y=b.op("mul", x=b.op("sign", x=x), y=b.op("sign", x=y)))
+    low = b.op("floor_div", x=x, y=y)
+    cut = b.op("logical_and", x=b.op("less", x=low, y=0), y=b.op("not_equal", x=b.op("mul", x=low, y=y), y=x))
+    return b.op("add", x=low, y=b.cast(cut, "int"))
 
 
 @op("Mod")

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import product
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +12,6 @@ from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
 from edgeq_converters.coreml.ops_conv import Pads, spatial, window_pads
 from edgeq_converters.coreml.table import op
 from edgeq_converters.optable import CannotLower
-
-LOWEST: Final = {"float16": -65504.0, "float32": -3.4028234663852886e38}
 
 
 def _window(b: Builder, x: Operand, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
@@ -62,7 +60,7 @@ def max_pool(b: Builder, x: Operand, *, kernel_shape: Sequence[int], auto_pad: s
         return _with_places(b, x, kernel_shape, strides, dilations, amounts, storage_order)
     if set(dilations) == {1}:
         return b.through_float(x, lambda v: _pool(b, "max_pool", v, kernel_shape, strides, amounts))
-    padded = b.pad(x, [(0, 0), (0, 0), *amounts], LOWEST[b.precision])
+    padded = b.pad(x, [(0, 0), (0, 0), *amounts], float(np.finfo(b.dtype).min))
     return reduce(lambda p, q: b.op("maximum", x=p, y=q), _pieces(b, padded, kernel_shape, strides, dilations))
 
 
@@ -74,7 +72,7 @@ def _with_places(b: Builder, x: Operand, kernel: Sequence[int], strides: Sequenc
     order = [0, 1, *range(len(shape) - 1, 1, -1)] if storage_order else range(len(shape))
     places = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(*shape[:2], *space).transpose(list(order))
     margins = [(0, 0), (0, 0), *amounts]
-    padded = b.var(b.pad(b.as_float(x), margins, LOWEST[b.precision]))
+    padded = b.var(b.pad(b.as_float(x), margins, float(np.finfo(b.dtype).min)))
     sources = np.pad(places, margins)
     best: Any = None
     for at, piece in zip(_windows(sources.shape, kernel, strides, dilations),
