@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
-from edgeq_converters.tflite.formula import Real
 from edgeq_converters.tflite.layout import last
 from edgeq_converters.tflite.ops_shape import gathered, wrapped
-from edgeq_converters.tflite.program import Tensor, Value
+from edgeq_converters.tflite.program import Value
 from edgeq_converters.tflite.table import op
 
 REDUCTIONS = {"none": None, "add": "ADD", "mul": "MUL", "max": "MAXIMUM", "min": "MINIMUM"}
@@ -187,97 +186,3 @@ def hardmax(b: Builder, x: Value, *, axis: int = -1) -> Value:
     every = b.constant(np.arange(size, dtype=np.int32).reshape((1,) * (x.rank - 1) + (size,)))
     hit = b.call("EQUAL", [wide, every], tensor.shape, dtype=np.bool_, to=None)
     return b.result(b.cast(hit, np.float32), layout)
-
-
-@op("Einsum")
-def einsum(b: Builder, *xs: Value, equation: str) -> Value:
-    """Two operands: batch axes in both, summed axes in both and not in the result -> BATCH_MATMUL between
-    transposes."""
-    terms, _, out = equation.replace(" ", "").partition("->")
-    parts = terms.split(",")
-    if "." in equation or not out or len(parts) != len(xs) or len(xs) > 2 or any(len(set(p)) != len(p) for p in parts):
-        raise CannotLower(f"equation {equation}")
-    size = {letter: count for part, x in zip(parts, xs, strict=True) for letter,
-            count in zip(part, x.shape, strict=True)}
-    if len(xs) == 1:
-        return _einsum_one(b, xs[0], parts[0], out)
-    left, right = parts
-    batch = [c for c in left if c in right and c in out]
-    summed = [c for c in left if c in right and c not in out]
-    rows, columns = [c for c in left if c not in right], [c for c in right if c not in left]
-    if any(c not in out for c in (*rows, *columns)):
-        raise CannotLower(f"equation {equation}: an axis that is summed over one operand")
-
-    def product(letters: Sequence[str]) -> int:
-        return int(np.prod([size[c] for c in letters], dtype=np.int64))
-
-    a = b.reshape(b.read(xs[0], tuple(left.index(c) for c in (*batch, *rows, *summed))),
-                  (product(batch), product(rows), product(summed)))
-    z = b.reshape(b.read(xs[1], tuple(right.index(c) for c in (*batch, *summed, *columns))),
-                  (product(batch), product(summed), product(columns)))
-    made = b.through("BATCH_MATMUL", [a, z], (product(batch), product(rows), product(columns)))
-    order = [*batch, *rows, *columns]
-    return b.result(b.reshape(made, [size[c] for c in order]), tuple(out.index(c) for c in order))
-
-
-def _einsum_one(b: Builder, x: Value, letters: str, out: str) -> Value:
-    gone = [axis for axis, letter in enumerate(letters) if letter not in out]
-    real = Real(b, b.read(x))
-    tensor = real.reduce("SUM", gone).tensor if gone else real.tensor
-    kept = [letter for letter in letters if letter in out]
-    return b.result(b.reshape(tensor, [x.shape[letters.index(c)] for c in kept]), tuple(out.index(c) for c in kept))
-
-
-@op("GridSample")
-def grid_sample(b: Builder, x: Value, grid: Value, *, mode: str = "linear", padding_mode: str = "zeros",
-                align_corners: int = 0) -> Value:
-    """x [N,C,H,W] at grid [N,h,w,2] in [-1,1]: four (or one) GATHER_ND of pixels, weighted."""
-    if x.rank != 4 or mode == "cubic" or padding_mode == "reflection":
-        raise CannotLower(f"mode={mode}, padding_mode={padding_mode} over {x.rank - 2} axes")
-    pixels, places = b.read(x, (0, 2, 3, 1)), b.read(grid)
-    n, height, width, _ = pixels.shape
-    spots = [_pixel(Real(b, _component(b, places, k)), (width, height)[k], align_corners) for k in range(2)]
-    if mode == "nearest":
-        made = _sampled(b, pixels, [spot.run("ROUND") for spot in spots], n, padding_mode)
-        return b.result(made.tensor, (0, 2, 3, 1))
-    lower = [spot.run("FLOOR") for spot in spots]
-    share = [spot - low for spot, low in zip(spots, lower, strict=True)]
-    total: Real | None = None
-    for dy in range(2):
-        for dx in range(2):
-            corner = [lower[0] + float(dx), lower[1] + float(dy)]
-            weight = (share[0] if dx else 1.0 - share[0]) * (share[1] if dy else 1.0 - share[1])
-            term = _sampled(b, pixels, corner, n, padding_mode) * weight
-            total = term if total is None else total + term
-    assert total is not None
-    return b.result(total.tensor, (0, 2, 3, 1))
-
-
-def _component(b: Builder, places: Tensor, which: int) -> Tensor:
-    """x (0) or y (1) of a grid [N,h,w,2] -> [N,h,w,1]."""
-    return gathered(b, places, np.array([which]), 3)
-
-
-def _pixel(place: Real, size: int, align_corners: int) -> Real:
-    """[-1, 1] -> pixel numbers."""
-    if align_corners:
-        return (place + 1.0) * ((size - 1) / 2)
-    return (place + 1.0) * (size / 2) - 0.5
-
-
-def _sampled(b: Builder, pixels: Tensor, spot: list[Real], n: int, padding_mode: str) -> Real:
-    """The pixels at whole places [N,h,w,1]; outside: zero, or the nearest one on the border."""
-    height, width, channels = pixels.shape[1:]
-    inside = [s.maximum(0.0).minimum(float(size - 1)) for s, size in zip(spot, (width, height), strict=True)]
-    row = inside[1] * float(width) + inside[0]
-    batch = np.arange(n, dtype=np.float32).reshape(n, 1, 1, 1) * (height * width)
-    index = b.cast((row + batch).tensor, np.int32)
-    table = b.reshape(pixels, (n * height * width, channels))
-    shape = index.shape[:3]
-    made = Real(b, b.call("GATHER", [table, b.reshape(index, shape)], (*shape, channels), axis=0))
-    if padding_mode == "border":
-        return made
-    kept = [(s - i).run("ABS").compare("LESS", 0.5) for s, i in zip(spot, inside, strict=True)]
-    both = Real(b, b.call("LOGICAL_AND", [k.tensor for k in kept], kept[0].tensor.shape))
-    return made * Real(b, b.cast(both.tensor, np.float32))
-

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.formula import Real
 from edgeq_converters.tflite.layout import identity, last, permute

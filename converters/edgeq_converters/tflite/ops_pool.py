@@ -22,11 +22,13 @@ from edgeq_converters.tflite.windows import VALID, Window, dilated_taps, two_dim
 def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequence[int] | None = None,
              pads: Sequence[int] | None = None,
              dilations: Sequence[int] | None = None, auto_pad: str = "NOTSET", ceil_mode: int = 0,
-             storage_order: int = 0) -> Value:
+             storage_order: int = 0) -> Value | tuple[Value, Value]:
     """Padding never wins a maximum: with the lowest number of the type where SAME does not fit."""
-    if len(b.node.outputs) > 1 and b.node.outputs[1].name:
-        raise CannotLower("the indices of the maxima are asked for")
     _drop_windows(b, x, strides, pads, ceil_mode)
+    if len(b.node.outputs) > 1 and b.node.outputs[1].name:
+        b.node.outputs[1].shape = b.node.outputs[0].shape
+        return _max_pool_with_places(b, x, window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations,
+                                                  auto_pad), storage_order)
     w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
     tensor = b.read(x, channels_last(x.rank))
     if len(kernel_shape) > 3:
@@ -34,6 +36,27 @@ def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequ
     if tensor.dtype != np.float32 and tensor.grid is None:
         tensor = b.cast(tensor, np.float32)
     return b.result(two_dimensional(b, tensor, w, _max_pool, x.shape[1]), channels_last(x.rank))
+
+
+def _max_pool_with_places(b: Builder, x: Value, w: Window, storage_order: int) -> tuple[Value, Value]:
+    """The elements of each window as one more axis, whose maximum is taken and found."""
+    n, channels = x.shape[:2]
+    if x.rank != 4:
+        raise CannotLower(f"the places of the maxima over {x.rank - 2} axes")
+    tensor = b.cast(b.read(x, channels_last(4), integer=False), np.float32)
+    taps = dilated_taps(b, _filled(b, tensor, w.pads, float(np.finfo(np.float32).min)), w)
+    wide = (n, *w.out, channels, len(taps))
+    stacked = b.call("CONCATENATION", [b.reshape(tap, (*tap.shape, 1)) for tap in taps], wide, axis=4)
+    best = b.call("ARG_MAX", [stacked, b.ints(np.array(4))], wide[:-1], dtype=np.int32, to=None, outputType=2)
+    highest = b.call("REDUCE_MAX", [stacked, b.ints([4])], wide[:-1], keepDims=False)
+    strides = (1, x.shape[2]) if storage_order else (x.shape[3], 1)
+    offsets = [sum(t * d * s for t, d, s in zip(tap, w.dilations, strides, strict=True)) for tap in np.ndindex(*w.kernel)]
+    starts = [np.arange(out) * step - before for out, step, (before, _) in zip(w.out, w.strides, w.pads, strict=True)]
+    first = starts[0][:, None] * strides[0] + starts[1][None] * strides[1]
+    plane = np.arange(n * channels).reshape(n, 1, 1, channels) * (x.shape[2] * x.shape[3])
+    inside = b.call("GATHER", [b.ints(offsets), best], best.shape, axis=0)
+    places = b.call("ADD", [inside, b.ints(first[None, :, :, None] + plane)], best.shape)
+    return b.result(highest, channels_last(4)), b.result(b.cast(places, np.int64), channels_last(4), 1)
 
 
 def _drop_windows(b: Builder, x: Value, strides: Sequence[int] | None, pads: Sequence[int] | None,

@@ -19,8 +19,8 @@ def product(b: Builder, tensor: Tensor, matrix: NDArray[np.float64]) -> Tensor:
     return b.call("FULLY_CONNECTED", [tensor, weights, None], (*tensor.shape[:-1], matrix.shape[1]), keepNumDims=True)
 
 
-def fourier(size: int, length: int, bins: int, inverse: bool, complex_in: bool, window: NDArray[np.float64] | None = None,
-            real_out: bool = False) -> NDArray[np.float64]:
+def fourier(size: int, length: int, bins: int, inverse: bool, complex_in: bool,
+            window: NDArray[np.float64] | None = None, real_out: bool = False) -> NDArray[np.float64]:
     """[size * (1 or 2), bins * 2]: a signal of `size` samples, cut or filled with zeros to `length`, to its spectrum.
 
     Complex numbers are pairs. One-sided inverse (real_out, [.., bins]): the missing half is the conjugate of the given.

@@ -34,8 +34,8 @@ WEIGHTED: Final = frozenset(row.kernel for row in WEIGHTS)
 BITS: Final = {"int4": 4, "int8": 8, "uint8": 8, "int16": 16, "int32": 32}
 LIMITS: Final = {4: 7, 8: 127}  # the largest magnitude of a symmetric weight
 # Kernels whose result has a type of its own.
-RETYPING: Final = frozenset(("CAST", "BITCAST", "QUANTIZE", "DEQUANTIZE", "EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER",
-                             "GREATER_EQUAL", "ARG_MAX", "ARG_MIN"))
+RETYPING: Final = frozenset(("CAST", "BITCAST", "QUANTIZE", "DEQUANTIZE", "EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL",
+                             "GREATER", "GREATER_EQUAL", "ARG_MAX", "ARG_MIN"))
 
 
 class InvalidFile(EdgeqError):
