@@ -11,7 +11,12 @@ from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recog
 from edgeq.passes.affine import fold_affine
 from edgeq.passes.batch_norm import fold_batch_norm
 from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
-from edgeq.passes.constants import cast_like_to_cast, compress_to_gather
+from edgeq.passes.constants import (
+    cast_like_to_cast,
+    compress_to_gather,
+    conv_integer_to_conv,
+    fold_quantized_weights,
+)
 from edgeq.passes.fold import fold_constants
 from edgeq.passes.fourier import dft_to_matmul, stft_to_matmul
 from edgeq.passes.layer_norm import recognize_layer_norm
@@ -50,6 +55,8 @@ class Applied:
 
 PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_constants, True, "first: every later pattern asks for constants"),
+    Pass(fold_quantized_weights, True, "after fold_constants, which may compute what is quantized"),
+    Pass(conv_integer_to_conv, True, "anywhere: no other pass looks at integers"),
     Pass(cast_like_to_cast, True, "before remove_no_ops, which takes out a Cast to the same type"),
     Pass(compress_to_gather, True, "once its condition is known to be constant"),
     Pass(steps_first, True, "before merge_transposes, which joins its Transposes with those of the model"),

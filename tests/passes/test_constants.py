@@ -10,7 +10,12 @@ from passes.graphs import Row, assert_close, build, check, feeds, noise, session
 
 from edgeq.frontends import load_model
 from edgeq.graph import shape
-from edgeq.passes.constants import cast_like_to_cast, compress_to_gather
+from edgeq.passes.constants import (
+    cast_like_to_cast,
+    compress_to_gather,
+    conv_integer_to_conv,
+    fold_quantized_weights,
+)
 from edgeq.passes.fourier import MAX_ELEMENTS, dft_matrix, dft_to_matmul, stft_to_matmul
 from edgeq.passes.recurrent import steps_first
 from edgeq.verify.reference import run_onnx
@@ -123,3 +128,46 @@ def test_steps_first(op: str, gates: int, states: int, direction: str) -> None:
     got = next(run_onnx(model, [swapped]))
     assert_close([y.transpose(2, 0, 1, 3), *(value.transpose(1, 0, 2) for value in last)], list(got.values()))
     assert [shape(output) for output in model.graph.outputs] == [value.shape for value in got.values()]
+
+
+def test_quantized_weights_become_integers() -> None:
+    """Rounded to even, clipped, per channel: as onnxruntime's QuantizeLinear does it."""
+    weight = np.array([[0.25, -0.75, 100], [0.5, 1.5, -100]], np.float32)
+    row = Row("Q of weights", "g (float[4,2] x) => (float[] y) {"
+              " q = QuantizeLinear <axis = 0> (w, s, z) d = DequantizeLinear <axis = 0> (q, s, z) y = MatMul(x, d) }",
+              ["DequantizeLinear", "MatMul"],
+              {"w": weight, "s": np.array([0.5, 1], np.float32), "z": np.zeros(2, np.int8)})
+    model = check(row, fold_quantized_weights)
+    integers = next(node for node in model.graph if node.op_type == "DequantizeLinear").inputs[0]
+    assert integers is not None
+    assert integers.const_value is not None
+    assert integers.const_value.numpy().tolist() == [[0, -2, 127], [0, 2, -100]]
+
+
+def test_activations_stay_quantized_at_run_time() -> None:
+    model = load_model(build("g (float[3] x) => (float[] y) {"
+                             " q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
+                             {"s": np.array(0.5, np.float32), "z": np.array(1, np.uint8)}))
+    assert fold_quantized_weights(model) == 0
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_a_zero_point_per_channel(group: int) -> None:
+    given = build(f"g (uint8[1,4,5,6] x) => (int32[] y) {{ y = ConvInteger <group = {group}, pads = [1,0,1,2]>"
+                  " (x, w, a, b) }",
+                  {"w": np.arange(4 * (4 // group) * 6, dtype=np.uint8).reshape(4, -1, 3, 2),
+                   "a": np.array(9, np.uint8), "b": np.array([1, 0, 200, 7], np.uint8)})
+    sample = {"x": np.random.default_rng(0).integers(0, 256, (1, 4, 5, 6)).astype(np.uint8)}
+    model = load_model(given)
+    assert conv_integer_to_conv(model) == 1
+    x = np.pad(sample["x"].astype(np.int64) - 9, ((0, 0), (0, 0), (1, 1), (0, 2)))
+    stored = onnx.numpy_helper.to_array(given.graph.initializer[0]).astype(np.int64)
+    w = stored - np.array([1, 0, 200, 7])[:, None, None, None]
+    exact = np.zeros((1, 4, 5, 7), np.int64)
+    each = 4 // group
+    for o in range(4):
+        part = x[0, (o // each) * each:(o // each) * each + each]
+        for i in range(5):
+            for j in range(7):
+                exact[0, o, i, j] = (part[:, i:i + 3, j:j + 2] * w[o]).sum()
+    np.testing.assert_array_equal(next(run_onnx(model, [sample]))["y"], exact)
