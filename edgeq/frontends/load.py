@@ -13,7 +13,7 @@ from edgeq.frontends.check import check_model
 from edgeq.frontends.onnx import from_proto, read_onnx
 from edgeq.frontends.qoperator import qoperator_to_qdq
 from edgeq.frontends.versions import to_opset
-from edgeq.graph import IR_VERSION, OPSET
+from edgeq.graph import IR_VERSION, OPSET, real_inputs
 from edgeq.passes.shapes import fix_shapes
 
 if TYPE_CHECKING:
@@ -41,8 +41,20 @@ def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}, op
     model.ir_version = IR_VERSION
     qoperator_to_qdq(model)
     check_model(model)
+    _check_interface(model.graph)
     fix_shapes(model, inputs, open_sizes=open_sizes)
     return model
+
+
+def _check_interface(graph: ir.Graph) -> None:
+    """Bundles take and give tensors of numbers."""
+    for kind, values in (("input", real_inputs(graph)), ("output", graph.outputs)):
+        for value in values:
+            if value.type is not None and not isinstance(value.type, ir.TensorType):
+                raise ModelError(f"{kind} '{value.name}' is no tensor but {value.type}; give and return its tensors")
+            if value.dtype == ir.DataType.STRING:
+                raise ModelError(f"{kind} '{value.name}' holds text, bundles hold numbers; do the step from or to text "
+                                 "in the application")
 
 
 def _read(source: Source) -> ir.Model:

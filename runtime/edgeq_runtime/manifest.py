@@ -110,7 +110,7 @@ class Manifest:
         manifest: Manifest = _decode(cls, data, FILE_NAME)
         for kind in ("inputs", "outputs", "files"):
             names = [item.path if kind == "files" else item.name for item in getattr(manifest, kind)]
-            if not names or len(set(names)) != len(names):
+            if (not names and kind != "inputs") or len(set(names)) != len(names):  # a model may compute constants
                 raise BundleError(f"{FILE_NAME}: '{kind}' is empty or names one thing twice: {names}")
         return manifest
 

@@ -38,7 +38,7 @@ def test_reads_what_was_written(bundle: Path) -> None:
     ({"labels": "cat"}, "labels should be a list"),
     ({"labels": ["cat", 1]}, r"labels\[1\] should be a string"),
     ({"options": []}, "options should be an object"),
-    ({"inputs": []}, "'inputs' is empty"),
+    ({"outputs": []}, "'outputs' is empty"),
     ({"inputs": [{"name": "x", "dtype": "float32", "shape": [-1]}]}, "neither a size nor a name"),
     ({"inputs": [{"name": "x", "dtype": "float32", "shape": [True]}]}, "neither a size nor a name"),
     ({"inputs": [{"name": "x", "dtype": "object", "shape": [1]}]}, "'object' is not a dtype"),
