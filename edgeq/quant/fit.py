@@ -160,4 +160,4 @@ def _scale(steps: Array, shape: tuple[int, ...], geometry: Geometry, granularity
     """The inverse of `_steps`."""
     if isinstance(granularity, PerBlock):
         steps = geometry.weight(steps.reshape(geometry.rows(np.zeros(shape, np.float32)).shape), shape)
-    return np.ascontiguousarray(steps.reshape(shape), np.float32)
+    return np.array(steps, np.float32).reshape(shape)

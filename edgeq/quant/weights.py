@@ -30,7 +30,7 @@ def widen_for_bias(params: QuantParams, input_scale: float, bias: NDArray[np.flo
     least = np.abs(bias) / (np.float64(input_scale) * (2**31 - 1))
     if isinstance(params.type.granularity, PerTensor):
         least = least.max(initial=0.0)
-    scale = np.maximum(params.scale, least * (1 + 1e-6)).astype(np.float32)
+    scale = np.asarray(np.maximum(params.scale, least * (1 + 1e-6)), np.float32)
     return replace(params, scale=scale.reshape(params.scale.shape))
 
 

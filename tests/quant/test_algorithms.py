@@ -196,7 +196,8 @@ def test_misleading_samples_lose_to_rounding_without_data() -> None:
 @pytest.mark.parametrize("settings", [DEFAULT, Settings(gptq=False), Settings(passes=0, clip=False)])
 @pytest.mark.parametrize("data", [
     np.zeros((2, 6, 50)), np.ones((2, 6, 50)), np.zeros((2, 6, 1)), correlated(6, 2, groups=2),
-    1e8 * correlated(6, groups=2), correlated(6, groups=2) * np.array([1, 0, 1, 0, 1, 0])[:, None], 1e-12 * correlated(6, groups=2),
+    1e8 * correlated(6, groups=2), correlated(6, groups=2) * np.array([1, 0, 1, 0, 1, 0])[:, None],
+    1e-12 * correlated(6, groups=2),
 ], ids=["silent", "constant", "one sample", "two samples", "huge", "dead inputs", "tiny"])
 def test_singular_moments_and_dead_rows_give_finite_steps(data: Array, settings: Settings) -> None:
     weight = weights(2, 3, 6)

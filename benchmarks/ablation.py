@@ -1,0 +1,147 @@
+"""Which algorithm brings how much at 4 bits: every real model, every step of the mix, one row each.
+
+    python benchmarks/ablation.py [--items NAME,...] [--methods nearest,sum-preserving,...] [--bits 4] [--json FILE]
+
+The quantized graph is run op by op, on the evaluation samples, with at most 100 calibration samples. lm_stories260k
+has float activations; its score is the mean KL divergence from the float model, and `agreement` is over tokens.
+Timings mean little while other work runs on the machine; OMP_NUM_THREADS=1 helps then.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from common import SIX, open_zoo, parser, report, shapes
+
+from edgeq.frontends import load_model
+from edgeq.passes import canonicalize
+from edgeq.quant.calibrate import CALIBRATORS, calibrate
+from edgeq.quant.fit import Fit
+from edgeq.quant.plan import make_plan
+from edgeq.quant.quantize import quantize
+from edgeq.quant.rounding import nearest, sum_preserving
+from edgeq.quant.solve.layer import DEFAULT, NO_CORRECTION, Settings
+from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType
+from edgeq.targets import TARGETS
+from edgeq.verify.compare import sqnr_db
+from edgeq.verify.reference import run_onnx
+
+LM = "lm_stories260k"
+LM_TOKENS = 384
+_BARE = Settings(clip=False, passes=0, refits=0, corrections=(NO_CORRECTION,), bias=False)
+# Each adds one thing to the one before it; the last is what --method auto does.
+STEPS: dict[str, Any] = {
+    "nearest": nearest,
+    "sum-preserving": sum_preserving,
+    "gptq": _BARE,
+    "+ clip": replace(_BARE, clip=True),
+    "descent + clip": replace(_BARE, clip=True, gptq=False, passes=10),
+    "gptq + clip + descent": replace(_BARE, clip=True, passes=10),
+    "+ refitted steps": replace(DEFAULT, corrections=(NO_CORRECTION,), bias=False),
+    "+ bias": replace(DEFAULT, corrections=(NO_CORRECTION,)),
+    "auto (+ correction)": DEFAULT,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """agreement: share of samples (tokens) with the float model's top-1. seconds: to quantize, without calibration."""
+
+    model: str
+    weights: str
+    method: str
+    score: float
+    agreement: float | None
+    sqnr_db: float
+    seconds: float
+
+
+class Bench:
+    """One model: loaded, calibrated and run in float once."""
+
+    def __init__(self, zoo: Any, item: str, weight: QuantType, targets: tuple[str, ...]):
+        self.zoo, self.item, self.language = zoo, item, item == LM
+        sizes = {"input_ids": (1, LM_TOKENS)} if self.language else shapes(zoo, item)
+        self.model = load_model(str(zoo.model(item)), inputs=sizes)
+        canonicalize(self.model)
+        activation = None if self.language else QuantType(8, signed=False, symmetric=False)
+        self.plan = make_plan(self.model, [TARGETS[name] for name in targets], QuantScheme(weight, activation))
+        self.feeds, self.tests = self._tokens() if self.language else (
+            list(zoo.feeds(item, "calib", 100)), list(zoo.feeds(item, "eval")))
+        self.statistics = dict(calibrate(self.model, self.plan.sources, self.feeds)) if self.plan.sources else {}
+        self.expected = self._run(self.model)
+
+    def _tokens(self) -> tuple[list[Any], list[Any]]:
+        """All calibration tokens in windows of one length; evaluation samples padded, which a causal model ignores."""
+        tokens = np.concatenate([feed["input_ids"][0] for feed in self.zoo.feeds(self.item)])
+        windows = tokens[:len(tokens) // LM_TOKENS * LM_TOKENS].reshape(-1, 1, LM_TOKENS)
+        samples = [feed["input_ids"] for feed in self.zoo.feeds(self.item, "eval")]
+        self.lengths = [ids.shape[1] for ids in samples]
+        return ([{"input_ids": window} for window in windows],
+                [{"input_ids": np.pad(ids, ((0, 0), (0, LM_TOKENS - ids.shape[1])))} for ids in samples])
+
+    def _run(self, model: ir.Model) -> list[list[Any]]:
+        outputs = [list(run.values()) for run in run_onnx(model, self.tests)]
+        if self.language:
+            outputs = [[logits[0, :length]] for (logits, *_), length in zip(outputs, self.lengths, strict=True)]
+        return outputs
+
+    def row(self, weights: str, name: str) -> Row:
+        step = STEPS[name]
+        fit = Fit(self.feeds, step) if isinstance(step, Settings) else None
+        rounding = sum_preserving if fit is not None else step
+        started = time.perf_counter()
+        graph = quantize(self.model, self.plan, self.statistics, CALIBRATORS["mse"], rounding, fit)
+        seconds = time.perf_counter() - started
+        got = self._run(graph)
+        pairs = [(a[0].astype(np.float64), b[0].astype(np.float64)) for a, b in zip(self.expected, got, strict=True)]
+        noise, signal = (sum(float((x**2).sum()) for x in part) for part in (
+            [a - b for a, b in pairs], [a for a, _ in pairs]))
+        agreement = np.concatenate([np.ravel(a.argmax(-1) == b.argmax(-1)) for a, b in pairs]).mean()
+        score = self._divergence(pairs) if self.language else self._score(got)
+        shown = None if self.item in ("fsrcnn_x2", "coco_fastestdet") else float(agreement)
+        return Row(self.item, weights, name, score, shown, sqnr_db(signal, noise), seconds)
+
+    def _score(self, outputs: list[list[Any]]) -> float:
+        answers = iter(outputs)
+        return float(next(iter(self.zoo.score(self.item, lambda feed: next(answers)).values())))
+
+    @staticmethod
+    def _divergence(pairs: list[tuple[Any, Any]]) -> float:
+        def logarithms(logits: Any) -> Any:
+            logits = logits - logits.max(-1, keepdims=True)
+            return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+        found = [(np.exp(logarithms(a)) * (logarithms(a) - logarithms(b))).sum(-1) for a, b in pairs]
+        return float(np.concatenate(found).mean())
+
+
+def rows(zoo: Any, item: str, names: list[str], bits: int) -> Iterator[Row]:
+    kinds = {"per channel": QuantType(bits, granularity=PerChannel())}
+    if item == LM:
+        kinds["blocks of 32"] = QuantType(bits, granularity=PerBlock(32))
+    for weights, kind in kinds.items():
+        bench = Bench(zoo, item, kind, ("onnxruntime",) if item == LM else tuple(TARGETS))
+        for name in names:
+            found = bench.row(weights, name)
+            print(f"  {item}, {weights}, {name}: {found.score:.4g}, {found.sqnr_db:.2f} dB", flush=True)
+            yield found
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--bits", type=int, default=4)
+    options.add_argument("--items", default=",".join((*SIX, LM)))
+    options.add_argument("--methods", default=",".join(STEPS), help="names of the column `method`")
+    chosen = options.parse_args()
+    zoo = open_zoo(chosen.models)
+    found = [row for item in chosen.items.split(",") for row in rows(zoo, item, chosen.methods.split(","), chosen.bits)]
+    report(found, f"{chosen.bits}-bit weights, at most 100 calibration samples, QDQ graph op by op", chosen.json)
+
+
+if __name__ == "__main__":
+    main()
