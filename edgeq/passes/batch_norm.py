@@ -1,4 +1,4 @@
-"""BatchNormalization into the weights before it."""
+"""BatchNormalization into the weights before it, or into weights of its own."""
 from __future__ import annotations
 
 from typing import Any
@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import all_nodes, attribute, constant, initializer
-from edgeq.passes.rewrite import bypass, float_weight, only_reader
+from edgeq.passes.rewrite import bypass, constant_like, float_weight, nodes_of, only_reader, replace, static
 from edgeq.scheme import per_axis
 
 
@@ -23,18 +23,48 @@ def fold_batch_norm(model: ir.Model) -> int:
     return sum(_fold(node) for node in list(all_nodes(model.graph)) if node.op_type == "BatchNormalization")
 
 
-def _fold(norm: ir.Node) -> bool:
-    data = norm.inputs[0]
-    before = None if data is None else data.producer()
-    statistics = [constant(value) for value in norm.inputs[1:5]]
-    if before is None or not only_reader(data, norm) or any(s is None for s in statistics):
+def batch_norm_to_conv(model: ir.Model) -> int:
+    """A BatchNormalization with nothing before it to fold into becomes a depthwise 1x1 Conv -> how many.
+
+        x[N,C,H,W] -> BatchNormalization(s, t, mean, var) -> y     =>     x -> Conv(w[C,1,1,1], b[C], group=C) -> y
+
+    No engine has an integer kernel for the one, all have one for the other, and with one weight per channel its grid
+    is exact: nets that normalize before they convolve (DenseNet) stay in integers. One and two spatial axes only:
+    TFLite has no grouped Conv with three.
+    """
+    return sum(_to_conv(node) for node in nodes_of(model, "BatchNormalization"))
+
+
+def _to_conv(norm: ir.Node) -> bool:
+    data, effect = norm.inputs[0], _effect(norm)
+    shape = static(data)
+    if effect is None or data is None or data.dtype != ir.DataType.FLOAT or shape is None or len(shape) not in (3, 4):
         return False
-    scale, shift, mean, variance = (np.asarray(s, np.float64) for s in statistics)
-    factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
-    if not scale_outputs(before, factor, shift - mean * factor):
+    factor, shift = (part.astype(np.float32) for part in effect)
+    weight = constant_like(norm, "gain", factor.reshape(-1, *[1] * (len(shape) - 1)))
+    spatial = len(shape) - 2
+    replace(norm, "Conv", [data, weight, constant_like(norm, "offset", shift)], group=shape[1],
+            kernel_shape=[1] * spatial)
+    return True
+
+
+def _fold(norm: ir.Node) -> bool:
+    data, effect = norm.inputs[0], _effect(norm)
+    before = None if data is None else data.producer()
+    if before is None or effect is None or not only_reader(data, norm) or not scale_outputs(before, *effect):
         return False
     bypass(norm, before.outputs[0])
     return True
+
+
+def _effect(norm: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """(factor, shift) per channel, where the statistics are constant and the node has no other results."""
+    statistics = [constant(value) for value in norm.inputs[1:5]]
+    if any(s is None for s in statistics) or attribute(norm, "training_mode", 0):
+        return None
+    scale, shift, mean, variance = (np.asarray(s, np.float64) for s in statistics)
+    factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    return factor, shift - mean * factor
 
 
 def scale_outputs(node: ir.Node, factor: NDArray[np.float64], shift: NDArray[np.float64]) -> bool:

@@ -9,13 +9,14 @@ import onnx_ir as ir
 
 from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recognize_sigmoid
 from edgeq.passes.affine import fold_affine
-from edgeq.passes.batch_norm import fold_batch_norm
+from edgeq.passes.batch_norm import batch_norm_to_conv, fold_batch_norm
 from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
 from edgeq.passes.constants import (
     cast_like_to_cast,
     compress_to_gather,
     conv_integer_to_conv,
     fold_quantized_weights,
+    plain_optionals,
 )
 from edgeq.passes.fold import fold_constants
 from edgeq.passes.fourier import dft_to_matmul, stft_to_matmul
@@ -57,6 +58,7 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_constants, True, "first: every later pattern asks for constants"),
     Pass(fold_quantized_weights, True, "after fold_constants, which may compute what is quantized"),
     Pass(conv_integer_to_conv, True, "anywhere: no other pass looks at integers"),
+    Pass(plain_optionals, True, "before remove_no_ops, which takes out the Identity"),
     Pass(cast_like_to_cast, True, "before remove_no_ops, which takes out a Cast to the same type"),
     Pass(compress_to_gather, True, "once its condition is known to be constant"),
     Pass(steps_first, True, "before merge_transposes, which joins its Transposes with those of the model"),
@@ -77,6 +79,7 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(recognize_layer_norm, False, "before mean_to_global_pool, which would take its ReduceMean away"),
     Pass(fold_affine, False, "after all patterns that hold an Add or a Mul"),
     Pass(mean_to_global_pool, False, "after recognize_layer_norm"),
+    Pass(batch_norm_to_conv, False, "after everything that may bring a Conv before a BatchNormalization"),
     Pass(deduplicate_initializers, True, "once the rewrites have made their constants"),
     Pass(remove_unused, True, "last: what the others left behind"),
 )
