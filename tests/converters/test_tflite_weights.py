@@ -39,8 +39,10 @@ def test_half_precision_weights_are_stored_as_such(name: str, resolver: str) -> 
 
 
 def with_integer_weights(model: ir.Model, bits: int, granularity: str) -> ir.Model:
-    """The recurrent node's W and R [D, G*H, K] as integers behind DequantizeLinear. A direction's rows differ by factors
-    of up to a hundred, so that a scale in the wrong place shows."""
+    """The recurrent node's W and R [D, G*H, K] as integers behind DequantizeLinear.
+
+    A direction's rows differ by factors of up to a hundred, so that a scale in the wrong place shows.
+    """
     model = model.clone()
     graph = model.graph
     node = next(node for node in graph if node.op_type in ("LSTM", "GRU", "RNN"))

@@ -20,6 +20,7 @@ from . import (
     reduction,
     resize,
     shaping,
+    transform,
 )
 from .case import Case, Step, Tensor, case, const, given, then, x
 from .model import Arrays, build, run_onnxruntime, sample
@@ -32,7 +33,7 @@ __all__ = [
 
 CASES: Final[tuple[Case, ...]] = tuple(row for family in (
     convolution, matrix, pooling, normalization, activation, elementwise, reduction, shaping, indexing, resize,
-    recurrent, control,
+    recurrent, control, transform,
 ) for row in family.CASES)
 
 BY_ID: Final = {row.id: row for row in CASES}

@@ -7,12 +7,11 @@ from typing import Final
 # (backend, row) or (backend, "row/form") -> a part of the message of UnsupportedModel. A row that is refused here and
 # converts after all is a failure too: delete its entry.
 REFUSED: Final[Mapping[tuple[str, str], str]] = {
+    **{("coreml", row): "no such operator on coreml" for row in (
+        "dft", "dft-complex-inverse", "dft-onesided-longer", "dft-onesided-shorter", "roi-align", "roi-align-corners",
+        "stft", "stft-both-sides")},
     ("coreml", "transpose-6d"): "rank 6; Core ML ends at 5",
-    ("tflite", "affine-grid"): "no such operator on tflite",
-    ("tflite", "bitwise-and"): "no such operator on tflite",
-    ("tflite", "bitwise-or"): "no such operator on tflite",
     ("tflite", "conv-dynamic-weight"): "its weights are computed at run time",
-    ("tflite", "if"): "no such operator on tflite",
     ("tflite", "non-zero"): "no such operator on tflite",
 }
 

@@ -15,6 +15,7 @@ from edgeq_converters.contract import Artifact, EmitOptions, FloatNode
 from edgeq_converters.lowered import lower_form
 from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
 from edgeq_converters.tflite import flatbuffer
+from edgeq_converters.tflite.branches import compute_both_branches
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
 from edgeq_converters.tflite.integer import MOVING, float_reason
 from edgeq_converters.tflite.integers import write_out_integers
@@ -48,7 +49,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     if find_spec("ai_edge_litert") is None:
         raise MissingExtra("TFLite conversion", "tflite")
-    program, float_nodes = lower(lower_form(write_out_integers(model), table().handlers))
+    program, float_nodes = lower(lower_form(write_out_integers(compute_both_branches(model)), table().handlers))
     path = folder / ENTRY
     try:
         validate(flatbuffer.write(program, path))

@@ -69,6 +69,7 @@ class Builder:
         self.producers: dict[Tensor, Operator] = {}
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], Tensor] = {}
         self._names: dict[str, int] = {}
+        self._named: set[Tensor] = set()  # after the value that they hold
 
     # -- the node being lowered ------------------------------------------------------------------
     @property
@@ -221,7 +222,7 @@ class Builder:
         if row.grids is Grids.SAME and grid is not None and data[0].grid is not None:
             inputs = [self.convert(t, grid) if p in positions and t is not None else t for p, t in enumerate(inputs)]
         wanted = np.dtype(dtype) if dtype is not None else (INT8 if grid is not None else data[0].dtype)
-        outputs = [Tensor(self._unique(kernel.lower()), tuple(out), wanted, grid) for out in outs]
+        outputs = [Tensor(self._unique(self._inner_name(kernel)), tuple(out), wanted, grid) for out in outs]
         operator = Operator(kernel, list(inputs), outputs, dict(options))
         self.program.operators.append(operator)
         self.producers.update(dict.fromkeys(outputs, operator))
@@ -347,7 +348,14 @@ class Builder:
             dtype = tensor.dtype
         if tensor.grid is None:
             tensor = self.cast(tensor, dtype)
+        self._name_after(tensor, out)
         return Value(out.name or "", shape(out), dtype, int8_grid(out), tensors={wanted: tensor}, shared=is_shared(out))
+
+    def _name_after(self, tensor: Tensor, value: ir.Value) -> None:
+        """The tensor that first holds a value bears its name, so that users and the layer-by-layer check find it."""
+        if tensor in self.producers and tensor not in self._named and value.name:
+            self._named.add(tensor)
+            tensor.name = value.name
 
     def later(self, make: Callable[[], tuple[Layout, Tensor]],
               scrambled: tuple[Callable[[], Tensor], NDArray[np.intp]]) -> Value:
@@ -365,6 +373,10 @@ class Builder:
         """The node's output as another view of the same tensors, on the same grid."""
         out = self.node.outputs[0]
         return Value(out.name or "", shape(out), value.dtype, value.grid, tensors=tensors, shared=True)
+
+    def _inner_name(self, kernel: str) -> str:
+        """The name of a tensor that holds no value of the graph: no value has one like it."""
+        return f"{self.node.outputs[0].name}/{kernel.lower()}" if hasattr(self, "node") else kernel.lower()
 
     def _unique(self, name: str) -> str:
         """Names need not be unique for the runtime, but they are for its users."""

@@ -1,7 +1,7 @@
 """Integers that are no values on a grid: models with integer inputs and outputs, and ops that multiply integers.
 
-fold_qdq turns QuantizeLinear -> DequantizeLinear into grids. What is left over, at the edges of the graph or around the
-ops of the QOperator form, is written out as the arithmetic that ONNX defines it by, so that the same lowering serves it.
+fold_qdq turns QuantizeLinear -> DequantizeLinear into grids. What is left over, at the edges of the graph or around
+the ops of the QOperator form, is written out as the arithmetic that ONNX defines it by: the same lowering serves it.
 """
 from __future__ import annotations
 

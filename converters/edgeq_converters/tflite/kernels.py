@@ -296,7 +296,8 @@ VERSIONS: Final[Mapping[str, tuple[tuple[Test, int], ...]]] = MappingProxyType({
     "RESIZE_NEAREST_NEIGHBOR":
         ((lambda o: bool(o.options.get("alignCorners") or o.options.get("halfPixelCenters")), 3), (_int8, 2)),
     "EMBEDDING_LOOKUP": ((_first("q4"), 4), (lambda o: per_channel(_data(o)), 4), (_first("q8"), 3)),
-    "BITCAST": (), "BITWISE_XOR": (), "RIGHT_SHIFT": (), "NEG": (), "HARD_SWISH": (), "ELU": (), "RESHAPE": (), "CAST": ((_first("f64", "u16", "u32", "f16"), 5),),
+    "BITCAST": (), "BITWISE_XOR": (), "RIGHT_SHIFT": (), "NEG": (), "HARD_SWISH": (), "ELU": (), "RESHAPE": (),
+    "CAST": ((_first("f64", "u16", "u32", "f16"), 5),),
     "BATCH_MATMUL": ((_int8, 2),),
 })
 

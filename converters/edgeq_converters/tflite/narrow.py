@@ -1,5 +1,5 @@
-"""Types that LiteRT does not have, carried by a wider one: every number of theirs is a number of the carrier, and a Cast
-to them is the rounding.
+"""Types that LiteRT does not have, carried by a wider one: every number of theirs is a number of the carrier, and a
+Cast to them is the rounding.
 """
 from __future__ import annotations
 

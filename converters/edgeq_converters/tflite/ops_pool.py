@@ -50,7 +50,8 @@ def _max_pool_with_places(b: Builder, x: Value, w: Window, storage_order: int) -
     best = b.call("ARG_MAX", [stacked, b.ints(np.array(4))], wide[:-1], dtype=np.int32, to=None, outputType=2)
     highest = b.call("REDUCE_MAX", [stacked, b.ints([4])], wide[:-1], keepDims=False)
     strides = (1, x.shape[2]) if storage_order else (x.shape[3], 1)
-    offsets = [sum(t * d * s for t, d, s in zip(tap, w.dilations, strides, strict=True)) for tap in np.ndindex(*w.kernel)]
+    offsets = [sum(t * d * s for t, d, s in zip(tap, w.dilations, strides, strict=True))
+               for tap in np.ndindex(*w.kernel)]
     starts = [np.arange(out) * step - before for out, step, (before, _) in zip(w.out, w.strides, w.pads, strict=True)]
     first = starts[0][:, None] * strides[0] + starts[1][None] * strides[1]
     plane = np.arange(n * channels).reshape(n, 1, 1, channels) * (x.shape[2] * x.shape[3])
@@ -114,7 +115,9 @@ def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: 
     if len(kernel_shape) > 3:
         raise CannotLower("pooling over more than three axes")
     dilated, padding = max(w.dilations) > 1, any(map(sum, w.pads))
-    if b.integer and (dilated or (padding and (count_include_pad or w.padding is None))):
+    partly = padding and (count_include_pad or w.padding is None) and np.any(
+        w.counts(bool(count_include_pad)) != np.prod(w.kernel))
+    if b.integer and (dilated or partly):
         raise NeedsFloat("an average over windows that the pads cut off")
     tensor = b.read(x, channels_last(x.rank))
 
@@ -213,7 +216,9 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
     spatial = x.rank == 4 and set(changed) <= {2, 3} and not cropping
     if spatial and mode == "nearest" and whole and _repeats(coordinate_transformation_mode, nearest_mode):
         return b.result(_resized(b, "RESIZE_NEAREST_NEIGHBOR", b.read(x, layout)), layout)
-    if (spatial and mode == "linear" and whole and not antialias and coordinate_transformation_mode in LINEAR_OPTIONS):
+    exact = all(factors.get(a, b.shape[a] / x.shape[a]) == b.shape[a] / x.shape[a] for a in changed) and not (
+        coordinate_transformation_mode == "pytorch_half_pixel" and 1 in b.shape[2:])
+    if (spatial and mode == "linear" and exact and not antialias and coordinate_transformation_mode in LINEAR_OPTIONS):
         options = LINEAR_OPTIONS[coordinate_transformation_mode]
         return b.result(_resized(b, "RESIZE_BILINEAR", b.read(x, layout), **options), layout)
     if b.integer and mode != "nearest":
@@ -237,7 +242,7 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
 
 LINEAR_OPTIONS: dict[str, dict[str, Any]] = {"half_pixel": {"halfPixelCenters": True},
                                              "align_corners": {"alignCorners": True}, "asymmetric": {},
-                  "pytorch_half_pixel": {"halfPixelCenters": True}}
+                                             "pytorch_half_pixel": {"halfPixelCenters": True}}
 
 
 def _repeats(coordinates: str, rounding: str) -> bool:

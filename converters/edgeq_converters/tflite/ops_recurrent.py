@@ -31,12 +31,14 @@ class Layer:
     """One direction: w [G*H, I], the products with r [G*H, H], and the names of its activations' kernels.
 
     state: one product for the whole of r, or one for each part that the cell multiplies at a different time.
+    peepholes: what each of the gates i, o and f sees of the cell, [H] each.
     """
 
     w: Product
     state: tuple[Product, ...]
     kernels: tuple[str, ...]
     hidden: int
+    peepholes: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,16 @@ def _gates(b: Builder, tensor: Tensor, hidden: int) -> list[Real]:
 
 
 def lstm_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State:
-    """Gates i, o, f, c of https://onnx.ai/onnx/operators/onnx__LSTM.html, without peepholes."""
+    """Gates i, o, f, c of https://onnx.ai/onnx/operators/onnx__LSTM.html."""
     hidden, cell = state
     total = Real(b, projected) + Real(b, layer.state[0](b, hidden.tensor))
     i, o, f, c = _gates(b, total.tensor, layer.hidden)
     gate, inner, outer = layer.kernels
+    if layer.peepholes:
+        i, f = i + cell * layer.peepholes[0], f + cell * layer.peepholes[2]
     cell = f.run(gate) * cell + i.run(gate) * c.run(inner)
+    if layer.peepholes:
+        o = o + cell * layer.peepholes[1]
     return o.run(gate) * cell.run(outer), cell
 
 
@@ -96,8 +102,8 @@ def rnn_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State
 
 
 def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: Value | None,
-         initial: Sequence[Value | None], step: Step, direction: str, activations: Sequence[str],
-         layout: int, parts: Sequence[int] = (1,)) -> tuple[Value | None, ...]:
+         initial: Sequence[Value | None], step: Step, direction: str, activations: Sequence[str], layout: int,
+         parts: Sequence[int] = (1,), peepholes: NDArray[np.float32] | None = None) -> tuple[Value | None, ...]:
     """-> Y [T, D, B, H] and the last states [D, B, H] (layout 1: batch first)."""
     tensor = b.read(x, (1, 0, 2) if layout else None)
     steps, batch, _ = tensor.shape
@@ -105,6 +111,8 @@ def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: 
         raise CannotLower("sequences of different lengths")
     directions = w.shape[0]
     layers = _layers(b, x, w, r, bias, activations, parts)
+    if peepholes is not None:
+        layers = [replace(layer, peepholes=tuple(np.split(p, 3))) for layer, p in zip(layers, peepholes, strict=True)]
     every: list[Tensor] = []
     last: list[list[Tensor]] = []
     for index, layer in enumerate(layers):
@@ -219,10 +227,12 @@ def lstm(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, le
          direction: str = "forward", activations: Sequence[str] | None = None, layout: int = 0, input_forget: int = 0,
          clip: float | None = None) -> tuple[Value | None, ...]:
     _plain(clip)
-    if input_forget or (p is not None and np.any(b.array(p, "peepholes"))):
-        raise CannotLower("coupled gates or peepholes")
+    if input_forget:
+        raise CannotLower("coupled gates")
+    peepholes = None if p is None or not np.any(b.array(p, "peepholes")) else b.array(p, "peepholes").astype(np.float32)
     names = _names(activations or (), ("Sigmoid", "Tanh", "Tanh"), w.shape[0])
-    return _run(b, x, w, r, bias, lengths, (h, c), lstm_step, direction, names, layout)
+    return _run(b, x, w, r, bias, lengths, (h, c), lstm_step, direction, names, layout,
+                peepholes=peepholes)
 
 
 @op("GRU")

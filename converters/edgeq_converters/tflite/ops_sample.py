@@ -70,7 +70,7 @@ def _weights(mode: str, share: Real) -> dict[int, Real | None]:
 
 
 def _sampled(b: Builder, pixels: Tensor, spot: list[Real], padding_mode: str, align_corners: int) -> Real:
-    """The pixels at whole places [N,out..,1]; outside: zero, the nearest one, or the one behind a mirror at the edge."""
+    """The pixels at whole places [N,out..,1]; outside: zero, the nearest one, or the mirrored one."""
     n, *sizes, channels = pixels.shape
     if padding_mode == "reflection":
         spot = [_mirrored(s, size, align_corners) for s, size in zip(spot, sizes, strict=True)]

@@ -67,7 +67,9 @@ def stft(b: Builder, x: Value, step: Value, window: Value | None = None, length:
     """x [N, T, 1 or 2] -> [N, frames, bins, 2]: a GATHER of the frames, then as DFT."""
     shape = b.array(window, "window").astype(np.float64) if window is not None else None
     size = b.numbers(length, "frame_length")[0] if length is not None else len(shape) if shape is not None else 0
-    hop, frames, bins = b.numbers(step, "frame_step")[0], b.shape[1], b.shape[2]
+    hop, frames, bins = b.numbers(step, "frame_step")[0], b.shape[1], size // 2 + 1 if onesided else size
+    if b.shape[2] != bins:
+        raise CannotLower(f"onnx infers {b.shape[2]} frequencies where there are {bins}", "write onesided=1 out")
     parts = x.shape[2] if x.rank == 3 else 1
     index = np.arange(frames)[:, None] * hop + np.arange(size)[None]
     signal = b.reshape(b.read(x), (x.shape[0], x.shape[1], parts))
@@ -166,6 +168,18 @@ def _samples(start: float, end: float, count: int, size: int, ratio: int, at_lea
             weights[i, low] += (1 - share) / samples
             weights[i, high] += share / samples
     return weights
+
+
+@op("AffineGrid")
+def affine_grid(b: Builder, theta: Value, size: Value, *, align_corners: int = 0) -> Value:
+    """theta [N, D, D + 1] times (x, y, .., 1) of every pixel, from -1 to 1 -> [N, pixels.., D]."""
+    spatial = b.numbers(size, "size")[2:]
+    axes = [np.linspace(-1, 1, s) if align_corners else (2 * np.arange(s) + 1) / s - 1 for s in spatial]
+    places = [*np.meshgrid(*axes, indexing="ij")[::-1], np.ones(spatial)]
+    count = len(spatial)
+    matrix = np.stack([place.ravel() for place in places])
+    made = product(b, b.reshape(b.read(theta), (theta.shape[0] * count, count + 1)), matrix)
+    return b.result(b.reshape(made, (theta.shape[0], count, *spatial)), (0, count + 1, *range(1, count + 1)))
 
 
 @op("Det")
