@@ -109,7 +109,8 @@ def frozen(case: Case) -> tuple[onnx.ModelProto, dict[str, Any], list[Any]]:
     del graph.input[:]
     graph.input.extend(kept)
     for value in graph.input:
-        shape = value.type.tensor_type.shape
+        optional = value.type.HasField("optional_type")
+        shape = (value.type.optional_type.elem_type if optional else value.type).tensor_type.shape
         shape.Clear()
         for size in arrays[value.name].shape:
             shape.dim.add().dim_value = size

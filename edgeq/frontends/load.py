@@ -48,6 +48,9 @@ def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}, op
 
 def _check_interface(graph: ir.Graph) -> None:
     """Bundles take and give tensors of numbers."""
+    for value in graph.inputs:
+        if isinstance(value.type, ir.OptionalType) and isinstance(value.type.elem_type, ir.TensorType):
+            value.type = value.type.elem_type  # a bundle's inputs are always given
     for kind, values in (("input", real_inputs(graph)), ("output", graph.outputs)):
         for value in values:
             if value.type is not None and not isinstance(value.type, ir.TensorType):

@@ -52,6 +52,25 @@ def compress_to_gather(model: ir.Model) -> int:
     return count
 
 
+def plain_optionals(model: ir.Model) -> int:
+    """What asks for an optional tensor that is known to be there, or not, gets the answer -> how many.
+
+        x -> OptionalGetElement -> y     =>     x -> Identity -> y
+        x -> OptionalHasElement -> y     =>     true -> Identity -> y
+    """
+    count = 0
+    for node in nodes_of(model, "OptionalGetElement", "OptionalHasElement"):
+        given = node.inputs[0] if node.inputs else None
+        if given is not None and not isinstance(given.type, ir.TensorType):
+            continue
+        if node.op_type == "OptionalHasElement":
+            given = constant_like(node, "is_there", np.asarray(given is not None))
+        if given is not None:
+            replace(node, "Identity", [given])
+            count += 1
+    return count
+
+
 def fold_quantized_weights(model: ir.Model) -> int:
     """QuantizeLinear of constants becomes the integers it gives; trained grids are exported like that -> how many.
 

@@ -15,6 +15,7 @@ from edgeq.passes.constants import (
     compress_to_gather,
     conv_integer_to_conv,
     fold_quantized_weights,
+    plain_optionals,
 )
 from edgeq.passes.fourier import MAX_ELEMENTS, dft_matrix, dft_to_matmul, stft_to_matmul
 from edgeq.passes.recurrent import steps_first
@@ -171,3 +172,15 @@ def test_a_zero_point_per_channel(group: int) -> None:
             for j in range(7):
                 exact[0, o, i, j] = (part[:, i:i + 3, j:j + 2] * w[o]).sum()
     np.testing.assert_array_equal(next(run_onnx(model, [sample]))["y"], exact)
+
+
+def test_optionals_that_are_there() -> None:
+    row = Row("optional", "g (float[3] x) => (float[] y, bool[] z) {"
+              " y = OptionalGetElement(x) z = OptionalHasElement(x) }",
+              ["Identity", "Identity"])
+    check(row, plain_optionals)
+
+
+def test_an_optional_that_is_not_there() -> None:
+    check(Row("none", "g (float[3] x) => (float[] y, bool[] z) { y = Relu(x) z = OptionalHasElement() }",
+              ["Relu", "Identity"]), plain_optionals)
