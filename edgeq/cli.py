@@ -189,21 +189,45 @@ def inspect(source: str, inputs: dict[str, tuple[int, ...]], as_json: bool) -> N
 
 
 @main.command()
+@click.argument("model")
+@_input_option
+@_common
+def estimate(model: str, inputs: dict[str, tuple[int, ...]], as_json: bool) -> None:
+    """Tell how large a model would be.
+
+    Bytes on disk and in memory at 32, 16, 8 and 4 bits, before any work.
+    """
+    from edgeq.report.estimate import estimate as sizes
+    from edgeq.report.text import estimate_table
+
+    found = sizes(model, inputs)
+    _print(found, as_json, lambda: estimate_table(found))
+
+
+@main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--reference", metavar="MODEL", help="The float model to compare with.")
 @click.option("--data", metavar="DATA", help="Real samples for the comparison; by default those of the self-test.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
+@click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that breaks.")
 @_common
-def verify(bundle: Path, data: str | None, reference: str | None, samples: int | None, as_json: bool) -> None:
+def verify(bundle: Path, data: str | None, reference: str | None, samples: int | None, layers: bool, as_json: bool,
+           ) -> None:
     """Check a bundle.
 
     Its files, its self-test, and with --reference its distance from the float model.
     """
-    from edgeq.report.text import checked
-    from edgeq.verify.again import verify_again
+    from edgeq.report.text import checked, layer_table
+    from edgeq.verify.again import verify_again, verify_layers
 
+    if layers and reference is None:
+        raise click.UsageError("--layers compares with the float model: add --reference MODEL")
     result = verify_again(bundle, data=data, reference=reference, limit=samples)
     found = {"passed": result.passed, **asdict(result)}
+    if layers:
+        found |= verify_layers(bundle, reference, data, samples).to_json()
+        if not as_json:
+            layer_table(found)
     _print(found, as_json, lambda: checked(found))
     if not result.passed:
         sys.exit(BAD_INPUT)

@@ -216,6 +216,39 @@ def checked(found: Mapping[str, Any]) -> None:
     out.print("passed" if found["passed"] else "FAILED", style="green" if found["passed"] else "red")
 
 
+def layer_table(found: Mapping[str, Any]) -> None:
+    """edgeq.verify.layers.LayerComparison: every layer in order, and where it breaks."""
+    out = console()
+    rows = table("layer", "op", ">dB to float", ">lost here", ">range used", ">saturated")
+    for line in found["layers"]:
+        rows.add_row(_short(line["value"]), line["op"], _db(line), _lost(line), share(line["range_used"]),
+                     share(line["saturated"]))
+    out.print(rows)
+    if found["unmatched"]:
+        out.print(f"not comparable, for no tensor of the engine bears their name: {', '.join(found['unmatched'])}",
+                  soft_wrap=True)
+    broken = found["first_broken"]
+    out.print(f"breaks first at: {broken}" if broken else "no layer breaks", style="red" if broken else "green")
+
+
+def _lost(line: Mapping[str, Any]) -> str:
+    """Where the inputs are exact, nothing can be said."""
+    return "-" if line["sqnr_db"] + line["drop_db"] > 150 else f"{line['drop_db']:+.1f}"
+
+
+def estimate_table(found: Mapping[str, Any]) -> None:
+    """edgeq.report.estimate: a row for each number of bits."""
+    out = console()
+    rows = table(">bits", ">on disk", ">weights in memory", ">activations at the peak", ">in memory",
+                 title=found["path"])
+    for line in found["bits"]:
+        rows.add_row(str(line["bits"]), size(line["disk_bytes"]), size(line["weight_bytes"]),
+                     size(line["activation_bytes"]), size(line["memory_bytes"]))
+    out.print(rows)
+    if found["unknown"]:
+        out.print(f"sizes that depend on the data count as nothing: {', '.join(found['unknown'])}", soft_wrap=True)
+
+
 def outputs(found: Mapping[str, Any]) -> None:
     """report.run.run_bundle: the best labels of each output, or its first values."""
     out = console()

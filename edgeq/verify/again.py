@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 import edgeq_runtime
 from edgeq.errors import UsageError
@@ -15,6 +16,7 @@ from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
 from edgeq.quant.samples import InputSpec, open_samples
 from edgeq.verify.compare import Difference, compare
+from edgeq.verify.layers import LayerComparison, compare_layers
 from edgeq.verify.reference import Arrays, run_onnx
 from edgeq_runtime.manifest import Manifest
 from edgeq_runtime.preprocess import Preprocess
@@ -63,7 +65,7 @@ def verify_again(bundle: Path, data: Any = None, reference: Any = None, limit: i
             return result
         feeds = _feeds(bundle, model.manifest, data, limit)
         outputs = [dict(model.run(dict(feed))) for feed in feeds]
-    expected = _float_outputs(reference, model.manifest, feeds)
+    expected = list(run_onnx(_float_network(reference, model.manifest), feeds))
     return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
                    finite=_is_finite_where(expected, outputs))
 
@@ -76,7 +78,13 @@ def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None) -> li
     return list(open_samples(data, specs, limit=limit, preprocess=preprocess))
 
 
-def _float_outputs(reference: Any, manifest: Manifest, feeds: Sequence[Arrays]) -> list[Arrays]:
+def verify_layers(bundle: Path, reference: Any, data: Any = None, limit: int | None = None) -> LayerComparison:
+    """Compare a bundle with its float model, value by value; arguments as of `verify_again`."""
+    manifest = Manifest.read(bundle)
+    return compare_layers(bundle, _float_network(reference, manifest), _feeds(bundle, manifest, data, limit))
+
+
+def _float_network(reference: Any, manifest: Manifest) -> ir.Model:
     shapes = {spec.name: spec.shape for spec in manifest.inputs if all(isinstance(d, int) for d in spec.shape)}
     network = load_model(reference, inputs=shapes, open_sizes=True)
     canonicalize(network)
@@ -86,7 +94,7 @@ def _float_outputs(reference: Any, manifest: Manifest, feeds: Sequence[Arrays]) 
         if not set(ours) <= set(theirs):
             raise UsageError(f"--reference {reference} is another model: its {kind} are {', '.join(theirs)}, "
                              f"the bundle's {', '.join(ours)}")
-    return list(run_onnx(network, feeds))
+    return network
 
 
 def _is_finite_where(expected: Sequence[Arrays], got: Sequence[Arrays]) -> bool:
