@@ -42,8 +42,8 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
     from edgeq_converters.coreml.package import quiet, write
 
     model = model.clone()
+    plain_quantization(model.graph)  # before the general forms, which need float32 and would be computed in float16
     expand_unhandled(model, TABLE.handlers)
-    plain_quantization(model.graph)  # after the bodies, some of which quantize on a grid that they compute
     folded = lower_form(model)
     with quiet():
         lowered = lower(folded.graph, options, precision)

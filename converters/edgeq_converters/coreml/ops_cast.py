@@ -45,7 +45,7 @@ _DIGITS: Final = 24  # of float32
 _HUGE: Final = 2.0**100  # powers above it would overflow in `_power_of_two`; such numbers keep their float32 digits
 
 
-@op("Cast")
+@op("Cast", "Narrow")
 def cast(b: Builder, x: Operand, *, to: int, saturate: int = 1) -> Operand:
     """float64 is computed as the program's float, 64-bit integers as int32."""
     wanted = ir.DataType(to)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
+from edgeq_converters.coreml.builder import Builder, Constant, Operand, Raw, Var
 from edgeq_converters.coreml.table import op
 from edgeq_converters.optable import CannotLower, Handler
 
@@ -22,6 +22,7 @@ BINARY: Final = {
     "Add": "add", "Sub": "sub", "Mul": "mul", "Greater": "greater", "GreaterOrEqual": "greater_equal", "Less": "less",
     "LessOrEqual": "less_equal", "And": "logical_and", "Or": "logical_or", "Xor": "logical_xor",
 }
+INT32: Final = (-(2**31), 2**31 - 1)
 # ONNX op -> MIL op that is applied from left to right.
 VARIADIC: Final = {"Max": "maximum", "Min": "minimum", "Sum": "add"}
 
@@ -140,7 +141,20 @@ def _real(b: Builder, operand: Operand) -> Operand:
 def where(b: Builder, condition: Operand, x: Operand, y: Operand) -> Var:
     """MIL's select wants one shape for all three."""
     shape = np.broadcast_shapes(b.shape(condition), b.shape(x), b.shape(y))
-    return b.op("select", cond=b.broadcast(condition, shape), a=b.broadcast(x, shape), b=b.broadcast(y, shape))
+    full = next((v for v in (x, y, condition) if not isinstance(v, Constant) and b.shape(v) == shape), None)
+    return b.op("select", cond=b.broadcast(condition, shape), a=_filled(b, x, shape, full),
+                b=_filled(b, y, shape, full))
+
+
+def _filled(b: Builder, operand: Operand, shape: tuple[int, ...], like: Operand | None) -> Operand:
+    """The operand in a larger shape. One number is written as such; as a constant, the file would hold it repeated."""
+    known = b.known(operand)
+    if known is None or known.size != 1 or like is None or b.kind(like) == "bool":
+        return b.broadcast(operand, shape)
+    number = known.ravel()[0]
+    value = Raw(np.bool_(number)) if known.dtype == np.bool_ else float(number) if known.dtype.kind == "f" else Raw(
+        np.int32(np.clip(number, *INT32)))
+    return b.op("fill_like", ref_tensor=like, value=value)
 
 
 @op("Clip")

@@ -71,6 +71,20 @@ def dequantize(b: Builder, x: Operand, scale: Operand, zero_point: Operand = Non
     return b.cast(b.op("mul", x=steps, y=_spread(b, scale, shape, axis, block_size)), "float")
 
 
+@op("DynamicQuantizeLinear")
+def dynamic_quantize_linear(b: Builder, x: Operand) -> tuple[Operand, Operand, Operand]:
+    """-> (uint8 numbers of x on the grid that covers x and 0, scale, zero point)."""
+    single, top = _single(b, x), Raw(np.float32(255))
+    axes = list(range(b.rank(x)))
+    low, high = (b.op(limit, x=b.op(reduction, x=single, axes=axes, keep_dims=True), y=Raw(np.float32(0)))
+                 for limit, reduction in (("minimum", "reduce_min"), ("maximum", "reduce_max")))
+    scale = b.op("real_div", x=b.op("sub", x=high, y=low), y=top)
+    shift = b.op("round", x=b.op("real_div", x=b.op("sub", x=Raw(np.float32(0)), y=low), y=scale))
+    steps = b.op("add", x=b.op("round", x=b.op("real_div", x=single, y=scale)), y=shift)
+    numbers, zero = (b.cast(b.op("clip", x=v, alpha=Raw(np.float32(0)), beta=top), "int") for v in (steps, shift))
+    return numbers, b.reshape(b.cast(scale, "float"), ()), b.reshape(zero, ())
+
+
 @op("MatMulInteger")
 def mat_mul_integer(b: Builder, x: Operand, y: Operand, x_zero: Operand = None, y_zero: Operand = None) -> Operand:
     """(x - its zero point) @ (y - its zero point); one zero point, or one for each row of x and column of y."""

@@ -67,6 +67,7 @@ class _Loader:
         self._table = all_ops()
         self._problems: list[Problem] = []
         self._types: dict[str, TensorType | None] = {}
+        self._compressed: list[tuple[Step, Array]] = []
 
     def load(self, function: Any, rounding: bool) -> Program:
         opset = _opset_number(function.opset)
@@ -84,7 +85,8 @@ class _Loader:
             outputs=tuple(_spec(name, self._types.get(name)) for name in spec.outputs),
             states=tuple(_spec(item.name, _type(item.type.stateType.wrappedType)) for item in states),
             unsupported=tuple(dict.fromkeys(f"{p.op}: {p.reason}" if p.reason != _UNKNOWN else p.op for p in problems)),
-            _block=_with_lifetimes(block), _problems=problems, _opset=opset, _rounding=rounding)
+            _block=_with_lifetimes(block), _problems=problems, _opset=opset, _rounding=rounding,
+            compressed=tuple(self._compressed))
 
     def _block(self, spec: Any, visible: Mapping[str, Any]) -> Block:
         """``visible``: operand by name, of everything outside the block."""
@@ -131,8 +133,11 @@ class _Loader:
             raise BundleError(f"{where} cannot be decompressed: {error}") from error
         values = results if isinstance(results, tuple) else (results,)
         with np.errstate(over="ignore"):
-            return {output.name: convert(value, output.type, not step.handler.exact, f"{where}, output '{output.name}'")
-                    for output, value in zip(step.outputs, values, strict=True)}
+            found = {output.name: convert(value, output.type, not step.handler.exact,
+                                          f"{where}, output '{output.name}'")
+                     for output, value in zip(step.outputs, values, strict=True)}
+        self._compressed += [(step, value) for value in found.values()]
+        return found
 
     def _label(self, operation: Any, outputs: tuple[Output, ...]) -> str:
         if _NAME in operation.attributes:

@@ -74,6 +74,13 @@ class Program:
     _problems: tuple[Problem, ...] = field(repr=False)
     _opset: int = field(repr=False)
     _rounding: bool = field(repr=False)
+    compressed: tuple[tuple[Step, Array], ...] = field(default=(), repr=False)
+    """The ops that stand for compressed constants, with the constant that other ops read in their place."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every op that is run, bodies of control flow included, in order."""
+        return tuple(_all_steps(self._block))
 
     @property
     def value_names(self) -> tuple[str, ...]:
