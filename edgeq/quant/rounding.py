@@ -38,7 +38,7 @@ def _balance(steps: Steps, rounded: Steps, limit: int) -> Steps:
     surplus = np.rint(error.sum(axis=1, keepdims=True, dtype=np.float64))
     sign = np.sign(surplus)
     rank = np.argsort(np.argsort(-sign * error, axis=1, kind="stable"), axis=1, kind="stable")
-    return np.clip(rounded - np.where(rank < np.abs(surplus), sign, 0), -limit, limit).astype(np.float32)
+    return np.asarray(np.clip(rounded - np.where(rank < np.abs(surplus), sign, 0), -limit, limit), np.float32)
 
 
 ROUNDINGS: Final[Mapping[str, Rounding]] = MappingProxyType({"nearest": nearest, "sum-preserving": sum_preserving})
