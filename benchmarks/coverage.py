@@ -1,6 +1,7 @@
 """Coverage: how many of the ONNX project's own node tests each target converts and computes right.
 
-    python benchmarks/coverage.py [--target tflite]... [--only REGEX] [--jobs 2] [--ops] [--refused] [--json FILE]
+    python benchmarks/coverage.py [--target tflite]... [--only REGEX] [--part N] [--jobs 2] [--ops] [--refused]
+                                  [--json FILE]
 
 The rule: the 1404 node tests of onnx.backend.test that are no expansions of functions, all of them the denominator.
 Every input but the first is frozen to an initializer, except for ops whose inputs are all data; shapes are those of the
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -210,12 +212,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", action="append", choices=TARGETS)
     parser.add_argument("--only", default="", help="a regular expression on the names of the cases")
+    parser.add_argument("--part", type=int, default=1, help="every Nth case or so, the same ones each time")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--ops", action="store_true", help="a line per op")
     parser.add_argument("--refused", action="store_true", help="the reason of everything that is no match")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    chosen = [case for case in cases() if re.search(options.only, case.name)]
+    chosen = [case for case in cases() if re.search(options.only, case.name)
+              and zlib.crc32(case.name.encode()) % options.part == 0]
     document = {}
     for target in options.target or TARGETS:
         outcomes = list(measure(target, chosen, options.jobs))
