@@ -17,7 +17,7 @@ from edgeq_converters.lowered import lower_form
 from edgeq_converters.tflite import emit, flatbuffer
 from edgeq_converters.tflite.backend import lower
 from edgeq_converters.tflite.inference import result_shape
-from edgeq_converters.tflite.validate import validate
+from edgeq_converters.tflite.validate import read_graph, validate
 
 from .tflite_files import RESOLVERS, emitted, kernels, off, parsed, run
 
@@ -44,6 +44,18 @@ LAYOUTS = {
         f"t = Transpose <perm = [0,2,1,3,4]> (m) s = Reshape (t, split) y = {CONV} (s, v) }}", 3),
     "one channel": ("(float[1,1,9,7] x) => (float[1,1,9,7] y) { y = Conv <pads = [1,1,1,1]> (x, o) }", 0),
 }
+
+
+def test_heads_are_merged_in_the_order_that_the_product_reads() -> None:
+    """One TRANSPOSE into the heads, one out of them, none between the merged heads and the product behind."""
+    model = network("""g (float[1,17,32] x) => (float[1,17,20] y) {
+        a = Reshape (x, split) b = Transpose <perm = [0,2,1,3]> (a) c = MatMul (b, v)
+        d = Transpose <perm = [0,2,1,3]> (c) e = Reshape (d, merged) f = Relu (e) y = MatMul (f, w) }""",
+                    split=np.array([1, 17, 4, 8]), merged=np.array([1, 17, 32]), v=normal(1, 4, 8, 8), w=normal(32, 20))
+    content, _ = emitted(model)
+    assert kernels(content)["TRANSPOSE"] == 2
+    feeds = {"x": normal(1, 17, 32, seed=3)}
+    assert off(run(content, feeds)["y"], run_onnxruntime(model, feeds)["y"]) < 1e-5
 
 
 def layout_network(text: str) -> ir.Model:
@@ -185,11 +197,13 @@ def test_shape_rules_agree_with_the_runtime() -> None:
             content, _ = emitted(build(row))
         except UnsupportedModel:
             continue
-        details = {d["name"]: tuple(d["shape"]) for d in interpreter(content, RESOLVERS[1]).get_tensor_details()}
-        program, _ = lower(lower_form(build(row)))
-        for operator in program.operators:
+        details = {d["index"]: tuple(d["shape"]) for d in interpreter(content, RESOLVERS[1]).get_tensor_details()}
+        tensors, operators, _ = read_graph(parsed(content))
+        index = {id(tensor): number for number, tensor in enumerate(tensors)}
+        for operator in operators:
             expected = result_shape(operator)
-            assert expected is None or details[operator.outputs[0].name] == expected, (row.id, operator.kernel)
+            found = details[index[id(operator.outputs[0])]]
+            assert expected is None or found == expected, (row.id, operator.kernel)
 
 
 @needs_zoo

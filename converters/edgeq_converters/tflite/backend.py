@@ -49,7 +49,8 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     if find_spec("ai_edge_litert") is None:
         raise MissingExtra("TFLite conversion", "tflite")
-    program, float_nodes = lower(lower_form(write_out_integers(compute_both_branches(model)), table().handlers))
+    form = lower_form(write_out_integers(compute_both_branches(model)), table().handlers, limits_in_integers=True)
+    program, float_nodes = lower(form)
     path = folder / ENTRY
     try:
         validate(flatbuffer.write(program, path))

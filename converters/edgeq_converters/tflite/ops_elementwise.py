@@ -219,14 +219,15 @@ def bounded(b: Builder, x: Value, low: float, high: float) -> Value:
     """Fused into the producer where that is possible, on integers a requantization whose saturation is the clip."""
     layout = b.common_layout(x)
     tensor = b.read(x, layout)
-    if tensor.grid is not None:
-        return b.result(_bounded_integers(b, tensor, low, high), layout)
     name, number = ACTIVATIONS.get((low, high), ("", 0))
     producer = b.producers.get(tensor)
     fusing = producer is not None and producer.kernel in FUSING and not producer.options.get("fusedActivationFunction")
-    if name and producer is not None and fusing and not x.shared and x.grid is None:
+    one_grid = x.grid is None if b.grid is None else tensor.grid is not None and tensor.grid.same_grid(b.grid)
+    if name and producer is not None and fusing and not x.shared and one_grid:
         producer.options["fusedActivationFunction"] = number
         return b.result(tensor, layout)
+    if tensor.grid is not None:
+        return b.result(_bounded_integers(b, tensor, low, high), layout)
     if name in ("RELU", "RELU6"):
         return b.result(b.call(name, [tensor], tensor.shape), layout)
     real = Real(b, tensor)

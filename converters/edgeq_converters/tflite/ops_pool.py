@@ -231,7 +231,7 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
         weights = matrix(how, x.shape[axis], b.shape[axis], factors.get(axis, b.shape[axis] / x.shape[axis]),
                          crop.get(axis))
         tensor = _apply(b, tensor, layout.index(axis), weights, mode)
-        outside = ~weights.any(1)
+        outside = np.asarray(~weights.any(1))
         if outside.any():  # places that a crop puts outside of the input
             shape = [1] * tensor.rank
             shape[layout.index(axis)] = -1

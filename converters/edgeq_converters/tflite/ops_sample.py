@@ -29,6 +29,7 @@ def grid_sample(b: Builder, x: Value, grid: Value, *, mode: str = "linear", padd
     sizes = pixels.shape[1:-1]
     spots = [_pixel(Real(b, gathered(b, places, np.array([depth - 1 - a]), depth + 1)), size, align_corners)
              for a, size in enumerate(sizes)]
+    weights: list[dict[int, Real | None]]
     if mode == "nearest":
         lower, weights = [spot.run("ROUND") for spot in spots], [{0: None} for _ in spots]
     elif mode in REACH:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -79,6 +79,8 @@ def reshaped(b: Builder, x: Value) -> Value:
     held = b.common_layout(x)
     needed, made = reshape_layouts(x.shape, b.shape, held)
     out = b.shape
+    if needed != held and not read_channels_last(b.node.outputs[0]):
+        needed, made = identity(x.rank), identity(len(out))  # paid for anyway, and the readers want this order
     if needed != held and (order := _scramble(x.shape, out, held)) is not None:
         integer = b.integer
 
@@ -97,6 +99,32 @@ def reshaped(b: Builder, x: Value) -> Value:
                 return b.later(make, (scrambled, order))
     tensor = b.read(x, needed)
     return b.result(b.reshape(tensor, permute(out, made)), made)
+
+
+# Ops that want channels last; ops that take any order, through which a reader's wish comes.
+CHANNELS_LAST: Final = frozenset((
+    "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Resize", "DepthToSpace", "SpaceToDepth", "GridSample",
+    "GlobalAveragePool", "GlobalMaxPool", "LRN", "RoiAlign",
+))
+ANY_ORDER: Final = frozenset((
+    "Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "Gelu", "HardSwish", "HardSigmoid", "Swish",
+    "LeakyRelu", "PRelu", "Elu", "Softplus", "Mish", "Concat", "Split", "Slice", "Pad", "BatchNormalization",
+    "InstanceNormalization", "Identity", "Cast", "Transpose", "Reshape", "Dropout",
+))
+
+
+def read_channels_last(value: ir.Value) -> bool:
+    """Whether some reader, perhaps behind ops that take any order, wants channels last."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        for use in waiting.pop().uses():
+            if use.node.op_type in CHANNELS_LAST:
+                return True
+            if use.node.op_type in ANY_ORDER:
+                fresh = [output for output in use.node.outputs if output not in seen]
+                seen.update(fresh)
+                waiting += fresh
+    return False
 
 
 def _scramble(old: Sequence[int], new: Sequence[int], layout: Layout) -> NDArray[np.intp] | None:
@@ -193,9 +221,9 @@ def pad(b: Builder, x: Value, pads: Value, constant_value: Value | None = None, 
     wanted = [both.get(axis, (0, 0)) for axis in layout]
     wanted = [(max(0, lo), max(0, hi)) for lo, hi in wanted]
     if mode == "constant" and constant_value is not None and constant_value.data is None:
-        number = b.reshape(b.read(constant_value, integer=False), ())
+        fill = b.reshape(b.read(constant_value, integer=False), ())
         out = [size + sum(pair) for size, pair in zip(tensor.shape, wanted, strict=True)]
-        return b.result(b.through("PADV2", [tensor, b.ints(np.array(wanted)), number], out), layout)
+        return b.result(b.through("PADV2", [tensor, b.ints(np.array(wanted)), fill], out), layout)
     if mode == "constant":
         number = 0 if constant_value is None else b.array(constant_value, "value").ravel()[0]
         return b.result(padded(b, tensor, wanted, number), layout)
