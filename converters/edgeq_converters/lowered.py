@@ -16,23 +16,27 @@ from edgeq.passes import canonicalize
 from edgeq.passes.loops import unroll_loops
 from edgeq.passes.shapes import fix_shapes
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, fold_qdq
+from edgeq.targets import MULTIPLY_ACCUMULATE
 from edgeq_converters.numbers import plain_numbers
 
 DOMAIN: Final = "edgeq"  # ops that exist only here, never in a saved file
+_WITH_LIMITS: Final = (*MULTIPLY_ACCUMULATE, "Add", "Sub", "Mul")  # what Relu and Clip usually follow
 LINEAR: Final = "Linear"  # Linear(x [..,K], w [K,N], bias [N]) -> [..,N]
 
 
-def lower_form(model: ir.Model, handled: Collection[str] | None = None) -> ir.Model:
+def lower_form(model: ir.Model, handled: Collection[str] | None = None, *, limits_in_integers: bool = False,
+               ) -> ir.Model:
     """A copy of the QDQ graph, folded: see `edgeq.quant.qdq.fold_qdq`, then each function below.
 
     handled: the ops that the backend lowers. Where given, loops with a constant count that it does not lower are
     unrolled, and other ops that it does not lower become the function bodies that ONNX defines them by.
+    limits_in_integers: the backend computes a Relu or Clip that stays on integers, behind an integer op.
     """
     model = model.clone()
     if handled is not None:
         expand_unhandled(model, handled)
     fold_qdq(model)
-    absorb_activations(model.graph)
+    absorb_activations(model.graph, limits_in_integers=limits_in_integers)
     fuse_bias(model.graph)
     return model
 
@@ -54,10 +58,15 @@ def expand_unhandled(model: ir.Model, handled: Collection[str]) -> None:
         canonicalize(model, exact=True)
 
 
-def absorb_activations(graph: ir.Graph) -> None:
+def absorb_activations(graph: ir.Graph, *, limits_in_integers: bool = False) -> None:
     """Drop a Relu or Clip that rounding to the output grid performs anyway.
 
         Conv -> Relu -> y, grid of y starts at 0     =>     Conv -> y
+
+    limits_in_integers: others get their grid on the input too. Rounding never changes an order, so that limiting may
+    come before it or behind it, and Conv writes integers. Such a grid is shared, through a Concat for example.
+
+        Conv -> Relu -> y, grid of y starts below 0     =>     Conv -> (same grid) -> Relu -> y
     """
     for node in list(graph):
         if node.op_type not in ("Relu", "Clip"):
@@ -75,6 +84,13 @@ def absorb_activations(graph: ir.Graph) -> None:
             source.meta[QUANT] = grid
             result.replace_all_uses_with(source)
             graph.remove(node, safe=True)
+        elif limits_in_integers and low <= high and _computes_in_integers(source.producer()):
+            source.meta[QUANT] = grid
+
+
+def _computes_in_integers(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type in _WITH_LIMITS and node.inputs[0] is not None and (
+        quant(node.inputs[0]) is not None)
 
 
 def _bounds(node: ir.Node) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import pytest
 from opcases import CASES, Case, build, has_weights, quantize, quantize4, run_onnxruntime, sample
 from opcases.unfold import unfold
 
+from edgeq.graph import quant
 from edgeq_converters.lowered import LINEAR, lower_form
 
 
@@ -57,6 +58,16 @@ def test_an_activation_goes_when_rounding_does_its_work(body: str, grid: str, dr
     lowered = lower_form(model)
     assert bool({"Relu", "Clip"} & set(ops(lowered))) is not dropped
     np.testing.assert_array_equal(run_onnxruntime(unfold(lowered), FEED)["y"], run_onnxruntime(model, FEED)["y"])
+
+
+@pytest.mark.parametrize("limit", ["Relu(a)", "Clip(a, zero, six)", "Clip(a, one, six)"])
+def test_a_limit_behind_an_integer_op_stays_on_its_grid(limit: str) -> None:
+    """Bit for bit: rounding keeps the order of numbers, so it may come before the limit and behind it."""
+    model = tail(f"k = QuantizeLinear(c, s, z) d = DequantizeLinear(k, s, z) a = Add(d, d) r = {limit}", "full")
+    for given, on_grid in ((False, False), (True, True)):
+        lowered = lower_form(model, limits_in_integers=given)
+        assert (quant(next(node for node in lowered.graph if node.op_type == "Add").outputs[0]) is not None) == on_grid
+        np.testing.assert_array_equal(run_onnxruntime(unfold(lowered), FEED)["y"], run_onnxruntime(model, FEED)["y"])
 
 
 @pytest.mark.parametrize(("body", "outputs"), [
