@@ -24,6 +24,7 @@ from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.record import Record, check_labels, input_specs, model_name, selftest_cases, selftest_tolerance
+from edgeq.report.html import Evidence, write_page
 from edgeq.scheme import QuantScheme
 from edgeq.targets import TARGETS
 from edgeq.verify.check import verify_bundle
@@ -66,10 +67,11 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
         ir.save(graph, options.keep_qdq)
     record = Record(model, graph, plan, samples, options)
     references = References(network, graph, input_specs(network), samples)
+    evidence = Evidence(network, graph, references)
     with ExitStack() as all_or_none:
         for name, path in paths.items():
             folder = all_or_none.enter_context(new_bundle(path, force=options.force))
-            _fill(folder, name, record, references)
+            _fill(folder, name, record, evidence)
     return tuple(open_bundle(path) for path in paths.values())
 
 
@@ -113,9 +115,9 @@ def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, sa
     return quantize(network, plan, statistics, CALIBRATORS[options.calibrator], method.rounding, fit), plan
 
 
-def _fill(folder: Path, target: str, record: Record, references: References) -> None:
+def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None:
     """Emit, verify and describe one bundle."""
-    options, started = record.options, time.perf_counter()
+    options, references, started = record.options, evidence.references, time.perf_counter()
     options.progress(f"writing {target}")
     artifact = backend(target).emit(record.graph, folder, EmitOptions(
         options.min_os, options.compute, "float32" if options.bits == 32 else "float16"))
@@ -129,7 +131,9 @@ def _fill(folder: Path, target: str, record: Record, references: References) -> 
         write_selftest(folder / SELFTEST_NAME, selftest_cases(references.feeds, outputs),
                        selftest_tolerance(verification))
         manifest = replace(manifest, accuracy=verification.to_json())
-    write_report(folder, record.report(target, artifact, verification, seconds))
+    report = record.report(target, artifact, verification, seconds)
+    write_report(folder, report)
+    write_page(folder, report, record.calibration, open_bundle(folder).artifact_bytes, evidence)
     _save(manifest, folder)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 # What each part of edgeq needs: the same as in pyproject.toml, which a test compares. "": always installed.
 DISTRIBUTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
-    "": ("click", "ml-dtypes", "numpy", "onnx", "onnx-ir", "onnxruntime", "rich"),
+    "": ("click", "matplotlib", "ml-dtypes", "numpy", "onnx", "onnx-ir", "onnxruntime", "rich"),
     "tflite": ("ai-edge-litert", "flatbuffers"),
     "coreml": ("coremltools",),
     "torch": ("torch", "onnxscript"),

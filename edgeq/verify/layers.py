@@ -72,10 +72,15 @@ class LayerComparison:
         return next((layer for layer in self.layers if layer.sqnr_db < BROKEN_DB), None)
 
     def worst(self, count: int) -> list[Layer]:
-        """The layers that add the most noise of their own, relative to their signal; the worst first."""
-        def added(layer: Layer) -> float:
-            return _ratio(layer.sqnr_db) - _ratio(layer.sqnr_db + layer.drop_db)
-        return sorted(self.layers, key=added, reverse=True)[:count]
+        """The layers that add the most noise relative to their signal, the worst first.
+
+        Those whose inputs are still sound come first: behind a break, every layer only passes on, and often amplifies,
+        what it was given.
+        """
+        def added(layer: Layer) -> tuple[bool, float]:
+            before = layer.sqnr_db + layer.drop_db
+            return before >= BROKEN_DB, _ratio(layer.sqnr_db) - _ratio(before)
+        return sorted((layer for layer in self.layers if layer.node), key=added, reverse=True)[:count]
 
     def to_json(self) -> dict[str, Any]:
         broken = self.first_broken

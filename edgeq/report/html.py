@@ -1,0 +1,286 @@
+"""report.html: one page that needs no network and shows whether a conversion is good, and where it broke if not."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeq.errors import EdgeqError
+from edgeq.graph import constant
+from edgeq.quant.qdq import DEQUANTIZE, grid_of
+from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
+from edgeq.report.text import reasons, share, size
+from edgeq.scheme import broadcast
+from edgeq.targets import ABSORBED, MULTIPLY_ACCUMULATE
+from edgeq.verify.layers import BROKEN_DB, Layer, LayerComparison, compare_graphs
+from edgeq.verify.references import References
+
+FILE_NAME: Final = "report.html"
+FEEDS: Final = 4  # of the verification's: the page shows where the error comes from, it does not measure an accuracy
+WORST: Final = 3
+SHOWN_WEIGHTS: Final = 20000
+ENOUGH_SAMPLES: Final = 32  # the ranges of most networks stand still by then
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What all pages of one conversion show: the quantized graph beside the float one. Computed once, when asked for.
+
+    network: the float model. graph: the same quantized, or the network itself where there is nothing to compare.
+    """
+
+    network: ir.Model
+    graph: ir.Model
+    references: References
+
+    @cached_property
+    def comparison(self) -> LayerComparison | str:
+        """Every layer of the quantized graph, or why there is none."""
+        if self.graph is self.network:
+            return "The model came quantized, so there is no float model to compare it with."
+        try:
+            return compare_graphs(self.network, self.graph, self.references.feeds[:FEEDS])
+        except EdgeqError as error:  # the page is no reason to lose the bundle
+            return f"The layers could not be compared: {error}"
+
+    @cached_property
+    def worst(self) -> list[Layer]:
+        found = self.comparison
+        return [] if isinstance(found, str) else [layer for layer in found.worst(WORST) if layer.sqnr_db < 100]
+
+    @cached_property
+    def worst_weights(self) -> list[Weights | None]:
+        return [self.weights(layer) for layer in self.worst]
+
+    def named(self, layer: Layer) -> str:
+        """A layer in HTML: its value, which exporters number, and its weights, which people name."""
+        weights = self.weights(layer)
+        behind = f", weights <code>{escape(weights.name)}</code>" if weights is not None else ""
+        return f"<code>{escape(layer.value)}</code> ({escape(layer.op)}{behind})"
+
+    @cached_property
+    def plots(self) -> tuple[str, str]:
+        """(error by layer, histograms of the worst layers), or nothing where there are none."""
+        found = self.comparison
+        if isinstance(found, str) or not found.layers:
+            return "", ""
+        second = histograms(self.worst, self.worst_weights) if self.worst else ""
+        return errors_by_layer(found.layers, self.worst), second
+
+    def weights(self, layer: Layer) -> Weights | None:
+        """The quantized weights of the product behind a layer's value."""
+        node = next((value.producer() for node in self.network.graph for value in node.outputs
+                     if value.name == layer.value), None)
+        while node is not None and node.op_type in (*ABSORBED, "Add") and node.op_type not in MULTIPLY_ACCUMULATE:
+            node = next((value.producer() for value in node.inputs if value is not None and value.producer()), None)
+        if node is None or node.op_type not in MULTIPLY_ACCUMULATE:
+            return None
+        weight = node.inputs[1]
+        data = constant(weight)
+        if weight is None or data is None:
+            return None
+        for reader in self.graph.graph:
+            source = reader.inputs[0] if reader.op_type == DEQUANTIZE else None
+            grid = grid_of(reader) if source is not None and source.name == f"{weight.name}_q" else None
+            stored = constant(source)
+            if grid is not None and stored is not None and stored.shape == data.shape:
+                steps = data.astype(np.float32) / broadcast(grid.scale, grid.type.granularity, data.shape)
+                return Weights(weight.name or "", _some(steps), _some(stored.astype(np.int32)), grid.type.range,
+                               grid.type.bits)
+        return None
+
+
+def _some(array: NDArray[Any]) -> NDArray[Any]:
+    flat = array.ravel()
+    return flat[::max(1, flat.size // SHOWN_WEIGHTS)]
+
+
+def write_page(folder: Path, report: Mapping[str, Any], calibration: Mapping[str, Any] | None, artifact_bytes: int,
+               evidence: Evidence) -> None:
+    """Write folder/report.html. report: as in report.json. calibration: number of samples and digest, or None."""
+    (folder / FILE_NAME).write_text(page(report, calibration, artifact_bytes, evidence), encoding="utf-8")
+
+
+def page(report: Mapping[str, Any], calibration: Mapping[str, Any] | None, artifact_bytes: int, evidence: Evidence,
+         ) -> str:
+    """The whole page as text."""
+    verified = report["verification"] is not None
+    found: LayerComparison | str = evidence.comparison if verified else "Not verified, as was asked (--no-verify)."
+    parts = [_verdict(report, found, evidence), _facts(report, artifact_bytes), _accuracy(report["verification"])]
+    if isinstance(found, str):
+        parts.append(_section("Error by layer", f"<p>{escape(found)}</p>"))
+    else:
+        parts += _plots(evidence, found)
+    parts += [_kept(report), _calibration(calibration, evidence.references if verified else None)]
+    if not isinstance(found, str):
+        parts.append(_layer_table(found))
+    title = escape(f"{report['name']} for {report['target']}")
+    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+            f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n'
+            + "\n".join(part for part in parts if part) + "\n</body>\n</html>\n")
+
+
+EXPLANATION: Final = (
+    "<p>Left, the weights before and after rounding: 4 bits have 15 steps between the dashed ends of the grid, 8 bits "
+    "255. Right, the layer's output: numbers outside the dashed lines are cut off, and a range much wider than the "
+    "numbers wastes steps.</p>")
+STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2530; max-width: 62em; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.6em; margin-bottom: .3em; } h2 { font-size: 1.15em; margin: 1.8em 0 .4em; }
+table { border-collapse: collapse; } td, th { padding: .2em 1em .2em 0; text-align: left; vertical-align: top; }
+th { font-weight: 600; border-bottom: 1px solid #ccd; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+.verdict { border-left: .5em solid; padding: .6em 1em; background: #f4f6f8; } .verdict b { font-size: 1.15em; }
+svg { max-width: 100%; height: auto; } .note { color: #566; } code { background: #f0f2f4; padding: 0 .25em; }
+"""
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>\n{body}</section>"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns that start with > are numbers; cells are HTML already."""
+    classes = [' class="number"' if column.startswith(">") else "" for column in columns]
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        inner = "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(classes, cells, strict=True))
+        return f"<tr>{inner}</tr>"
+
+    head = line("th", [column.removeprefix(">") for column in columns]) if any(columns) else ""
+    return f"<table>{head}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def _verdict(report: Mapping[str, Any], found: LayerComparison | str, evidence: Evidence) -> str:
+    """Good or not in one sentence, and the culprit."""
+    if report["verification"] is None:
+        return '<p class="verdict">Not verified: nobody ran this bundle.</p>'
+    worst = min(report["verification"]["against_float"], key=lambda line: line["sqnr_db"])
+    decibel = worst["sqnr_db"]
+    words = ("Good" if decibel >= GOOD_DB else "Doubtful" if decibel >= BROKEN_DB else "Broken")
+    sentence = (f"output <code>{escape(worst['output'])}</code> is {_db(decibel)} from the float model"
+                + (f", and {share(worst['top1'])} of the samples keep their best class" if worst["top1"] is not None
+                   else ""))
+    lines = [f"<b>{words}</b>: {sentence}."]
+    if not isinstance(found, str) and decibel < GOOD_DB:
+        lines += _culprit(report, found, evidence)
+    return f'<p class="verdict" style="border-color: {color(decibel)}">{" ".join(lines)}</p>'
+
+
+def _culprit(report: Mapping[str, Any], found: LayerComparison, evidence: Evidence) -> list[str]:
+    lines = []
+    broken, worst = found.first_broken, found.worst(1)
+    if broken is not None:
+        lines.append(f"The first layer that breaks is {evidence.named(broken)}, at {_db(broken.sqnr_db)}; what is "
+                     "behind it inherits the error.")
+    if worst and worst[0] is not broken:
+        lines.append(f"Most error is added by {evidence.named(worst[0])}.")
+    remedy = ["<code>--keep-float</code> with the name of that layer"]
+    if report["quantization"].get("weight_bits") == 4:
+        remedy = ["<code>--bits 8</code>", "<code>--method auto</code> with calibration samples", *remedy]
+    return [*lines, f"What helps: {', or '.join(remedy)}."]
+
+
+def _db(decibel: float) -> str:
+    return f"{decibel:.1f} dB" if abs(decibel) < 150 else "equal" if decibel > 0 else "lost altogether"
+
+
+def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
+    source = report["source_bytes"]
+    quantization = report["quantization"]
+    rows = [("Size", size(artifact_bytes) + (f", {artifact_bytes / source:.2f} of the source model's {size(source)}"
+                                             if source else ""))]
+    if "weight_bits" in quantization:
+        activation = quantization["activation_bits"]
+        rows += [("Weights", f"{quantization['weight_bits']} bits, {escape(quantization['weights'])}, method "
+                             f"{escape(quantization['method'])}"),
+                 ("Activations", "float" if activation == 32 else
+                  f"{activation} bits, ranges by {escape(str(quantization['calibrator']))}")]
+    return _section("Size and scheme", _table(("", ""), rows))
+
+
+def _accuracy(verification: Mapping[str, Any] | None) -> str:
+    if verification is None:
+        return ""
+    rows = [(f"<code>{escape(line['output'])}</code>", f'<span style="color: {color(line["sqnr_db"])}">'
+             f"{_db(line['sqnr_db'])}</span>", f"{line['cosine']:.5f}", f"{line['max_abs']:.3g}", share(line["top1"]),
+             _db(graph["sqnr_db"]))
+            for line, graph in zip(verification["against_float"], verification["against_graph"], strict=True)]
+    table = _table(("output", ">to the float model", ">cosine", ">largest error", ">same best class",
+                    ">to the quantized graph"), rows)
+    return _section("Accuracy beside the float model", table + f'<p class="note">{verification["samples"]} inputs, '
+                    f"{escape(verification['inputs'])}, run by {escape(verification['engine'])}. The last column is "
+                    f"the engine's own part: how far it is from what quantization alone does.</p>")
+
+
+def _plots(evidence: Evidence, found: LayerComparison) -> list[str]:
+    first, second = evidence.plots
+    if not first:
+        return []
+    named = "; ".join(f"<b>{number}</b> {evidence.named(layer)}" for number, layer in enumerate(evidence.worst, 1))
+    text = ("<p>How far each layer of the quantized graph is from the float model's. A drop is where error enters; "
+            f"behind it, layers only inherit. Most is added by {named or 'none'}.</p>")
+    parts = [_section("Error by layer", text + first)]
+    if second:
+        parts.append(_section("The layers that add most error", EXPLANATION + second))
+    return parts
+
+
+def _kept(report: Mapping[str, Any]) -> str:
+    kept = reasons(report["quantization"].get("kept_float", ()))
+    islands = reasons(report["float_on_this_engine"])
+
+    def items(lines: Sequence[str]) -> str:
+        return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+    body = items(kept) if kept else "<p>Nothing was kept in float.</p>"
+    if islands:
+        body += f"<p>Runs in float on {escape(report['target'])} all the same:</p>{items(islands)}"
+    return _section("What stayed float, and why", body)
+
+
+def _calibration(calibration: Mapping[str, Any] | None, references: References | None) -> str:
+    if calibration is None:
+        return _section("Calibration", "<p>No samples were given: activations are float. Real samples allow 8 bits "
+                        "(<code>--calibration</code>).</p>")
+    count = calibration["samples"]
+    advice = ("enough for most networks" if count >= ENOUGH_SAMPLES else
+              f"few: with {ENOUGH_SAMPLES} or more the ranges depend less on the choice of samples")
+    body = (f"<p>{count} samples, {advice}. The data's sha256 is <code>{escape(calibration['sha256'][:16])}...</code>, "
+            "so that a later conversion can be told from this one.</p>")
+    return _section("Calibration", body + (_inputs(references) if references is not None else ""))
+
+
+def _inputs(references: References) -> str:
+    """What the first samples look like: a wrong scale or a constant is seen at a glance."""
+    rows, warnings = [], []
+    for name in references.feeds[0]:
+        data = np.concatenate([feed[name].ravel() for feed in references.feeds])
+        if data.dtype.kind not in "iuf" or not data.size:
+            continue
+        low, high = float(data.min()), float(data.max())
+        rows.append((f"<code>{escape(name)}</code>", f"{low:.4g}", f"{high:.4g}", f"{data.mean():.4g}",
+                     f"{data.std():.4g}"))
+        if low == high:
+            warnings.append(f"<p><b>Every number of <code>{escape(name)}</code> is {low:.4g}</b>: these are no real "
+                            "samples.</p>")
+        elif len(references.feeds) > 1 and all(np.array_equal(feed[name], references.feeds[0][name])
+                                               for feed in references.feeds):
+            warnings.append(f"<p><b>The samples of <code>{escape(name)}</code> are all the same.</b></p>")
+    return _table(("input", ">smallest", ">largest", ">mean", ">deviation"), rows) + "".join(warnings)
+
+
+def _layer_table(found: LayerComparison) -> str:
+    rows = [(f"<code>{escape(layer.value)}</code>", escape(layer.op),
+             f'<span style="color: {color(layer.sqnr_db)}">{_db(layer.sqnr_db)}</span>',
+             f"{layer.drop_db:.1f}" if abs(layer.drop_db) < 100 else "-", share(layer.range_used),
+             share(layer.saturated)) for layer in found.layers]
+    table = _table(("layer", "op", ">to the float model", ">lost here [dB]", ">range used", ">saturated"), rows)
+    return _section("All layers", f"<details><summary>{len(rows)} layers</summary>{table}</details>")
