@@ -18,7 +18,7 @@ from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.branches import compute_both_branches
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
 from edgeq_converters.tflite.integer import MOVING, float_reason
-from edgeq_converters.tflite.integers import write_out_integers
+from edgeq_converters.tflite.interface import keep_grids
 from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.layout import identity
 from edgeq_converters.tflite.narrow import carrier, is_narrow
@@ -49,7 +49,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     if find_spec("ai_edge_litert") is None:
         raise MissingExtra("TFLite conversion", "tflite")
-    form = lower_form(write_out_integers(compute_both_branches(model)), table().handlers, limits_in_integers=True)
+    form = lower_form(keep_grids(compute_both_branches(model)), table().handlers, limits_in_integers=True)
     program, float_nodes = lower(form)
     path = folder / ENTRY
     try:

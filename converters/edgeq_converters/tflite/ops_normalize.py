@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.formula import Real
-from edgeq_converters.tflite.layout import identity, last, permute
+from edgeq_converters.tflite.layout import channels_last, identity, last, permute
 from edgeq_converters.tflite.ops_shape import padded
 from edgeq_converters.tflite.program import Value
 from edgeq_converters.tflite.table import op
@@ -95,13 +95,21 @@ def instance_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, e
 @op("GroupNormalization")
 def group_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, num_groups: int, epsilon: float = 1e-5,
                         stash_type: int = 1) -> Value:
-    """Over [C / groups, spatial..] of each group, scale and bias per channel (opset 21)."""
-    flat = (x.shape[0], num_groups, x.size // x.shape[0] // num_groups)
-    real = _standardized(Real(b, b.reshape(b.read(x), flat)), [2], epsilon)
-    back = Real(b, b.reshape(real.tensor, x.shape))
-    order = identity(x.rank)
-    return b.result(_affine(back, _shaped(b, x, scale, "scale", 1, order),
-                            _shaped(b, x, bias, "bias", 1, order)).tensor)
+    """Over [C / groups, spatial..] of each group, scale and bias per channel (opset 21).
+
+    In ONNX order a group is one run of numbers; with the channels last, [N, pixels, groups, C / groups] parts them.
+    """
+    n, c, pixels = x.shape[0], x.shape[1], x.size // (x.shape[0] * x.shape[1])
+    layout = b.common_layout(x)
+    if layout == channels_last(x.rank) and x.rank > 2:
+        apart, places = (n, pixels, num_groups, c // num_groups), [1, 3]
+    else:
+        layout, apart, places = identity(x.rank), (n, num_groups, c // num_groups * pixels), [2]
+    tensor = b.read(x, layout)
+    real = _standardized(Real(b, b.reshape(tensor, apart)), places, epsilon)
+    back = Real(b, b.reshape(real.tensor, tensor.shape))
+    return b.result(_affine(back, _shaped(b, x, scale, "scale", 1, layout),
+                            _shaped(b, x, bias, "bias", 1, layout)).tensor, layout)
 
 
 @op("BatchNormalization")
