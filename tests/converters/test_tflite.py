@@ -42,6 +42,9 @@ LAYOUTS = {
     "channel shuffle": (
         f"(float[1,3,9,7] x) => (float[1,4,9,7] y) {{ a = {CONV} (x, w) m = Reshape (a, groups) "
         f"t = Transpose <perm = [0,2,1,3,4]> (m) s = Reshape (t, split) y = {CONV} (s, v) }}", 3),
+    "normalized groups": (
+        f"(float[1,3,9,7] x) => (float[1,4,9,7] y) <float[1,4,9,7] n> {{ a = {CONV} (x, w) "
+        f"n = GroupNormalization <num_groups = 2> (a, gain, shift) y = {CONV} (n, v) }}", 2),
     "one channel": ("(float[1,1,9,7] x) => (float[1,1,9,7] y) { y = Conv <pads = [1,1,1,1]> (x, o) }", 0),
 }
 
@@ -60,7 +63,7 @@ def test_heads_are_merged_in_the_order_that_the_product_reads() -> None:
 
 def layout_network(text: str) -> ir.Model:
     return network("g " + text, w=normal(4, 3, 3, 3), v=normal(4, 4, 3, 3), u=normal(4, 4, 1, 1), g=normal(252, 5),
-                   o=normal(1, 1, 3, 3),
+                   o=normal(1, 1, 3, 3), gain=normal(4, seed=5), shift=normal(4, seed=6),
                    two=np.array([2]), six=np.array([6]), one=np.array([1]), merged=np.array([1, 4, 63]),
                    split=np.array([1, 4, 9, 7]), groups=np.array([1, 2, 2, 9, 7]))
 
