@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline import Options, Progress
 
 BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
+METHOD_NAMES = ("auto", "nearest", "sum-preserving", "gptq", "gptaq", "descent")
 TARGET_NAMES = ("onnxruntime", "tflite", "coreml")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,6 +112,8 @@ def _common(function: F) -> F:
 @click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True,
               help="auto: 8 bits when there is calibration data.")
 @click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
+@click.option("--method", type=click.Choice(METHOD_NAMES), default="auto", show_default=True,
+              help="How weights become integers; auto takes what measured best for these bits and samples.")
 @click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse"]), default="mse", show_default=True,
               help="How a range is chosen from what calibration saw.")
 @click.option("--keep-float", multiple=True, callback=_patterns, metavar="REGEX",
@@ -175,8 +178,10 @@ def _destination(output: Path | None, dry_run: bool) -> Iterator[Path | None]:
 @main.command()
 @click.argument("source", metavar="MODEL|BUNDLE")
 @_input_option
+@click.option("--compute", type=click.Choice(["ane"]),
+              help="Of a Core ML bundle: what may keep it from the Neural Engine, with sources.")
 @_common
-def inspect(source: str, inputs: dict[str, tuple[int, ...]], as_json: bool) -> None:
+def inspect(source: str, inputs: dict[str, tuple[int, ...]], compute: str | None, as_json: bool) -> None:
     """Show what a model or a bundle holds.
 
     Of a model: ops, sizes, memory, and what stays float on each target and why.
@@ -184,7 +189,7 @@ def inspect(source: str, inputs: dict[str, tuple[int, ...]], as_json: bool) -> N
     from edgeq.report.describe import describe
     from edgeq.report.text import description
 
-    found = describe(source, inputs)
+    found = describe(source, inputs, neural_engine=compute == "ane")
     _print(found, as_json, lambda: description(found))
 
 

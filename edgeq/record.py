@@ -67,11 +67,12 @@ class Record:
         if self.plan is None:
             return {"scheme": "as in the source model"}
         activation = self.plan.activation
+        wider = {weight.node: weight.type.bits for weight in self.plan.weights if weight.type.bits != self.options.bits}
         return {
             "weight_bits": self.options.bits, "weights": self.options.weights, "method": self.options.method,
             "activation_bits": activation.bits if activation else 32,
             "calibrator": self.options.calibrator if activation else None,
-            "kept_float": [asdict(kept) for kept in self.plan.kept],
+            "wider_layers": wider, "kept_float": [asdict(kept) for kept in self.plan.kept],
         }
 
     @cached_property

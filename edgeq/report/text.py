@@ -65,6 +65,10 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
         out.print(sentence, soft_wrap=True)
     for kept in dict.fromkeys(tuple(reasons(row["quantization"].get("kept_float", ()))) for row in rows):
         _list(out, "kept in float:", kept)
+    wider = rows[0]["quantization"].get("wider_layers") if rows else None
+    if wider:
+        bits = " and ".join(map(str, sorted(set(wider.values()))))
+        out.print(f"{len(wider)} small or delicate layers keep {bits} bits", soft_wrap=True)
     for row in rows:
         _list(out, f"runs in float on {row['target']} all the same:", reasons(row["float_on_this_engine"]))
     for warning in low_accuracy(rows):
@@ -166,7 +170,8 @@ def _model(found: Mapping[str, Any]) -> None:
 
 def _bundle(found: Mapping[str, Any]) -> None:
     out = console()
-    quantization = {key: value for key, value in found["quantization"].items() if key != "kept_float"}
+    quantization = {key: value for key, value in found["quantization"].items()
+                    if key not in ("kept_float", "wider_layers")}
     rows = table("", "")
     rows.add_row("bundle", f"{found['name']} for {found['target']}, format {found['format']}")
     rows.add_row("engine", f"{found['engine']} {found['engine_version']}, opens {found['entry']}")
@@ -183,6 +188,10 @@ def _bundle(found: Mapping[str, Any]) -> None:
         rows.add_row("file", f"{file['path']}, {size(file['bytes'])}")
     out.print(rows)
     _list(out, "kept in float:", reasons(found["quantization"].get("kept_float", ())))
+    if "neural_engine" in found:
+        _list(out, "Neural Engine, advice only (a device decides):", [
+            f"{f['rule']}: {f['op']}: {f['message']}. Try: {f['remedy']} [{f['source']}]"
+            for f in found["neural_engine"]] or ["nothing known speaks against it"])
 
 
 def _pairs(data: Mapping[str, Any]) -> str:

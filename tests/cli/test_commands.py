@@ -193,6 +193,15 @@ def test_the_command_lines_defaults_are_pythons(folder: Path, monkeypatch: pytes
             assert (getattr(seen[0], field.name) or None) == (getattr(Options(), field.name) or None), field.name
 
 
+def test_the_names_that_the_command_line_spells_out_are_those_of_the_tables() -> None:
+    from edgeq.cli import METHOD_NAMES, TARGET_NAMES
+    from edgeq.quant.methods import METHODS
+    from edgeq.targets import TARGETS
+
+    assert tuple(METHODS) == METHOD_NAMES
+    assert tuple(TARGETS) == TARGET_NAMES
+
+
 def test_keep_qdq_saves_a_graph_that_plain_onnxruntime_runs(folder: Path) -> None:
     import onnxruntime
 
