@@ -22,14 +22,18 @@ if TYPE_CHECKING:
     from edgeq_runtime.preprocess import Preprocess
 
 
-def describe(source: str, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def describe(source: str, inputs: Mapping[str, tuple[int, ...]], *, neural_engine: bool = False) -> dict[str, Any]:
     """A folder is described as a bundle, anything else as a model. inputs: name -> shape, for free dimensions.
+
+    neural_engine: with the advice of `edgeq.report.ane` about a Core ML bundle.
 
     Raises:
         EdgeqError: the source cannot be read.
     """
     if Path(source).is_dir():
-        return _bundle(Path(source))
+        return _bundle(Path(source)) | (_advice(Path(source)) if neural_engine else {})
+    if neural_engine:
+        raise UsageError(f"--compute ane reads a written Core ML bundle; {source} is none: convert it first")
     from edgeq.frontends import load_model
     from edgeq.passes import canonicalize
 
@@ -42,6 +46,15 @@ def _bundle(path: Path) -> dict[str, Any]:
     manifest = Manifest.read(path)
     return {"kind": "bundle", "path": str(path), "total_bytes": sum(file.bytes for file in manifest.files),
             **asdict(manifest)}
+
+
+def _advice(path: Path) -> dict[str, Any]:
+    from edgeq.report.ane import lint
+
+    manifest = Manifest.read(path)
+    if manifest.engine != "coreml":
+        raise UsageError(f"--compute ane reads a Core ML bundle; {path} is for {manifest.engine}")
+    return {"neural_engine": [asdict(finding) for finding in lint(path / manifest.entry)]}
 
 
 # -- a model -----------------------------------------------------------------------------------------------------------

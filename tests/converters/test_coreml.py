@@ -304,6 +304,82 @@ def test_a_condition_at_run_time(flag: bool, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+# ---------------------------------------------------------------------- precision
+def test_what_leads_to_the_logarithm_of_a_power_is_float32(tmp_path: Path) -> None:
+    """Squares below 6e-8 are 0 in float16, and log(1e-10) is 100 dB from where they are."""
+    model = network("""g (float[1,1,400] x) => (float[1,4,393] y) {
+        f = Conv (x, w)  p = Mul (f, f)  a = Add (p, e)  y = Log (a) }""", w=normal(4, 1, 8), e=np.float32(1e-10))
+    x = normal(1, 1, 400, scale=1e-4)
+    artifact = emit(model, tmp_path, EmitOptions())
+    found = run(tmp_path / artifact.entry, artifact, {"x": x}, "float16")["y"]
+    expected = run_onnxruntime(model, {"x": x})["y"]
+    assert np.abs(found - expected).max() < 0.02  # of 8: a step of float16 there
+    assert expected.min() > -23.1
+
+
+def test_other_squares_stay_in_float16(tmp_path: Path) -> None:
+    model = network("""g (float[1,4,40] x) => (float[1,4,40] y) {
+        f = Mul (x, x)  r = Relu (f)  s = Sigmoid (r)  a = Add (s, e)  y = Log (a) }""", e=np.float32(1e-3))
+    artifact = emit(model, tmp_path, EmitOptions())
+    program = open_package(tmp_path / artifact.entry)
+    kinds = {step.op: step.outputs[0].type.element.name for step in program.steps if step.outputs[0].type is not None}
+    assert {kinds[name] for name in ("square", "mul", "log", "add") if name in kinds} == {"float16"}
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_integers_that_the_graph_makes_itself(precision: Any, tmp_path: Path) -> None:
+    """On a grid that it computes; float16 would move numbers to the neighbours on that grid."""
+    model = network("""g (float[2,60] x) => (uint8[2,60] q, uint8 z, int32[2,4] n) {
+        q, s, z = DynamicQuantizeLinear (x)  n = MatMulInteger (q, w, z) }""",
+        w=np.random.default_rng(0).integers(0, 255, (60, 4)).astype(np.uint8))
+    x = normal(2, 60, scale=3)
+    package = tmp_path / "model.mlpackage"
+    artifact = write_package(model, package, EmitOptions(), precision)
+    found = run(package, artifact, {"x": x}, precision)
+    for name, expected in run_onnxruntime(model, {"x": x}).items():
+        np.testing.assert_array_equal(found[name].reshape(expected.shape), expected, err_msg=name)
+
+
+@pytest.mark.parametrize(("kind", "saturate"), [("BFLOAT16", 1), *(
+    (kind, saturate) for kind in ("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ")
+    for saturate in (0, 1))])
+def test_numbers_rounded_to_small_floats(kind: str, saturate: int, tmp_path: Path) -> None:
+    """Every number of the type, the ones half way to the next, and those beyond the largest."""
+    to = int(ir.DataType[kind])
+    model = network(f"""g (float[1,3000] x) => (float[1,3000] y) {{
+        a = Cast <to = {to}, saturate = {saturate}> (x)  y = Cast <to = 1> (a) }}""")
+    dtype = ir.DataType[kind].numpy()
+    bits = np.arange(256, dtype=np.uint8).view(dtype) if dtype.itemsize == 1 else np.array([1.0], dtype)
+    points = bits.astype(np.float32)
+    points = np.sort(points[np.isfinite(points)])
+    half = (points[1:] + points[:-1]) / 2
+    other = normal(1, 3000 - len(points) - len(half) - 4, scale=50).ravel()
+    x = np.concatenate([points, half, other, [1e6, -1e6, 6e4, -464.0]]).astype(np.float32).reshape(1, 3000)
+    package = tmp_path / "model.mlpackage"
+    artifact = write_package(model, package, EmitOptions(), "float32")
+    found = run(package, artifact, {"x": x}, "float32")["y"]
+    expected = run_onnxruntime(model, {"x": x})["y"]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_half_precision_weights_are_stored_so(tmp_path: Path) -> None:
+    """What `--bits 16` makes of weights: Cast(float16 constant)."""
+    model = network("""g (float[1,16,9,7] x) => (float[1,6,8,3] y) { f = Cast <to = 1> (w)  y = Conv (x, f) }""",
+                    w=normal(6, 16, 2, 5).astype(np.float16))
+    exact(model, tmp_path, EmitOptions(), x=normal(1, 16, 9, 7))
+    artifact = emit(model, tmp_path, EmitOptions())
+    assert blobs(tmp_path / artifact.entry) == [(FLOAT16, 1920)]
+
+
+def test_one_number_chosen_everywhere_is_stored_once(tmp_path: Path) -> None:
+    model = network("g (float[8,999] x, bool[8,999] c) => (float[8,999] y) { y = Where (c, k, x) }", k=np.float32(3.5))
+    artifact = emit(model, tmp_path, EmitOptions())
+    assert blobs(tmp_path / artifact.entry) == []
+    c, x = normal(8, 999) > 0, normal(8, 999, seed=1).astype(np.float16).astype(np.float32)
+    found = run(tmp_path / artifact.entry, artifact, {"x": x, "c": c.astype(np.int32)}, "float16")["y"]
+    np.testing.assert_array_equal(found, np.where(c, np.float32(3.5), x))
+
+
 # ---------------------------------------------------------------------- real models
 @needs_zoo
 @pytest.mark.parametrize("item", MODELS)

@@ -3,7 +3,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from .case import Case, case, const, given, then, x
+
+KERNELS: Final = np.random.default_rng(0).integers(0, 250, (4, 3, 3, 2)).tolist()
 
 CASES: Final[tuple[Case, ...]] = (
     case("gemm", "Gemm", x(3, 6), const(6, 4), const(4)),
@@ -42,4 +46,8 @@ CASES: Final[tuple[Case, ...]] = (
     case("einsum-trans-b", "Einsum", x(2, 3, 6), x(2, 4, 6), equation="bid,bjd->bij"),
     case("einsum-heads", "Einsum", x(2, 5, 3, 4), x(2, 7, 3, 4), equation="bqhd,bkhd->bhqk"),
     case("einsum-constant", "Einsum", x(2, 3, 6), const(6, 4), equation="bij,jk->bik"),
+    case("matmul-integer", "MatMulInteger", x(5, 7, dtype="uint8", high=250), x(7, 4, dtype="uint8", high=250),
+         given(131, "uint8"), given(7, "uint8")),
+    case("conv-integer", "ConvInteger", x(1, 3, 8, 6, dtype="uint8", high=250), given(KERNELS, "uint8"),
+         given(131, "uint8"), given(7, "uint8"), strides=[2, 1]),
 )

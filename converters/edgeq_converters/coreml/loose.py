@@ -1,9 +1,9 @@
 """Quantization that is no grid between two float ops: integers at the interface, computed scales, QLinear ops.
 
-`edgeq.quant.qdq.fold_qdq` moves a QuantizeLinear with its DequantizeLinears onto a value. Here, before it: what it would
-refuse becomes arithmetic in float32 whatever the program's precision (edgeq::Quantize, edgeq::Dequantize, and
-edgeq::Narrow for a Cast to a small float), and the operators that compute with integers become the float operator
-between a DequantizeLinear and a QuantizeLinear, as ONNX defines them.
+`edgeq.quant.qdq.fold_qdq` moves a QuantizeLinear with its DequantizeLinears onto a value. Here, before it: what it
+would refuse becomes arithmetic in float32 whatever the program's precision (edgeq::Quantize, edgeq::Dequantize,
+edgeq::DynamicQuantize, edgeq::IntegerMatMul, edgeq::IntegerConv, and edgeq::Narrow for a Cast to a small float). The
+QLinear operators become the float operator between a DequantizeLinear and a QuantizeLinear, as ONNX defines them.
 """
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from edgeq.graph import constant, initializer, label
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 
 DOMAIN: Final = "edgeq"
-LOOSE: Final = {QUANTIZE: "Quantize", DEQUANTIZE: "Dequantize", "Cast": "Narrow"}
+LOOSE: Final = {QUANTIZE: "Quantize", DEQUANTIZE: "Dequantize", "Cast": "Narrow",
+               "DynamicQuantizeLinear": "DynamicQuantize", "MatMulInteger": "IntegerMatMul",
+               "ConvInteger": "IntegerConv"}
+ALWAYS: Final = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 NARROWED: Final = frozenset({ir.DataType.BFLOAT16, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E4M3FNUZ,
                              ir.DataType.FLOAT8E5M2, ir.DataType.FLOAT8E5M2FNUZ})
 INTEGERS: Final = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16,
@@ -35,9 +38,9 @@ def plain_quantization(graph: ir.Graph) -> None:
             readers = [use.node for use in node.outputs[0].uses() if use.node.op_type == DEQUANTIZE]
             for loose in (node, *readers):
                 _loosen(loose)
-        elif node.op_type == DEQUANTIZE and not _reads_a_grid(node):
-            _loosen(node)
-        elif node.op_type == "Cast" and node.outputs[0].dtype in NARROWED:
+        elif (node.op_type in ALWAYS
+              or (node.op_type == "Cast" and node.outputs[0].dtype in NARROWED)
+              or (node.op_type == DEQUANTIZE and not _reads_a_grid(node))):
             _loosen(node)
 
 

@@ -24,7 +24,8 @@ def _single(b: Builder, operand: Operand) -> Any:
     """The numbers of an operand as float32."""
     if isinstance(operand, Constant):
         return Raw(operand.real.astype(np.float32))
-    return b.cast(operand, "fp32")
+    given = b.singles.get(operand.name)  # an input is float32 still
+    return b.cast(operand, "fp32") if given is None else given
 
 
 def _spread(b: Builder, operand: Operand, shape: Sequence[int], axis: int, block_size: int) -> Any:
@@ -71,9 +72,9 @@ def dequantize(b: Builder, x: Operand, scale: Operand, zero_point: Operand = Non
     return b.cast(b.op("mul", x=steps, y=_spread(b, scale, shape, axis, block_size)), "float")
 
 
-@op("DynamicQuantizeLinear")
-def dynamic_quantize_linear(b: Builder, x: Operand) -> tuple[Operand, Operand, Operand]:
-    """-> (uint8 numbers of x on the grid that covers x and 0, scale, zero point)."""
+@op("DynamicQuantize")
+def dynamic_quantize(b: Builder, x: Operand) -> tuple[Operand, Operand, Operand]:
+    """edgeq::DynamicQuantize -> (uint8 numbers of x on the grid that covers x and 0, scale, zero point)."""
     single, top = _single(b, x), Raw(np.float32(255))
     axes = list(range(b.rank(x)))
     low, high = (b.op(limit, x=b.op(reduction, x=single, axes=axes, keep_dims=True), y=Raw(np.float32(0)))
@@ -85,9 +86,12 @@ def dynamic_quantize_linear(b: Builder, x: Operand) -> tuple[Operand, Operand, O
     return numbers, b.reshape(b.cast(scale, "float"), ()), b.reshape(zero, ())
 
 
-@op("MatMulInteger")
-def mat_mul_integer(b: Builder, x: Operand, y: Operand, x_zero: Operand = None, y_zero: Operand = None) -> Operand:
-    """(x - its zero point) @ (y - its zero point); one zero point, or one for each row of x and column of y."""
+@op("IntegerMatMul")
+def integer_mat_mul(b: Builder, x: Operand, y: Operand, x_zero: Operand = None, y_zero: Operand = None) -> Operand:
+    """edgeq::IntegerMatMul: (x - its zero point) @ (y - its zero point).
+
+    One zero point for each, or one for each row of x and column of y.
+    """
     left, right = b.shape(x), b.shape(y)
     if min(len(left), len(right)) < 2:
         raise CannotLower("a vector in a product of integers")
@@ -110,12 +114,12 @@ def _shifted(b: Builder, x: Operand, zero_point: Operand, shape: tuple[int, ...]
     return b.op("sub", x=b.cast(x, "fp32"), y=Raw(zero[()]))
 
 
-@op("ConvInteger")
-def conv_integer(b: Builder, x: Operand, w: Operand, x_zero: Operand = None, w_zero: Operand = None, *,
+@op("IntegerConv")
+def integer_conv(b: Builder, x: Operand, w: Operand, x_zero: Operand = None, w_zero: Operand = None, *,
                  auto_pad: str = "NOTSET", dilations: Sequence[int] | None = None, group: int = 1,
                  kernel_shape: Sequence[int] | None = None, pads: Sequence[int] | None = None,
                  strides: Sequence[int] | None = None) -> Operand:
-    """x [N,C,..], w [O,C/group,..] -> int32 [N,O,..]. Padding stands for the zero point."""
+    """edgeq::IntegerConv: x [N,C,..], w [O,C/group,..] -> int32 [N,O,..]. Padding stands for the zero point."""
     kernel = b.shape(w)[2:]
     strides, dilations = spatial(strides, len(kernel)), spatial(dilations, len(kernel))
     amounts = window_pads(auto_pad, pads, b.shape(x)[2:], kernel, strides, dilations)

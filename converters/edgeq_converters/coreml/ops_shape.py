@@ -9,7 +9,6 @@ import numpy as np
 
 from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
 from edgeq_converters.coreml.table import op
-from edgeq_converters.optable import CannotLower
 
 
 @op("Shape")
@@ -175,15 +174,6 @@ def constant_of_shape(b: Builder, shape: Operand, *, value: Any = None) -> Const
 def range_(b: Builder, start: Operand, limit: Operand, delta: Operand) -> Constant:
     low, high, step = (b.need(v, "a bound of the range").ravel()[0] for v in (start, limit, delta))
     return Constant(np.arange(low, high, step))
-
-
-@op("Compress")
-def compress(b: Builder, x: Operand, condition: Operand, *, axis: int | None = None) -> Operand:
-    """The elements of x, or its slices along an axis, where the condition holds."""
-    kept = np.flatnonzero(b.need(condition, "condition"))
-    flat = b.reshape(x, (int(np.prod(b.shape(x), dtype=int)),)) if axis is None else x
-    along = 0 if axis is None else axis % b.rank(x)
-    return b.gather(flat, kept, along) if kept.size else nothing(b, flat, along)
 
 
 @op("Trilu")

@@ -1,8 +1,10 @@
-"""Which nodes of a float16 program compute in float32: what leads to a logarithm of a power.
+"""Which nodes of a float16 program compute in float32: logarithms of powers, and integers that floats stand for.
 
 float16 spans 72 dB of amplitude (65504 down to 6e-5 before digits are lost), and half of that of a power; spectra span
 more, and a logarithm shows all of it: what underflows to 0 becomes log(epsilon), tens of dB off. The other readers of
 small squares do not need this: a root or a mean of what underflowed is off by less than 3e-4.
+
+Integers are exact in float16 up to 2048: not the products of 8-bit numbers, nor the index of a pixel.
 """
 from __future__ import annotations
 
@@ -15,20 +17,26 @@ from edgeq.graph import constant, quant
 # Filters, spectra and what is done to them before the logarithm. An activation in between ends the walk: what comes
 # out of it is no measured signal any more, and a network's middle should not leave the Neural Engine.
 LINEAR: Final = frozenset({
-    "Conv", "ConvTranspose", "MatMul", "Gemm", "Linear", "Add", "Sub", "Mul", "Div", "Neg", "Pad", "Reshape", "Transpose",
-    "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather", "Identity", "Expand", "ReduceSum",
-    "ReduceMean", "AveragePool", "Sum", "Abs", "Max", "Clip", "Sqrt",
+    "Conv", "ConvTranspose", "MatMul", "Gemm", "Linear", "Add", "Sub", "Mul", "Div", "Neg", "Pad", "Reshape",
+    "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather", "Identity", "Expand",
+    "ReduceSum", "ReduceMean", "AveragePool", "Sum", "Abs", "Max", "Clip", "Sqrt", "Floor", "Ceil", "Round",
 })
 SQUARES: Final = frozenset({"ReduceSumSquare", "ReduceL2"})
 
 
 def in_float32(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes between the inputs, or the last grid or activation, and a Log that reads a square."""
+    """The nodes between the inputs, or the last grid or activation, and a Log that reads a square; or between a Cast
+    from integers and one back to them.
+    """
     found: set[ir.Node] = set()
     for node in graph:
         if node.op_type == "Log":
             behind = _behind(node)
             if any(map(_squares, behind)):
+                found |= behind
+        elif node.op_type == "Cast" and _is_integer(node.outputs[0]) and not _is_integer(node.inputs[0]):
+            behind = _behind(node)
+            if any(map(_from_integers, behind)):
                 found |= behind
     return found
 
@@ -38,9 +46,13 @@ def _behind(node: ir.Node) -> set[ir.Node]:
     while waiting:
         for value in waiting.pop().inputs:
             source = value.producer() if value is not None and quant(value) is None else None
-            if source is not None and source not in seen and (source.op_type in LINEAR or _squares(source)):
-                seen.add(source)
+            if source is None or source in seen:
+                continue
+            if source.op_type in LINEAR or _squares(source):
                 waiting.append(source)
+                seen.add(source)
+            elif _from_integers(source):
+                seen.add(source)
     return seen
 
 
@@ -49,3 +61,11 @@ def _squares(node: ir.Node) -> bool:
         exponent = constant(node.inputs[1])
         return exponent is not None and exponent.size == 1 and float(exponent.ravel()[0]) > 1
     return node.op_type in SQUARES or (node.op_type == "Mul" and node.inputs[0] is node.inputs[1])
+
+
+def _from_integers(node: ir.Node) -> bool:
+    return node.op_type == "Cast" and _is_integer(node.inputs[0]) and not _is_integer(node.outputs[0])
+
+
+def _is_integer(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype is not None and value.dtype.is_integer()
