@@ -101,7 +101,7 @@ def attempt(case: Any, folder: Path) -> Attempt | None:
     except UnsupportedModel:
         return None
     path = (folder / artifact.entry).rename(folder / f"{case.id}.tflite")
-    np.savez(folder / f"{case.id}.npz", **feeds)
+    np.savez(folder / f"{case.id}.npz", **feeds)  # type: ignore[arg-type]
     found: dict[str, Arrays | str] = {}
     operators = []
     for name, resolver in RESOLVERS.items():

@@ -23,8 +23,8 @@ import onnx_ir as ir
 from common import parser, report
 
 # TRANSPOSEs by minimum cut, and those that onnx2tf 2.6.9 wrote for the same kinds of network quantized.
-BOUND: Final = {"small": (1, 1), "mbv2": (1, 1), "mbv3+SE": (1, 25), "flatfc": (1, 1), "unet": (2, 5), "shuffle": (3, 7),
-                "convnext": (1, 2), "vit": (5, 6)}
+BOUND: Final = {"small": (1, 1), "mbv2": (1, 1), "mbv3+SE": (1, 25), "flatfc": (1, 1), "unet": (2, 5),
+                "shuffle": (3, 7), "convnext": (1, 2), "vit": (5, 6)}
 LAST: Final = frozenset(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize"))
 
 
@@ -48,10 +48,14 @@ class Net:
     constants: list[Any] = field(default_factory=list)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        return self.several(kind, 1, *inputs, **attributes)[0]
+
+    def several(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """An operator with several outputs."""
         names = [f"v{len(self.nodes)}_{k}" for k in range(outputs)]
         self.nodes.append(onnx.helper.make_node(kind, list(inputs), names, **attributes))
-        return names[0] if outputs == 1 else names
+        return names
 
     def weights(self, *shape: int) -> str:
         return self.constant((self.rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32))
@@ -135,7 +139,7 @@ def shuffle() -> ir.Model:
     n = Net((1, 3, 32, 24))
     h = n.relu(n.conv("x", 3, 12, 3, 2))
     for _ in range(2):
-        left, right = n.op("Split", h, outputs=2, axis=1, num_outputs=2)
+        left, right = n.several("Split", 2, h, axis=1, num_outputs=2)
         right = n.conv(n.conv(n.relu(n.conv(right, 6, 6)), 6, 6, 3, group=6), 6, 6)
         joined = n.reshape(n.op("Concat", left, right, axis=1), 1, 2, 6, 16, 12)
         h = n.reshape(n.op("Transpose", joined, perm=[0, 2, 1, 3, 4]), 1, 12, 16, 12)

@@ -218,6 +218,8 @@ class Builder:
         row = KERNELS[kernel]
         positions = range(len(inputs)) if row.data is None else row.data
         data = [tensor for p in positions if (tensor := inputs[p]) is not None]
+        if dtype_name(data[0]) not in row.dtypes | {"q8"}:  # q8 without a kernel is refused with its own reason below
+            raise CannotLower(f"{kernel} does not take {data[0].dtype}")
         grid = self._result_grid(kernel, data[0]) if to == "auto" else to
         if row.grids is Grids.SAME and grid is not None and data[0].grid is not None:
             inputs = [self.convert(t, grid) if p in positions and t is not None else t for p, t in enumerate(inputs)]

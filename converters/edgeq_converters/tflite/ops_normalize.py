@@ -101,6 +101,7 @@ def group_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, num_
     """
     n, c, pixels = x.shape[0], x.shape[1], x.size // (x.shape[0] * x.shape[1])
     layout = b.common_layout(x)
+    apart: tuple[int, ...]
     if layout == channels_last(x.rank) and x.rank > 2:
         apart, places = (n, pixels, num_groups, c // num_groups), [1, 3]
     else:
