@@ -195,6 +195,33 @@ def inspect(source: str, inputs: dict[str, tuple[int, ...]], compute: str | None
 
 @main.command()
 @click.argument("model")
+@click.option("--calibration", metavar="DATA", required=True,
+              help="Real samples: .npz, .npy, a folder, or module:function.")
+@click.option("--samples", type=click.IntRange(min=1), default=64, show_default=True, help="Use at most this many.")
+@click.option("--bits", type=click.Choice(["4", "8"]), default="8", show_default=True, help="Of the weights.")
+@click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
+@click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True,
+              help="Whose rules; repeatable, all by default.")
+@_input_option
+@click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
+@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many layers to show.")
+@_common
+def analyze(model: str, targets: tuple[str, ...], bits: str, preprocess: str | None, top: int, as_json: bool,
+            **flags: Any) -> None:
+    """Rank the layers by the damage that each causes when it alone is quantized."""
+    from edgeq.options import Options
+    from edgeq.report.analyze import analyze as damage
+    from edgeq.report.analyze import print_damage
+    from edgeq.report.describe import read_preprocess
+
+    with _progress() as progress:
+        options = Options(**flags, bits=int(bits), preprocess=read_preprocess(preprocess), progress=progress)
+        found = damage(model, targets or TARGET_NAMES, options)
+    _print(found, as_json, lambda: print_damage(found, top))
+
+
+@main.command()
+@click.argument("model")
 @_input_option
 @_common
 def estimate(model: str, inputs: dict[str, tuple[int, ...]], as_json: bool) -> None:

@@ -30,7 +30,7 @@ class Prefix:
         self._position = {node: number for number, node in enumerate(self._nodes)}
         self._last: dict[ir.Value, int] = {}
         for number, node in enumerate(self._nodes):
-            self._last.update(dict.fromkeys(_reads(node), number))
+            self._last.update(dict.fromkeys(reads(node), number))
         inputs = [value for value in model.graph.inputs if value in self._last]
         self._values = {value: [feed[value.name or ""] for feed in feeds] for value in inputs if value.name in feeds[0]}
         self._done = 0
@@ -51,13 +51,13 @@ class Prefix:
 
     def _run(self, nodes: list[ir.Node], stop: int) -> None:
         made = {value for node in nodes for value in node.outputs}
-        reads = list(dict.fromkeys(value for node in nodes for value in _reads(node) if value not in made))
+        reads = list(dict.fromkeys(value for node in nodes for value in reads(node) if value not in made))
         given = [value for value in reads if value in self._values]
         outputs = [value for node in nodes for value in node.outputs if self._last.get(value, -1) >= stop]
         constants = [value for value in reads if is_constant(value) or value not in self._values]
         if not outputs:
             return
-        session = _session(self._model, nodes, {value: self._values[value][0] for value in given},
+        session = part_session(self._model, nodes, {value: self._values[value][0] for value in given},
                            {value.name or "": self._constant(value) for value in constants}, outputs)
         names = [value.name for value in outputs]
         results = [session.run(names, {value.name: self._values[value][sample] for value in given})
@@ -71,7 +71,7 @@ class Prefix:
         return self._replaced[name] if name in self._replaced else value.const_value.numpy()
 
 
-def _reads(node: ir.Node) -> list[ir.Value]:
+def reads(node: ir.Node) -> list[ir.Value]:
     """What a node reads of its own graph, in the bodies of its attributes too."""
     values = [value for value in node.inputs if value is not None]
     for body in _bodies(node):
@@ -95,7 +95,7 @@ def _needed(wanted: set[ir.Node]) -> set[ir.Node]:
     """The nodes themselves and all that their inputs depend on."""
     found, open_ = set(wanted), list(wanted)
     while open_:
-        for value in _reads(open_.pop()):
+        for value in reads(open_.pop()):
             producer = value.producer()
             if producer is not None and producer not in found:
                 found.add(producer)
@@ -103,7 +103,7 @@ def _needed(wanted: set[ir.Node]) -> set[ir.Node]:
     return found
 
 
-def _session(model: ir.Model, nodes: Sequence[ir.Node], given: Mapping[ir.Value, NDArray[Any]],
+def part_session(model: ir.Model, nodes: Sequence[ir.Node], given: Mapping[ir.Value, NDArray[Any]],
              constants: Arrays, outputs: Iterable[ir.Value]) -> Any:
     """onnxruntime with a piece of the model."""
     import onnx
