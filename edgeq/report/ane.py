@@ -124,7 +124,7 @@ def _ranks(view: View) -> Hits:
         assert output.type is not None
         rank = len(output.type.shape)
         if rank > 4:
-            yield "rank", step.name, f"{step.op} computes rank {rank}; the Neural Engine is made for 4, Core ML ends at 5"
+            yield "rank", step.name, f"{step.op} computes rank {rank}; the Neural Engine is made for 4"
 
 
 def _free_sizes(view: View) -> Hits:
@@ -145,8 +145,8 @@ def _padding(view: View) -> Hits:
     for spec in view.interface:
         waste = _padding_bytes(spec.shape)
         if waste > WASTE:
-            yield "interface", spec.name, (f"the last axis of '{spec.name}' has {spec.shape[-1]} elements; stored in rows "
-                                           f"of {ROW_BYTES} bytes, it takes {waste:,} bytes more")
+            yield "interface", spec.name, (f"the last axis of '{spec.name}' has {spec.shape[-1]} elements; stored in "
+                                           f"rows of {ROW_BYTES} bytes, it takes {waste:,} bytes more")
 
 
 def _padding_bytes(shape: tuple[int | None, ...]) -> int:
@@ -248,7 +248,8 @@ def _shape(view: View, operand: Any) -> tuple[int | None, ...]:
 
 RULES: Final = (
     Rule("ops of the CPU", _cpu_ops, HOLLANCE, "move it to the ends of the model or into the application"),
-    Rule("rank", _ranks, "https://github.com/apple/coremltools/issues/2536", "fold axes: a batch of 1 or heads into one"),
+    Rule("rank", _ranks, "https://github.com/apple/coremltools/issues/2536",
+         "fold axes: a batch of 1, or heads, into one"),
     Rule("free sizes", _free_sizes, f"{GUIDE}flexible-inputs.html", "fix them with --input NAME:SHAPE"),
     Rule("sequences", _sequences, "https://machinelearning.apple.com/research/neural-engine-transformers",
          "export 1x1 convolutions over (batch, channels, 1, sequence)"),
