@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from edgeq.frontends.functions import expand
 from edgeq.graph import QUANT, constant, consumers, quant, shape
@@ -54,6 +55,7 @@ def expand_unhandled(model: ir.Model, handled: Collection[str]) -> None:
         fix_shapes(model, open_sizes=True)
     written = plain_numbers(model)
     if unrolled or expanded or written:
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # folding reads initializers
         fix_shapes(model, open_sizes=True)
         canonicalize(model, exact=True)
 

@@ -212,6 +212,9 @@ def _integer_product(node: ir.Node) -> bool:
     terms = shape[-2] if node.op_type == "MatMulInteger" and len(shape) > 1 else int(np.prod(shape[1:]))
     if terms * 255 * 255 >= _EXACT:
         return False
+    if any(value is not None and constant(value) is None and value.shape not in (ir.Shape(()), ir.Shape((1,)))
+           for value in node.inputs[2:4]):
+        return False
     write = Writer(node)
     factors = []
     for number, value in enumerate((a, b)):
@@ -219,9 +222,8 @@ def _integer_product(node: ir.Node) -> bool:
         real = write.cast(value, _T.FLOAT)
         if given is not None:
             zero = constant(given)
-            if zero is None:
-                return False
-            real = write("Sub", real, write.constant(_zero_points(node, zero, number, shape), np.float32))
+            real = write("Sub", real, write.cast(given, _T.FLOAT) if zero is None else write.constant(
+                _zero_points(node, zero, number, shape), np.float32))
         factors.append(real)
     attributes = {name: given.value for name, given in node.attributes.items()}
     op = "MatMul" if node.op_type == "MatMulInteger" else "Conv"
