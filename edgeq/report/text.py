@@ -237,7 +237,7 @@ def layer_table(found: Mapping[str, Any]) -> None:
         out.print(f"not comparable, for no tensor of the engine bears their name: {', '.join(found['unmatched'])}",
                   soft_wrap=True)
     broken = found["first_broken"]
-    out.print(f"breaks first at: {broken}" if broken else "no layer breaks", style="red" if broken else "green")
+    out.print(f"breaks first at: {broken}" if broken else "no output breaks", style="red" if broken else "green")
 
 
 def _lost(line: Mapping[str, Any]) -> str:

@@ -61,14 +61,23 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class LayerComparison:
-    """layers: in the order of computation. unmatched: values of the float model that the other side does not show."""
+    """layers: in the order of computation. unmatched: values of the float model that the other side does not show.
+
+    outputs: names of the network's outputs.
+    """
 
     layers: tuple[Layer, ...]
     unmatched: tuple[str, ...]
+    outputs: frozenset[str]
 
     @property
     def first_broken(self) -> Layer | None:
-        """The first layer below BROKEN_DB: everything behind it only inherits the damage."""
+        """The first layer below BROKEN_DB, where an output is: everything behind it only inherits the damage.
+
+        Where the outputs are sound, no layer is broken: noise on values that nobody depends on is no damage.
+        """
+        if all(layer.sqnr_db >= BROKEN_DB for layer in self.layers if layer.value in self.outputs):
+            return None
         return next((layer for layer in self.layers if layer.sqnr_db < BROKEN_DB), None)
 
     def worst(self, count: int) -> list[Layer]:
@@ -144,7 +153,8 @@ def compare_values(network: ir.Model, probe: Probe, feeds: Iterable[Arrays]) -> 
         for name, seen in probe.run(feed).items():
             if name in sums:
                 sums[name].add(np.asarray(feed[name] if name in feed else expected[name]), seen)
-    return LayerComparison(_layers(network.graph, sums), tuple(_unmatched(network.graph, shown)))
+    return LayerComparison(_layers(network.graph, sums), tuple(_unmatched(network.graph, shown)),
+                           frozenset(value.name or "" for value in network.graph.outputs))
 
 
 class _Sums:
@@ -224,10 +234,21 @@ def _float_values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _is_inner(value: ir.Value) -> bool:
-    """Whether only the activation or the rounding that its kernel performs reads it: it exists in no engine."""
+    """Whether only the bias, the activation or the rounding that its kernel performs reads it: no engine has it."""
     readers = consumers(value)
-    return (len(readers) == 1 and not value.is_graph_output() and
-            (readers[0].op_type in ABSORBED or readers[0].op_type == QUANTIZE))
+    if len(readers) != 1 or value.is_graph_output():
+        return False
+    producer, reader = value.producer(), readers[0]
+    if producer is not None and producer.op_type == "MatMul" and reader.op_type == "Add":
+        return any(_is_stored(other) for other in reader.inputs if other is not value)
+    return reader.op_type in ABSORBED or reader.op_type == QUANTIZE
+
+
+def _is_stored(value: ir.Value | None) -> bool:
+    """A constant, or one behind a DequantizeLinear."""
+    producer = None if value is None else value.producer()
+    return is_constant(value) or (producer is not None and producer.op_type == DEQUANTIZE
+                                  and is_constant(producer.inputs[0]))
 
 
 def _unmatched(graph: ir.Graph, shown: set[str]) -> list[str]:

@@ -81,6 +81,27 @@ def test_numbers_of_a_layer_are_those_of_numpy() -> None:
     assert layer.saturated == 0.25  # 9 alone: the 0 of the ReLU is no saturation
 
 
+def test_noise_that_no_output_hears_is_no_break() -> None:
+    """At 20 dB of the output, a layer at 0 dB is none that breaks; at 0 dB of both it is."""
+    model = network("g (float[1,4] x) => (float[1,4] y) { a = Relu (x) y = Add (a, big) }",
+                    big=np.full(4, 10, np.float32))
+    x = np.ones((1, 4), np.float32)
+
+    class Fake:
+        names = ("a", "y")
+
+        def __init__(self, error: float):
+            self.error = error
+
+        def run(self, feed: object) -> dict[str, Seen]:
+            return {"a": Seen(x + 1), "y": Seen(x + 10 + np.float32(self.error))}
+
+    assert compare_values(model, Fake(1), [{"x": x}]).first_broken is None
+    broken = compare_values(model, Fake(11), [{"x": x}]).first_broken
+    assert broken is not None
+    assert broken.value == "a"
+
+
 def test_a_value_of_another_name_is_listed_and_not_guessed(tmp_path: Path) -> None:
     bundle = convert(residual(), target="onnxruntime", output=tmp_path / "b", calibration=feeds(SHAPE))
     other = residual()
