@@ -51,10 +51,10 @@ class Prefix:
 
     def _run(self, nodes: list[ir.Node], stop: int) -> None:
         made = {value for node in nodes for value in node.outputs}
-        reads = list(dict.fromkeys(value for node in nodes for value in reads(node) if value not in made))
-        given = [value for value in reads if value in self._values]
+        needed = list(dict.fromkeys(value for node in nodes for value in reads(node) if value not in made))
+        given = [value for value in needed if value in self._values]
         outputs = [value for node in nodes for value in node.outputs if self._last.get(value, -1) >= stop]
-        constants = [value for value in reads if is_constant(value) or value not in self._values]
+        constants = [value for value in needed if is_constant(value) or value not in self._values]
         if not outputs:
             return
         session = part_session(self._model, nodes, {value: self._values[value][0] for value in given},
@@ -63,7 +63,6 @@ class Prefix:
         results = [session.run(names, {value.name: self._values[value][sample] for value in given})
                    for sample in range(len(next(iter(self._values.values()))))]
         self._values.update({value: [result[k] for result in results] for k, value in enumerate(outputs)})
-
 
     def _constant(self, value: ir.Value) -> NDArray[Any]:
         name = value.name or ""
