@@ -283,7 +283,7 @@ class OnnxProbe:
         for node in model.graph:
             data = node.inputs[0] if node.inputs else None
             grid = grid_of(node) if node.op_type == QUANTIZE else None
-            name = None if data is None or grid is None else _float_name(data, known)
+            name = None if data is None or grid is None else _float_name(data, node.outputs[0], known)
             if name is not None and grid is not None and isinstance(grid.type.granularity, PerTensor):
                 self._grids[name] = node.outputs[0].name or "", grid
         inputs = {value.name for value in model.graph.inputs}
@@ -318,14 +318,13 @@ class OnnxProbe:
         return seen
 
 
-def _float_name(value: ir.Value, known: set[str | None]) -> str | None:
-    """The name in the float model: an output on a grid gives its name to the rounded value."""
-    name = value.name or ""
-    if name in known:
-        return name
-    behind = [out.name for reader in consumers(value) if reader.op_type == QUANTIZE
-              for dq in consumers(reader.outputs[0]) if dq.op_type == DEQUANTIZE for out in dq.outputs]
-    return next((found for found in behind if found in known), None)
+def _float_name(value: ir.Value, stored: ir.Value, known: set[str | None]) -> str | None:
+    """The name in the float model of a value that is rounded: its own; that of its integers, which are called
+    `<value>_q` also where the backend computes the value in another shape; or, for an output, the rounded value's.
+    """
+    rounded = [out.name for reader in consumers(stored) if reader.op_type == DEQUANTIZE for out in reader.outputs]
+    names = [value.name, (stored.name or "").removesuffix("_q"), *rounded]
+    return next((name for name in names if name in known), None)
 
 
 # -- TFLite ------------------------------------------------------------------------------------------------------------

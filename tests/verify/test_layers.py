@@ -49,6 +49,16 @@ def test_in_a_good_bundle_every_layer_is_found_and_none_breaks(target: str, tmp_
     assert all(layer.range_used > 0.3 and layer.saturated < 0.1 for layer in on_grid)
 
 
+def test_a_product_that_the_backend_flattens_is_found(tmp_path: Path) -> None:
+    model = network("g (float[1,3,8] x) => (float[1,3,6] y) { m = MatMul (x, w1) a = Add (m, b1) r = Relu (a) "
+                    "y = MatMul (r, w2) }", w1=normal(8, 5), b1=normal(5, seed=1), w2=normal(5, 6, seed=2))
+    bundle = convert(model, target="onnxruntime", output=tmp_path / "b", calibration=feeds((1, 3, 8)))
+    found = compare_layers(bundle.path, model, feeds((1, 3, 8)))
+    assert found.unmatched == ()
+    assert {layer.value for layer in found.layers} >= {"r", "y"}
+    assert all(layer.sqnr_db > 25 for layer in found.layers)
+
+
 def test_a_scale_in_the_file_that_is_four_times_too_large_is_named(tmp_path: Path) -> None:
     bundle = convert(residual(), target="onnxruntime", output=tmp_path / "b", calibration=feeds(SHAPE))
     file = bundle.path / "model.onnx"
