@@ -20,7 +20,7 @@ from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.half import store_half
 from edgeq.quant.methods import method_named
 from edgeq.quant.plan import QuantPlan, make_plan
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, without_rounding
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.record import Record, check_labels, input_specs, model_name, selftest_cases, selftest_tolerance
@@ -66,7 +66,8 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     if options.keep_qdq is not None:
         ir.save(graph, options.keep_qdq)
     record = Record(model, graph, plan, samples, options)
-    references = References(network, graph, input_specs(network), samples)
+    unrounded = network if plan is not None else without_rounding(network)
+    references = References(unrounded, graph, input_specs(network), samples)
     evidence = Evidence(network, graph, references)
     with ExitStack() as all_or_none:
         for name, path in paths.items():

@@ -61,6 +61,16 @@ def test_a_model_that_is_quantized_already_keeps_its_scales(tmp_path: Path) -> N
     assert again.manifest.quantization == {"scheme": "as in the source model"}
 
 
+def test_a_quantized_model_in_half_precision_is_measured_against_its_own_rounding(tmp_path: Path) -> None:
+    options = Options(calibration=feeds(SHAPE), keep_qdq=tmp_path / "graph.onnx")
+    convert_all(residual(), ["onnxruntime"], options, tmp_path / "first")
+    bundle = convert(tmp_path / "graph.onnx", target="coreml", output=tmp_path / "again", calibration=feeds(SHAPE))
+    verification = bundle.report["verification"]
+    (rounding,), (graph,) = verification["graph_against_float"], verification["against_graph"]
+    assert 30 < rounding["sqnr_db"] < 60
+    assert 30 < graph["sqnr_db"] < 60
+
+
 def test_static_activations_without_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--calibration DATA"):
         convert(residual(), target="tflite", activations="8", output=tmp_path / "b")

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import Problem, UnsupportedModel
-from edgeq.graph import QUANT, attribute, constant, is_constant, label, quant
+from edgeq.graph import QUANT, attribute, constant, initializer, is_constant, label, quant
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantParams, QuantType
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -43,6 +43,32 @@ def fold_qdq(model: ir.Model) -> None:
             problems.append(Problem(label(node), node.op_type, "its integers do not come from a QuantizeLinear"))
     if problems:
         raise UnsupportedModel("any backend", problems)
+
+
+def without_rounding(model: ir.Model) -> ir.Model:
+    """A copy of a QDQ model that clips activations to their grids but does not round them: its float counterpart.
+
+        x -> Q -> DQ -> y      =>      x -> Clip(lowest, highest of the grid) -> y
+
+    The clip stays because many quantizers leave it to the grid to be the Relu.
+    """
+    model = model.clone()
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type != DEQUANTIZE or is_constant(node.inputs[0]):
+            continue
+        rounding, params = node.inputs[0].producer() if node.inputs[0] is not None else None, _params(node)
+        if rounding is None or rounding.op_type != QUANTIZE or params is None or params.scale.ndim:
+            continue
+        bounds = [initializer(graph, f"{label(node)}_{end}", np.array(bound, np.float32))
+                  for end, bound in zip(("low", "high"), params.real_range(), strict=True)]
+        clip = ir.node("Clip", [rounding.inputs[0], *bounds], name=f"{label(node)}_clip")
+        result, old = clip.outputs[0], node.outputs[0]
+        result.name, result.shape, result.type = old.name, old.shape, old.type
+        graph.insert_before(node, clip)
+        old.replace_all_uses_with(result, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+    return model
 
 
 def _fold_quantize(graph: ir.Graph, node: ir.Node, params: QuantParams) -> list[Problem]:
