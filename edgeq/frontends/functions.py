@@ -91,7 +91,7 @@ def _type_proto(value: ir.Value | None) -> bytes:
             ir.serde.serialize_type_into(proto, value.type)
         if value.shape is not None:
             ir.serde.serialize_shape_into(proto, value.shape)
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())
 
 
 def _call(model: ir.Model, node: ir.Node, body: onnx.FunctionProto, name: str, version: int) -> None:
