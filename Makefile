@@ -19,7 +19,7 @@ demo: .venv/demo.stamp
 test: lint
 	@$(BIN)/python -m pytest -q -n 2 -m "not full"
 
-test-full: lint
+test-full: lint .venv/full.stamp
 	@$(BIN)/python -m pytest -q -n 2
 
 lint: .venv/test.stamp
@@ -49,4 +49,9 @@ clean:
 .venv/test.stamp: .venv/demo.stamp tests/requirements.txt
 	@echo "installing torch and the test tools into .venv (once; some minutes)"
 	@$(PIP) install torch==2.13.0 -e '.[all]' -r tests/requirements.txt
+	@touch $@
+
+# What the table of whole architectures is exported from.
+.venv/full.stamp: .venv/test.stamp benchmarks/requirements.txt
+	@$(PIP) install -r benchmarks/requirements.txt
 	@touch $@
