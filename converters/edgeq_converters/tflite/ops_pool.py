@@ -177,17 +177,19 @@ def global_lp_pool(b: Builder, x: Value, *, p: int = 2) -> Value:
 
 @op("GlobalAveragePool")
 def global_average_pool(b: Builder, x: Value) -> Value:
-    layout = b.common_layout(x)
-    axes = [layout.index(axis) for axis in range(2, x.rank)]
-    tensor = b.call("MEAN", [b.read(x, layout), b.ints(axes)], permute(b.shape, layout), keepDims=True)
-    return b.result(tensor, layout)
+    return _global_pool(b, x, "MEAN")
 
 
 @op("GlobalMaxPool")
 def global_max_pool(b: Builder, x: Value) -> Value:
+    return _global_pool(b, x, "REDUCE_MAX")
+
+
+def _global_pool(b: Builder, x: Value, kernel: str) -> Value:
+    """x [N,C,...] -> [N,C,1,...], in whichever layout x already has."""
     layout = b.common_layout(x)
     axes = [layout.index(axis) for axis in range(2, x.rank)]
-    tensor = b.call("REDUCE_MAX", [b.read(x, layout), b.ints(axes)], permute(b.shape, layout), keepDims=True)
+    tensor = b.call(kernel, [b.read(x, layout), b.ints(axes)], permute(b.shape, layout), keepDims=True)
     return b.result(tensor, layout)
 
 
