@@ -1,0 +1,74 @@
+"""Commands on a bundle that is there."""
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from edgeq.cli.shared import BAD_INPUT, common, print_result
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--reference", metavar="MODEL", help="The float model to compare with.")
+@click.option("--data", metavar="DATA", help="Real samples for the comparison; by default those of the self-test.")
+@click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
+@click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that breaks.")
+@common
+def verify(bundle: Path, data: str | None, reference: str | None, samples: int | None, layers: bool, as_json: bool,
+           ) -> None:
+    """Check a bundle.
+
+    Its files, its self-test, and with --reference its distance from the float model.
+    """
+    from edgeq.report.text import checked, layer_table
+    from edgeq.verify.again import verify_again, verify_layers
+
+    if layers and reference is None:
+        raise click.UsageError("--layers compares with the float model: add --reference MODEL")
+    result = verify_again(bundle, data=data, reference=reference, limit=samples)
+    found = {"passed": result.passed, **asdict(result)}
+    if layers:
+        found |= verify_layers(bundle, reference, data, samples).to_json()
+        if not as_json:
+            layer_table(found)
+    print_result(found, as_json, lambda: checked(found))
+    if not result.passed:
+        sys.exit(BAD_INPUT)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--input", "inputs", multiple=True, required=True, metavar="[NAME=]FILE",
+              help=".npy, .npz or an image. Repeatable.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the outputs here, as .npz.")
+@common
+def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, as_json: bool) -> None:
+    """Run a bundle on one input."""
+    from edgeq.report.run import run_bundle
+    from edgeq.report.text import outputs
+
+    result = run_bundle(bundle, inputs, top, output)
+    print_result(result, as_json, lambda: outputs(result))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.")
+@common
+def benchmark(bundle: Path, runs: int, threads: int | None, as_json: bool) -> None:
+    """Measure a bundle on this machine.
+
+    Latency percentiles, the first run, peak memory and size.
+    """
+    from edgeq.report.text import fields
+    from edgeq_runtime import load
+    from edgeq_runtime.benchmark import benchmark as measure
+
+    with load(bundle, threads=threads) as model:
+        result = measure(model, runs=runs).to_dict()
+    print_result(result, as_json, lambda: fields(result))

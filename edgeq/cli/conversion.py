@@ -1,0 +1,97 @@
+"""edgeq convert."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeq.cli.shared import (
+    BELOW_WHAT_WAS_ASKED,
+    METHOD_NAMES,
+    TARGET_NAMES,
+    common,
+    input_option,
+    patterns,
+    print_result,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from edgeq.options import Options, Progress
+
+
+@click.command()
+@click.argument("model")
+@click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True, required=True, help="Repeatable.")
+@click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), default="8", show_default=True,
+              help="Of the weights; 16 is half precision, 32 is float as it came.")
+@click.option("--calibration", metavar="DATA", help="Real samples: .npz, .npy, a folder, or module:function.")
+@click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
+@click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True,
+              help="auto: 8 bits when there is calibration data.")
+@click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
+@click.option("--method", type=click.Choice(METHOD_NAMES), default="auto", show_default=True,
+              help="How weights become integers; auto takes what measured best for these bits and samples.")
+@click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse"]), default="mse", show_default=True,
+              help="How a range is chosen from what calibration saw.")
+@click.option("--keep-float", multiple=True, callback=patterns, metavar="REGEX",
+              help="Nodes whose name matches stay float. Repeatable.")
+@input_option
+@click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
+@click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One class name a line.")
+@click.option("--min-os", type=click.IntRange(16, 18), default=18, show_default=True, help="Core ML: the oldest iOS.")
+@click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True,
+              help="Core ML: where the model should run.")
+@click.option("--keep-qdq", type=click.Path(dir_okay=False, path_type=Path), help="Save the quantized ONNX graph here.")
+@click.option("--strict", is_flag=True, help="Exit with 3 when an op of a quantized model runs in float.")
+@click.option("--no-verify", is_flag=True, help="Do not run the result.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--dry-run", is_flag=True, help="Do everything, write nothing.")
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="The bundle's folder; with several targets, their parent.")
+@common
+def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Convert a model into one bundle per target.
+
+    MODEL is an .onnx or .pt2 file, or module:function.
+    """
+    from edgeq.pipeline import convert_all
+    from edgeq.report.text import conversion
+
+    dry_run, output, options = flags.pop("dry_run"), flags.pop("output"), _options(flags)
+    if dry_run and flags["keep_qdq"]:
+        raise click.UsageError("--dry-run writes nothing, so it excludes --keep-qdq")
+    with progress_bar() as progress, _destination(output, dry_run) as place:
+        bundles = convert_all(model, list(dict.fromkeys(targets)), options(progress), place)
+        rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}
+                for bundle in bundles]
+    print_result(rows, as_json, lambda: conversion(rows))
+    if flags["strict"] and any(row["float_on_this_engine"] for row in rows):
+        click.echo("error: ops of the quantized model run in float (see above), and --strict was given", err=True)
+        sys.exit(BELOW_WHAT_WAS_ASKED)
+
+
+def _options(flags: Mapping[str, Any]) -> Callable[[Progress], Options]:
+    """The flags as `pipeline.Options`, once there is a progress bar."""
+    from edgeq.pipeline import Options
+    from edgeq.report.describe import read_labels, read_preprocess
+
+    words = {key: value for key, value in flags.items() if key != "no_verify"}
+    words |= {"bits": int(flags["bits"]), "verify": not flags["no_verify"],
+              "labels": read_labels(flags["labels"]), "preprocess": read_preprocess(flags["preprocess"])}
+    return lambda progress: Options(**words, progress=progress)
+
+
+@contextmanager
+def _destination(output: Path | None, dry_run: bool) -> Iterator[Path | None]:
+    import tempfile
+
+    if not dry_run:
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+        yield Path(folder) / "dry-run"

@@ -1,0 +1,93 @@
+"""Commands that look at a model before anything is converted, and at what there is to convert for."""
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edgeq.cli.shared import TARGET_NAMES, common, input_option, print_result, progress_bar
+
+
+@click.command()
+@click.argument("source", metavar="MODEL|BUNDLE")
+@input_option
+@click.option("--compute", type=click.Choice(["ane"]),
+              help="Of a Core ML bundle: what may keep it from the Neural Engine, with sources.")
+@common
+def inspect(source: str, inputs: dict[str, tuple[int, ...]], compute: str | None, as_json: bool) -> None:
+    """Show what a model or a bundle holds.
+
+    Of a model: ops, sizes, memory, and what stays float on each target and why.
+    """
+    from edgeq.report.describe import describe
+    from edgeq.report.text import description
+
+    found = describe(source, inputs, neural_engine=compute == "ane")
+    print_result(found, as_json, lambda: description(found))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--calibration", metavar="DATA", required=True,
+              help="Real samples: .npz, .npy, a folder, or module:function.")
+@click.option("--samples", type=click.IntRange(min=1), default=64, show_default=True, help="Use at most this many.")
+@click.option("--bits", type=click.Choice(["4", "8"]), default="8", show_default=True, help="Of the weights.")
+@click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
+@click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True,
+              help="Whose rules; repeatable, all by default.")
+@input_option
+@click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
+@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many layers to show.")
+@common
+def analyze(model: str, targets: tuple[str, ...], bits: str, preprocess: str | None, top: int, as_json: bool,
+            **flags: Any) -> None:
+    """Rank the layers by the damage that each causes when it alone is quantized."""
+    from edgeq.options import Options
+    from edgeq.report.analyze import analyze as damage
+    from edgeq.report.analyze import print_damage
+    from edgeq.report.describe import read_preprocess
+
+    with progress_bar() as progress:
+        options = Options(**flags, bits=int(bits), preprocess=read_preprocess(preprocess), progress=progress)
+        found = damage(model, targets or TARGET_NAMES, options)
+    print_result(found, as_json, lambda: print_damage(found, top))
+
+
+@click.command()
+@click.argument("model")
+@input_option
+@common
+def estimate(model: str, inputs: dict[str, tuple[int, ...]], as_json: bool) -> None:
+    """Tell how large a model would be.
+
+    Bytes on disk and in memory at 32, 16, 8 and 4 bits, before any work.
+    """
+    from edgeq.report.estimate import estimate as sizes
+    from edgeq.report.text import estimate_table
+
+    found = sizes(model, inputs)
+    print_result(found, as_json, lambda: estimate_table(found))
+
+
+@click.command()
+@common
+def targets(as_json: bool) -> None:
+    """List the targets, and what each runs on integers."""
+    from edgeq.report.text import target_table
+    from edgeq.targets import TARGETS
+
+    rows = [{"name": t.name, "summary": t.summary, "weights": t.weights, "activations": t.activations, "needs": t.needs,
+             "int8": {op: {"constraint": type(row.constraint).__name__.lower(), "source": row.source}
+                      for op, row in t.rows.items()}} for t in TARGETS.values()]
+    print_result(rows, as_json, lambda: target_table(rows))
+
+
+@click.command()
+@common
+def doctor(as_json: bool) -> None:
+    """Show what this machine has and lacks."""
+    from edgeq.report.doctor import examine
+    from edgeq.report.text import diagnosis
+
+    found = examine()
+    print_result(found, as_json, lambda: diagnosis(found))

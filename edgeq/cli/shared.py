@@ -1,0 +1,77 @@
+"""What the commands share: exit codes, options, and how a result and its progress are shown."""
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from edgeq.options import Progress
+
+BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
+METHOD_NAMES = ("auto", "nearest", "sum-preserving", "gptq", "gptaq", "descent")
+TARGET_NAMES = ("onnxruntime", "tflite", "coreml")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shapes_of(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        if not name or not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", sizes):
+            raise click.BadParameter(f"'{text}': write name, colon and shape of the input, such as image:1x3x224x224")
+        shapes[name] = tuple(int(size) for size in sizes.split("x")) if sizes else ()
+    return shapes
+
+
+def patterns(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise click.BadParameter(f"'{text}' is not a regular expression: {error}") from None
+    return texts
+
+
+def input_option(function: F) -> F:
+    return click.option("--input", "inputs", multiple=True, callback=shapes_of, metavar="NAME:1x3x224x224",
+                        help="Fix an input's free dimensions. Repeatable.")(function)
+
+
+def _keep_debug(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    ctx.meta["debug"] = wanted
+
+
+def common(function: F) -> F:
+    """The options of every command."""
+    function = click.option("--debug", is_flag=True, expose_value=False, callback=_keep_debug,
+                            help="Show the traceback of an error.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
+
+
+def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        show()
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar with what is going on; silent when stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda what, done=0, total=None: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the model", total=None)
+        yield lambda what, done=0, total=None: bar.update(
+            task, description=f"{what}, {done} samples" if done else what, completed=done, total=total)
