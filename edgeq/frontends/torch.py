@@ -2,22 +2,23 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import onnx_ir as ir
 
 from edgeq.errors import MissingExtra, ModelError
 from edgeq.graph import OPSET
+from edgeq.quiet import quiet
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+# They report that torchvision is absent, and the traceback of what they raise.
+_LOGGERS: Final = ("torch.onnx", "torch.export")
 
 
 def read_pt2(path: Path) -> ir.Model:
@@ -31,7 +32,7 @@ def read_pt2(path: Path) -> ir.Model:
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
     try:
-        with _quiet():
+        with quiet(*_LOGGERS):
             program = torch.export.load(str(path))
     except Exception as error:  # zipfile, pickle and torch each raise their own
         raise ModelError(f"{path} is not a torch.export file: {_first_line(error)}") from error
@@ -84,29 +85,13 @@ def _torch() -> Any:
 def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ir.Model:
     torch = _torch()
     try:
-        with _quiet():
+        with quiet(*_LOGGERS):
             program = torch.onnx.export(model, args, kwargs=kwargs or None, dynamo=True, opset_version=OPSET,
                                         verbose=False)
     except Exception as error:  # the exporter wraps whatever the module raises in one of many types
         raise ModelError(f"torch cannot export this module to ONNX: {_first_line(_cause(error))}") from error
     exported: ir.Model = program.model
     return exported
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns about its own use of itself, logs that torchvision is absent, and logs the traceback it raises."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _cause(error: BaseException) -> BaseException:

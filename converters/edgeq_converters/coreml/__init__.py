@@ -7,6 +7,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from edgeq.errors import MissingExtra, UsageError
+from edgeq.quiet import quiet
 from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.lowered import expand_unhandled, lower_form
 
@@ -33,37 +34,21 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
                   precision: Literal["float16", "float32"] = "float16") -> Artifact:
     """As `emit`, at any path."""
     try:
-        _import_quietly()
+        with quiet("coremltools"):  # it lists the versions of torch and others that it was not tested with
+            import coremltools  # noqa: F401
     except ImportError:
         raise MissingExtra("Core ML conversion", "coreml") from None
     from edgeq_converters.coreml.loose import plain_quantization
     from edgeq_converters.coreml.lowering import lower
     from edgeq_converters.coreml.ops import TABLE
-    from edgeq_converters.coreml.package import quiet, write
+    from edgeq_converters.coreml.package import write
 
     model = model.clone()
     plain_quantization(model.graph)  # before the general forms, which need float32 and would be computed in float16
     expand_unhandled(model, TABLE.handlers)
     folded = lower_form(model)
-    with quiet():
+    with quiet("coremltools"):
         lowered = lower(folded.graph, options, precision)
     write(lowered, path, options)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
                     options={"compute_units": options.compute, "min_os": options.min_os})
-
-
-def _import_quietly() -> None:
-    """Import coremltools without its notes on versions of packages that edgeq does not use it with."""
-    import importlib
-    import logging
-    import warnings
-
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module("coremltools")
-    finally:
-        logger.setLevel(level)

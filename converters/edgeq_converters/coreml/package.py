@@ -1,16 +1,13 @@
 """A MIL program -> model.mlpackage, written and then read back."""
 from __future__ import annotations
 
-import logging
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from edgeq.errors import Problem, UnsupportedModel, VerificationError
+from edgeq.quiet import quiet
 from edgeq_converters.contract import EmitOptions
 from edgeq_converters.coreml.builder import MAX_RANK
 from edgeq_converters.coreml.lowering import TARGET, Lowered
@@ -56,7 +53,7 @@ def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
     from coremltools.converters.mil.backend.mil.load import load
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-    with quiet(), TemporaryDirectory() as weights:  # ct.convert does the same, with progress bars
+    with quiet("coremltools"), TemporaryDirectory() as weights:  # ct.convert does the same, with progress bars
         for name in PASSES:
             PASS_REGISTRY[name](lowered.program)
         lowered.program.validate()
@@ -80,22 +77,6 @@ def _check_names(spec: Any, promised: frozenset[str]) -> None:
     written = {feature.name for feature in (*spec.description.input, *spec.description.output)}
     if written != promised:
         raise VerificationError(f"coreml renamed {sorted(promised - written)} to {sorted(written - promised)}")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """coremltools' own logger and progress bars are silent inside; nothing else of the process changes."""
-    import coremltools  # noqa: F401
-
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _check_weights(path: Path, weight_bytes4: int, options: EmitOptions) -> None:
