@@ -1,7 +1,7 @@
 """Weights in half precision: the same graph, half the bytes."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +18,13 @@ def store_half(model: ir.Model) -> ir.Model:
         Conv(x, float32 w)      =>      Conv(x, Cast(float16 w))
     """
     model = model.clone()
-    for weight in list(_weights(model.graph)):
+    store_half_in_place(model, list(_weights(model.graph)))
+    return model
+
+
+def store_half_in_place(model: ir.Model, weights: Iterable[ir.Value]) -> None:
+    """The same for some weights of a model that the caller owns."""
+    for weight in weights:
         data = constant(weight)
         assert data is not None
         if np.abs(data).max(initial=0.0) > LARGEST:
@@ -30,7 +36,6 @@ def store_half(model: ir.Model) -> ir.Model:
         model.graph.insert_before(model.graph[0], cast)
         weight.replace_all_uses_with(cast.outputs[0])
         del model.graph.initializers[weight.name or ""]
-    return model
 
 
 def _weights(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -15,6 +15,7 @@ from edgeq.graph import constant, initializer, label
 from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import TensorStatistics
 from edgeq.quant.fit import Fit, Fitted
+from edgeq.quant.half import store_half_in_place
 from edgeq.quant.params import grid
 from edgeq.quant.plan import Bias, QuantPlan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
@@ -43,6 +44,7 @@ def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorSt
     writer = _Writer(result.graph, plan, _grids(model.graph, plan, statistics, calibrator), rounding)
     writer.write_activations()
     writer.write_weights(fit(model, result, writer.nodes, plan) if fit is not None else {})
+    store_half_in_place(result, [result.graph.initializers[name] for name in plan.half])
     NameFixPass()(result)
     return result
 

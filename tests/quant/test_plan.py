@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_graphs import network, normal, residual
 
-from edgeq.quant.plan import QuantPlan, make_plan
+from edgeq.quant.plan import Precision, QuantPlan, make_plan
 from edgeq.scheme import PRESETS, PerBlock, PerChannel, QuantScheme, QuantType
 from edgeq.targets import COREML, ONNXRUNTIME, TFLITE, Fixed
 
@@ -146,3 +146,20 @@ def test_without_activations_only_weights_are_planned() -> None:
     assert not plan.sources
     assert not plan.biases
     assert len(plan.weights) == 3
+
+
+def test_a_layer_gets_what_it_is_given_instead_of_the_scheme() -> None:
+    given = {"Conv_2": Precision(weight_bits=4, integer_activations=False, reason="it is the worst"),
+             "Conv_0": Precision(weight_bits=16)}
+    plan = make_plan(residual(), [ONNXRUNTIME], W8A8, layers=given)
+    assert {weight.value: weight.type.bits for weight in plan.weights} == {"w2": 4, "w3": 8}
+    assert plan.half == ("w1",)
+    assert reasons(plan)["Conv"] == "it is the worst"
+    assert ("Conv_2", 0) not in plan.readers
+    assert not [bias for bias in plan.biases if bias.weight == "w2"], "float layers add float biases"
+
+
+def test_a_layer_can_have_float_weights_alone() -> None:
+    plan = make_plan(residual(), [ONNXRUNTIME], PRESETS["w4"], layers={"Conv_2": Precision(weight_bits=32)})
+    assert not plan.half
+    assert "w2" not in {weight.value for weight in plan.weights}

@@ -1,0 +1,103 @@
+"""Which nodes compute on integers, and why the others stay float."""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.graph import attribute, constant, consumers, is_constant, label
+from edgeq.quant.plan.types import Precision
+from edgeq.quant.plan.units import Units, data_inputs, holds_weights, is_float
+
+KEPT_BY_USER: Final = "kept float by --keep-float"
+_MASK: Final = 1e4  # a constant this negative is an attention mask: one step of a grid over it exceeds any score
+
+
+class IntegerNodes:
+    """nodes: the heads of units that compute on integers. kept: node that stays float though an engine could run it ->
+    why.
+    """
+
+    def __init__(self, units: Units, keep: Sequence[re.Pattern[str]], layers: Mapping[str, Precision]):
+        self.units = units
+        self.nodes: set[ir.Node] = set()
+        self.kept: dict[ir.Node, str] = {}
+        for node in units.heads():
+            if units.has_row(node) and is_float(node.outputs[0]):
+                reason = self._asked_for(node, keep, layers) or _reason_to_keep(node)
+                if reason:
+                    self.kept[node] = reason
+                else:
+                    self.nodes.add(node)
+        self._keep_tails()
+        self._demote_islands()
+
+    def is_read(self, value: ir.Value) -> bool:
+        """True when integers are what some reader of a value wants."""
+        return any(self.units.head(reader) in self.nodes and self.units.head(reader) is reader
+                   for reader in consumers(value))
+
+    def _asked_for(self, node: ir.Node, keep: Sequence[re.Pattern[str]], layers: Mapping[str, Precision]) -> str:
+        if is_kept(node, self.units, keep):
+            return KEPT_BY_USER
+        precision = layers.get(label(node), Precision())
+        return (precision.reason or "its layer was given to float") if precision.integer_activations is False else ""
+
+    def _keep_tails(self) -> None:
+        """From the graph outputs back to the last multiply-accumulate ops: scores, boxes and pixels need more than 8
+        bits.
+        """
+        tail = self.units.tail()
+        for node in self.units.graph:
+            if node in tail and node in self.nodes:
+                self._keep(node, "behind the last weights: its values are the model's answer")
+
+    def _demote_islands(self) -> None:
+        """A cheap op gains nothing from integers when its inputs arrive in float or nobody reads its integers."""
+        changed = True
+        while changed:
+            changed = False
+            for node in self.units.graph:
+                if node not in self.nodes or holds_weights(node, 1):
+                    continue
+                if not all(self._arrives(value) for value in data_inputs(node)):
+                    self._keep(node, "an input arrives in float")
+                elif not self.is_read(self.units.output(node)):
+                    self._keep(node, "only float ops read its result")
+                else:
+                    continue
+                changed = True
+
+    def _arrives(self, value: ir.Value) -> bool:
+        producer = value.producer()
+        return is_constant(value) or producer is None or self.units.head(producer) in self.nodes
+
+    def _keep(self, node: ir.Node, reason: str) -> None:
+        self.nodes.discard(node)
+        self.kept[node] = reason
+
+
+def is_kept(node: ir.Node, units: Units, keep: Sequence[re.Pattern[str]]) -> bool:
+    """True when the user wants a unit in float, by the name of its head or of its bias Add."""
+    members = [node, units.bias_add.get(node, node)]
+    return any(pattern.search(label(member)) for pattern in keep for member in members)
+
+
+def _reason_to_keep(node: ir.Node) -> str:
+    for value in node.inputs:
+        data = constant(value)
+        if data is not None and data.dtype.kind == "f" and data.size and np.min(data) <= -_MASK:
+            return "adds an attention mask, which no 8-bit grid can hold beside the scores"
+    if node.op_type == "MatMul" and is_constant(node.inputs[0]):
+        return "its left operand is a constant"
+    if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0
+                                   or attribute(node, "transA", 0)):
+        return "integer kernels know no alpha, beta or transA"
+    if node.op_type in ("Conv", "ConvTranspose") and not is_constant(node.inputs[1]):
+        return "its weights are computed"
+    if node.op_type == "Resize" and attribute(node, "mode", "nearest") == "cubic":
+        return "cubic interpolation leaves the range of its input"
+    return ""

@@ -1,0 +1,76 @@
+"""What a plan says."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeq.scheme import QuantType
+from edgeq.targets import Fixed
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What one layer gets instead of what the scheme and the planner's own rules would give it; None changes nothing.
+
+    weight_bits: 16 stores them as float16, 32 as they are. integer_activations: False lets the layer compute in float
+    from float inputs, whatever its weights are stored as. reason: for the report.
+    """
+
+    weight_bits: Literal[4, 8, 16, 32] | None = None
+    integer_activations: bool | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A node that stays float in a quantized model."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """How the constant operand of one multiply-accumulate node is stored.
+
+    value: its initializer's name. bias: the initializer that is added to the product, or "".
+    """
+
+    node: str
+    value: str
+    type: QuantType
+    bias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """An int32 operand on the product grid of an activation and a weight."""
+
+    node: str
+    value: str
+    activation: str
+    weight: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuantPlan:
+    """What `quantize` does to a model.
+
+    activation: the type of every grid. groups: planned value -> leader of the values that share its grid. sources: the
+    values to observe, which together cover every group. fixed: leader -> the grid that an engine prescribes. rounded:
+    planned values whose every reader sees the rounded value (the kernel stores integers). readers: (node, input
+    index) that read the rounded value where others read the float one. half: weights that are stored as float16.
+    """
+
+    activation: QuantType | None
+    groups: Mapping[str, str]
+    sources: tuple[str, ...]
+    fixed: Mapping[str, Fixed]
+    rounded: frozenset[str]
+    readers: frozenset[tuple[str, int]]
+    weights: tuple[Weight, ...]
+    biases: tuple[Bias, ...]
+    kept: tuple[Kept, ...]
+    half: tuple[str, ...] = ()

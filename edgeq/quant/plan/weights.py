@@ -1,0 +1,111 @@
+"""How the weights of each layer are stored."""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import onnx_ir as ir
+
+from edgeq.graph import attribute, is_constant, label
+from edgeq.quant.plan.integers import is_kept
+from edgeq.quant.plan.types import Bias, Precision, Weight
+from edgeq.quant.plan.units import Units, channel_axis, feeds_only, is_float, shape
+from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
+from edgeq.targets import MULTIPLY_ACCUMULATE
+
+# Shares of a network's weights, up to which these layers stay at 8 bits in a network of 4.
+FIRST: Final = 0.02
+LAST: Final = 0.15  # a language model's head of 12 % costs as much at 4 bits as 40 % of all its other layers
+SMALLEST: Final = 0.05
+
+
+def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]]) -> list[ir.Node]:
+    """The nodes whose weights may be stored in fewer bits, in graph order."""
+    return [node for node in units.graph
+            if node.op_type in MULTIPLY_ACCUMULATE and node.domain == "" and is_constant(node.inputs[1])
+            and is_float(node.inputs[1]) and not is_kept(node, units, keep)]
+
+
+def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, given: Mapping[str, Precision],
+                 ) -> tuple[tuple[Weight, ...], tuple[str, ...]]:
+    """-> the integer weights, and the names of those stored as float16. wanted: of the scheme. given: layer -> what it
+    gets instead.
+    """
+    delicate = find_delicate(units) if wanted.bits < 8 else set()
+    weights, half = [], []
+    for node in layers:
+        assert node.inputs[1] is not None
+        name = node.inputs[1].name or ""
+        bits = given.get(label(node), Precision()).weight_bits or (8 if node in delicate else wanted.bits)
+        if bits == 16:
+            half.append(name)
+        elif bits < 16:
+            granularity = wanted.granularity if bits == wanted.bits else PerChannel()
+            kind = QuantType(bits, granularity=_granularity(node, granularity))
+            bias = _bias_of(node, units)
+            weights.append(Weight(label(node), name, kind, bias.name or "" if bias else ""))
+    integers = {weight.value for weight in weights}  # where layers share a weight and disagree, these win
+    return tuple(weights), tuple(name for name in dict.fromkeys(half) if name not in integers)
+
+
+def plan_biases(units: Units, integer: set[ir.Node], weights: Sequence[Weight]) -> tuple[Bias, ...]:
+    """The biases of the layers that compute on integers: what their int32 accumulators start from."""
+    planned = {weight.node: weight for weight in weights}
+    biases = []
+    for node in units.graph:
+        weight = planned.get(label(node))
+        if node in integer and weight and weight.bias and not isinstance(weight.type.granularity, PerBlock):
+            assert node.inputs[0] is not None
+            adder = label(units.bias_add.get(node, node))
+            biases.append(Bias(adder, weight.bias, node.inputs[0].name or "", weight.value))
+    return tuple(biases)
+
+
+def _bias_of(node: ir.Node, units: Units) -> ir.Value | None:
+    if node in units.bias_add:
+        return next(value for value in units.bias_add[node].inputs if is_constant(value))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return bias if is_constant(bias) and shape(bias) == (_output_channels(node),) else None
+
+
+def _output_channels(node: ir.Node) -> int:
+    channels = shape(node.inputs[1])[channel_axis(node)]
+    return channels * (int(attribute(node, "group", 1)) if node.op_type == "ConvTranspose" else 1)
+
+
+def find_delicate(units: Units) -> set[ir.Node]:
+    """Layers that stay at 8 bits in a network of 4: the first to break, where they hold few of the weights.
+
+    Depthwise filters, the first layer and the last; and as many of the smallest layers as fit into a twentieth.
+    """
+    layers = [node for node in units.graph if node.op_type in MULTIPLY_ACCUMULATE and is_constant(node.inputs[1])]
+    sizes = {node: math.prod(shape(node.inputs[1])) for node in layers}
+    total = sum(sizes.values())
+    found = {node for node in layers if node.op_type == "Conv" and int(attribute(node, "group", 1)) > 1
+             and shape(node.inputs[1])[1] == 1}
+    found |= {node for node in layers if node.inputs[0] is not None and node.inputs[0].is_graph_input()
+              and sizes[node] <= FIRST * total}
+    tail = units.tail()
+    found |= {node for node in layers if feeds_only(units.output(node), tail) and sizes[node] <= LAST * total}
+    room = SMALLEST * total
+    for node in sorted((node for node in layers if node not in found), key=sizes.__getitem__):
+        room -= sizes[node]
+        if room < 0:
+            break
+        found.add(node)
+    return found
+
+
+def _granularity(node: ir.Node, wanted: Granularity) -> Granularity:
+    sizes, axis = shape(node.inputs[1]), channel_axis(node)
+    if node.op_type == "ConvTranspose" and int(attribute(node, "group", 1)) > 1:
+        return PerTensor()  # the output channel is spread over two axes
+    match wanted:
+        case PerBlock(size, _) if node.op_type in ("MatMul", "Gemm") and sizes[1 - axis] % size == 0:
+            return PerBlock(size, 1 - axis)
+        case PerTensor():
+            return PerTensor()
+        case _:
+            return PerChannel(axis) if len(sizes) > 1 else PerTensor()
