@@ -7,8 +7,8 @@ models has it. The images are real where that folder has them; otherwise they ar
 1/f spectrum of natural images. Every variant does all of its work from the float model on, session included. Times are
 interleaved in one process and the least of the rounds counts (quantize_static: of one). Peak memory is of one process
 per variant that makes its samples one by one, and includes what the interpreter and the imports take. quantize_static
-also quantizes and writes its model, which edgeq's rows do not; its percentile keeps every tensor of every sample, so it
-gets fewer samples and its seconds are scaled to the same number.
+also quantizes and writes its model, which edgeq's rows do not; its percentile and entropy keep every tensor of every
+sample, so they get fewer samples and their seconds are scaled to the same number.
 """
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
-PERCENTILE_SAMPLES = 16  # 62 MB each on MobileNetV2
+FEWER_SAMPLES = 16  # 62 MB each on MobileNetV2
+KEEPS_ALL = ("static percentile", "static entropy")
 
 Feed = dict[str, NDArray[np.float32]]
 
@@ -202,8 +203,10 @@ VARIANTS: dict[str, Variant] = {
     "edgeq minmax": edgeq("minmax"),
     "edgeq percentile": edgeq("percentile"),
     "edgeq mse": edgeq("mse"),
+    "edgeq entropy": edgeq("entropy"),
     "quantize_static minmax": quantize_static("MinMax"),
     "quantize_static percentile": quantize_static("Percentile"),
+    "quantize_static entropy": quantize_static("Entropy"),
 }
 
 
@@ -233,7 +236,7 @@ def high_water_megabytes() -> float:
 
 
 def limited(variant: str, count: int) -> int:
-    return min(count, PERCENTILE_SAMPLES) if variant == "quantize_static percentile" else count
+    return min(count, FEWER_SAMPLES) if variant.endswith(KEEPS_ALL) else count
 
 
 def measure(models: Path | None, count: int, rounds: int) -> list[Row]:
@@ -286,7 +289,7 @@ def main() -> None:
     rows = measure(options.models, options.samples, options.rounds)
     source = "real photographs" if options.models is not None else "generated 1/f noise, no real images found"
     print(f"{options.samples} samples at 224x224 ({source}), {os.cpu_count()} cores; seconds of quantize_static "
-          f"percentile are scaled from {PERCENTILE_SAMPLES} samples")
+          f"percentile and entropy are scaled from {FEWER_SAMPLES} samples")
     print(table(rows))
     if options.json is not None:
         document = {"images": source, "samples": options.samples, "cores": os.cpu_count(),

@@ -25,7 +25,8 @@ class Options:
 
     bits: of the weights: 4, 8, 16 or 32 (float). calibration: samples (path, "module:function", or an iterable of
     dicts); activations are quantized exactly when it is given, unless `activations` says "float". weights:
-    "per-channel", "per-tensor" or "block:SIZE". inputs: input name -> shape, for models with free dimensions.
+    "per-channel", "per-tensor" or "block:SIZE". calibrator: a name of `CALIBRATORS`, or "auto". calibration_cache: a
+    file that keeps what calibration saw. inputs: input name -> shape, for models with free dimensions.
     """
 
     bits: int = 8
@@ -34,6 +35,7 @@ class Options:
     activations: str = "auto"
     weights: str = "per-channel"
     calibrator: str = "mse"
+    calibration_cache: Path | None = None
     method: str = "auto"
     keep_float: Sequence[str] = ()
     inputs: Mapping[str, tuple[int, ...]] | None = None

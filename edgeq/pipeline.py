@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,10 @@ from edgeq.errors import UsageError
 from edgeq.frontends import load_model
 from edgeq.options import Options, Progress, scheme_of
 from edgeq.passes import canonicalize
-from edgeq.quant.calibrate import CALIBRATORS, calibrate
+from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
+from edgeq.quant.calibrate.cache import calibrate_with_cache
+from edgeq.quant.choose import DEFAULT, choose_calibrators
+from edgeq.quant.choose import SAMPLES as CHOICE_SAMPLES
 from edgeq.quant.half import store_half
 from edgeq.quant.methods import method_named
 from edgeq.quant.plan import QuantPlan, make_plan
@@ -62,10 +66,10 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     check_labels(network, options.labels)
     canonicalize(network)
     samples = _samples(network, options)
-    graph, plan = _quantize(network, targets, scheme, samples, options)
+    graph, plan, statistics = _quantize(network, targets, scheme, samples, options)
     if options.keep_qdq is not None:
         ir.save(graph, options.keep_qdq)
-    record = Record(model, graph, plan, samples, options)
+    record = Record(model, graph, plan, samples, options, statistics)
     unrounded = network if plan is not None else without_rounding(network)
     references = References(unrounded, graph, input_specs(network), samples)
     evidence = Evidence(network, graph, references)
@@ -97,23 +101,41 @@ def _samples(network: ir.Model, options: Options) -> Samples | None:
 
 
 def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, samples: Samples | None, options: Options,
-              ) -> tuple[ir.Model, QuantPlan | None]:
+              ) -> tuple[ir.Model, QuantPlan | None, Statistics]:
     """The QDQ graph of a float network. One that is quantized already keeps its scales, and needs no plan."""
     if any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph):
-        return network, None
+        return network, None, Statistics({}, 0)
     plan = make_plan(network, [TARGETS[name] for name in targets], scheme, keep_float=options.keep_float)
     if options.bits == 16:
-        return store_half(network), plan
-    statistics = {}
-    if plan.sources:
-        assert samples is not None
-        statistics = dict(calibrate(network, plan.sources, samples,
-                                    progress=lambda done: options.progress("calibrating", done, samples.length)))
+        return store_half(network), plan, Statistics({}, 0)
+    statistics = _calibrate(network, plan, samples, options)
+    calibrator = _calibrator(network, plan, statistics, samples, options)
     method = method_named(options.method)
     fit = method.fit(samples, options.bits)
     if fit is not None:
         options.progress("fitting weights", 0)
-    return quantize(network, plan, statistics, CALIBRATORS[options.calibrator], method.rounding, fit), plan
+    return quantize(network, plan, statistics, calibrator, method.rounding, fit), plan, statistics
+
+
+def _calibrate(network: ir.Model, plan: QuantPlan, samples: Samples | None, options: Options) -> Statistics:
+    if not plan.sources:
+        return Statistics({}, 0)
+    assert samples is not None
+
+    def progress(done: int) -> None:
+        options.progress("calibrating", done, samples.length)
+
+    if options.calibration_cache is not None:
+        return calibrate_with_cache(options.calibration_cache, network, plan.sources, samples, progress=progress)
+    return calibrate(network, plan.sources, samples, progress=progress)
+
+
+def _calibrator(network: ir.Model, plan: QuantPlan, statistics: Statistics, samples: Samples | None, options: Options,
+                ) -> Calibrator | dict[str, Calibrator]:
+    if options.calibrator != "auto" or samples is None:
+        return CALIBRATORS[DEFAULT if options.calibrator == "auto" else options.calibrator]
+    return choose_calibrators(network, plan, statistics, list(islice(samples, CHOICE_SAMPLES)),
+                              lambda done, total: options.progress("choosing ranges", done, total))
 
 
 def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None:
@@ -134,7 +156,7 @@ def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None
         manifest = replace(manifest, accuracy=verification.to_json())
     report = record.report(target, artifact, verification, seconds)
     write_report(folder, report)
-    write_page(folder, report, record.calibration, open_bundle(folder).artifact_bytes, evidence)
+    write_page(folder, report, open_bundle(folder).artifact_bytes, evidence)
     _save(manifest, folder)
 
 

@@ -14,6 +14,8 @@ from edgeq.bundle import sha256
 from edgeq.errors import ModelError, UsageError
 from edgeq.graph import real_inputs
 from edgeq.options import Options
+from edgeq.quant.calibrate import CALIBRATORS, Statistics
+from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import InputSpec, Samples
 from edgeq.verify.check import Verification
@@ -36,6 +38,7 @@ class Record:
     plan: QuantPlan | None
     samples: Samples | None
     options: Options
+    statistics: Statistics
 
     def manifest(self, target: str, artifact: Artifact) -> Manifest:
         """Everything a device must know, but for the files and the measured accuracy."""
@@ -57,7 +60,7 @@ class Record:
         kept = {node.node for node in self.plan.kept} if self.plan else set()
         return {
             "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
-            "source_bytes": self.source_bytes, "quantization": self.quantization,
+            "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_nodes if node.node not in kept],
             "verification": verification.to_json() if verification else None,
         }
@@ -76,9 +79,24 @@ class Record:
         }
 
     @cached_property
+    def survey(self) -> Survey | None:
+        """The data; reads all of it, once for all bundles."""
+        return None if self.samples is None else survey(self.samples)
+
+    @property
     def calibration(self) -> dict[str, Any] | None:
-        """Which data; reads all of it, once for all bundles."""
-        return None if self.samples is None else {"samples": self.samples.count, "sha256": self.samples.digest()}
+        """Which data."""
+        return None if self.survey is None else {"samples": self.survey.samples, "sha256": self.survey.sha256}
+
+    @cached_property
+    def advice(self) -> dict[str, Any] | None:
+        """Which data, what it looks like, what is suspicious about it, and whether more would help."""
+        if self.survey is None:
+            return None
+        calibrator = CALIBRATORS.get(self.options.calibrator, CALIBRATORS["mse"])
+        moved = moves(self.statistics, calibrator)
+        return {**asdict(self.survey), "moved": [asdict(move) for move in moved],
+                "movement": said_of_moves(self.statistics, moved)}
 
     @cached_property
     def source_sha256(self) -> str:

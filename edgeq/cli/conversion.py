@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 @click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
 @click.option("--method", type=click.Choice(METHOD_NAMES), default="auto", show_default=True,
               help="How weights become integers; auto takes what measured best for these bits and samples.")
-@click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse"]), default="mse", show_default=True,
-              help="How a range is chosen from what calibration saw.")
+@click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse", "entropy", "auto"]), default="mse",
+              show_default=True,
+              help="How a range is chosen from what calibration saw; auto tries all, tensor by tensor.")
+@click.option("--calibration-cache", type=click.Path(dir_okay=False, path_type=Path),
+              help="Keep what calibration saw in this file, and go on from there next time.")
 @click.option("--keep-float", multiple=True, callback=patterns, metavar="REGEX",
               help="Nodes whose name matches stay float. Repeatable.")
 @input_option

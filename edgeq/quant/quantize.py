@@ -33,10 +33,11 @@ from edgeq.scheme import quantize as to_integers
 from edgeq.targets import Fixed
 
 
-def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics], calibrator: Calibrator,
-             rounding: Rounding = sum_preserving, fit: Fit | None = None) -> ir.Model:
-    """The model with its plan carried out, as a copy. statistics: of every source of the plan. rounding: of weights,
-    where none are fitted. fit: how to fit them to data.
+def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
+             calibrator: Calibrator | Mapping[str, Calibrator], rounding: Rounding = sum_preserving,
+             fit: Fit | None = None) -> ir.Model:
+    """The model with its plan carried out, as a copy. statistics: of every source of the plan. calibrator: of all
+    groups, or of each by its leader. rounding: of weights, where none are fitted. fit: how to fit them to data.
 
         x -> Conv(w, b) -> Relu -> y      =>      x -> Q -> DQ -> Conv(DQ(int8 w), DQ(int32 b)) -> Relu -> Q -> DQ -> y
     """
@@ -49,21 +50,27 @@ def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorSt
     return result
 
 
-def _grids(graph: ir.Graph, plan: QuantPlan, statistics: Mapping[str, TensorStatistics], calibrator: Calibrator,
-           ) -> dict[str, QuantParams]:
-    """planned value -> its grid; one per group, chosen from everything that brings numbers into the group."""
-    if plan.activation is None:
-        return {}
+def group_statistics(graph: ir.Graph, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
+                     ) -> dict[str, TensorStatistics]:
+    """Leader -> the statistics of everything that brings numbers into its group."""
     merged: dict[str, TensorStatistics] = {}
     for name, leader in plan.groups.items():
         data = constant(graph.initializers[name]) if name in graph.initializers else None
         found = statistics.get(name) if data is None else TensorStatistics.empty().add(data)
-        if found is not None:
+        if found is not None and leader not in plan.fixed:
             merged[leader] = merged[leader].merge(found) if leader in merged else found
+    return merged
+
+
+def _grids(graph: ir.Graph, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
+           calibrator: Calibrator | Mapping[str, Calibrator]) -> dict[str, QuantParams]:
+    """planned value -> its grid; one per group."""
+    if plan.activation is None:
+        return {}
     grids = {leader: _prescribed(plan.activation, fixed) for leader, fixed in plan.fixed.items()}
-    for leader, found in merged.items():
-        if leader not in grids:
-            grids[leader] = grid(*calibrator(found, plan.activation.bits), plan.activation)
+    for leader, found in group_statistics(graph, plan, statistics).items():
+        choose = calibrator[leader] if isinstance(calibrator, Mapping) else calibrator
+        grids[leader] = grid(*choose(found, plan.activation.bits), plan.activation)
     return {name: grids[leader] for name, leader in plan.groups.items()}
 
 

@@ -84,16 +84,21 @@ class Samples:
         if empty:
             raise CalibrationError(f"{self._name} holds no samples; give at least one for {_expected(self._specs)}")
 
-    def digest(self) -> str:
-        """sha256 over the names, shapes, dtypes and bytes of what is fed, in order; reads every sample."""
+    def digest(self, count: int | None = None) -> str:
+        """sha256 over the names, shapes, dtypes and bytes of what is fed, in order; reads every sample, or `count`."""
         total = hashlib.sha256()
-        for feed in self:
-            for name in sorted(feed):
-                array = feed[name]
-                total.update(repr((name, array.dtype.str, array.shape)).encode())
-                total.update(array.tobytes())
-            total.update(b"\n")
+        for feed in itertools.islice(self, count):
+            add_to_digest(total, feed)
         return total.hexdigest()
+
+
+def add_to_digest(total: Any, feed: Feed) -> None:
+    """One more sample, in `Samples.digest` and whoever computes the same beside other work. total: of hashlib."""
+    for name in sorted(feed):
+        array = feed[name]
+        total.update(repr((name, array.dtype.str, array.shape)).encode())
+        total.update(array.tobytes())
+    total.update(b"\n")
 
 
 def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int | None = None,
@@ -317,13 +322,21 @@ def _fitting(where: str, array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
         isinstance(expected, str) or expected == size for size, expected in zip(array.shape, spec.shape, strict=True))
     given = f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
     if not fits:
-        raise CalibrationError(f"{where}: its shape is {given}, the model takes {spec}")
+        raise CalibrationError(f"{where}: its shape is {given}, the model takes {spec}{_other_layout(array, spec)}")
     if not np.can_cast(array.dtype, spec.dtype, "safe"):
         raise CalibrationError(f"{where}: its dtype is {given}, the model takes {spec}; convert it with "
                                f".astype('{np.dtype(spec.dtype).name}')")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise CalibrationError(f"{where}: it contains NaN or infinity; remove this sample or repair it")
     return array.astype(spec.dtype, copy=False)
+
+
+def _other_layout(array: NDArray[Any], spec: InputSpec) -> str:
+    """What helps when only the place of the channels is another."""
+    for order, name in (((0, 3, 1, 2), "last"), ((0, 2, 3, 1), "first")):
+        if array.ndim == len(spec.shape) == 4 and tuple(array.shape[axis] for axis in order) == spec.shape:
+            return f"; its channels seem to come {name}: use .transpose{order}"
+    return ""
 
 
 def _check_names(where: str, names: Iterable[str], specs: Mapping[str, InputSpec]) -> None:

@@ -69,14 +69,14 @@ def sensitivity(network: ir.Model, graph: ir.Model, plan: QuantPlan, feeds: Sequ
     """
     position = {node: number for number, node in enumerate(network.graph)}
     units = sorted(find_units(network, graph), key=lambda unit: _place(unit, position))
-    walk = _Walk(network, units, feeds, position)
+    walk = Walk(network, units, feeds, position)
     kinds = {weight.node: weight for weight in plan.weights}
     expected = walk.outputs()
     found = []
     for number, unit in enumerate(units):
         walk.advance(_place(unit, position))
         outputs = walk.rest(unit.value, _run_unit(graph, unit, walk.values))
-        decibel = min((_sqnr_db(expected[name], outputs[name]) for name in expected if name in outputs),
+        decibel = min((sqnr_db(expected[name], outputs[name]) for name in expected if name in outputs),
                       default=CEILING_DB)
         weight = kinds.get(label(unit.node))
         data = None if weight is None else network.graph.initializers[weight.value].const_value
@@ -175,7 +175,7 @@ def _run_unit(graph: ir.Model, unit: Unit, values: Columns) -> list[NDArray[Any]
 
 # -- the float network -------------------------------------------------------------------------------------------------
 
-class _Walk:
+class Walk:
     """The float network, run once from front to back, holding the values that somebody still reads."""
 
     def __init__(self, network: ir.Model, units: Iterable[Unit], feeds: Sequence[Arrays], position: dict[ir.Node, int]):
@@ -243,7 +243,7 @@ class _Walk:
         return columns
 
 
-def _sqnr_db(reference: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
+def sqnr_db(reference: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
     noise = sum(float(np.square(g.astype(np.float64) - r).sum()) for r, g in zip(reference, got, strict=True))
     signal = sum(float(np.square(r.astype(np.float64)).sum()) for r in reference)
     if noise == 0:

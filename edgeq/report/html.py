@@ -26,7 +26,6 @@ FILE_NAME: Final = "report.html"
 FEEDS: Final = 4  # of the verification's: the page shows where the error comes from, it does not measure an accuracy
 WORST: Final = 3
 SHOWN_WEIGHTS: Final = 20000
-ENOUGH_SAMPLES: Final = 32  # the ranges of most networks stand still by then
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,12 @@ def _some(array: NDArray[Any]) -> NDArray[Any]:
     return flat[::max(1, flat.size // SHOWN_WEIGHTS)]
 
 
-def write_page(folder: Path, report: Mapping[str, Any], calibration: Mapping[str, Any] | None, artifact_bytes: int,
-               evidence: Evidence) -> None:
-    """Write folder/report.html. report: as in report.json. calibration: number of samples and digest, or None."""
-    (folder / FILE_NAME).write_text(page(report, calibration, artifact_bytes, evidence), encoding="utf-8")
+def write_page(folder: Path, report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> None:
+    """Write folder/report.html. report: as in report.json."""
+    (folder / FILE_NAME).write_text(page(report, artifact_bytes, evidence), encoding="utf-8")
 
 
-def page(report: Mapping[str, Any], calibration: Mapping[str, Any] | None, artifact_bytes: int, evidence: Evidence,
-         ) -> str:
+def page(report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> str:
     """The whole page as text."""
     verified = report["verification"] is not None
     found: LayerComparison | str = evidence.comparison if verified else "Not verified, as was asked (--no-verify)."
@@ -118,7 +115,7 @@ def page(report: Mapping[str, Any], calibration: Mapping[str, Any] | None, artif
         parts.append(_section("Error by layer", f"<p>{escape(found)}</p>"))
     else:
         parts += _plots(evidence, found)
-    parts += [_kept(report), _calibration(calibration, evidence.references if verified else None)]
+    parts += [_kept(report), _calibration(report["calibration"])]
     if not isinstance(found, str):
         parts.append(_layer_table(found))
     title = escape(f"{report['name']} for {report['target']}")
@@ -246,35 +243,19 @@ def _kept(report: Mapping[str, Any]) -> str:
     return _section("What stayed float, and why", body)
 
 
-def _calibration(calibration: Mapping[str, Any] | None, references: References | None) -> str:
-    if calibration is None:
+def _calibration(found: Mapping[str, Any] | None) -> str:
+    if found is None:
         return _section("Calibration", "<p>No samples were given: activations are float. Real samples allow 8 bits "
                         "(<code>--calibration</code>).</p>")
-    count = calibration["samples"]
-    advice = ("enough for most networks" if count >= ENOUGH_SAMPLES else
-              f"few: with {ENOUGH_SAMPLES} or more the ranges depend less on the choice of samples")
-    body = (f"<p>{count} samples, {advice}. The data's sha256 is <code>{escape(calibration['sha256'][:16])}...</code>, "
-            "so that a later conversion can be told from this one.</p>")
-    return _section("Calibration", body + (_inputs(references) if references is not None else ""))
-
-
-def _inputs(references: References) -> str:
-    """What the first samples look like: a wrong scale or a constant is seen at a glance."""
-    rows, warnings = [], []
-    for name in references.feeds[0]:
-        data = np.concatenate([feed[name].ravel() for feed in references.feeds])
-        if data.dtype.kind not in "iuf" or not data.size:
-            continue
-        low, high = float(data.min()), float(data.max())
-        rows.append((f"<code>{escape(name)}</code>", f"{low:.4g}", f"{high:.4g}", f"{data.mean():.4g}",
-                     f"{data.std():.4g}"))
-        if low == high:
-            warnings.append(f"<p><b>Every number of <code>{escape(name)}</code> is {low:.4g}</b>: these are no real "
-                            "samples.</p>")
-        elif len(references.feeds) > 1 and all(np.array_equal(feed[name], references.feeds[0][name])
-                                               for feed in references.feeds):
-            warnings.append(f"<p><b>The samples of <code>{escape(name)}</code> are all the same.</b></p>")
-    return _table(("input", ">smallest", ">largest", ">mean", ">deviation"), rows) + "".join(warnings)
+    warnings = "".join(f"<li><b>{escape(warning)}</b></li>" for warning in found["warnings"])
+    rows = [(f"<code>{escape(line['name'])}</code>", *(f"{line[key]:.4g}" for key in (
+        "smallest", "largest", "mean", "deviation"))) for line in found["inputs"]]
+    body = (f"<p>{found['samples']} samples. {escape(found['movement'])}</p>"
+            + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing about them looks suspicious.</p>")
+            + _table(("input", ">smallest", ">largest", ">mean", ">deviation"), rows)
+            + f'<p class="note">The data\'s sha256 is <code>{escape(found["sha256"][:16])}...</code>, so that a later '
+              "conversion can be told from this one.</p>")
+    return _section("Calibration", body)
 
 
 def _layer_table(found: LayerComparison) -> str:

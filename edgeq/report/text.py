@@ -71,11 +71,17 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
         out.print(f"{len(wider)} small or delicate layers keep {bits} bits", soft_wrap=True)
     for row in rows:
         _list(out, f"runs in float on {row['target']} all the same:", reasons(row["float_on_this_engine"]))
-    for warning in low_accuracy(rows):
+    for warning in (*calibration_warnings(rows), *low_accuracy(rows)):
         out.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     for row in rows:
         out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
                   soft_wrap=True)
+
+
+def calibration_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is suspicious about the samples, which all bundles of one conversion share."""
+    found = rows[0].get("calibration") if rows else None
+    return [f"calibration: {warning}" for warning in found["warnings"]] if found else []
 
 
 def _of_source(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeq.quant.calibrate import CALIBRATORS, TensorStatistics, minmax, mse, percentile
+from edgeq.quant.calibrate import CALIBRATORS, TensorStatistics, entropy, minmax, mse, percentile
 from edgeq.quant.params import grid
 from edgeq.scheme import QuantType, dequantize, quantize
 
@@ -114,3 +114,44 @@ def test_percentile_cuts_what_it_says() -> None:
     statistics = TensorStatistics.empty().add(data)
     low, high = percentile(statistics, percent=90.0)
     assert (low, high) == pytest.approx((-0.9, 0.9), abs=statistics.width)
+
+
+def divergence(data: np.ndarray, low: float, high: float, width: float, levels: int) -> float:
+    """Kullback-Leibler divergence of the elements from what `levels` levels tell of those within, by its definition."""
+    edges = np.arange(round((high - low) / width) + 1) * width + low
+    inside, _ = np.histogram(data[(data > low) & (data < high) & (np.abs(data) >= width)], edges)
+    true = inside.astype(float)
+    true[0] += (data <= low).sum() if low < 0 else 0
+    true[-1] += (data >= high).sum()
+    told = np.zeros_like(true)
+    for level in range(levels):
+        bins = [k for k in range(len(inside)) if k * levels // len(inside) == level and inside[k]]
+        told[bins] = inside[bins].sum() / max(len(bins), 1)
+    told[(true > 0) & (told == 0)] = 0.5
+    true, told = true / true.sum(), told / told.sum()
+    return float(sum(p * np.log(p / q) for p, q in zip(true, told, strict=True) if p))
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_entropy_finds_what_brute_force_by_the_definition_finds(bits: int) -> None:
+    random = np.random.default_rng(5)
+    data = np.abs(np.concatenate([random.normal(size=15_000), random.normal(size=30, scale=6)])).astype(np.float32)
+    statistics = TensorStatistics.empty().add(data)
+    width, last = statistics.width, int(data.max() / statistics.width)
+    found = entropy(statistics, bits)
+    assert found[0] == 0
+    ends = [int(end) + 1 for end in np.linspace(0, last, 64) if end >= 2**bits]
+    best = min(divergence(data, 0.0, end * width, width, 2**bits) for end in ends)
+    assert divergence(data, 0.0, min(round(found[1] / width), last + 1) * width, width, 2**bits) <= best * 1.02
+
+
+def test_entropy_clips_a_planted_outlier_on_both_sides() -> None:
+    data = with_outlier(np.random.default_rng(3))
+    low, high = entropy(TensorStatistics.empty().add(data))
+    assert 2 < high < 30
+    assert low == data.min() or -6 < low < -2
+
+
+def test_entropy_of_grids_finer_than_the_histogram_is_the_whole_range() -> None:
+    statistics = TensorStatistics.empty().add(with_outlier(np.random.default_rng(3)))
+    assert entropy(statistics, 16) == minmax(statistics)

@@ -22,7 +22,8 @@ _AT_ONCE: Final = 2  # samples: inference of both, on half the threads each, kee
 
 
 def calibrate(model: ir.Model, values: Collection[str], samples: Iterable[Arrays], *,
-              progress: Callable[[int], None] | None = None, threads: int | None = None) -> Statistics:
+              progress: Callable[[int], None] | None = None, threads: int | None = None,
+              resume: Statistics | None = None) -> Statistics:
     """Run the float ``model`` over ``samples`` and gather the statistics of ``values``.
 
     Memory does not depend on the number of samples: each one's tensors go into the histograms and are dropped, while
@@ -34,6 +35,7 @@ def calibrate(model: ir.Model, values: Collection[str], samples: Iterable[Arrays
         samples: feeds with a batch axis, input name -> array.
         progress: called with the number of samples done, after each.
         threads: number of threads for inference; None takes every core that this process may use.
+        resume: statistics of the samples before these; the result is of both, as if they had come in one call.
 
     Raises:
         CalibrationError: no samples, one that onnxruntime refuses, or one that makes a value NaN or infinite; names the
@@ -42,19 +44,24 @@ def calibrate(model: ir.Model, values: Collection[str], samples: Iterable[Arrays
     """
     inputs = {value.name for value in model.graph.inputs}
     outputs = [name for name in dict.fromkeys(values) if name not in inputs]
-    tensors = {name: TensorStatistics.empty() for name in dict.fromkeys(values)}
-    count = 0
+    before = resume if resume is not None else Statistics({}, 0)
+    tensors = {name: before.get(name, TensorStatistics.empty()) for name in dict.fromkeys(values)}
+    count = before.samples
+    history = [before] if before.samples else []
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         session = _session(_expose(model, outputs, Path(folder)), threads or _cores())
-        for number, arrays in enumerate(_computed(session, outputs, samples)):
-            for name, before in tensors.items():
-                tensors[name] = _added(before, arrays[name], name, number)
-            count = number + 1
+        for arrays in _computed(session, outputs, samples, count):
+            for name, known in tensors.items():
+                tensors[name] = _added(known, arrays[name], name, count)
+            count += 1
+            if count.bit_count() == 1:  # 1, 2, 4, ...: one of them is a half to a quarter of whatever the end will be
+                history = [*history[-1:], Statistics(tensors, count)]
             if progress is not None:
                 progress(count)
     if not count:
         raise CalibrationError("there are no calibration samples; give at least one")
-    return Statistics(tensors, count)
+    return Statistics(tensors, count, next((old for old in reversed(history) if old.samples <= count // 2),
+                                         before.earlier))
 
 
 def _added(before: TensorStatistics, data: NDArray[Any], name: str, number: int) -> TensorStatistics:
@@ -98,7 +105,8 @@ def _session(path: Path, threads: int) -> Any:
         raise ModelError(f"onnxruntime cannot load the float model: {error}") from error
 
 
-def _computed(session: Any, outputs: list[str], samples: Iterable[Arrays]) -> Iterator[dict[str, NDArray[Any]]]:
+def _computed(session: Any, outputs: list[str], samples: Iterable[Arrays], first: int,
+              ) -> Iterator[dict[str, NDArray[Any]]]:
     """Inputs and computed values of each sample, in order; the next ones are computed meanwhile.
 
     onnxruntime releases Python's lock while it runs, so that inference and the caller's work overlap.
@@ -112,7 +120,7 @@ def _computed(session: Any, outputs: list[str], samples: Iterable[Arrays]) -> It
             raise CalibrationError(f"onnxruntime refuses sample {number}: {error}") from error
 
     with ThreadPoolExecutor(_AT_ONCE, "edgeq-calibrate") as pool:
-        numbered = enumerate(samples)
+        numbered = enumerate(samples, first)
         running: deque[Future[dict[str, NDArray[Any]]]] = deque()
         while True:
             running.extend(pool.submit(run, *item) for item in itertools.islice(numbered, _AT_ONCE + 1 - len(running)))

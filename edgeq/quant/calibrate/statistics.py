@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeq.errors import CalibrationError
 
 BINS: Final = 2048  # per sign: a tensor fills more than half of its range, so an 8-bit step spans 4 to 16 bins
-FORMAT: Final = 1
+FORMAT: Final = 2
 _UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile,
                       zlib.error)
 _SMALLEST_EXPONENT: Final = -100  # below 2**-100 everything counts as zero; BINS / bound stays finite in float32
@@ -101,11 +101,15 @@ class TensorStatistics:
 
 
 class Statistics(Mapping[str, TensorStatistics]):
-    """Value name -> statistics, with the number of samples that they were gathered from."""
+    """Value name -> statistics, with the number of samples that they were gathered from.
 
-    def __init__(self, tensors: Mapping[str, TensorStatistics], samples: int):
+    earlier: the same after a part of the samples, at most half of them: how ranges moved since tells whether more
+    samples would move them further.
+    """
+
+    def __init__(self, tensors: Mapping[str, TensorStatistics], samples: int, earlier: Statistics | None = None):
         self._tensors = dict(tensors)
-        self.samples = samples
+        self.samples, self.earlier = samples, earlier
 
     def __getitem__(self, name: str) -> TensorStatistics:
         return self._tensors[name]
@@ -122,15 +126,23 @@ class Statistics(Mapping[str, TensorStatistics]):
         tensors = {name: union(part[name] for part in (self, other) if name in part) for name in names}
         return Statistics(tensors, self.samples + other.samples)
 
-    def save(self, path: str | Path) -> None:
-        """Write an .npz that `load` reads, to resume later or to merge with another worker's."""
-        parts = list(self.values())
+    def save(self, path: str | Path, **origin: str) -> None:
+        """Write an .npz that `load` reads, to resume later or to merge with another worker's. origin: what `load` shall
+        find again, the digest of the data say.
+        """
+        arrays = self._arrays("") | (self.earlier._arrays("earlier_") if self.earlier is not None else {})
+        arrays |= {f"origin_{key}": np.array(text) for key, text in origin.items()}
         with open(path, "wb") as file:
-            np.savez_compressed(
-                file, format=np.int64(FORMAT), samples=np.int64(self.samples), names=np.array(list(self), np.str_),
-                counts=np.array([part.counts for part in parts], np.int64).reshape(len(parts), 2 * BINS - 1),
-                exponents=np.array([part.exponent for part in parts], np.int64),
-                ranges=np.array([(part.min, part.max) for part in parts], np.float64).reshape(len(parts), 2))
+            np.savez_compressed(file, format=np.int64(FORMAT), **arrays)
+
+    def _arrays(self, prefix: str) -> dict[str, Any]:
+        parts = list(self.values())
+        columns = {
+            "samples": np.int64(self.samples), "names": np.array(list(self), np.str_),
+            "counts": np.array([part.counts for part in parts], np.int64).reshape(len(parts), 2 * BINS - 1),
+            "exponents": np.array([part.exponent for part in parts], np.int64),
+            "ranges": np.array([(part.min, part.max) for part in parts], np.float64).reshape(len(parts), 2)}
+        return {prefix + key: column for key, column in columns.items()}
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
@@ -139,18 +151,30 @@ class Statistics(Mapping[str, TensorStatistics]):
         Raises:
             CalibrationError: not such a file, or of another format.
         """
+        return cls.load_with_origin(path)[0]
+
+    @classmethod
+    def load_with_origin(cls, path: str | Path) -> tuple[Statistics, dict[str, str]]:
+        """The same, with the origin that `save` was given."""
         try:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 stored = {name: file[name] for name in file.files}
             if int(stored["format"]) != FORMAT:
                 raise CalibrationError(f"'{path}' has the statistics format {int(stored['format'])}, this edgeq reads "
                                        f"{FORMAT}; calibrate again")
-            columns = (stored["names"], stored["counts"], stored["exponents"], stored["ranges"])
-            tensors = {str(name): TensorStatistics(counts, int(exponent), float(low), float(high))
-                       for name, counts, exponent, (low, high) in zip(*columns, strict=True)}
-            return cls(tensors, int(stored["samples"]))
+            earlier = cls._read(stored, "earlier_", None) if "earlier_samples" in stored else None
+            origin = {key.removeprefix("origin_"): str(text) for key, text in stored.items()
+                      if key.startswith("origin_")}
+            return cls._read(stored, "", earlier), origin
         except _UNREADABLE as error:
             raise CalibrationError(f"'{path}' does not hold calibration statistics; calibrate again") from error
+
+    @classmethod
+    def _read(cls, stored: Mapping[str, NDArray[Any]], prefix: str, earlier: Statistics | None) -> Statistics:
+        columns = (stored[prefix + key] for key in ("names", "counts", "exponents", "ranges"))
+        tensors = {str(name): TensorStatistics(counts, int(exponent), float(low), float(high))
+                   for name, counts, exponent, (low, high) in zip(*columns, strict=True)}
+        return cls(tensors, int(stored[prefix + "samples"]), earlier)
 
 
 def union(parts: Iterable[TensorStatistics]) -> TensorStatistics:
