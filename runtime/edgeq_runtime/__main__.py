@@ -1,5 +1,7 @@
 """``python -m edgeq_runtime BUNDLE self-test|run|benchmark``: the device's command line.
 
+Updates: ``python -m edgeq_runtime install ARCHIVE FOLDER`` and ``rollback FOLDER``; FOLDER is then a BUNDLE.
+
 Exit codes: 0 good, 1 bad bundle, engine or input, 2 usage, 3 the self-test failed.
 """
 from __future__ import annotations
@@ -19,8 +21,13 @@ TOP = 5
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    updates = arguments[:1] in (["install"], ["rollback"])
+    options = (_update_parser() if updates else _parser()).parse_args(arguments)
     try:
+        if updates:
+            options.command(options)
+            return 0
         with load(options.bundle, threads=options.threads, verify=options.verify) as model:
             code: int = options.command(model, options)
             return code
@@ -53,6 +60,24 @@ def _benchmark(model: Model, options: argparse.Namespace) -> int:
     _show(options, found, "\n".join(f"{key:15} {value if isinstance(value, (str, int)) else f'{value:.3f}'}"
                                     for key, value in found.items() if value is not None))
     return 0
+
+
+def _install(options: argparse.Namespace) -> None:
+    from .installation import install
+
+    found = install(options.archive, options.folder, key=options.key, self_test=not options.no_self_test,
+                    threads=options.threads)
+    test = found.self_test and found.self_test.to_dict()
+    words = f"self-test {found.self_test}" if found.changed and found.self_test else "not tested"
+    _show(options, {"path": str(found.path), "previous": found.previous, "changed": found.changed, "self_test": test},
+          f"{found.path} is in use: {words if found.changed else 'it was already'}")
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from .installation import rollback
+
+    path = rollback(options.folder)
+    _show(options, {"path": str(path)}, f"{path} is in use again")
 
 
 def _read_inputs(model: Model, given: List[str]) -> Dict[str, Any]:
@@ -99,6 +124,23 @@ def _parser() -> argparse.ArgumentParser:
         if name == "benchmark":
             command.add_argument("--runs", type=int, default=100)
             command.add_argument("--warmup", type=int, default=10)
+    return parser
+
+
+def _update_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m edgeq_runtime", description="Keep a bundle on this device up to date.")
+    commands = parser.add_subparsers(required=True)
+    for name, function, words in (("install", _install, "unpack, test and switch to an archive of edgeq pack"),
+                                  ("rollback", _rollback, "go back to the version before")):
+        command = commands.add_parser(name, help=words, description=words)
+        command.set_defaults(command=function)
+        if name == "install":
+            command.add_argument("archive", type=Path)
+            command.add_argument("--key", type=Path, metavar="PUBLIC.pem", help="refuse what this key has not signed")
+            command.add_argument("--no-self-test", action="store_true", help="switch without running it")
+            command.add_argument("--threads", type=int, metavar="N", help="for the self-test")
+        command.add_argument("folder", type=Path)
+        command.add_argument("--json", action="store_true", help="for machines")
     return parser
 
 

@@ -1,7 +1,7 @@
 """Are the files of a bundle those that its manifest lists, and all inside its folder?"""
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 from .errors import BundleError
 from .manifest import FileEntry, Manifest
@@ -33,11 +33,11 @@ def inside(folder: Path, relative: str) -> Path:
     """folder / relative, where that stays in the folder.
 
     Raises:
-        BundleError: absolute, with a drive, a backslash or '..', or a link that leads out of the folder.
+        BundleError: absolute, with a backslash, a colon (drives and streams of Windows) or '..', or a link that leads
+            out of the folder.
     """
-    parts = PurePosixPath(relative).parts
-    if (not relative or "\\" in relative or "\0" in relative or ".." in parts or PurePosixPath(relative).is_absolute()
-            or PureWindowsPath(relative).drive):
+    pure = PurePosixPath(relative)
+    if not relative or any(sign in relative for sign in "\\:\0") or ".." in pure.parts or pure.is_absolute():
         raise BundleError(f"{folder}: the path '{relative}' does not stay inside the bundle")
     path = folder / relative
     try:

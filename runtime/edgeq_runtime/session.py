@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: bool = False) -> Model:
-    """Open a bundle on this device.
+    """Open a bundle on this device: its folder, or one that `install` keeps up to date.
 
     threads: how many the engine may use for one run; None leaves it to the engine. verify: compare every file's sha256,
     not only its size.
@@ -30,6 +30,10 @@ def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: boo
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     folder = Path(folder)
+    if (folder / "current").is_file():
+        from .installation import current
+
+        folder = current(folder)
     manifest = Manifest.read(folder, verify=verify)
     return Model(folder, manifest, open_engine(folder, manifest, threads))
 
