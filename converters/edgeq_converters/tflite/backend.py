@@ -15,6 +15,7 @@ from edgeq_converters.contract import Artifact, EmitOptions, FloatNode
 from edgeq_converters.lowered import lower_form
 from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
 from edgeq_converters.tflite import flatbuffer
+from edgeq_converters.tflite.assign import assign
 from edgeq_converters.tflite.branches import compute_both_branches
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
 from edgeq_converters.tflite.integer import MOVING, float_reason
@@ -71,7 +72,7 @@ def lower(model: ir.Model, *, dynamic: bool = False) -> tuple[Program, list[Floa
 
     dynamic: see Builder.
     """
-    return _Lowering(model.graph, table(), Builder(dynamic)).run()
+    return _Lowering(model.graph, table(), Builder(assign(model.graph, {}), dynamic)).run()
 
 
 class _Lowering:
@@ -167,7 +168,7 @@ class _Lowering:
             if value.data is not None:
                 made = Value(value.name, value.shape, single, data=value.data.astype(single))
             else:
-                layout = self.builder.layouts(value)[0]
+                layout = self.builder.held_layout(value)
                 tensor = self.builder.cast(self.builder.read(value, layout), single)
                 made = Value(value.name, value.shape, single, tensors={layout: tensor}, shared=True)
             self.wide[id(value)] = made

@@ -1,12 +1,13 @@
 """What op handlers build with: read a value in a layout, call a kernel, hand back the result.
 
-Layout is a property of a value: it holds its tensor in one or several layouts, another one is transposed on demand and
-remembered. A node runs either on integers (`integer`: all its data carries int8 grids and an int8 kernel exists) or on
-float, where its inputs are dequantized on demand. Handlers are written once for both.
+Layout is a property of a value: it holds its tensor in one or several layouts, each made once. Which ones was chosen
+before (assign.py); a handler asks for its own and may be written as if there were only one. A node runs either on
+integers (`integer`: all its data carries int8 grids and an int8 kernel exists) or on float, where its inputs are
+dequantized on demand. Handlers are written once for both.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from edgeq.graph import quant, shape
 from edgeq.scheme import PerBlock, PerChannel, QuantParams, dequantize
 from edgeq_converters.optable import CannotLower
+from edgeq_converters.tflite.form import Form
 from edgeq_converters.tflite.kernels import (
     FIXED_GRIDS,
     FLOAT32,
@@ -57,12 +59,13 @@ class NeedsFloat(Exception):
 class Builder:
     """The state of one conversion.
 
-    dynamic: float activations meeting integer weights may be quantized by the kernel, row by row at run time: several
-    times faster, and no longer what the graph says to the last digits.
+    forms: how each node runs that works in several layouts. dynamic: float activations meeting integer weights may be
+    quantized by the kernel, row by row at run time: several times faster, and no longer what the graph says to the last
+    digits.
     """
 
-    def __init__(self, dynamic: bool = False) -> None:
-        self.dynamic = dynamic
+    def __init__(self, forms: Mapping[ir.Node, Form], dynamic: bool = False) -> None:
+        self.forms, self.dynamic = forms, dynamic
         self.program = Program()
         self.node: ir.Node
         self.integer = False
@@ -189,21 +192,16 @@ class Builder:
         return Value(value.name, wide, value.dtype, value.grid,
                      tensors={layout: self.reshape(held, permute(wide, layout))})
 
-    def layouts(self, value: Value) -> list[Layout]:
-        """The layouts a computed value is held in, the preferred first."""
-        if value.data is None and not value.tensors:
-            self._held(value, identity(value.rank))
-        return list(value.tensors)
-
     def common_layout(self, *values: Value) -> Layout:
-        """The layout of equal-rank values that leaves the fewest bytes to transpose; constants go along for nothing."""
-        weight: dict[Layout, int] = {}
-        for value in values:
-            if value.data is None:
-                neutral = sum(axis != 1 for axis in value.shape) <= 1
-                for layout in self.layouts(value):
-                    weight[layout] = weight.get(layout, 0) + (0 if neutral else value.size)
-        return max(weight, key=weight.__getitem__) if weight else identity(values[0].rank)
+        """The layout in which the node works (see assign.py), or the one that the first computed operand is held in
+        where the operands are an inner part of a larger form."""
+        if self.node in self.forms and len(self.forms[self.node].works) == values[0].rank:
+            return self.forms[self.node].works
+        return next((self.held_layout(value) for value in values if value.data is None), identity(values[0].rank))
+
+    def held_layout(self, value: Value) -> Layout:
+        """A layout that a computed value is held in."""
+        return self._held(value, identity(value.rank))[0]
 
     # -- kernels ---------------------------------------------------------------------------------
     def call(self, kernel: str, inputs: Sequence[Tensor | None], out: Sequence[int], *, dtype: Any = None,

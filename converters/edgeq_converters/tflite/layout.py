@@ -112,3 +112,14 @@ def reshape_layouts(old: Sequence[int], new: Sequence[int], layout: Layout) -> t
     needed = tuple(axis for _, before, _ in keyed for axis in before)
     result = tuple(axis for _, _, after in keyed for axis in after)
     return (layout if moves_nothing(permute(old, layout), steps(layout, needed)) else needed), result
+
+
+def flattens(old: Sequence[int], new: Sequence[int], layout: Layout) -> bool:
+    """[N, C, spatial..] -> [N, F], stored so that each row is one run of numbers."""
+    return len(new) == 2 and layout[:1] == (0,) and old[0] == new[0] and all(
+        before in ([0], []) or 0 not in before for before, _ in reshape_groups(old, new))
+
+
+def swapped(rank: int) -> Layout:
+    """ONNX order with the last two axes exchanged."""
+    return (*range(rank - 2), rank - 1, rank - 2)

@@ -9,7 +9,7 @@ from edgeq.scheme import PerChannel, PerTensor
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
 from edgeq_converters.tflite.kernels import INT4
-from edgeq_converters.tflite.layout import Layout, identity
+from edgeq_converters.tflite.layout import identity, swapped
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
 from edgeq_converters.tflite.weights import Filter, bias_tensor, weight_tensor
@@ -133,16 +133,12 @@ def matmul(b: Builder, x: Value, y: Value) -> Value:
         raise CannotLower("a matrix product with more than three batch axes")
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     out = (*batch, left.shape[-2], right.shape[-1])
-    adjoint = _swapped(rank) in b.layouts(right) if right.data is None else False
-    second = b.read(right, _swapped(rank) if adjoint else identity(rank))
+    adjoint = right.data is None and b.common_layout(right) == swapped(rank)
+    second = b.read(right, swapped(rank) if adjoint else identity(rank))
     if second.dtype == INT4:
         raise NeedsFloat("a batched product with 4-bit numbers")
     made = b.through("BATCH_MATMUL", [b.read(left), second], out, adjY=adjoint)
     return b.result(b.reshape(made, b.shape))
-
-
-def _swapped(rank: int) -> Layout:
-    return (*range(rank - 2), rank - 1, rank - 2)
 
 
 def _column(b: Builder, y: Value) -> Value:

@@ -20,8 +20,9 @@ from edgeq_converters.tflite.windows import VALID
 def softmax(b: Builder, x: Value, *, axis: int = -1) -> Value:
     """The kernels work on the last axis as it is stored."""
     axis %= max(x.rank, 1)
-    layouts = [layout for layout in b.layouts(x) if layout and layout[-1] == axis] if x.data is None else []
-    layout = layouts[0] if layouts else last(x.rank, axis)
+    layout = b.common_layout(x)
+    if layout[-1:] != (axis,):
+        layout = last(x.rank, axis)
     kernel = "SOFTMAX" if b.node.op_type == "Softmax" else "LOG_SOFTMAX"
     options: dict[str, Any] = {"beta": 1.0} if kernel == "SOFTMAX" else {}
     tensor = b.read(x, layout)

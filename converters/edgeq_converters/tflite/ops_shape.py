@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +13,8 @@ from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder
 from edgeq_converters.tflite.layout import (
     Layout,
-    identity,
+    flattens,
     permute,
-    reshape_groups,
     reshape_layouts,
     transposed,
     without,
@@ -29,8 +28,7 @@ from edgeq_converters.tflite.table import op
 def same(b: Builder, x: Value) -> Value:
     """A copy, or the conversion between two grids."""
     held = x.grid is not None
-    # A public output is wanted in ONNX order; integers are transposed at a quarter of the bytes.
-    layout = identity(x.rank) if b.node.outputs[0].is_graph_output() else b.common_layout(x)
+    layout = b.common_layout(x)
     b.node.outputs[0].shape = ir.Shape(x.shape)  # a pool may have corrected it, see ops_pool
     return b.result(b.read(x, layout, integer=held), layout)
 
@@ -49,7 +47,7 @@ def transpose(b: Builder, x: Value, *, perm: Sequence[int] | None = None) -> Val
     order = tuple(perm) if perm else tuple(reversed(range(x.rank)))
     if x.data is not None:
         return b.result(b.read(x, order))
-    layout = b.layouts(x)[0]
+    layout = b.common_layout(x)
     views = {transposed(layout, order): b.read(x, layout)}
     if x.grid is not None or not b.integer:
         first, tensor = next(iter(views.items()))
@@ -79,8 +77,6 @@ def reshaped(b: Builder, x: Value) -> Value:
     held = b.common_layout(x)
     needed, made = reshape_layouts(x.shape, b.shape, held)
     out = b.shape
-    if needed != held and not read_channels_last(b.node.outputs[0]):
-        needed, made = identity(x.rank), identity(len(out))  # paid for anyway, and the readers want this order
     if needed != held and (order := _scramble(x.shape, out, held)) is not None:
         integer = b.integer
 
@@ -101,37 +97,9 @@ def reshaped(b: Builder, x: Value) -> Value:
     return b.result(b.reshape(tensor, permute(out, made)), made)
 
 
-# Ops that want channels last; ops that take any order, through which a reader's wish comes.
-CHANNELS_LAST: Final = frozenset((
-    "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Resize", "DepthToSpace", "SpaceToDepth", "GridSample",
-    "GlobalAveragePool", "GlobalMaxPool", "LRN", "RoiAlign",
-))
-ANY_ORDER: Final = frozenset((
-    "Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "Gelu", "HardSwish", "HardSigmoid", "Swish",
-    "LeakyRelu", "PRelu", "Elu", "Softplus", "Mish", "Concat", "Split", "Slice", "Pad", "BatchNormalization",
-    "InstanceNormalization", "Identity", "Cast", "Transpose", "Reshape", "Dropout",
-))
-
-
-def read_channels_last(value: ir.Value) -> bool:
-    """Whether some reader, perhaps behind ops that take any order, wants channels last."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        for use in waiting.pop().uses():
-            if use.node.op_type in CHANNELS_LAST:
-                return True
-            if use.node.op_type in ANY_ORDER:
-                fresh = [output for output in use.node.outputs if output not in seen]
-                seen.update(fresh)
-                waiting += fresh
-    return False
-
-
 def _scramble(old: Sequence[int], new: Sequence[int], layout: Layout) -> NDArray[np.intp] | None:
     """For [N, C, spatial..] -> [N, F]: the ONNX column of each column of a plain RESHAPE of the tensor, or None."""
-    if len(new) != 2 or layout[0] != 0 or old[0] != new[0]:
-        return None
-    if not all(before in ([0], []) or 0 not in before for before, _ in reshape_groups(old, new)):
+    if not flattens(old, new, layout):
         return None
     columns = np.arange(int(np.prod(old[1:], dtype=np.int64))).reshape(old[1:])
     return np.asarray(columns.transpose([axis - 1 for axis in layout[1:]]).ravel(), np.intp)
