@@ -38,7 +38,6 @@ REFUSED: Final[dict[str, dict[str, str]]] = {
     "onnxruntime": {"test_top_k_uint64": "could not find an implementation for TopK"},
     "tflite": {
         **_BY_DATA, **_NO_OPERATOR,
-        "test_onehot_with_negative_axis": "does not compute what the quantized graph computes",  # indices below 0
         "test_top_k_uint64": "",
     },
     "coreml": {

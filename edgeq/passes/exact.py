@@ -112,6 +112,22 @@ def _widen(node: ir.Node) -> bool:
     return True
 
 
+def whole_indices(model: ir.Model) -> int:
+    """The indices of a OneHot that are no integers become some -> how many.
+
+        x float -> OneHot -> y     =>     x -> Cast(int64) -> OneHot -> y
+
+    So the standard has it: https://onnx.ai/onnx/operators/onnx__OneHot.html. onnxruntime compared floats before 1.32.
+    """
+    count = 0
+    for node in nodes_of(model, "OneHot"):
+        indices = node.inputs[0]
+        if indices is not None and indices.dtype is not None and not indices.dtype.is_integer():
+            node.replace_input_with(0, _cast(node, 0, _T.INT64))
+            count += 1
+    return count
+
+
 def _power(node: ir.Node) -> bool:
     base, exponent = node.inputs[0], node.inputs[1]
     if base is None or exponent is None or base.dtype not in (_T.FLOAT, _T.DOUBLE):
@@ -126,7 +142,7 @@ def _cast(node: ir.Node, index: int, to: ir.DataType) -> ir.Value:
     value = node.inputs[index]
     assert value is not None
     assert node.graph is not None
-    made = ir.node("Cast", [value], attributes={"to": int(to)}, name=f"{node.name}_{index}_wide")
+    made = ir.node("Cast", [value], attributes={"to": int(to)}, name=f"{node.name}_{index}_cast")
     made.outputs[0].name, made.outputs[0].shape, made.outputs[0].type = made.name, value.shape, ir.TensorType(to)
     node.graph.insert_before(node, made)
     return made.outputs[0]

@@ -17,6 +17,7 @@ from small_graphs import network, normal
 from edgeq.errors import UnsupportedModel
 from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.onnxruntime import DATA, MODEL, emit
+from edgeq_runtime.engines.versions import matches
 
 Arrays = dict[str, NDArray[Any]]
 OUT = .05  # the scale of `y` where it lies on a grid
@@ -322,7 +323,8 @@ def test_zeros_before_a_max_pool_stay_zeros(tmp_path: Path) -> None:
         p = Pad (n, pads)
         y = MaxPool <kernel_shape = [3,2], strides = [2,2], pads = [0,0,0,0]> (p)
     }""", pads=np.array([0, 0, 1, 1, 0, 0, 0, 1]))
-    assert "Pad" not in kernels_as_given(model, tmp_path)
+    moved = "Pad" not in kernels_as_given(model, tmp_path)
+    assert moved == matches(onnxruntime.__version__, "<1.32")  # it left such a Pad alone since; devices have older ones
     found, ops, _ = convert(model, {"x": X}, tmp_path)
     assert ops["Pad"] == 1
     np.testing.assert_array_equal(found, reference(model, {"x": X}, tmp_path))

@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from passes.graphs import assert_close, build, noise, session
 
 from edgeq.frontends import load_model
-from edgeq.passes.exact import align_uneven_corners, unpool_then_pad, wide_integers
+from edgeq.passes.exact import align_uneven_corners, unpool_then_pad, whole_indices, wide_integers
 from edgeq.verify.reference import run_onnx
 
 UNPOOL = ("g (float[1,1,2,3] x, int64[1,1,2,3] i) => (float[] y)"
@@ -65,3 +65,13 @@ def test_an_unsigned_exponent() -> None:
     model, feed = load_model(given), {"x": noise(3), "z": np.array([0, 2, 5], np.uint64)}
     assert wide_integers(model) == 1
     assert_close([feed["x"]**np.array([0, 2, 5], np.float32)], list(next(run_onnx(model, [feed])).values()))
+
+
+def test_indices_that_are_not_whole() -> None:
+    """By the standard they are cast to int64 first; onnx's own evaluator compares floats, so numpy is the judge."""
+    model = load_model(build("g (float[4] x) => (float[4,3] y) { y = OneHot(x, d, v) }",
+                             {"d": np.array(3), "v": np.array([-1, 2], np.float32)}))
+    assert whole_indices(model) == 1
+    assert whole_indices(model) == 0
+    found = next(run_onnx(model, [{"x": np.array([0.5, -0.5, 2.9, -1.0], np.float32)}]))["y"]
+    np.testing.assert_array_equal(found, np.where(np.eye(3)[[0, 0, 2, 2]] == 1, 2, -1))
