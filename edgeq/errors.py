@@ -7,6 +7,7 @@ EdgeqError                 (edgeq_runtime.errors: the device knows it too)
 ├── ModelError             a source that cannot be read as a network
 ├── UnsupportedModel       nodes that a target cannot run; carries every such node, not just the first
 ├── CalibrationError       samples missing, empty, not finite, or of the wrong name, shape or dtype
+├── EvaluationError        a metric or its data that gives no score
 ├── MissingExtra           a part of edgeq that was not installed; names the pip command
 ├── UsageError             options that contradict each other
 └── VerificationError      the artifact does not compute what the quantized graph says
@@ -19,8 +20,8 @@ from dataclasses import dataclass
 from edgeq_runtime.errors import BundleError, EdgeqError, EngineError, InputError
 
 __all__ = [
-    "BundleError", "CalibrationError", "EdgeqError", "EngineError", "InputError", "MissingExtra", "ModelError",
-    "Problem", "UnsupportedModel", "UsageError", "VerificationError",
+    "BundleError", "CalibrationError", "EdgeqError", "EngineError", "EvaluationError", "InputError", "MissingExtra",
+    "ModelError", "Problem", "UnsupportedModel", "UsageError", "VerificationError",
 ]
 
 
@@ -30,6 +31,10 @@ class ModelError(EdgeqError):
 
 class CalibrationError(EdgeqError):
     """The calibration samples do not fit the model."""
+
+
+class EvaluationError(EdgeqError):
+    """The metric or the data that it is to be measured on gives no score."""
 
 
 class UsageError(EdgeqError):

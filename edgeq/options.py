@@ -26,7 +26,9 @@ class Options:
     bits: of the weights: 4, 8, 16 or 32 (float). calibration: samples (path, "module:function", or an iterable of
     dicts); activations are quantized exactly when it is given, unless `activations` says "float". weights:
     "per-channel", "per-tensor" or "block:SIZE". calibrator: a name of `CALIBRATORS`, or "auto". calibration_cache: a
-    file that keeps what calibration saw. inputs: input name -> shape, for models with free dimensions.
+    file that keeps what calibration saw. inputs: input name -> shape, for models with free dimensions. eval: labelled
+    data, or a function that scores a predictor. metric: a name of `edgeq.metrics.METRICS`, "module:function" or a
+    function. max_drop (such as 1.0 or "1%"), min_metric, max_bytes (such as "600kB"): search the bits of each layer.
     """
 
     bits: int = 8
@@ -41,6 +43,11 @@ class Options:
     inputs: Mapping[str, tuple[int, ...]] | None = None
     preprocess: Preprocess | None = None
     labels: Sequence[str] = ()
+    eval: Any = None
+    metric: Any = None
+    max_drop: float | str | None = None
+    min_metric: float | None = None
+    max_bytes: int | str | None = None
     keep_qdq: Path | None = None
     min_os: int = 18
     compute: Literal["ane", "gpu", "cpu", "all"] = "ane"

@@ -2,34 +2,28 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import onnx_ir as ir
 
+import edgeq_runtime
 from edgeq.bundle import Bundle, check_free, file_entries, new_bundle, open_bundle, write_report
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model
 from edgeq.options import Options, Progress, scheme_of
 from edgeq.passes import canonicalize
-from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
-from edgeq.quant.calibrate.cache import calibrate_with_cache
-from edgeq.quant.choose import DEFAULT, choose_calibrators
-from edgeq.quant.choose import SAMPLES as CHOICE_SAMPLES
-from edgeq.quant.half import store_half
-from edgeq.quant.methods import method_named
-from edgeq.quant.plan import QuantPlan, make_plan
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, without_rounding
-from edgeq.quant.quantize import quantize
+from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
+from edgeq.quantized import open_goal, quantized
 from edgeq.record import Record, check_labels, input_specs, model_name, selftest_cases, selftest_tolerance
 from edgeq.report.html import Evidence, write_page
-from edgeq.scheme import QuantScheme
+from edgeq.search import Goal, limits_of
 from edgeq.targets import TARGETS
 from edgeq.verify.check import verify_bundle
 from edgeq.verify.references import References
@@ -60,19 +54,21 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     for name, path in paths.items():
         check_free(path, force=options.force)
         backend(name)
-    scheme = scheme_of(options)
+    scheme, limits = scheme_of(options), limits_of(options.max_drop, options.min_metric, options.max_bytes)
     network = load_model(model, inputs=dict(options.inputs or {}),
                          open_sizes=all(TARGETS[name].open_sizes for name in targets))
     check_labels(network, options.labels)
     canonicalize(network)
     samples = _samples(network, options)
-    graph, plan, statistics = _quantize(network, targets, scheme, samples, options)
+    goal = open_goal(network, input_specs(network), samples, limits, options)
+    result = quantized(network, [TARGETS[name] for name in targets], scheme, samples, options, goal,
+                       lambda graph: _artifact_bytes(graph, targets, options))
     if options.keep_qdq is not None:
-        ir.save(graph, options.keep_qdq)
-    record = Record(model, graph, plan, samples, options, statistics)
-    unrounded = network if plan is not None else without_rounding(network)
-    references = References(unrounded, graph, input_specs(network), samples)
-    evidence = Evidence(network, graph, references)
+        ir.save(result.graph, options.keep_qdq)
+    record = Record(model, result, samples, options, goal)
+    unrounded = network if result.plan is not None else without_rounding(network)
+    references = References(unrounded, result.graph, input_specs(network), samples)
+    evidence = Evidence(network, result.graph, references)
     with ExitStack() as all_or_none:
         for name, path in paths.items():
             folder = all_or_none.enter_context(new_bundle(path, force=options.force))
@@ -100,50 +96,25 @@ def _samples(network: ir.Model, options: Options) -> Samples | None:
     return open_samples(options.calibration, input_specs(network), limit=options.samples, preprocess=options.preprocess)
 
 
-def _quantize(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, samples: Samples | None, options: Options,
-              ) -> tuple[ir.Model, QuantPlan | None, Statistics]:
-    """The QDQ graph of a float network. One that is quantized already keeps its scales, and needs no plan."""
-    if any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph):
-        return network, None, Statistics({}, 0)
-    plan = make_plan(network, [TARGETS[name] for name in targets], scheme, keep_float=options.keep_float)
-    if options.bits == 16:
-        return store_half(network), plan, Statistics({}, 0)
-    statistics = _calibrate(network, plan, samples, options)
-    calibrator = _calibrator(network, plan, statistics, samples, options)
-    method = method_named(options.method)
-    fit = method.fit(samples, options.bits)
-    if fit is not None:
-        options.progress("fitting weights", 0)
-    return quantize(network, plan, statistics, calibrator, method.rounding, fit), plan, statistics
+def _artifact_bytes(graph: ir.Model, targets: Sequence[str], options: Options) -> int:
+    """Of the largest artifact that a graph becomes."""
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+        for name in targets:
+            (Path(folder) / name).mkdir()
+            backend(name).emit(graph, Path(folder) / name, _emit_options(options))
+        return max(sum(file.stat().st_size for file in (Path(folder) / name).rglob("*") if file.is_file())
+                   for name in targets)
 
 
-def _calibrate(network: ir.Model, plan: QuantPlan, samples: Samples | None, options: Options) -> Statistics:
-    if not plan.sources:
-        return Statistics({}, 0)
-    assert samples is not None
-
-    def progress(done: int) -> None:
-        options.progress("calibrating", done, samples.length)
-
-    if options.calibration_cache is not None:
-        return calibrate_with_cache(options.calibration_cache, network, plan.sources, samples, progress=progress)
-    return calibrate(network, plan.sources, samples, progress=progress)
-
-
-def _calibrator(network: ir.Model, plan: QuantPlan, statistics: Statistics, samples: Samples | None, options: Options,
-                ) -> Calibrator | dict[str, Calibrator]:
-    if options.calibrator != "auto" or samples is None:
-        return CALIBRATORS[DEFAULT if options.calibrator == "auto" else options.calibrator]
-    return choose_calibrators(network, plan, statistics, list(islice(samples, CHOICE_SAMPLES)),
-                              lambda done, total: options.progress("choosing ranges", done, total))
+def _emit_options(options: Options) -> EmitOptions:
+    return EmitOptions(options.min_os, options.compute, "float32" if options.bits == 32 else "float16")
 
 
 def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None:
     """Emit, verify and describe one bundle."""
     options, references, started = record.options, evidence.references, time.perf_counter()
     options.progress(f"writing {target}")
-    artifact = backend(target).emit(record.graph, folder, EmitOptions(
-        options.min_os, options.compute, "float32" if options.bits == 32 else "float16"))
+    artifact = backend(target).emit(record.graph, folder, _emit_options(options))
     seconds = time.perf_counter() - started
     manifest = record.manifest(target, artifact)
     _save(manifest, folder)
@@ -156,8 +127,19 @@ def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None
         manifest = replace(manifest, accuracy=verification.to_json())
     report = record.report(target, artifact, verification, seconds)
     write_report(folder, report)
-    write_page(folder, report, open_bundle(folder).artifact_bytes, evidence)
+    size = open_bundle(folder).artifact_bytes
+    if record.goal is not None:
+        options.progress(f"scoring {target}")
+        report["evaluation"] = record.goal.to_json(_score(folder, record.goal), size)
+        write_report(folder, report)
+    write_page(folder, report, size, evidence)
     _save(manifest, folder)
+
+
+def _score(folder: Path, goal: Goal) -> float:
+    """What the bundle itself scores, run by its engine."""
+    with edgeq_runtime.load(folder) as model:
+        return goal.evaluation.score(lambda feed: model.run(dict(feed)))
 
 
 def _save(manifest: Manifest, folder: Path) -> None:

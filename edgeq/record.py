@@ -14,10 +14,12 @@ from edgeq.bundle import sha256
 from edgeq.errors import ModelError, UsageError
 from edgeq.graph import real_inputs
 from edgeq.options import Options
-from edgeq.quant.calibrate import CALIBRATORS, Statistics
+from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import InputSpec, Samples
+from edgeq.quantized import Quantized
+from edgeq.search import Goal
 from edgeq.verify.check import Verification
 from edgeq.verify.reference import Arrays
 from edgeq_converters.contract import Artifact
@@ -31,14 +33,22 @@ SELFTEST_BYTES: Final = 1 << 18  # of inputs, beyond the first sample: the proof
 
 @dataclass(frozen=True)
 class Record:
-    """What all bundles of one conversion have in common. plan: None where the source was quantized already."""
+    """What all bundles of one conversion have in common."""
 
     source: Any
-    graph: ir.Model
-    plan: QuantPlan | None
+    quantized: Quantized
     samples: Samples | None
     options: Options
-    statistics: Statistics
+    goal: Goal | None = None
+
+    @property
+    def graph(self) -> ir.Model:
+        return self.quantized.graph
+
+    @property
+    def plan(self) -> QuantPlan | None:
+        """None where the source was quantized already."""
+        return self.quantized.plan
 
     def manifest(self, target: str, artifact: Artifact) -> Manifest:
         """Everything a device must know, but for the files and the measured accuracy."""
@@ -63,6 +73,7 @@ class Record:
             "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_nodes if node.node not in kept],
             "verification": verification.to_json() if verification else None,
+            "search": self.quantized.found.to_json() if self.quantized.found else None,
         }
 
     @property
@@ -70,9 +81,13 @@ class Record:
         if self.plan is None:
             return {"scheme": "as in the source model"}
         activation = self.plan.activation
-        wider = {weight.node: weight.type.bits for weight in self.plan.weights if weight.type.bits != self.options.bits}
+        found = self.quantized.found
+        bits = min(found.chosen.mixture.bits.values(), default=32) if found is not None else self.options.bits
+        wider = {weight.node: weight.type.bits for weight in self.plan.weights if weight.type.bits != bits}
+        if found is not None:
+            wider |= {name: width for name, width in found.chosen.mixture.bits.items() if width >= 16 > bits}
         return {
-            "weight_bits": self.options.bits, "weights": self.options.weights, "method": self.options.method,
+            "weight_bits": bits, "weights": self.options.weights, "method": self.options.method,
             "activation_bits": activation.bits if activation else 32,
             "calibrator": self.options.calibrator if activation else None,
             "wider_layers": wider, "kept_float": [asdict(kept) for kept in self.plan.kept],
@@ -94,9 +109,9 @@ class Record:
         if self.survey is None:
             return None
         calibrator = CALIBRATORS.get(self.options.calibrator, CALIBRATORS["mse"])
-        moved = moves(self.statistics, calibrator)
+        moved = moves(self.quantized.statistics, calibrator)
         return {**asdict(self.survey), "moved": [asdict(move) for move in moved],
-                "movement": said_of_moves(self.statistics, moved)}
+                "movement": said_of_moves(self.quantized.statistics, moved)}
 
     @cached_property
     def source_sha256(self) -> str:

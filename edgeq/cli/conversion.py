@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 @input_option
 @click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One class name a line.")
+@click.option("--eval", metavar="DATA", help="Labelled data for --metric, or a module:function that scores.")
+@click.option("--metric", metavar="NAME",
+              help="top1, top5, map50, miou, psnr, perplexity, wer, sqnr or module:function.")
+@click.option("--max-drop", metavar="N", help="Search the smallest bundle that scores at most N (or N%) below float.")
+@click.option("--min-metric", type=float, metavar="N", help="The same, with the worst score that is allowed.")
+@click.option("--max-bytes", metavar="N", help="Search the best bundle of at most N bytes (600kB, 1.5MB).")
 @click.option("--min-os", type=click.IntRange(16, 18), default=18, show_default=True, help="Core ML: the oldest iOS.")
 @click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True,
               help="Core ML: where the model should run.")
@@ -75,6 +81,11 @@ def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -
     print_result(rows, as_json, lambda: conversion(rows))
     if flags["strict"] and any(row["float_on_this_engine"] for row in rows):
         click.echo("error: ops of the quantized model run in float (see above), and --strict was given", err=True)
+        sys.exit(BELOW_WHAT_WAS_ASKED)
+    missed = [row["target"] for row in rows if not (row.get("evaluation") or {"met": True})["met"]]
+    if missed:
+        click.echo(f"error: {', '.join(missed)}: converted, but below what was asked; this is the best that was found",
+                   err=True)
         sys.exit(BELOW_WHAT_WAS_ASKED)
 
 

@@ -13,7 +13,7 @@ from edgeq.quant.params import grid
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.prefix import Arrays
 from edgeq.quant.quantize import group_statistics
-from edgeq.quant.sensitivity import Columns, Walk
+from edgeq.quant.walk import Columns, Walk
 from edgeq.scheme import QuantParams, dequantize, quantize
 
 DEFAULT: Final = "mse"
@@ -42,7 +42,7 @@ def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[s
         return -1 if producer is None else position[producer]
 
     sources = sorted((values[name] for name in plan.sources if len(trials.get(plan.groups[name], ())) > 1), key=place)
-    walk = Walk(network, (), feeds, position)
+    walk = Walk(network, feeds)
     expected = walk.outputs()
     for number, value in enumerate(sources):
         leader = plan.groups[value.name or ""]

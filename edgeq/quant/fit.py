@@ -1,9 +1,9 @@
 """Weights fitted to data, layer by layer from the inputs on, each to what the quantized layers before it left."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -35,6 +35,10 @@ class Fitted:
     params: QuantParams
     stored: NDArray[np.int8]
     bias: Array | None
+
+
+# model, the same with its activations rounded, label -> node of the latter, plan -> weight name -> what was found
+Fitter: TypeAlias = Callable[[ir.Model, ir.Model, Mapping[str, ir.Node], QuantPlan], dict[str, Fitted]]
 
 
 @dataclass(frozen=True, slots=True)

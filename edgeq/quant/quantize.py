@@ -14,7 +14,7 @@ from onnx_ir.passes.common import NameFixPass
 from edgeq.graph import constant, initializer, label
 from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import TensorStatistics
-from edgeq.quant.fit import Fit, Fitted
+from edgeq.quant.fit import Fitted, Fitter
 from edgeq.quant.half import store_half_in_place
 from edgeq.quant.params import grid
 from edgeq.quant.plan import Bias, QuantPlan
@@ -35,7 +35,7 @@ from edgeq.targets import Fixed
 
 def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
              calibrator: Calibrator | Mapping[str, Calibrator], rounding: Rounding = sum_preserving,
-             fit: Fit | None = None) -> ir.Model:
+             fit: Fitter | None = None) -> ir.Model:
     """The model with its plan carried out, as a copy. statistics: of every source of the plan. calibrator: of all
     groups, or of each by its leader. rounding: of weights, where none are fitted. fit: how to fit them to data.
 

@@ -126,7 +126,7 @@ def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int |
         return _from_folder(path, specs, limit, preprocess)
     if path.is_file():
         return _from_file(path, specs, limit)
-    if isinstance(source, str) and _is_reference(source):
+    if isinstance(source, str) and is_reference(source):
         return _from_function(source, specs, limit)
     raise CalibrationError(f"'{source}' does not exist; give an .npz or .npy file, a folder, or module:function")
 
@@ -258,18 +258,29 @@ def _image_loader(folder: Path, specs: Mapping[str, InputSpec],
 
 # Python: a function by name, or anything that yields feeds.
 
-def _is_reference(source: str) -> bool:
+def is_reference(source: str) -> bool:
+    """True for text of the form module:function."""
     module, _, function = source.partition(":")
     return function.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def _from_function(source: str, specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
+def import_function(source: str) -> Callable[..., Any]:
+    """What "module:function" names, with modules of the current folder.
+
+    Raises:
+        CalibrationError: it cannot be imported.
+    """
     module_name, _, function_name = source.partition(":")
     try:
         with _current_folder_importable():
-            function = getattr(importlib.import_module(module_name), function_name)
+            function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:
         raise CalibrationError(f"cannot import '{source}': {error}") from error
+    return function
+
+
+def _from_function(source: str, specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
+    function = import_function(source)
 
     def read() -> Iterator[Located]:
         try:

@@ -16,6 +16,7 @@ from edgeq.errors import EdgeqError
 from edgeq.graph import constant
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
+from edgeq.report.search import search_html
 from edgeq.report.text import reasons, share, size
 from edgeq.scheme import broadcast
 from edgeq.targets import ABSORBED, MULTIPLY_ACCUMULATE
@@ -115,6 +116,8 @@ def page(report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> 
         parts.append(_section("Error by layer", f"<p>{escape(found)}</p>"))
     else:
         parts += _plots(evidence, found)
+    if report.get("search"):
+        parts.append(search_html(report["search"]))
     parts += [_kept(report), _calibration(report["calibration"])]
     if not isinstance(found, str):
         parts.append(_layer_table(found))

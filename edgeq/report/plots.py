@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -45,6 +45,24 @@ def errors_by_layer(layers: Sequence[Layer], named: Sequence[Layer]) -> str:
     """A bar for each layer in order of computation, up to its SQNR; the layers `named` are numbered."""
     with _style():
         return _svg(_errors_by_layer(layers, named))
+
+
+def curve(points: Sequence[Mapping[str, Any]], metric: str, reference: float, allowed: float | None) -> str:
+    """Score over kilobytes of everything that a search tried."""
+    with _style():
+        figure = _figure(6.5, 3.0)
+        axes: Axes = figure.add_axes((0.12, 0.18, 0.85, 0.78))
+        axes.axhline(reference, color=PLAIN, linewidth=1, label="float")
+        if allowed is not None:
+            axes.axhline(allowed, color=BAD, linewidth=1, linestyle="--", label="worst allowed")
+        for point in points:
+            chosen = point["chosen"]
+            axes.plot(point["bytes"] / 1000, point["score"], "o", color=GOOD if chosen else PLAIN,
+                      markersize=8 if chosen else 5, label="chosen" if chosen else None)
+        axes.set_xlabel("kilobytes")
+        axes.set_ylabel(metric)
+        axes.legend(frameon=False)
+        return _svg(figure)
 
 
 def _errors_by_layer(layers: Sequence[Layer], named: Sequence[Layer]) -> Figure:

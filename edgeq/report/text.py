@@ -52,6 +52,8 @@ def shape(spec: Mapping[str, Any]) -> str:
 
 def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per output of every bundle, then what stays float, then where the bundles are."""
+    from edgeq.report.search import score_sentence, search_sentence
+
     out = console()
     found = table("target", ">size", ">of source", "output", ">dB to float", ">dB to graph", ">graph to float",
                   ">top-1")
@@ -63,9 +65,14 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     out.print(found)
     for sentence in dict.fromkeys(_checked_by(row) for row in rows):
         out.print(sentence, soft_wrap=True)
+    for row in rows:
+        if row.get("evaluation"):
+            out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
+    if rows and rows[0].get("search"):
+        out.print(search_sentence(rows[0]["search"]), soft_wrap=True)
     for kept in dict.fromkeys(tuple(reasons(row["quantization"].get("kept_float", ()))) for row in rows):
         _list(out, "kept in float:", kept)
-    wider = rows[0]["quantization"].get("wider_layers") if rows else None
+    wider = rows[0]["quantization"].get("wider_layers") if rows and not rows[0].get("search") else None
     if wider:
         bits = " and ".join(map(str, sorted(set(wider.values()))))
         out.print(f"{len(wider)} small or delicate layers keep {bits} bits", soft_wrap=True)

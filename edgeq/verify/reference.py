@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +16,15 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the outputs of `model` for every feed.
+    """Yield the outputs of `model` for every feed; as `opened`."""
+    with opened(model, fused=fused) as predict:
+        for feed in feeds:
+            yield predict(feed)
+
+
+@contextmanager
+def opened(model: ir.Model, *, fused: bool = False) -> Iterator[Callable[[Arrays], dict[str, NDArray[Any]]]]:
+    """A function feed -> outputs of `model`, in the model's order.
 
     Unfused, a QDQ graph computes exactly what it says: float ops between roundings to the grids. Fused, onnxruntime
     replaces them by integer kernels, which round once more or less here and there.
@@ -38,12 +47,15 @@ def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -
         except Exception as error:  # its exceptions share no base class
             raise _refused("load", error) from error
         names = [output.name for output in session.get_outputs()]
-        for feed in feeds:
+
+        def predict(feed: Arrays) -> dict[str, NDArray[Any]]:
             try:
                 outputs = session.run(names, dict(feed))
             except Exception as error:
                 raise _refused("run", error) from error
-            yield dict(zip(names, outputs, strict=True))
+            return dict(zip(names, outputs, strict=True))
+
+        yield predict
 
 
 def _refused(what: str, error: Exception) -> ModelError:

@@ -44,7 +44,8 @@ class IntegerNodes:
         if is_kept(node, self.units, keep):
             return KEPT_BY_USER
         precision = layers.get(label(node), Precision())
-        return (precision.reason or "its layer was given to float") if precision.integer_activations is False else ""
+        wide = precision.weight_bits in (16, 32)  # no engine multiplies integers by these
+        return precision.reason or "asked for" if wide or precision.integer_activations is False else ""
 
     def _keep_tails(self) -> None:
         """From the graph outputs back to the last multiply-accumulate ops: scores, boxes and pixels need more than 8

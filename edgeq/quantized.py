@@ -1,0 +1,130 @@
+"""From a float network to its quantized graph: with one precision for all layers, or with one searched for each."""
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import onnx_ir as ir
+
+from edgeq.errors import UsageError
+from edgeq.graph import is_constant
+from edgeq.options import Options
+from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
+from edgeq.quant.calibrate.cache import calibrate_with_cache
+from edgeq.quant.choose import DEFAULT, choose_calibrators
+from edgeq.quant.choose import SAMPLES as CHOICE_SAMPLES
+from edgeq.quant.half import store_half
+from edgeq.quant.methods import method_named
+from edgeq.quant.plan import QuantPlan, make_plan
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq.quant.quantize import quantize
+from edgeq.quant.samples import InputSpec, Samples, open_samples
+from edgeq.scheme import QuantScheme
+from edgeq.search import Found, Goal, Limits, Workbench, goal_on, search
+from edgeq.search.workbench import spread
+from edgeq.targets import Target
+from edgeq.verify.evaluate import Evaluation, fidelity, open_evaluation
+from edgeq.verify.reference import run_onnx
+
+FIDELITY_SAMPLES = 16  # that --metric sqnr compares on, where no data is named
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """plan: None where the source was quantized already, and keeps its scales. found: what a search chose."""
+
+    graph: ir.Model
+    plan: QuantPlan | None
+    statistics: Statistics
+    found: Found | None = None
+
+
+def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme, samples: Samples | None,
+              options: Options, goal: Goal | None, size: Callable[[ir.Model], int]) -> Quantized:
+    """The QDQ graph of a canonical network. size: such a graph -> bytes of the largest artifact that it becomes."""
+    limited = goal is not None and goal.limits != Limits()
+    if _is_quantized(network):
+        if limited:
+            raise UsageError("the model is quantized already; a search needs its float original")
+        return Quantized(network, None, Statistics({}, 0))
+    plan = make_plan(network, targets, scheme, keep_float=options.keep_float)
+    if options.bits == 16:
+        return Quantized(store_half(network), plan, Statistics({}, 0))
+    values = _computed(plan.groups, network) if limited else plan.sources
+    statistics = _calibrate(network, values, samples, options)
+    calibrators = _calibrators(network, plan, statistics, samples, options)
+    method = method_named(options.method)
+    if goal is not None and limited:
+        by_value = calibrators if not isinstance(calibrators, Mapping) else {
+            name: calibrators[leader] for name, leader in plan.groups.items() if leader in calibrators}
+        bench = Workbench(network, targets, scheme, samples, statistics, by_value, method, options.keep_float,
+                          options.progress)
+        found = search(bench, goal, size)
+        return Quantized(found.chosen.built.graph, found.chosen.built.plan, statistics, found)
+    fit = method.fit(samples, options.bits)
+    if fit is not None:
+        options.progress("fitting weights", 0)
+    return Quantized(quantize(network, plan, statistics, calibrators, method.rounding, fit), plan, statistics)
+
+
+def open_goal(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, limits: Limits,
+              options: Options) -> Goal | None:
+    """What the user wants measured, with the float network's score; None where that is nothing.
+
+    Raises:
+        UsageError: a metric without data, or limits without a metric. EvaluationError: there is no score.
+    """
+    if options.eval is None and options.metric is None:
+        if limits != Limits():
+            raise UsageError("a search needs something to measure: add --eval DATA with --metric, or --metric sqnr")
+        return None
+    if limits != Limits() and options.bits >= 16:
+        raise UsageError(f"--bits {options.bits} leaves nothing to search; leave it out")
+    options.progress("scoring the float model")
+    return goal_on(network, _evaluation(network, specs, samples, options), limits)
+
+
+def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, options: Options,
+                ) -> Evaluation:
+    if options.metric != "sqnr":
+        if options.eval is None:
+            raise UsageError(f"--metric {options.metric} needs labelled data: add --eval DATA")
+        return open_evaluation(options.eval, options.metric, specs, preprocess=options.preprocess)
+    if options.max_drop is not None:
+        raise UsageError("--metric sqnr measures against the float model, which therefore has no score to drop from; "
+                         "say how many dB with --min-metric")
+    if options.eval is None and samples is None:
+        raise UsageError("--metric sqnr needs samples: add --calibration DATA or --eval DATA")
+    feeds = list(open_samples(options.eval, specs, preprocess=options.preprocess)) if options.eval is not None else (
+        spread(samples, FIDELITY_SAMPLES))
+    return fidelity(feeds, run_onnx(network, feeds, fused=True))
+
+
+def _is_quantized(network: ir.Model) -> bool:
+    return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph)
+
+
+def _computed(names: Collection[str], network: ir.Model) -> tuple[str, ...]:
+    return tuple(name for name in names if not is_constant(network.graph.initializers.get(name)))
+
+
+def _calibrate(network: ir.Model, values: Collection[str], samples: Samples | None, options: Options) -> Statistics:
+    if not values:
+        return Statistics({}, 0)
+    assert samples is not None
+
+    def progress(done: int) -> None:
+        options.progress("calibrating", done, samples.length)
+
+    if options.calibration_cache is not None:
+        return calibrate_with_cache(options.calibration_cache, network, values, samples, progress=progress)
+    return calibrate(network, values, samples, progress=progress)
+
+
+def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, samples: Samples | None, options: Options,
+                 ) -> Calibrator | Mapping[str, Calibrator]:
+    if options.calibrator != "auto" or samples is None:
+        return CALIBRATORS[DEFAULT if options.calibrator == "auto" else options.calibrator]
+    return choose_calibrators(network, plan, statistics, list(islice(samples, CHOICE_SAMPLES)),
+                              lambda done, total: options.progress("choosing ranges", done, total))

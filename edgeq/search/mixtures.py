@@ -1,0 +1,65 @@
+"""What a network's single roundings cost, measured, and the path of mixtures that follows from it."""
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import onnx_ir as ir
+
+from edgeq.graph import constant, consumers, is_constant, label
+from edgeq.quant.plan.integers import IntegerNodes
+from edgeq.quant.plan.units import data_inputs
+from edgeq.quant.prefix import Arrays
+from edgeq.search.noise import activation_roundings, noises, weight_roundings
+from edgeq.search.path import Layer, Mixture, Rounded, path
+from edgeq.search.workbench import Workbench, multiplications, precisions
+from edgeq.targets import Same
+
+BITS: Final = (4, 8, 16)
+
+
+def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[int] = BITS) -> list[Mixture]:
+    """Quantize the network uniformly at each width, measure every rounding alone, and line up the mixtures."""
+    built = {width: bench.build(precisions(dict.fromkeys(bench.layers, width), ())) for width in bits if width < 16}
+    activations = activation_roundings(bench.network, built[max(built)].graph)
+    weights = {width: weight_roundings(bench.network, done.graph, bench.layers) for width, done in built.items()}
+    points = [*activations.values(), *(point for found in weights.values() for point in found.values())]
+    measured = dict(zip(map(id, points), noises(bench.network, points, feeds, lambda done, total: bench.progress(
+        "measuring single roundings", done, total)), strict=True))
+    layers = {name: _layer(node, {width: measured[id(found[name])] for width, found in weights.items()
+                                  if name in found}, bits) for name, node in bench.layers.items()}
+    integers = IntegerNodes(bench.units, (), precisions({}, ())) if bench.scheme.activation is not None else None
+    values = {} if integers is None else {
+        name: Rounded(measured[id(point)], _around(point.value, integers)) for name, point in activations.items()
+        if name in built[max(built)].plan.sources or name in built[max(built)].plan.fixed}
+    counted = {} if integers is None else {label(node): multiplications(node) for node in integers.nodes}
+    return path(layers, values, counted)
+
+
+def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> Layer:
+    """Bytes of the codes and of a float32 scale for each output channel."""
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    scales = 4 * max(weight.shape, default=1)
+    sizes = {width: weight.size * width // 8 + (scales if width < 16 else 0) for width in bits}
+    return Layer(sizes, {width: noise.get(width, 0.0) for width in bits})
+
+
+def _around(value: ir.Value, integers: IntegerNodes) -> frozenset[str]:
+    """The nodes that must compute in float for a value to be float: what writes its integers, what only moves them, and
+    what reads them.
+    """
+    found: set[ir.Node] = set()
+    open_ = [value]
+    while open_:
+        current = open_.pop()
+        producer = current.producer()
+        near = [integers.units.head(producer)] if producer is not None else []
+        near += consumers(current)
+        for node in near:
+            if node in integers.nodes and node not in found:
+                found.add(node)
+                if integers.units.constraint(node, Same) is not None:
+                    open_ += [v for v in (*data_inputs(node), *integers.units.outputs(node)) if not is_constant(v)]
+    return frozenset(label(node) for node in found)
+

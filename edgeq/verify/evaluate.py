@@ -1,0 +1,202 @@
+"""The user's metric, measured on the user's data.
+
+    data.npz                        the inputs by name, and `labels` or `targets`; the first axis counts the samples
+    folder/*.npz                    each file one feed with its batch axis, and its `labels` or `targets`
+    "module:function"               without parameters: gives (feed, target) pairs, one a sample
+    "module:function"               with one parameter: gives the score of a predictor; what a detector needs, whose
+                                    outputs must be decoded first
+    an iterable of pairs, or such a function itself
+
+A feed maps input names to arrays with a batch axis; a predictor maps a feed to the outputs, by name, in the model's
+order.
+"""
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import EdgeqError, EvaluationError, UsageError
+from edgeq.metrics import METRICS, Metric, sqnr
+from edgeq.quant.samples import Feed, InputSpec, Preprocess, Samples, import_function, is_reference, open_samples
+
+Outputs: TypeAlias = Mapping[str, NDArray[Any]]
+Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
+LABELS: Final = ("labels", "targets")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A metric with its data. run: predictor -> score."""
+
+    metric: Metric
+    run: Callable[[Predict], float]
+
+    def score(self, predict: Predict) -> float:
+        """What a predictor scores, in the metric's unit.
+
+        Raises:
+            EvaluationError: the metric raised, or its score is not a number; says what and where.
+        """
+        try:
+            value = float(self.run(predict))
+        except EdgeqError:
+            raise
+        except Exception as error:  # anything may come out of the user's own function
+            raise EvaluationError(f"--metric {self.metric.name}: {_told(error)}") from error
+        if not math.isfinite(value):
+            raise EvaluationError(f"--metric {self.metric.name}: the score is {value}; it must be a finite number")
+        return value
+
+
+def open_evaluation(data: Any, metric: Any, specs: Mapping[str, InputSpec], *, limit: int | None = None,
+                    preprocess: Preprocess | None = None) -> Evaluation:
+    """Open labelled data of any form listed at the top of this file. metric: a name of METRICS, "module:function" or a
+    function(predictions, targets) -> float, where a prediction is the outputs of one sample by name.
+
+    Raises:
+        UsageError: there is no such metric. EvaluationError: the data have no labels. CalibrationError: as for
+            open_samples.
+    """
+    scoring = _scoring_function(data)
+    if scoring is not None:
+        if metric is not None:
+            raise UsageError(f"--metric {metric}: the function that --eval names gives the score itself; leave it out")
+        return Evaluation(_of_function(scoring, _name(data)), scoring)
+    if metric is None:
+        raise UsageError(f"--eval needs --metric: {', '.join(METRICS)} or module:function")
+    pairs = _Pairs(data, specs, limit, preprocess)
+    found = metric_named(metric)
+    whole = found.name not in METRICS
+
+    def run(predict: Predict) -> float:
+        predictions, targets = [], []
+        for feed, target in pairs:
+            outputs = predict(feed)
+            predictions.append(outputs if whole else next(iter(outputs.values())))
+            targets.append(target)
+        return found.score(predictions, targets)
+
+    return Evaluation(found, run)
+
+
+def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Outputs]) -> Evaluation:
+    """SQNR of the worst output against the outputs that are expected, those of the float model say: needs no labels."""
+    known = list(zip(feeds, expected, strict=True))
+
+    def run(predict: Predict) -> float:
+        got = [predict(feed) for feed, _ in known]
+        return min(sqnr([outputs[name] for outputs in got], [outputs[name] for _, outputs in known])
+                   for name in known[0][1])
+
+    return Evaluation(METRICS["sqnr"], run)
+
+
+def metric_named(metric: Any) -> Metric:
+    """The metric of a name, of "module:function" or of a function.
+
+    Raises:
+        UsageError: there is none. CalibrationError: the function cannot be imported.
+    """
+    if callable(metric):
+        return _of_function(metric, _name(metric))
+    if metric in METRICS:
+        return METRICS[metric]
+    if is_reference(metric):
+        return _of_function(import_function(metric), metric)
+    raise UsageError(f"no metric '{metric}'; there are {', '.join(METRICS)}, or module:function")
+
+
+def _of_function(function: Callable[..., float], name: str) -> Metric:
+    """A function says higher_is_better = False of itself where that is so."""
+    return Metric(name, "", function, bool(getattr(function, "higher_is_better", True)))
+
+
+def _name(function: Any) -> str:
+    return function if isinstance(function, str) else getattr(function, "__qualname__", type(function).__name__)
+
+
+def _scoring_function(data: Any) -> Callable[..., float] | None:
+    """The function of one parameter that `data` is or names, or None."""
+    if isinstance(data, str) and is_reference(data) and not Path(data).exists():
+        data = import_function(data)
+    if not callable(data):
+        return None
+    try:
+        parameters = inspect.signature(data).parameters.values()
+    except ValueError:  # a builtin
+        return None
+    required = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    return data if len(required) == 1 else None
+
+
+class _Pairs:
+    """(checked feed, target) of every sample; may be iterated any number of times."""
+
+    def __init__(self, data: Any, specs: Mapping[str, InputSpec], limit: int | None, preprocess: Preprocess | None):
+        path = Path(data) if isinstance(data, str | Path) else None
+        if path is not None and path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".npz")
+            self._targets: Callable[[], Iterable[Any]] = lambda: (_labels(file, specs) for file in files)
+            self._feeds: Samples = open_samples(path, specs, limit=limit, preprocess=preprocess)
+        elif path is not None and not is_reference(str(data)):
+            self._feeds = open_samples(path, specs, limit=limit)
+            labels = np.atleast_1d(_labels(path, specs))
+            self._targets = lambda: labels
+            count = open_samples(path, specs).count
+            if len(labels) != count:
+                raise EvaluationError(f"'{path}' holds {count} samples and {len(labels)} labels")
+        else:
+            given = _Given(data)
+            self._feeds = open_samples(given, specs, limit=limit)
+            self._targets = lambda: given.targets
+
+    def __iter__(self) -> Iterator[tuple[Feed, Any]]:
+        targets: Iterator[Any] | None = None
+        for feed in self._feeds:
+            targets = targets if targets is not None else iter(self._targets())
+            yield feed, next(targets)
+
+
+class _Given:
+    """The feeds of pairs; notes the target of each feed as it is taken."""
+
+    def __init__(self, data: Any):
+        self._source = import_function(data) if isinstance(data, str) else data
+        self._kept = list(data) if isinstance(data, Iterator) else None
+        self._name = _name(data) if isinstance(data, str) else "the evaluation data"
+        self.targets: list[Any] = []
+
+    def __iter__(self) -> Iterator[Feed]:
+        self.targets = []
+        source = self._kept if self._kept is not None else self._source
+        for number, pair in enumerate(source() if callable(source) else source):
+            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], Mapping):
+                raise EvaluationError(f"{self._name} sample {number} is no pair of a feed and a target; yield "
+                                      "({input name: array}, target)")
+            self.targets.append(pair[1])
+            yield dict(pair[0])
+
+
+def _labels(path: Path, specs: Mapping[str, InputSpec]) -> NDArray[Any]:
+    """The labels in one .npz file."""
+    names = [name for name in LABELS if name not in specs]
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in names:
+                if name in arrays:
+                    return np.asarray(arrays[name])
+    except (OSError, ValueError, TypeError) as error:  # TypeError: an .npy is no archive
+        raise EvaluationError(f"'{path}' cannot be read as labelled data: {error}") from error
+    raise EvaluationError(f"'{path}' holds no labels: add an array named {' or '.join(names)}, one for each sample")
+
+
+def _told(error: Exception) -> str:
+    """A ValueError of our own metrics is a message already."""
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
