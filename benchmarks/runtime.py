@@ -1,4 +1,4 @@
-"""What the device runtime costs: import time, time per call over the bare engine, bytes of the slim wheel.
+"""What the device runtime costs: import time, time and memory over the bare engine, bytes of the slim wheel.
 
     python benchmarks/runtime.py [--json FILE]
 
@@ -25,6 +25,7 @@ from common import ROOT, parser, report
 
 import edgeq_runtime
 from edgeq.pipeline import convert
+from edgeq_runtime.drift import DriftWatch
 
 IMPORTS, ROUNDS, CALLS = 10, 15, 500
 
@@ -72,7 +73,60 @@ def call_rows() -> Iterator[Row]:
                     ours, theirs = microseconds(lambda: model.run(feeds), engine)  # noqa: B023
             name = f"{target}, {inputs} input{'s' if inputs > 1 else ''}"
             yield Row(f"{name}: bare engine", theirs, "us per call", None)
-            yield Row(f"{name}: added by the runtime", ours - theirs, "us per call", 50)
+            yield Row(f"{name}: added by the runtime", ours - theirs, "us per call", 30)
+
+
+def drift_rows() -> Iterator[Row]:
+    """The watch over one input, of a small model and of an image classifier."""
+    for shape in ((1, 16), (1, 3, 224, 224)):
+        array = np.zeros(shape, np.float32)
+        watch = DriftWatch(["x"], {"x": (0.0, 1.0)})
+        time, = microseconds(lambda: watch.add([array]))  # noqa: B023
+        yield Row(f"drift watch, input of {array.size} values", time, "us per call", 30)
+
+
+_RSS = "print(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1])"
+_BARE = {
+    "onnxruntime": """
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(folder + "/model.onnx", options, providers=["CPUExecutionProvider"])
+session.run(["y"], feed)
+""",
+    "tflite": """
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(model_path=folder + "/model.tflite", num_threads=1)
+interpreter.allocate_tensors()
+interpreter.set_tensor(interpreter.get_input_details()[0]["index"], feed["x0"])
+interpreter.invoke()
+interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+"""}
+_OURS = """
+import edgeq_runtime
+model = edgeq_runtime.load(folder, threads=1)
+model.run(feed)
+"""
+
+
+def memory_rows() -> Iterator[Row]:
+    """Resident memory after one run, the least of ten processes each."""
+    if not Path("/proc/self/status").is_file():
+        return
+    for target, bare in _BARE.items():
+        if target == "tflite" and importlib.util.find_spec("ai_edge_litert") is None:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            samples = [{"x0": np.full((1, 16), k, np.float32)} for k in range(2)]
+            bundle = convert(network(1), target=target, bits=8, calibration=samples, output=Path(folder) / "b").path
+            ours, theirs = resident_kilobytes(_OURS, bundle), resident_kilobytes(bare, bundle)
+        yield Row(f"{target}: memory above the engine's", (ours - theirs) / 1000, "MB", 2)
+
+
+def resident_kilobytes(code: str, bundle: Path) -> float:
+    program = f"import numpy; folder = {str(bundle)!r}; feed = {{'x0': numpy.ones((1, 16), 'f4')}}\n{code}\n{_RSS}"
+    return min(float(subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT / "runtime")},
+                                    check=True, capture_output=True, text=True).stdout) for _ in range(IMPORTS))
 
 
 def bare_onnxruntime(bundle: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
@@ -128,7 +182,7 @@ def main() -> None:
     options = parser(__doc__).parse_args()
     rows = [Row(f"import edgeq_runtime after {name}", import_milliseconds(name), "ms", 15)
             for name in ("numpy", "numpy, onnxruntime")]
-    rows += call_rows()
+    rows += [*call_rows(), *drift_rows(), *memory_rows()]
     if importlib.util.find_spec("hatchling") is not None:
         rows += size_rows()
     report(rows, "The device runtime on top of numpy and its engine", options.json)

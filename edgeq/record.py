@@ -100,8 +100,11 @@ class Record:
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        """Which data."""
-        return None if self.survey is None else {"samples": self.survey.samples, "sha256": self.survey.sha256}
+        """Which data, and the range of each input, which the device watches."""
+        if self.survey is None:
+            return None
+        ranges = {found.name: [found.smallest, found.largest] for found in self.survey.inputs}
+        return {"samples": self.survey.samples, "sha256": self.survey.sha256, "ranges": ranges}
 
     @cached_property
     def advice(self) -> dict[str, Any] | None:

@@ -46,6 +46,9 @@ def test_bundles_of_one_call_agree_and_name_their_scheme(tmp_path: Path) -> None
         assert difference.sqnr_db > 35, bundle.manifest.target
         assert bundle.manifest.quantization["weight_bits"] == bundle.manifest.quantization["activation_bits"] == 8
         assert bundle.manifest.calibration["samples"] == 4
+        low, high = next(iter(bundle.manifest.calibration["ranges"].values()))
+        seen = [array for feed in feeds(SHAPE) for array in feed.values()]
+        assert (low, high) == (np.min(seen), np.max(seen))
 
 
 def test_a_model_that_is_quantized_already_keeps_its_scales(tmp_path: Path) -> None:

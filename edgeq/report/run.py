@@ -30,6 +30,7 @@ def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None 
         if output is not None:
             _save(output, outputs)
         return {"engine": model.engine, "accelerator": model.accelerator,
+                "drift": [str(drift) for drift in model.drift() if drift.is_noteworthy],
                 "outputs": {name: summary(array, model.manifest.labels, top) for name, array in outputs.items()}}
 
 

@@ -275,6 +275,8 @@ def outputs(found: Mapping[str, Any]) -> None:
     """report.run.run_bundle: the best labels of each output, or its first values."""
     out = console()
     out.print(f"{found['engine']} on {found['accelerator']}")
+    for drift in found["drift"]:
+        out.print(f"note: {drift}", soft_wrap=True)
     for name, output in found["outputs"].items():
         out.print(shape({"name": name, **output}))
         if "top" in output:
@@ -291,13 +293,19 @@ def fields(found: Mapping[str, Any]) -> None:
     """One line per field, with the unit that its name carries."""
     rows = table("", ">")
     for key, value in found.items():
-        rows.add_row(key.removesuffix("_bytes").removesuffix("_ms").replace("_", " "), _with_unit(key, value))
+        if value not in (None, ()):
+            rows.add_row(key.removesuffix("_bytes").removesuffix("_ms").removesuffix("_c").replace("_", " "),
+                         _with_unit(key, value))
     console().print(rows)
 
 
 def _with_unit(key: str, value: Any) -> str:
     if key.endswith("_bytes"):
         return size(value)
+    if key.endswith("_c"):
+        return f"{value:.1f} °C"
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return f"{value:.3f} ms" if key.endswith("_ms") else str(value)
 
 

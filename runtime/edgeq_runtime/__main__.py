@@ -45,6 +45,9 @@ def _self_test(model: Model, options: argparse.Namespace) -> int:
 
 def _run(model: Model, options: argparse.Namespace) -> int:
     outputs = model.run(_read_inputs(model, options.input))
+    for drift in model.drift():
+        if drift.is_noteworthy:
+            print(f"note: {drift}", file=sys.stderr)
     if options.output:
         np.savez(options.output, **outputs)
     summary = {name: _summary(model, array) for name, array in outputs.items()}
@@ -57,8 +60,8 @@ def _benchmark(model: Model, options: argparse.Namespace) -> int:
 
     result = benchmark(model, options.runs, options.warmup)
     found = result.to_dict()
-    _show(options, found, "\n".join(f"{key:15} {value if isinstance(value, (str, int)) else f'{value:.3f}'}"
-                                    for key, value in found.items() if value is not None))
+    _show(options, found, "\n".join(f"{key:20} {f'{value:.3f}' if isinstance(value, float) else value}"
+                                    for key, value in found.items() if value not in (None, ())))
     return 0
 
 

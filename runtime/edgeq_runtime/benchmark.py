@@ -4,18 +4,22 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
-from .errors import BundleError
-from .selftest import FILE_NAME, read_selftest
+from .health import health, throttling
+from .selftest import example
 from .session import Model
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """Times in milliseconds. first_ms: the very first run, which also prepares. peak_rss_bytes: of this process."""
+    """Times in milliseconds. first_ms: the very first run, which also prepares. peak_rss_bytes: of this process.
+
+    temperature_before_c, temperature_after_c: of the processor. throttling: what slowed it down before or behind the
+    timed runs, so that they say less about the model than about the cooling. Both as far as Linux tells, see health.
+    """
 
     engine: str
     accelerator: str
@@ -26,6 +30,9 @@ class BenchmarkResult:
     p99_ms: float
     peak_rss_bytes: Optional[int]
     bundle_bytes: int
+    temperature_before_c: Optional[float] = None
+    temperature_after_c: Optional[float] = None
+    throttling: Tuple[str, ...] = ()
 
     def to_dict(self) -> Dict[str, Any]:
         return asdict(self)
@@ -39,29 +46,23 @@ def benchmark(model: Model, runs: int = 100, warmup: int = 10) -> BenchmarkResul
     """
     if runs < 1 or warmup < 0:
         raise ValueError("runs is at least 1 and warmup at least 0")
-    inputs = _inputs(model)
+    inputs = example(model)
     first = _time(model, inputs)
     for _ in range(warmup):
         model.run(inputs)
+    before = health()
     times = [_time(model, inputs) for _ in range(runs)]
+    after = health()
     p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
     return BenchmarkResult(model.engine, model.accelerator, runs, first, p50, p90, p99, peak_rss_bytes(),
-                           sum(file.bytes for file in model.manifest.files))
+                           sum(file.bytes for file in model.manifest.files), before.temperature_c, after.temperature_c,
+                           throttling(before, after))
 
 
 def _time(model: Model, inputs: Dict[str, Any]) -> float:
     start = perf_counter()
     model.run(inputs)
     return (perf_counter() - start) * 1e3
-
-
-def _inputs(model: Model) -> Dict[str, Any]:
-    if (model.folder / FILE_NAME).is_file():
-        return dict(read_selftest(model.folder / FILE_NAME)[0][0].inputs)
-    free = [spec.name for spec in model.inputs if any(isinstance(d, str) for d in spec.shape)]
-    if free:
-        raise BundleError(f"the shape of '{free[0]}' is free and the bundle has no {FILE_NAME} to take one from")
-    return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in model.inputs}
 
 
 def peak_rss_bytes() -> Optional[int]:

@@ -96,13 +96,13 @@ def rollback(folder: Union[str, Path]) -> Path:
         return folder / previous
 
 
-def current(folder: Path) -> Path:
+def current(folder: Union[str, Path]) -> Path:
     """The bundle in use of a folder that `install` has filled.
 
     Raises:
         BundleError: nothing was installed there.
     """
-    return folder / _read(folder).current
+    return Path(folder) / _read(Path(folder)).current
 
 
 def _test(draft: Path, archive: Union[str, Path], threads: Optional[int]) -> SelfTestResult:

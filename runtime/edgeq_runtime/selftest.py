@@ -96,7 +96,7 @@ def self_test(model: Model) -> SelfTestResult:
     Raises:
         BundleError: the bundle has no samples, or they are not those of this model.
     """
-    cases, tolerance = read_selftest(model.folder / FILE_NAME)
+    cases, tolerance = read_selftest(Path(model.folder, FILE_NAME))
     largest = {spec.name: 0.0 for spec in model.outputs}
     first: Optional[Difference] = None
     exact = True
@@ -115,6 +115,21 @@ def self_test(model: Model) -> SelfTestResult:
             first = first or _first_difference(number, name, expected, got, error, tolerance)
     status = "pass" if exact else "fail" if first else "within tolerance"
     return SelfTestResult(status, len(cases), largest, tolerance, first)
+
+
+def example(model: Model) -> Dict[str, Any]:
+    """Inputs that the model can be run with: its first self-test sample, or else zeros.
+
+    Raises:
+        BundleError: an input has a free dimension and the bundle has no samples.
+    """
+    path = Path(model.folder, FILE_NAME)
+    if path.is_file():
+        return dict(read_selftest(path)[0][0].inputs)
+    free = [spec.name for spec in model.inputs if any(isinstance(d, str) for d in spec.shape)]
+    if free:
+        raise BundleError(f"the shape of '{free[0]}' is free and the bundle has no {FILE_NAME} to take one from")
+    return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in model.inputs}
 
 
 def _error(expected: Any, got: Any) -> Any:

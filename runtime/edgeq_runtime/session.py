@@ -13,49 +13,58 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from .drift import Drift, DriftWatch
     from .selftest import SelfTestResult
 
 
-def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: bool = False) -> Model:
+def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: bool = False,
+         watch: bool = True) -> Model:
     """Open a bundle on this device: its folder, or one that `install` keeps up to date.
 
     threads: how many the engine may use for one run; None leaves it to the engine. verify: compare every file's sha256,
-    not only its size.
+    not only its size. watch: count input values outside the calibrated range, see Model.drift.
 
     Raises:
         BundleError: damaged, from a newer format, or unsafe. EngineError: the engine is missing, too old or refuses it.
     """
-    from pathlib import Path
+    import os
 
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
-    folder = Path(folder)
-    if (folder / "current").is_file():
+    folder = os.fspath(folder)
+    if os.path.isfile(os.path.join(folder, "current")):
         from .installation import current
 
-        folder = current(folder)
+        folder = str(current(folder))
     manifest = Manifest.read(folder, verify=verify)
-    return Model(folder, manifest, open_engine(folder, manifest, threads))
+    drift = None
+    if watch and manifest.calibration is not None and "ranges" in manifest.calibration:
+        from .drift import DriftWatch
+
+        drift = DriftWatch.of(manifest)
+    return Model(folder, manifest, open_engine(folder, manifest, threads), drift)
 
 
 class Model:
     """A model that is ready to run. Safe to use from several threads; closing it is idempotent."""
 
-    def __init__(self, folder: Path, manifest: Manifest, engine: Engine) -> None:
+    def __init__(self, folder: str, manifest: Manifest, engine: Engine, watch: Optional[DriftWatch] = None) -> None:
         self.folder, self.manifest = folder, manifest
         self.inputs: Tuple[TensorSpec, ...] = manifest.inputs
         self.outputs: Tuple[TensorSpec, ...] = manifest.outputs
         self._engine: Optional[Engine] = engine
+        self._watch = watch
         self.engine: str = engine.description
         self.accelerator: str = engine.accelerator
         self._output_names = [spec.name for spec in manifest.outputs]
         # What the hot path compares; one with free dimensions never equals a shape and takes the slow path.
         self._expected = [(spec.name, np.dtype(spec.dtype), spec.shape) for spec in manifest.inputs]
 
-    def run(self, inputs: Mapping[str, Any]) -> Dict[str, Any]:
+    def run(self, inputs: Mapping[str, Any], *, out: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
         """inputs: name -> array, one sample or batch as the specs say -> outputs by name, in the model's order.
 
         Arrays of another dtype are converted where no value can change (uint8 to float32), otherwise refused.
+        out: arrays to write outputs into, by name, as a loop without allocations wants; they are returned too.
 
         Raises:
             InputError: a wrong name, shape or dtype. EngineError: the model is closed, or the engine failed.
@@ -72,13 +81,70 @@ class Model:
             arrays.append(array)
         if len(inputs) != len(arrays):
             arrays = self._fit_all(inputs)  # raises: a name too many
+        if self._watch is not None:
+            self._watch.add(arrays)
         try:
-            outputs = engine.run(arrays)
+            outputs = engine.run(arrays, None if out is None else self._buffers(out))
         except EdgeqError:
             raise
         except Exception as error:  # engines raise classes of their own without a common base
             raise EngineError(f"{self.engine} failed: {error}") from error
         return dict(zip(self._output_names, outputs, strict=True))
+
+    async def run_async(self, inputs: Mapping[str, Any], *, out: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+        """`run` in a thread of the event loop, which serves others meanwhile: engines compute without Python's lock.
+
+        A cancelled task ends at once; its run ends by itself, and `out` is not to be touched before.
+        """
+        from asyncio import to_thread
+
+        return await to_thread(self.run, inputs, out=out)
+
+    def run_one(self, inputs: Mapping[str, Any]) -> Dict[str, Any]:
+        """`run` for one sample without its batch axis, where that is 1 or free; the outputs come without it too.
+
+        An input or output that has no such axis stays as it is.
+        """
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        for spec in self.inputs:
+            array = arrays.get(spec.name)
+            if array is not None and array.ndim == len(spec.shape) - 1:
+                arrays[spec.name] = array[None]
+        found = self.run(arrays)
+        return {spec.name: found[spec.name][0] if spec.shape and (spec.shape[0] == 1 or isinstance(spec.shape[0], str))
+                else found[spec.name] for spec in self.outputs}
+
+    def warm_up(self, runs: int = 1) -> None:
+        """Run the bundle's first sample, so that the next run is as fast as all others: engines prepare in the first.
+
+        Raises:
+            BundleError: a free shape, and no sample.
+        """
+        from .selftest import example
+
+        inputs = example(self)
+        for _ in range(runs):
+            self.run(inputs)
+
+    def drift(self) -> List[Drift]:
+        """For each float input: how many of its values lay outside the range of the calibration samples so far.
+
+        Empty where the bundle was converted without calibration, or loaded with watch=False.
+        """
+        return [] if self._watch is None else self._watch.report()
+
+    def _buffers(self, out: Mapping[str, Any]) -> List[Any]:
+        """The arrays of `out` in the order of the outputs, None for one that is not given."""
+        unknown = sorted(set(out) - set(self._output_names))
+        if unknown:
+            raise InputError(f"out: unknown output '{unknown[0]}'; the model gives {', '.join(self._output_names)}")
+        for spec in self.outputs:
+            array = out.get(spec.name)
+            if array is not None and not (
+                    isinstance(array, np.ndarray) and array.dtype == spec.dtype and array.flags.c_contiguous
+                    and array.flags.writeable and _shape_fits(array.shape, spec.shape, {})):
+                raise InputError(f"out: '{spec.name}' must be a writeable, contiguous array of {_describe(spec)}")
+        return [out.get(name) for name in self._output_names]
 
     def _fit_all(self, inputs: Mapping[str, Any]) -> List[Any]:
         """Every input as the engine wants it, or one message about the first that cannot be."""

@@ -13,6 +13,7 @@ from runtime_bundles import MakeBundle
 import edgeq_runtime
 from edgeq_runtime.__main__ import main
 from edgeq_runtime.benchmark import benchmark
+from edgeq_runtime.health import Health, health, throttling
 
 RUNTIME = Path(edgeq_runtime.__file__).parents[1]
 
@@ -57,6 +58,43 @@ def test_benchmark_counts_runs(bundle: Path) -> None:
     assert found.peak_rss_bytes is None or found.peak_rss_bytes > 10_000_000
 
 
+def fake_sys(folder: Path, files: dict[str, str]) -> Path:
+    """What a board's /sys holds."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{text}\n")
+    return folder
+
+
+def test_a_hot_raspberry_pi(tmp_path: Path) -> None:
+    sys_pi = fake_sys(tmp_path, {
+        "class/thermal/thermal_zone0/type": "cpu-thermal", "class/thermal/thermal_zone0/temp": "82300",
+        "class/thermal/thermal_zone1/type": "battery", "class/thermal/thermal_zone1/temp": "99000",
+        "devices/platform/soc/soc:firmware/get_throttled": "50005"})  # bits 0 and 2 now, 16 and 18 since the start
+    assert health(sys_pi) == Health(82.3, ("under-voltage", "throttled"))
+
+
+def test_a_jetson_that_lowers_its_clock(tmp_path: Path) -> None:
+    files = {"class/thermal/cooling_device0/type": "cpufreq-cpu0", "class/thermal/cooling_device0/cur_state": "3",
+             "class/thermal/cooling_device1/type": "pwm-fan", "class/thermal/cooling_device1/cur_state": "9",
+             "class/thermal/thermal_zone0/type": "cpu-thermal", "class/thermal/thermal_zone0/temp": "61000",
+             "class/thermal/thermal_zone1/type": "tj-thermal", "class/thermal/thermal_zone1/temp": "70500"}
+    assert health(fake_sys(tmp_path, files)) == Health(70.5, ("clock lowered by cpufreq-cpu0",))
+
+
+def test_throttling_counts_only_what_happened_meanwhile(tmp_path: Path) -> None:
+    counter = "devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
+    before = health(fake_sys(tmp_path, {counter: "7"}))
+    assert throttling(before, before) == ()
+    assert throttling(before, health(fake_sys(tmp_path, {counter: "9"}))) == ("cores throttled 2 times",)
+
+
+def test_where_nothing_is_known_nothing_is_said(tmp_path: Path) -> None:
+    assert health(tmp_path) == Health(None, (), None)
+    assert health(fake_sys(tmp_path, {"class/thermal/thermal_zone0/type": "cpu", "class/thermal/thermal_zone0/temp": "",
+                                      "devices/platform/soc/soc:firmware/get_throttled": "?"})) == Health()
+
+
 def in_new_process(code: str) -> str:
     environment = {"PYTHONPATH": str(RUNTIME)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
@@ -66,6 +104,7 @@ def in_new_process(code: str) -> str:
 def test_imports_numpy_and_the_standard_library_only() -> None:
     code = ("import sys, numpy, json; before = set(sys.modules); import edgeq_runtime.session, edgeq_runtime.selftest, "
             "edgeq_runtime.preprocess, edgeq_runtime.benchmark, edgeq_runtime.__main__, edgeq_runtime.integrity; "
+            "import edgeq_runtime.installation, edgeq_runtime.signature, edgeq_runtime.drift; "
             "import edgeq_runtime.engines.onnxruntime, edgeq_runtime.engines.tflite, edgeq_runtime.engines.coreml; "
             "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))")
     added = set(json.loads(in_new_process(code))) - set(sys.stdlib_module_names) - {"numpy"}

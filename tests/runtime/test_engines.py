@@ -70,6 +70,14 @@ def test_tflite_runs_resizes_and_widens(tflite_bundle: Path) -> None:
             np.testing.assert_array_equal(total, left + 7)
 
 
+def test_tflite_writes_into_the_callers_buffer(tflite_bundle: Path) -> None:
+    total = np.zeros((2, 3), np.int64)
+    with edgeq_runtime.load(tflite_bundle) as model:
+        for left in (np.full((2, 3), 5), np.full((2, 3), 6)):
+            assert model.run({"left": left, "b": np.ones((2, 3), np.int32)}, out={"total": total})["total"] is total
+            np.testing.assert_array_equal(total, left + 1)
+
+
 def test_tflite_refuses_a_value_that_int32_cannot_hold(tflite_bundle: Path) -> None:
     with edgeq_runtime.load(tflite_bundle) as model, pytest.raises(InputError, match="2147483648 does not fit"):
         model.run({"left": np.full((2, 3), 2**31), "b": np.zeros((2, 3), np.int32)})
@@ -137,6 +145,11 @@ def test_coreml_is_interpreted_here_and_says_so(make_bundle: MakeBundle, monkeyp
         assert model.self_test().ok
         outputs = model.run({"image": np.ones((1, 3), np.float32), "offset": np.ones(3, np.float32)})
         assert outputs["sum"].dtype == np.float32
+        total = np.zeros((1, 3), np.float32)
+        found = model.run({"image": np.ones((1, 3), np.float32), "offset": np.ones(3, np.float32)}, out={"sum": total})
+        assert found["sum"] is total
+        assert list(total[0]) == [3, 3, 3]
+        assert found["count"] == 3
 
 
 VERSIONS = ["1.23", "1.23.0", "1.22.9", "1.24.1", "2.0", "2.14.0", "10.0"]

@@ -1,6 +1,7 @@
 """Loading and running: what goes in is checked, what comes out is named."""
 from __future__ import annotations
 
+import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +76,71 @@ def test_many_threads_share_a_model(bundle: Path) -> None:
             return bool((model.run({"image": image, "offset": OFFSET})["sum"] == 2 * number + OFFSET).all())
 
         assert all(pool.map(run, range(200)))
+
+
+def test_writes_into_the_callers_buffers(bundle: Path) -> None:
+    total, count = np.zeros((1, 3), np.float32), np.array(0)
+    with edgeq_runtime.load(bundle) as model:
+        for number in (1, 2):
+            found = model.run({"image": ONE * number, "offset": OFFSET}, out={"sum": total, "count": count})
+            assert found["sum"] is total
+            assert found["count"] is count
+            np.testing.assert_array_equal(total, [2 * number + OFFSET])
+            assert count == 3
+        some = model.run({"image": ONE * 5, "offset": OFFSET}, out={"sum": total})
+        assert some["sum"] is total
+        np.testing.assert_array_equal(total, [10 + OFFSET])
+        assert some["count"] == 3
+
+
+def test_buffers_leave_inputs_of_any_layout(bundle: Path) -> None:
+    image = np.arange(12, dtype=np.float32).reshape(3, 4).T[:, ::-1]
+    total = np.empty((4, 3), np.float32)
+    with edgeq_runtime.load(bundle) as model:
+        model.run({"image": image, "offset": OFFSET}, out={"sum": total})
+    np.testing.assert_array_equal(total, image * 2 + OFFSET)
+
+
+@pytest.mark.parametrize(("out", "message"), [
+    ({"total": ONE}, "out: unknown output 'total'; the model gives sum, count"),
+    ({"sum": ONE.astype(np.float64)}, r"out: 'sum' must be a writeable, contiguous array of sum: float32 \[n, 3\]"),
+    ({"sum": np.zeros((1, 4), np.float32)}, "out: 'sum' must be"),
+    ({"sum": np.zeros((3, 1), np.float32).T[:, ::-1]}, "out: 'sum' must be"),
+    ({"sum": np.broadcast_to(np.float32(0), (1, 3))}, "out: 'sum' must be"),
+    ({"sum": [[0.0, 0.0, 0.0]]}, "out: 'sum' must be"),
+])
+def test_refuses_a_buffer(bundle: Path, out: dict[str, Any], message: str) -> None:
+    with edgeq_runtime.load(bundle) as model, pytest.raises(InputError, match=message):
+        model.run({"image": ONE, "offset": OFFSET}, out=out)
+
+
+def test_one_sample_needs_no_batch_axis(bundle: Path) -> None:
+    with edgeq_runtime.load(bundle) as model:
+        found = model.run_one({"image": ONE[0], "offset": OFFSET})
+        np.testing.assert_array_equal(found["sum"], 2 + OFFSET)
+        assert found["count"] == 3
+        with pytest.raises(InputError, match=r"'offset' has the shape \[1\]"):
+            model.run_one({"image": ONE[0], "offset": OFFSET[:1]})
+
+
+def test_an_event_loop_goes_on_while_models_run(bundle: Path) -> None:
+    async def both() -> list[Any]:
+        with edgeq_runtime.load(bundle, threads=1) as model:
+            feeds = [{"image": ONE * k, "offset": OFFSET} for k in range(20)]
+            waiting = asyncio.gather(*(model.run_async(feed) for feed in feeds))
+            assert not waiting.done()  # the loop's thread has it back before anything has run
+            return [found["sum"] for found in await waiting]
+
+    for number, total in enumerate(asyncio.run(both())):
+        np.testing.assert_array_equal(total, [2 * number + OFFSET])
+
+
+def test_warm_up_runs_the_bundles_sample(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with edgeq_runtime.load(bundle) as model:
+        seen: list[Any] = []
+        monkeypatch.setattr(model, "run", seen.append)
+        model.warm_up(2)
+    assert [list(feed["image"][0]) for feed in seen] == [[1, 2, 3]] * 2
 
 
 def test_a_closed_model_says_so(bundle: Path) -> None:

@@ -1,13 +1,10 @@
 """One module per engine with ``open(folder, manifest, threads) -> Engine``; only the one that is used is imported."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Protocol, Sequence
+from typing import Any, Dict, List, Optional, Protocol, Sequence
 
 from edgeq_runtime.errors import EngineError
 from edgeq_runtime.manifest import Manifest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PIP_COMMANDS: Dict[str, str] = {
     "onnxruntime": "pip install 'edgeq-runtime[onnxruntime]'",
@@ -21,17 +18,18 @@ class Engine(Protocol):
 
     description: engine and version. accelerator: what really computes.
     run: arrays in the order of the manifest's inputs -> arrays in the order of its outputs, in the manifest's dtypes.
+    out: for each output the contiguous array to write it into and return, or None.
     """
 
     description: str
     accelerator: str
 
-    def run(self, arrays: Sequence[Any]) -> List[Any]: ...
+    def run(self, arrays: Sequence[Any], out: Optional[Sequence[Any]] = None) -> List[Any]: ...
 
     def close(self) -> None: ...
 
 
-def open_engine(folder: Path, manifest: Manifest, threads: Optional[int]) -> Engine:
+def open_engine(folder: str, manifest: Manifest, threads: Optional[int]) -> Engine:
     """Open the bundle with the engine that it names.
 
     Raises:

@@ -34,7 +34,7 @@ COMPUTE_UNITS = {
 Predict = Callable[[Dict[str, Any]], Dict[str, Any]]
 
 
-def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> CoreML:
+def open(folder: str, manifest: Manifest, threads: Optional[int]) -> CoreML:
     """`threads` is Core ML's own affair and ignored. Raises EngineError: nothing here can run it, or it is refused."""
     unknown = sorted(set(manifest.options) - OPTIONS)
     units = manifest.options.get("compute_units", "all")
@@ -43,7 +43,7 @@ def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> CoreML:
                           "update edgeq-runtime")
     opener = {"darwin": _open_macos, "ios": _open_ios}.get(sys.platform, _open_interpreter)
     try:
-        return opener(folder / manifest.entry, units, manifest)
+        return opener(Path(folder, manifest.entry), units, manifest)
     except EdgeqError:
         raise
     except Exception as error:  # coremltools and Objective-C raise anything
@@ -60,14 +60,18 @@ class CoreML:
         self._inputs = [spec.engine_name or spec.name for spec in manifest.inputs]
         self._outputs = [(spec.engine_name or spec.name, np.dtype(spec.dtype), spec.shape) for spec in manifest.outputs]
 
-    def run(self, arrays: Sequence[Any]) -> List[Any]:
+    def run(self, arrays: Sequence[Any], out: Optional[Sequence[Any]] = None) -> List[Any]:
         with self._lock:
             if self._predict is None:
                 raise EngineError("the model is closed")
             found = self._predict({name: array.reshape(array.shape or (1,))  # Core ML has no rank 0 at its interface
                                    for name, array in zip(self._inputs, arrays, strict=True)})
-        return [np.asarray(found[name], dtype).reshape(() if shape == () else np.shape(found[name]))
-                for name, dtype, shape in self._outputs]
+        outputs = [np.asarray(found[name], dtype).reshape(() if shape == () else np.shape(found[name]))
+                   for name, dtype, shape in self._outputs]
+        for target, source in zip(out or (), outputs):  # noqa: B905 (without `out` there is nothing to do)
+            if target is not None:
+                target[...] = source
+        return outputs if out is None else [s if t is None else t for t, s in zip(out, outputs, strict=True)]
 
     def close(self) -> None:
         with self._lock:

@@ -1,7 +1,7 @@
 """ONNX Runtime. Its sessions may be run from several threads at once, so no lock is needed."""
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any, Dict, List, Optional, Sequence
 
 from edgeq_runtime.engines import missing
@@ -16,7 +16,7 @@ OPTIONS = {
 }
 
 
-def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime:
+def open(folder: str, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime:
     """Raises EngineError: not installed, outside the version range, none of the wanted providers, or refused by it."""
     try:
         import onnxruntime
@@ -29,7 +29,8 @@ def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> OnnxRuntim
     providers = _providers(onnxruntime.get_available_providers(), manifest.options.get("providers"))
     try:
         session = onnxruntime.InferenceSession(
-            str(folder / manifest.entry), _session_options(onnxruntime, manifest.options, threads), providers=providers)
+            os.path.join(folder, manifest.entry), _session_options(onnxruntime, manifest.options, threads),
+            providers=providers)
     except Exception as error:  # its exceptions share no base class
         raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot load {manifest.entry}: {error}") from error
     return OnnxRuntime(session, f"onnxruntime {onnxruntime.__version__}", manifest)
@@ -48,9 +49,25 @@ class OnnxRuntime:
         if set(self._outputs) - {value.name for value in session.get_outputs()}:
             _check_names("outputs", self._outputs, [value.name for value in session.get_outputs()])
 
-    def run(self, arrays: Sequence[Any]) -> List[Any]:
+    def run(self, arrays: Sequence[Any], out: Optional[Sequence[Any]] = None) -> List[Any]:
+        if out is not None:
+            return self._run_into(arrays, out)
         outputs: List[Any] = self._session.run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
         return outputs
+
+    def _run_into(self, arrays: Sequence[Any], out: Sequence[Any]) -> List[Any]:
+        """onnxruntime writes into the caller's memory itself. Threads share no binding: each run makes its own."""
+        binding = self._session.io_binding()
+        for name, array in zip(self._inputs, arrays, strict=True):
+            binding.bind_cpu_input(name, array if array.flags.c_contiguous else array.copy())
+        for name, target in zip(self._outputs, out, strict=True):
+            if target is None:
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_output(name, "cpu", 0, target.dtype.type, target.shape, target.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        return [value.numpy() if target is None else target
+                for value, target in zip(binding.get_outputs(), out, strict=True)]
 
     def close(self) -> None:
         """Nothing to do: the session goes with the last run that uses it."""

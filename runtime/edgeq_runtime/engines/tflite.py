@@ -1,7 +1,7 @@
 """LiteRT (ai-edge-litert), or tflite-runtime where it has no wheel. One interpreter serves one thread at a time."""
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from threading import Lock
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -17,7 +17,7 @@ OPTIONS = {
 }
 
 
-def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> TFLite:
+def open(folder: str, manifest: Manifest, threads: Optional[int]) -> TFLite:
     """Raises EngineError: no interpreter installed, outside the version range, or the model is refused by it."""
     unknown = sorted(set(manifest.options) - OPTIONS)
     if unknown:
@@ -27,7 +27,7 @@ def open(folder: Path, manifest: Manifest, threads: Optional[int]) -> TFLite:
     older = package == "tflite-runtime"
     require(package, version, manifest.options.get("tflite_runtime", "") if older else manifest.engine_version)
     try:
-        interpreter = interpreter_class(model_path=str(folder / manifest.entry), num_threads=threads)
+        interpreter = interpreter_class(model_path=os.path.join(folder, manifest.entry), num_threads=threads)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise EngineError(f"{package} {version} cannot load {manifest.entry}: {error}") from error
@@ -45,11 +45,12 @@ class TFLite:
         self._lock = Lock()
         self._inputs = _bind("inputs", manifest.inputs, interpreter.get_input_details())
         self._outputs = _bind("outputs", manifest.outputs, interpreter.get_output_details())
+        self._no_buffers = [None] * len(self._outputs)
         self._shapes: List[Tuple[int, ...]] = [
             tuple(int(d) for d in details["shape"])
             for index, _ in self._inputs for details in interpreter.get_input_details() if details["index"] == index]
 
-    def run(self, arrays: Sequence[Any]) -> List[Any]:
+    def run(self, arrays: Sequence[Any], out: Optional[Sequence[Any]] = None) -> List[Any]:
         with self._lock:
             interpreter = self._interpreter
             if interpreter is None:
@@ -60,7 +61,8 @@ class TFLite:
             for (index, dtype), array in zip(self._inputs, arrays, strict=True):
                 interpreter.set_tensor(index, array if array.dtype == dtype else _narrow(array, dtype))
             interpreter.invoke()
-            outputs = [interpreter.get_tensor(index) for index, _ in self._outputs]
+            outputs = [interpreter.get_tensor(index) if target is None else _filled(target, interpreter.tensor(index)())
+                       for (index, _), target in zip(self._outputs, out or self._no_buffers, strict=True)]
         return [output if output.dtype == dtype else output.astype(dtype)
                 for output, (_, dtype) in zip(outputs, self._outputs, strict=True)]
 
@@ -90,6 +92,12 @@ def _import_interpreter() -> Tuple[str, Any]:
 
 
 def _version(package: str) -> str:
+    """As the package says itself; its metadata are asked last, because reading them takes 4 MB of modules."""
+    from importlib import import_module
+
+    found = getattr(import_module(package.replace("-", "_")), "__version__", None)
+    if found is not None:
+        return str(found)
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -115,6 +123,12 @@ def _bind(kind: str, specs: Sequence[TensorSpec], details: List[Dict[str, Any]])
             raise BundleError(f"the manifest says that '{spec.name}' is {user}, in the model it is {engine}")
         bound.append((by_name[name]["index"], engine if kind == "inputs" else user))
     return bound
+
+
+def _filled(target: Any, view: Any) -> Any:
+    """The caller's array with what the interpreter's memory holds, which the next run overwrites."""
+    target[...] = view
+    return target
 
 
 def _narrow(array: Any, dtype: Any) -> Any:
