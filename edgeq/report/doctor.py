@@ -16,10 +16,12 @@ DISTRIBUTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
     "coreml": ("coremltools",),
     "torch": ("torch", "onnxscript"),
     "image": ("pillow",),
+    "sign": ("cryptography",),
 })
 PURPOSES: Final[Mapping[str, str]] = MappingProxyType({
     "": "edgeq itself, and the target onnxruntime", "tflite": "the target tflite", "coreml": "the target coreml",
     "torch": ".pt2 files and torch modules as source", "image": "images as samples and inputs",
+    "sign": "signed archives: edgeq pack --sign, keygen",
 })
 # Instructions that integer kernels use; without them INT8 is slower than it could be, or than float.
 INTEGER_FLAGS: Final = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve", "atomics")
