@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from edgeq.dimensions import Shape
 from edgeq.errors import UsageError
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
 
@@ -26,7 +27,8 @@ class Options:
     bits: of the weights: 4, 8, 16 or 32 (float). calibration: samples (path, "module:function", or an iterable of
     dicts); activations are quantized exactly when it is given, unless `activations` says "float". weights:
     "per-channel", "per-tensor" or "block:SIZE". calibrator: a name of `CALIBRATORS`, or "auto". calibration_cache: a
-    file that keeps what calibration saw. inputs: input name -> shape, for models with free dimensions. eval: labelled
+    file that keeps what calibration saw. inputs: input name -> shape, for models with free dimensions;
+    an axis is a number, or as on the command line "1..128", "224/320" or "T". eval: labelled
     data, or a function that scores a predictor. metric: a name of `edgeq.metrics.METRICS`, "module:function" or a
     function. max_drop (such as 1.0 or "1%"), min_metric, max_bytes (such as "600kB"): search the bits of each layer.
     """
@@ -40,7 +42,7 @@ class Options:
     calibration_cache: Path | None = None
     method: str = "auto"
     keep_float: Sequence[str] = ()
-    inputs: Mapping[str, tuple[int, ...]] | None = None
+    inputs: Mapping[str, Shape] | None = None
     preprocess: Preprocess | None = None
     labels: Sequence[str] = ()
     eval: Any = None

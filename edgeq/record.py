@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from edgeq.bundle import sha256
+from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import ModelError, UsageError
 from edgeq.graph import real_inputs
 from edgeq.options import Options
@@ -24,6 +25,7 @@ from edgeq.verify.check import Verification
 from edgeq.verify.reference import Arrays
 from edgeq_converters.contract import Artifact
 from edgeq_runtime import __version__
+from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest, TensorSpec
 from edgeq_runtime.selftest import Case, Tolerance
 
@@ -52,8 +54,10 @@ class Record:
 
     def manifest(self, target: str, artifact: Artifact) -> Manifest:
         """Everything a device must know, but for the files and the measured accuracy."""
+        free = free_dimensions(self.graph)
+
         def named(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
-            return tuple(replace(spec, engine_name=artifact.names.get(spec.name, "")) for spec in specs(values))
+            return tuple(replace(spec, engine_name=artifact.names.get(spec.name, "")) for spec in specs(values, free))
 
         preprocess = self.options.preprocess
         return Manifest(
@@ -156,7 +160,8 @@ def selftest_tolerance(verification: Verification) -> Tolerance:
 
 def input_specs(network: ir.Model) -> dict[str, InputSpec]:
     """What every input of a network expects: dtype and shape."""
-    return {spec.name: InputSpec(spec.dtype, spec.shape) for spec in specs(real_inputs(network.graph))}
+    return {spec.name: InputSpec(spec.dtype, spec.shape)
+            for spec in specs(real_inputs(network.graph), free_dimensions(network))}
 
 
 def check_labels(network: ir.Model, labels: Sequence[str]) -> None:
@@ -170,8 +175,8 @@ def check_labels(network: ir.Model, labels: Sequence[str]) -> None:
         raise UsageError(f"--labels: {len(labels)} names, but output {found}; give one name a line for each score")
 
 
-def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
-    """Inputs or outputs as a user sees them.
+def specs(values: Iterable[ir.Value], free: Mapping[str, Free] = {}) -> tuple[TensorSpec, ...]:
+    """Inputs or outputs as a user sees them. free: the limits of free dimensions, by name.
 
     Raises:
         ModelError: a shape or dtype is not known.
@@ -181,6 +186,5 @@ def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
         if value.dtype is None or value.shape is None:
             raise ModelError(f"the shape of '{value.name}' is not known: behind an operator of another domain, "
                              "the model must declare it")
-        dimensions = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
-        found.append(TensorSpec(value.name or "", value.dtype.numpy().name, dimensions))
+        found.append(TensorSpec(value.name or "", value.dtype.numpy().name, dimensions(value, free)))
     return tuple(found)

@@ -1,11 +1,14 @@
 """Commands that look at a model before anything is converted, and at what there is to convert for."""
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeq.cli.shared import TARGET_NAMES, common, input_option, print_result, progress_bar
+
+if TYPE_CHECKING:
+    from edgeq.dimensions import Shape
 
 
 @click.command()
@@ -14,7 +17,7 @@ from edgeq.cli.shared import TARGET_NAMES, common, input_option, print_result, p
 @click.option("--compute", type=click.Choice(["ane"]),
               help="Of a Core ML bundle: what may keep it from the Neural Engine, with sources.")
 @common
-def inspect(source: str, inputs: dict[str, tuple[int, ...]], compute: str | None, as_json: bool) -> None:
+def inspect(source: str, inputs: dict[str, Shape], compute: str | None, as_json: bool) -> None:
     """Show what a model or a bundle holds.
 
     Of a model: ops, sizes, memory, and what stays float on each target and why.
@@ -57,7 +60,7 @@ def analyze(model: str, targets: tuple[str, ...], bits: str, preprocess: str | N
 @click.argument("model")
 @input_option
 @common
-def estimate(model: str, inputs: dict[str, tuple[int, ...]], as_json: bool) -> None:
+def estimate(model: str, inputs: dict[str, Shape], as_json: bool) -> None:
     """Tell how large a model would be.
 
     Bytes on disk and in memory at 32, 16, 8 and 4 bits, before any work.

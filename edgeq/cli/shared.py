@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from edgeq.dimensions import Shape
     from edgeq.options import Progress
 
 BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
@@ -19,13 +20,19 @@ TARGET_NAMES = ("onnxruntime", "tflite", "coreml")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def shapes_of(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+def shapes_of(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Shape]:
+    from edgeq.dimensions import parse_shape
+    from edgeq.errors import UsageError
+
+    shapes: dict[str, Shape] = {}
     for text in texts:
         name, _, sizes = text.rpartition(":")
-        if not name or not re.fullmatch(r"([1-9]\d*(x[1-9]\d*)*)?", sizes):
+        try:
+            shapes[name] = parse_shape(sizes)
+        except UsageError as error:
+            raise click.BadParameter(f"'{text}': {error}") from None
+        if not name:
             raise click.BadParameter(f"'{text}': write name, colon and shape of the input, such as image:1x3x224x224")
-        shapes[name] = tuple(int(size) for size in sizes.split("x")) if sizes else ()
     return shapes
 
 
@@ -40,7 +47,8 @@ def patterns(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...])
 
 def input_option(function: F) -> F:
     return click.option("--input", "inputs", multiple=True, callback=shapes_of, metavar="NAME:1x3x224x224",
-                        help="Fix an input's free dimensions. Repeatable.")(function)
+                        help="Fix an input's free dimensions, or keep them free within limits: tokens:1x1..128 (a "
+                        "range), image:1x3x224/320x224/320 (enumerated), audio:1xT (any size). Repeatable.")(function)
 
 
 def _keep_debug(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:

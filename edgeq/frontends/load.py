@@ -1,4 +1,4 @@
-"""One door for every kind of source: read it, bring it to opset 21, check it, fix its shapes."""
+"""One door for every kind of source: read it, bring it to opset 21, check it, infer its shapes."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import onnx
 import onnx_ir as ir
 
+from edgeq.dimensions import Shape
 from edgeq.errors import ModelError
 from edgeq.frontends.check import check_model
 from edgeq.frontends.onnx import from_proto, read_onnx
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram"]
 
 
-def load_model(source: Source, *, inputs: Mapping[str, tuple[int, ...]] = {}, open_sizes: bool = False) -> ir.Model:
+def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: bool = False) -> ir.Model:
     """Read a network.
 
     source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module
         and its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned) or a torch
         ExportedProgram.
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
+        What is given as a range or choice stays free.
     open_sizes: sizes that depend on the data (of NonZero, NonMaxSuppression, a computed Slice) may stay open.
 
     Raises:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgeq.graph import constant
 from edgeq.passes.batch_norm import scale_outputs
-from edgeq.passes.rewrite import bypass, nodes_of, only_reader, producer, static
+from edgeq.passes.rewrite import bypass, dims, nodes_of, only_reader, producer
 
 
 def fold_affine(model: ir.Model) -> int:
@@ -28,9 +28,9 @@ def _fold(node: ir.Node) -> bool:
         before = producer(data, "Conv", "ConvTranspose", "Gemm")
         if before is None or other is None or not only_reader(data, node):
             continue
-        if static(data) is None or static(data) != static(node.outputs[0]):
+        if dims(data) is None or dims(data) != dims(node.outputs[0]):
             continue
-        per_channel = _per_channel(other, len(static(data) or ()))
+        per_channel = _per_channel(other, len(dims(data) or ()))
         effect = None if per_channel is None else _effect(node.op_type, index, per_channel.astype(np.float64))
         if effect is None or not scale_outputs(before, *effect):
             continue

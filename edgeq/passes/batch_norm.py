@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import all_nodes, attribute, constant, initializer
-from edgeq.passes.rewrite import bypass, constant_like, float_weight, nodes_of, only_reader, replace, static
+from edgeq.passes.rewrite import bypass, constant_like, dims, float_weight, nodes_of, only_reader, replace
 from edgeq.scheme import per_axis
 
 
@@ -37,7 +37,7 @@ def batch_norm_to_conv(model: ir.Model) -> int:
 
 def _to_conv(norm: ir.Node) -> bool:
     data, effect = norm.inputs[0], _effect(norm)
-    shape = static(data)
+    shape = dims(data)
     if effect is None or data is None or data.dtype != ir.DataType.FLOAT or shape is None or len(shape) not in (3, 4):
         return False
     factor, shift = (part.astype(np.float32) for part in effect)

@@ -28,6 +28,7 @@ from edgeq.passes.pooling import count_no_padding, mean_to_global_pool
 from edgeq.passes.recurrent import steps_first
 from edgeq.passes.rewrite import nodes_of
 from edgeq.passes.slices import positive_axes
+from edgeq.passes.targets import constant_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Applied:
 
 PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_constants, True, "first: every later pattern asks for constants"),
+    Pass(constant_targets, True, "after fold_constants, before merge_reshapes: what computed the shape is then unused"),
     Pass(fold_quantized_weights, True, "after fold_constants, which may compute what is quantized"),
     Pass(conv_integer_to_conv, True, "anywhere: no other pass looks at integers"),
     Pass(plain_optionals, True, "before remove_no_ops, which takes out the Identity"),
@@ -93,7 +95,7 @@ PASSES: Final[tuple[Pass, ...]] = (
 def canonicalize(model: ir.Model, *, exact: bool = False) -> list[Applied]:
     """Run every pass in order, in place, until none fires -> what fired, in order of the table.
 
-    The model has static shapes (see `fix_shapes`); every pass keeps them. A model that holds QuantizeLinear or
+    The model has its shapes (see `fix_shapes`); every pass keeps them. A model that holds QuantizeLinear or
     DequantizeLinear keeps its integers to the bit: no pass touches those nodes or folds their constants, and passes
     that are not exact are skipped, as they are with ``exact``.
     """

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import DeduplicateHashedInitializersPass, RemoveUnusedNodesPass
 
 from edgeq.graph import all_nodes, attribute, constant
-from edgeq.passes.rewrite import bypass, can_bypass, same_shape, static
+from edgeq.passes.rewrite import bypass, can_bypass, dims, same_shape
 
 
 def remove_unused(model: ir.Model) -> int:
@@ -66,7 +66,7 @@ def _keeps_type(node: ir.Node) -> bool:
 
 
 def _keeps_order(node: ir.Node) -> bool:
-    order, shape = attribute(node, "perm"), static(node.inputs[0])
+    order, shape = attribute(node, "perm"), dims(node.inputs[0])
     if shape is None:
         return False
     order = list(order) if order is not None else list(range(len(shape)))[::-1]

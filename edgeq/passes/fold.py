@@ -23,7 +23,7 @@ _NEVER: Final = frozenset({
 def fold_constants(model: ir.Model) -> int:
     """Compute every node whose inputs are constants, and every Shape or Size of a static shape. -> nodes removed.
 
-        x[1,8,4] -> Shape -> Gather(1) -> Unsqueeze -> Concat(-1) -> Reshape     =>     x, [8,-1] -> Reshape
+        x[N,8,4] -> Shape -> Gather(1) -> Unsqueeze -> Concat(-1) -> Reshape     =>     x, [8,-1] -> Reshape
 
     Left alone: QuantizeLinear and DequantizeLinear, casts of packed integers (both would unpack weights that are stored
     small on purpose), random numbers, and results that are over 1 MB and larger than their inputs. Each node is
@@ -38,7 +38,7 @@ def fold_node(node: ir.Node) -> bool:
         return False
     if any(output.is_graph_output() for output in node.outputs):
         return False  # an output must be computed by a node
-    results = _static_shape(node) if node.op_type in ("Shape", "Size") else None
+    results = _static_shape(node) if node.op_type in ("Shape", "Size") else _known_sizes(node)
     if results is None:
         results = _evaluate(node) if _may_evaluate(node) else None
     if results is None:
@@ -55,6 +55,20 @@ def _static_shape(node: ir.Node) -> list[NDArray[Any]] | None:
     if node.op_type == "Size":
         return [np.asarray(math.prod(dims), np.int64)]
     return [np.asarray(dims[attribute(node, "start", 0):attribute(node, "end", None)], np.int64)]
+
+
+def _known_sizes(node: ir.Node) -> list[NDArray[Any]] | None:
+    """Sizes that are numbers, taken out of a shape in which others are free."""
+    source = node.inputs[0].producer() if node.op_type in ("Gather", "Slice") and node.inputs[0] is not None else None
+    data = source.inputs[0] if source is not None and source.op_type == "Shape" and source.domain == "" else None
+    given = {str(value.name): array for value in node.inputs[1:] if value is not None
+             and (array := constant(value)) is not None}
+    if source is None or data is None or data.shape is None or len(given) < len(set(node.inputs[1:]) - {None}):
+        return None
+    sizes = [d if isinstance(d, int) else -1 for d in data.shape]
+    shape = np.asarray(sizes[attribute(source, "start", 0):attribute(source, "end", None)], np.int64)
+    results = evaluate(node, {source.outputs[0].name or "": shape, **given})
+    return results if results is not None and (results[0] >= 0).all() else None
 
 
 def _may_evaluate(node: ir.Node) -> bool:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from edgeq.graph import attribute, constant, consumers
 from edgeq.passes.rewrite import (
     constant_like,
+    dims,
     is_number,
     nodes_of,
     only_reader,
     producer,
     replace,
     same_shape,
-    static,
     with_scalar,
 )
 
@@ -43,13 +43,15 @@ def _recognize(root: ir.Node) -> bool:
     x, axes = _centred(centred), _axes(producer(variance, "ReduceMean"))
     if x is None or axes is None or axes != _axes(_mean_of(centred)):
         return False
-    shape = static(x)
+    shape = dims(x)
     if shape is None or axes != tuple(range(axes[0], len(shape))):
         return False
     last = _division(root.outputs[0], centred, x)
     if last is None or not same_shape(last.outputs[0], x):
         return False
-    normalized = shape[axes[0]:]
+    normalized = tuple(size for size in shape[axes[0]:] if isinstance(size, int))
+    if len(normalized) != len(axes):
+        return False  # its scale would be as large as a run makes it
     last, scale = _then(last, "Mul", normalized)
     last, bias = _then(last, "Add", normalized)
     dtype = np.float32 if x.dtype is None else x.dtype.numpy()
@@ -92,7 +94,7 @@ def _mean_of(value: ir.Value | None) -> ir.Node | None:
 
 def _axes(mean: ir.Node | None) -> tuple[int, ...] | None:
     """The reduced axes, counted from the front; None where they are not constant or not kept."""
-    shape = None if mean is None else static(mean.inputs[0])
+    shape = None if mean is None else dims(mean.inputs[0])
     axes = constant(mean.inputs[1]) if mean is not None and len(mean.inputs) > 1 else None
     if mean is None or shape is None or axes is None or not axes.size or not attribute(mean, "keepdims", 1):
         return None

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute
-from edgeq.passes.rewrite import constant_like, nodes_of, only_reader, producer, replace, scalar, static
+from edgeq.passes.rewrite import constant_like, dims, nodes_of, only_reader, producer, replace, scalar
+from edgeq.passes.targets import constant_target
 
 _RESHAPES: Final = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -20,11 +21,15 @@ def merge_reshapes(model: ir.Model) -> int:
     """
     count = 0
     for node in nodes_of(model, *_RESHAPES):
-        before, shape = producer(node.inputs[0], *_RESHAPES), static(node.outputs[0])
-        if before is None or shape is None or not only_reader(before.outputs[0], node):
+        before = producer(node.inputs[0], *_RESHAPES)
+        if before is None or not only_reader(before.outputs[0], node):
             continue
-        target = constant_like(node, "shape", np.asarray(shape, np.int64))
-        replace(node, "Reshape", [before.inputs[0], target], **({"allowzero": 1} if 0 in shape else {}))
+        target = constant_target(before.inputs[0], node.outputs[0])
+        if target is None:
+            continue
+        empty = 0 in (dims(node.outputs[0]) or ())
+        replace(node, "Reshape", [before.inputs[0], constant_like(node, "shape", target)],
+                **({"allowzero": 1} if empty else {}))
         count += 1
     return count
 
@@ -37,7 +42,7 @@ def merge_transposes(model: ir.Model) -> int:
     count = 0
     for node in nodes_of(model, "Transpose"):
         before = producer(node.inputs[0], "Transpose")
-        if before is None or static(before.inputs[0]) is None or not only_reader(before.outputs[0], node):
+        if before is None or dims(before.inputs[0]) is None or not only_reader(before.outputs[0], node):
             continue
         first, second = _order(before), _order(node)
         replace(node, "Transpose", [before.inputs[0]], perm=[first[axis] for axis in second])
@@ -47,7 +52,7 @@ def merge_transposes(model: ir.Model) -> int:
 
 def _order(node: ir.Node) -> list[int]:
     given = attribute(node, "perm")
-    return list(given) if given is not None else list(range(len(static(node.inputs[0]) or ())))[::-1]
+    return list(given) if given is not None else list(range(len(dims(node.inputs[0]) or ())))[::-1]
 
 
 def merge_bounds(model: ir.Model) -> int:
@@ -68,7 +73,7 @@ def merge_bounds(model: ir.Model) -> int:
         if inner is not None:
             data, first, last = inner
             low, high = min(max(first, low), high), min(max(last, low), high)
-        elif node.op_type in ("Clip", "Relu") or static(data) != static(node.outputs[0]):
+        elif node.op_type in ("Clip", "Relu") or dims(data) != dims(node.outputs[0]):
             continue
         inputs = [constant_like(node, name, np.asarray(bound, np.float32)) if math.isfinite(bound) else None
                   for name, bound in (("min", low), ("max", high))]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant
-from edgeq.passes.rewrite import nodes_of, producer, scalar, static
+from edgeq.passes.rewrite import dims, nodes_of, producer, scalar, static
 
 _WINDOWED: Final = ("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool")
 _NOT_NEGATIVE: Final = ("Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs")
@@ -26,7 +26,7 @@ def explicit_padding(model: ir.Model) -> int:
 
 
 def _make_explicit(node: ir.Node) -> bool:
-    mode, data = attribute(node, "auto_pad", "NOTSET"), static(node.inputs[0])
+    mode, data = attribute(node, "auto_pad", "NOTSET"), dims(node.inputs[0])
     kernel = _kernel(node)
     if mode == "NOTSET" or data is None or kernel is None or "output_shape" in node.attributes:
         return False
@@ -41,8 +41,12 @@ def _make_explicit(node: ir.Node) -> bool:
             if min(totals) < 0:
                 return False  # the output is larger than its pads can say
         else:
+            sizes = [size if isinstance(size, int) else s if s == 1 else None  # one step: the same for every size
+                     for size, s in zip(data[2:], strides, strict=True)]
+            if None in sizes:
+                return False
             totals = [max((math.ceil(size / s) - 1) * s + extent - size, 0)
-                      for size, s, extent in zip(data[2:], strides, extents, strict=True)]
+                      for size, s, extent in zip(sizes, strides, extents, strict=True) if size is not None]
     small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
     begin, end = (large, small) if mode == "SAME_LOWER" else (small, large)
     del node.attributes["auto_pad"]
@@ -86,7 +90,7 @@ def _fold_into(node: ir.Node) -> bool:
 
 def _spatial_pads(pad: ir.Node) -> list[int] | None:
     """[begin.., end..] of the axes from 2 on; None where other axes are padded, or something is cropped."""
-    pads, shape = constant(pad.inputs[1]), static(pad.inputs[0])
+    pads, shape = constant(pad.inputs[1]), dims(pad.inputs[0])
     if pads is None or shape is None or attribute(pad, "mode", "constant") != "constant":
         return None
     axes = constant(pad.inputs[3]) if len(pad.inputs) > 3 and pad.inputs[3] is not None else np.arange(len(shape))

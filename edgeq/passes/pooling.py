@@ -4,7 +4,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant
-from edgeq.passes.rewrite import nodes_of, replace, static
+from edgeq.passes.rewrite import dims, nodes_of, replace
 
 
 def mean_to_global_pool(model: ir.Model) -> int:
@@ -34,7 +34,7 @@ def count_no_padding(model: ir.Model) -> int:
 
 def _replace(node: ir.Node) -> bool:
     data = node.inputs[0]
-    shape = static(data)
+    shape = dims(data)
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if data is None or shape is None or axes is None or len(shape) < 4:
         return False

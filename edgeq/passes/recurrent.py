@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgeq.graph import attribute
-from edgeq.passes.rewrite import nodes_of, static
+from edgeq.passes.rewrite import dims, nodes_of
 
 _SEQUENCE, _STATES = (1, 0, 2), (1, 0, 2)
 _OUTPUT = (2, 0, 1, 3)  # Y: [steps, directions, batch, hidden] -> [batch, steps, directions, hidden]
@@ -23,7 +23,7 @@ def steps_first(model: ir.Model) -> int:
 
 
 def _turn(node: ir.Node) -> bool:
-    if attribute(node, "layout", 0) != 1 or static(node.inputs[0]) is None or node.graph is None:
+    if attribute(node, "layout", 0) != 1 or dims(node.inputs[0]) is None or node.graph is None:
         return False
     node.attributes.pop("layout")
     for index, perm in ((0, _SEQUENCE), (5, _STATES), (6, _STATES)):

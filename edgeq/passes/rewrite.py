@@ -58,8 +58,16 @@ def static(value: ir.Value | None) -> tuple[int, ...] | None:
     return tuple(int(d) for d in value.shape.numpy())
 
 
+def dims(value: ir.Value | None) -> tuple[int | str, ...] | None:
+    """The shape of a value where all of it is known or has a name: what has one name has one size in every run."""
+    if value is None or value.shape is None:
+        return None
+    found = [d if isinstance(d, int) else d.value for d in value.shape]
+    return None if None in found else tuple(d for d in found if d is not None)
+
+
 def same_shape(a: ir.Value, b: ir.Value) -> bool:
-    return static(a) is not None and static(a) == static(b)
+    return dims(a) is not None and dims(a) == dims(b)
 
 
 def only_reader(value: ir.Value | None, node: ir.Node) -> bool:

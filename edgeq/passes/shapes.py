@@ -1,4 +1,4 @@
-"""Every shape a number: input shapes are fixed, and the rest follows."""
+"""The shape of every value: the inputs have theirs, and the rest follows."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -10,11 +10,14 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from edgeq.dimensions import Shape, keep_free
 from edgeq.errors import ModelError
-from edgeq.graph import constant, initializer, label, real_inputs, shape
+from edgeq.graph import constant, initializer, label, shape
 from edgeq.passes.control_flow import inline_constant_if
 from edgeq.passes.fold import evaluate, fold_node
+from edgeq.passes.interface import bind_inputs
 from edgeq.passes.loops import infer_loop, infer_scan
+from edgeq.passes.witnesses import infer_from_witnesses
 
 _DATA_DEPENDENT: Final = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit"})
 _CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -34,80 +37,41 @@ _SHAPE_LIKE: Final = 1024  # elements of a constant that shape inference may wan
 _SHOWN: Final = 5  # values listed in a message before "and N more"
 
 
-def fix_shapes(model: ir.Model, inputs: Mapping[str, tuple[int, ...]] = {}, *, open_sizes: bool = False) -> None:
-    """Give every value a static shape and a dtype, in place.
+def fix_shapes(model: ir.Model, inputs: Mapping[str, Shape] = {}, *, open_sizes: bool = False) -> None:
+    """Give every value a shape and a dtype, in place.
 
-    inputs: input name -> shape. A free first axis that nobody fixes becomes 1 (the batch), and a named dimension has
-    one size everywhere: fixing "N" in one input fixes it in the others. Shape computations are folded on the way, and
-    an If with a constant condition becomes its branch. What comes out of operators of other domains may stay open.
+    inputs: input name -> shape. A free first axis of which nothing is said becomes 1 (the batch), and a named dimension
+    has one size everywhere. Without dimensions that are kept free, every shape is static: shape computations are folded
+    on the way, and an If with a constant condition becomes its branch. With some, shapes hold their names, see
+    `witnesses`. What comes out of operators of other domains may stay open.
     open_sizes: so may what depends on the data, as how much NonZero finds; its rank is known all the same.
 
     Raises:
         ModelError: a name, rank or size in ``inputs`` does not fit; a dimension stays free; a shape cannot be inferred.
     """
-    _fix_inputs(model.graph, inputs)
-    failures: dict[ir.Node, str] = {}
-    _sweep(model.graph, model.opset_imports, failures)
-    while inline_constant_if(model):
-        failures.clear()
-        _sweep(model.graph, model.opset_imports, failures)
+    def infer(copy: ir.Model) -> None:
+        _check(copy, _infer_all(copy), open_sizes=open_sizes)
+
+    free = bind_inputs(model, inputs)
+    RemoveUnusedNodesPass()(model)
+    if free:
+        infer_from_witnesses(model, free, infer)
+        return
+    keep_free(model, {})
+    failures = _infer_all(model)
     RemoveUnusedNodesPass()(model)
     _check(model, failures, open_sizes=open_sizes)
     _name_free_axes(model.graph)
 
 
-def _fix_inputs(graph: ir.Graph, inputs: Mapping[str, tuple[int, ...]]) -> None:
-    values = {str(value.name): value for value in real_inputs(graph)}
-    unknown = [name for name in inputs if name not in values]
-    if unknown:
-        raise ModelError(f"the model has no input '{unknown[0]}'; its inputs are {', '.join(values) or 'none'}")
-    sizes: dict[str, int] = {}
-    for name, asked in inputs.items():
-        _bind(values[name], tuple(asked), sizes)
-    for value in values.values():
-        first = value.shape[0] if value.shape is not None and len(value.shape) else 0
-        if value.name not in inputs and isinstance(first, ir.SymbolicDim):
-            sizes.setdefault(_symbol(first, value, 0), 1)
-    for value in values.values():
-        given = inputs.get(str(value.name))
-        value.shape = ir.Shape(given) if given is not None else _resolved(value, sizes)
-
-
-def _bind(value: ir.Value, given: tuple[int, ...], sizes: dict[str, int]) -> None:
-    """Check one given shape against the declared one, and remember what its named dimensions are."""
-    asked = "x".join(map(str, given))
-    if any(size <= 0 for size in given):
-        raise ModelError(f"input '{value.name}': every size must be positive, got {asked}")
-    if value.shape is None:
-        return
-    if len(given) != len(value.shape):
-        raise ModelError(f"input '{value.name}' has {len(value.shape)} axes, {_text(value)}; --input gives {asked}")
-    for axis, (size, declared) in enumerate(zip(given, value.shape, strict=True)):
-        expected = declared if isinstance(declared, int) else sizes.setdefault(_symbol(declared, value, axis), size)
-        if expected != size:
-            raise ModelError(f"input '{value.name}' is {_text(value)} with {expected} on axis {axis}; "
-                             f"--input gives {asked}")
-
-
-def _symbol(dim: ir.SymbolicDim, value: ir.Value, axis: int) -> str:
-    """The name of a free dimension; one without a name is like no other."""
-    return str(dim.value) if dim.value else f"{value.name}[{axis}]"
-
-
-def _resolved(value: ir.Value, sizes: dict[str, int]) -> ir.Shape:
-    if value.shape is None:
-        raise ModelError(f"input '{value.name}' has no shape; give one with --input {value.name}:1x3x224x224")
-    dims = [d if isinstance(d, int) else sizes.get(_symbol(d, value, axis)) for axis, d in enumerate(value.shape)]
-    if None in dims:
-        example = "x".join("?" if d is None else str(d) for d in dims)
-        raise ModelError(f"input '{value.name}' has free dimensions, {_text(value)}; fix them with --input "
-                         f"NAME:1x3x224x224, here --input {value.name}:{example} with a number for each ?")
-    return ir.Shape([d for d in dims if d is not None])
-
-
-def _text(value: ir.Value) -> str:
-    dims = value.shape or ()
-    return "x".join(str(d) if isinstance(d, int) else str(d.value or "?") for d in dims) or "a scalar"
+def _infer_all(model: ir.Model) -> dict[ir.Node, str]:
+    """-> why onnx infers nothing for some nodes."""
+    failures: dict[ir.Node, str] = {}
+    _sweep(model.graph, model.opset_imports, failures)
+    while inline_constant_if(model):
+        failures.clear()
+        _sweep(model.graph, model.opset_imports, failures)
+    return failures
 
 
 def _sweep(graph: ir.Graph, opsets: Mapping[str, int], failures: dict[ir.Node, str]) -> None:

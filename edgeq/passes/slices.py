@@ -5,7 +5,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import constant
-from edgeq.passes.rewrite import constant_like, nodes_of, static
+from edgeq.passes.rewrite import constant_like, dims, nodes_of
 
 
 def positive_axes(model: ir.Model) -> int:
@@ -25,7 +25,7 @@ _AXES_INPUT = (
 
 def _rewrite(node: ir.Node, index: int, rank_of: str) -> bool:
     axes = constant(node.inputs[index]) if len(node.inputs) > index else None
-    shape = static((node.inputs if rank_of == "inputs" else node.outputs)[0])
+    shape = dims((node.inputs if rank_of == "inputs" else node.outputs)[0])
     if axes is None or shape is None or not (axes < 0).any():
         return False
     # Not "axes" alone: torch calls values "squeeze", and GatherSliceToSplitFusion stops at a constant "squeeze_axes",

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from edgeq.errors import CalibrationError, EdgeqError, MissingExtra
+from edgeq_runtime.dimensions import Dimension, fits
 
 Feed: TypeAlias = dict[str, NDArray[Any]]
 Preprocess: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[Any]]
@@ -36,10 +37,10 @@ IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".ti
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What a model's input takes: a numpy dtype, and a shape whose free dimensions are strings."""
+    """What a model's input takes: a numpy dtype and a shape."""
 
     dtype: DTypeLike
-    shape: tuple[int | str, ...]
+    shape: tuple[Dimension, ...]
 
     def __str__(self) -> str:
         return f"{np.dtype(self.dtype).name}[{','.join(map(str, self.shape))}]"
@@ -324,16 +325,18 @@ def _current_folder_importable() -> Iterator[None]:
 def _checked(located: Located, specs: Mapping[str, InputSpec]) -> Feed:
     """The feed in the inputs' dtypes. Further arrays, labels say, are left out."""
     _check_names(located.where, located.feed, specs)
-    return {name: _fitting(f"{located.where}, input '{name}'", np.asarray(located.feed[name]), spec)
+    sizes: dict[str, int] = {}
+    return {name: _fitting(f"{located.where}, input '{name}'", np.asarray(located.feed[name]), spec, sizes)
             for name, spec in specs.items()}
 
 
-def _fitting(where: str, array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    fits = len(array.shape) == len(spec.shape) and all(
-        isinstance(expected, str) or expected == size for size, expected in zip(array.shape, spec.shape, strict=True))
+def _fitting(where: str, array: NDArray[Any], spec: InputSpec, sizes: dict[str, int]) -> NDArray[Any]:
+    """sizes: of the free dimensions so far, which are equal where their names are."""
     given = f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
-    if not fits:
-        raise CalibrationError(f"{where}: its shape is {given}, the model takes {spec}{_other_layout(array, spec)}")
+    before = ", ".join(f"{name} is {size}" for name, size in sizes.items())
+    if not fits(array.shape, spec.shape, sizes):
+        raise CalibrationError(f"{where}: its shape is {given}, the model takes {spec}{_other_layout(array, spec)}"
+                               + (f", and {before} in the same sample" if before else ""))
     if not np.can_cast(array.dtype, spec.dtype, "safe"):
         raise CalibrationError(f"{where}: its dtype is {given}, the model takes {spec}; convert it with "
                                f".astype('{np.dtype(spec.dtype).name}')")

@@ -15,6 +15,7 @@ def analyze(model: Any, targets: Sequence[str], options: Options) -> dict[str, A
     Raises:
         UsageError: no samples, or nothing to quantize. EdgeqError: the model or the samples cannot be used.
     """
+    from edgeq.dimensions import dimensions, free_dimensions
     from edgeq.frontends import load_model
     from edgeq.graph import real_inputs
     from edgeq.passes import canonicalize
@@ -32,9 +33,8 @@ def analyze(model: Any, targets: Sequence[str], options: Options) -> dict[str, A
     if any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph):
         raise UsageError("the model is quantized already; give its float original")
     canonicalize(network)
-    specs = {value.name or "": InputSpec(value.dtype.numpy().name, tuple(
-        d if isinstance(d, int) else str(d.value) for d in value.shape))
-        for value in real_inputs(network.graph) if value.dtype is not None and value.shape is not None}
+    specs = {value.name or "": InputSpec(value.dtype.numpy().name, dimensions(value, free_dimensions(network)))
+             for value in real_inputs(network.graph) if value.dtype is not None and value.shape is not None}
     samples = open_samples(options.calibration, specs, limit=options.samples, preprocess=options.preprocess)
     plan = make_plan(network, [TARGETS[name] for name in targets], scheme_of(options), keep_float=options.keep_float)
     if not plan.weights and not plan.groups:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeq.dimensions import Shape
 from edgeq.errors import BundleError, MissingExtra, Problem, UnsupportedModel, UsageError
 from edgeq.scheme import PRESETS, QuantScheme
 from edgeq_runtime.manifest import Manifest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from edgeq_runtime.preprocess import Preprocess
 
 
-def describe(source: str, inputs: Mapping[str, tuple[int, ...]], *, neural_engine: bool = False) -> dict[str, Any]:
+def describe(source: str, inputs: Mapping[str, Shape], *, neural_engine: bool = False) -> dict[str, Any]:
     """A folder is described as a bundle, anything else as a model. inputs: name -> shape, for free dimensions.
 
     neural_engine: with the advice of `edgeq.report.ane` about a Core ML bundle.

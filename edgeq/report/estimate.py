@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeq.dimensions import Shape
 from edgeq.errors import UsageError
 from edgeq.report.describe import peak_activation_bytes, weight_bytes
 from edgeq.scheme import PRESETS
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 ACTIVATION_BYTES: Final[Mapping[int, int]] = {32: 4, 16: 2, 8: 1, 4: 1}
 
 
-def estimate(source: Any, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def estimate(source: Any, inputs: Mapping[str, Shape]) -> dict[str, Any]:
     """Bytes of the weights, of the graph around them, and of the activations at their peak, at 32, 16, 8 and 4 bits.
 
     inputs: name -> shape, for free dimensions. What stays float in a quantized model counts as such among the weights;

@@ -85,7 +85,7 @@ def verify_layers(bundle: Path, reference: Any, data: Any = None, limit: int | N
 
 
 def _float_network(reference: Any, manifest: Manifest) -> ir.Model:
-    shapes = {spec.name: spec.shape for spec in manifest.inputs if all(isinstance(d, int) for d in spec.shape)}
+    shapes = {spec.name: spec.shape for spec in manifest.inputs if not any(isinstance(d, str) for d in spec.shape)}
     network = load_model(reference, inputs=shapes, open_sizes=True)
     canonicalize(network)
     for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),

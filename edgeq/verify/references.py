@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgeq.errors import ModelError
 from edgeq.quant.samples import InputSpec
-from edgeq.verify.inputs import generated_feeds
+from edgeq.verify.inputs import cover_sizes, generated_feeds
 from edgeq.verify.reference import Arrays, run_onnx
 
 SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, not to measure an accuracy
@@ -25,7 +25,7 @@ class References:
 
     def __init__(self, network: ir.Model, graph: ir.Model, specs: Mapping[str, InputSpec],
                  samples: Iterable[Arrays] | None):
-        self._network, self._graph = network, graph
+        self._network, self._graph, self._specs = network, graph, specs
         self.real = samples is not None
         self.inputs = "calibration samples" if samples is not None else "generated (no samples were given)"
         # An integer may be a divisor, which 0 is not; or an index into one element, which 1 is not.
@@ -36,6 +36,8 @@ class References:
     def _run(self) -> tuple[list[Arrays], list[Arrays]]:
         """Feeds that the float network takes, and what it makes of them."""
         feeds = list(islice(self._choices[0], SAMPLES))
+        if self.real:
+            feeds = cover_sizes(feeds, self._specs)
         try:
             return feeds, list(run_onnx(self._network, feeds))
         except ModelError:

@@ -5,12 +5,13 @@ import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union, get_args, get_origin, get_type_hints
 
+from .dimensions import Choice, Dimension, Range, from_json
 from .errors import BundleError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2  # the newest: the size of an axis may have limits. A manifest without any has format 1
 FILE_NAME = "manifest.json"
 DTYPES = frozenset({
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
@@ -21,14 +22,14 @@ DTYPES = frozenset({
 class TensorSpec:
     """One input or output as the user sees it.
 
-    shape: numbers, or names of dimensions that are free. dtype: a numpy name. engine_name: what the engine calls it,
+    shape: see dimensions. dtype: a numpy name. engine_name: what the engine calls it,
     where that differs. layout: "NCHW", "NHWC" or "". scale, zero_point: only where the user's array holds integers of
     a grid.
     """
 
     name: str
     dtype: str
-    shape: Tuple[Any, ...]
+    shape: Tuple[Dimension, ...]
     engine_name: str = ""
     layout: str = ""
     scale: Optional[float] = None
@@ -37,14 +38,8 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise BundleError(f"tensor '{self.name}': '{self.dtype}' is not a dtype of this runtime")
-        if not all(_is_dimension(d) for d in self.shape):
-            raise BundleError(f"tensor '{self.name}': a dimension is neither a size nor a name: {list(self.shape)}")
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise BundleError(f"tensor '{self.name}': the scale must be a positive number, not {self.scale}")
-
-
-def _is_dimension(value: Any) -> bool:
-    return bool(value) if isinstance(value, str) else type(value) is int and value >= 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,12 @@ class Manifest:
     accuracy: Dict[str, Any] = field(default_factory=dict)
     source_sha256: str = ""
     edgeq_version: str = ""
-    format: int = FORMAT
+    format: int = 1
+
+    def __post_init__(self) -> None:
+        """Older runtimes go on reading whatever they understand."""
+        if any(isinstance(d, (Range, Choice)) for spec in (*self.inputs, *self.outputs) for d in spec.shape):
+            object.__setattr__(self, "format", FORMAT)
 
     def to_json(self) -> str:
         import json
@@ -145,6 +145,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         return _decode_fields(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind == Dimension:
+        return from_json(value, where)
     if origin is Union:
         return None if value is None else _decode(arguments[0], value, where)
     if origin is tuple and isinstance(value, list):

@@ -126,7 +126,7 @@ def example(model: Model) -> Dict[str, Any]:
     path = Path(model.folder, FILE_NAME)
     if path.is_file():
         return dict(read_selftest(path)[0][0].inputs)
-    free = [spec.name for spec in model.inputs if any(isinstance(d, str) for d in spec.shape)]
+    free = [spec.name for spec in model.inputs if not all(isinstance(d, int) for d in spec.shape)]
     if free:
         raise BundleError(f"the shape of '{free[0]}' is free and the bundle has no {FILE_NAME} to take one from")
     return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in model.inputs}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 
 import numpy as np
 
+from .dimensions import Dimension, fits
 from .engines import Engine, open_engine
 from .errors import EdgeqError, EngineError, InputError
 from .manifest import Manifest, TensorSpec
@@ -111,8 +112,8 @@ class Model:
             if array is not None and array.ndim == len(spec.shape) - 1:
                 arrays[spec.name] = array[None]
         found = self.run(arrays)
-        return {spec.name: found[spec.name][0] if spec.shape and (spec.shape[0] == 1 or isinstance(spec.shape[0], str))
-                else found[spec.name] for spec in self.outputs}
+        return {spec.name: found[spec.name] if not spec.shape or (type(spec.shape[0]) is int and spec.shape[0] != 1)
+                else found[spec.name][0] for spec in self.outputs}
 
     def warm_up(self, runs: int = 1) -> None:
         """Run the bundle's first sample, so that the next run is as fast as all others: engines prepare in the first.
@@ -142,7 +143,7 @@ class Model:
             array = out.get(spec.name)
             if array is not None and not (
                     isinstance(array, np.ndarray) and array.dtype == spec.dtype and array.flags.c_contiguous
-                    and array.flags.writeable and _shape_fits(array.shape, spec.shape, {})):
+                    and array.flags.writeable and fits(array.shape, spec.shape, {})):
                 raise InputError(f"out: '{spec.name}' must be a writeable, contiguous array of {_describe(spec)}")
         return [out.get(name) for name in self._output_names]
 
@@ -188,17 +189,13 @@ def _fit(spec: TensorSpec, array: Any, sizes: Dict[str, int]) -> Any:
             remedy = f"pass {spec.name}.astype(np.{dtype})" if array.dtype.kind in "biuf" else "pass numbers"
             raise InputError(f"input '{spec.name}' is {array.dtype}, expected {_describe(spec)}: {remedy}")
         array = array.astype(dtype)
-    if not _shape_fits(array.shape, spec.shape, sizes):
-        free = {name: size for name, size in sizes.items() if name in spec.shape}
+    before = dict(sizes)
+    if not fits(array.shape, spec.shape, sizes):
+        names = {d if isinstance(d, str) else d.name for d in spec.shape if not isinstance(d, int)}
+        free = {name: size for name, size in before.items() if name in names}
         raise InputError(f"input '{spec.name}' has the shape {_shape(array.shape)}, expected {_describe(spec)}"
                          + (f" where {free}" if free else ""))
     return array
-
-
-def _shape_fits(shape: Tuple[int, ...], expected: Sequence[Any], sizes: Dict[str, int]) -> bool:
-    return len(shape) == len(expected) and all(
-        size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
-        for size, wanted in zip(shape, expected, strict=True))
 
 
 def _describe(spec: TensorSpec) -> str:
@@ -206,5 +203,5 @@ def _describe(spec: TensorSpec) -> str:
     return f"{spec.name}: {spec.dtype} {_shape(spec.shape)}{layout}"
 
 
-def _shape(shape: Sequence[Any]) -> str:
+def _shape(shape: Sequence[Dimension]) -> str:
     return f"[{', '.join(map(str, shape))}]"

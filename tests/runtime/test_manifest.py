@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgeq_runtime import BundleError, Manifest
+from edgeq_runtime.dimensions import Choice, Range
 from edgeq_runtime.manifest import FILE_NAME, FORMAT
 
 
@@ -29,8 +30,39 @@ def test_reads_what_was_written(bundle: Path) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+LIMITED = ({"name": "T", "low": 1, "high": 8}, {"name": "S", "sizes": [2, 4]}, {"name": "U", "low": 3, "high": None})
+
+
+def test_limits_of_free_sizes_raise_the_format(bundle: Path) -> None:
+    """An older runtime must say that it is too old, not that the manifest is damaged; it reads all the others."""
+    before = Manifest.read(bundle)
+    assert before.format == 1
+    spec = {"name": "x", "dtype": "float32", "shape": [1, *LIMITED]}
+    limited = Manifest.from_json(json.dumps({**json.loads(before.to_json()), "inputs": [spec]}))
+    assert limited.inputs[0].shape == (1, Range("T", 1, 8), Choice("S", (2, 4)), Range("U", 3))
+    written = json.loads(limited.to_json())
+    assert written["format"] == FORMAT == 2
+    assert written["inputs"][0]["shape"] == [1, *LIMITED]
+    assert Manifest.from_json(limited.to_json()) == limited
+
+
+@pytest.mark.parametrize(("limits", "message"), [
+    ({"name": "T", "low": 0, "high": None}, "no size lies in the range"),
+    ({"name": "T", "low": 3, "high": 2}, "no size lies in the range"),
+    ({"name": "T", "sizes": []}, "must be positive and ascend"),
+    ({"name": "T", "sizes": [2, 2]}, "must be positive and ascend"),
+    ({"name": "T", "sizes": 3}, "neither a size nor a name"),
+    ({"name": "T", "low": "a", "high": 3}, "neither a size nor a name"),
+    ({"name": "T", "lowest": 2}, "neither a size nor a name"),
+    ({"low": 1, "high": 2}, "neither a size nor a name"),
+])
+def test_refuses_limits(bundle: Path, limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        Manifest.read(edit(bundle, inputs=[{"name": "x", "dtype": "float32", "shape": [limits]}]))
+
+
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"format": FORMAT + 1}, "format 2, this runtime reads up to 1: update"),
+    ({"format": FORMAT + 1}, "format 3, this runtime reads up to 2: update"),
     ({"format": "1"}, "no format number"),
     ({"format": True}, "no format number"),
     ({"colour": "red"}, "unknown key 'colour'"),

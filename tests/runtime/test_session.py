@@ -13,6 +13,7 @@ from runtime_bundles import MakeBundle
 
 import edgeq_runtime
 from edgeq_runtime import BundleError, EngineError, InputError, TensorSpec
+from edgeq_runtime.dimensions import Choice, Free, Range
 
 OFFSET = np.array([.5, 0, -1], np.float32)
 ONE = np.ones((1, 3), np.float32)
@@ -31,6 +32,19 @@ def test_runs_in_the_models_output_order(bundle: Path) -> None:
 def test_a_free_dimension_takes_any_size(bundle: Path) -> None:
     with edgeq_runtime.load(bundle) as model:
         assert model.run({"image": np.zeros((5, 3), np.float32), "offset": OFFSET})["sum"].shape == (5, 3)
+
+
+@pytest.mark.parametrize(("limits", "taken", "refused"), [
+    (Range("n", 2, 3), (2, 3), (1, 4)), (Range("n", 2), (2, 50), (1,)), (Choice("n", (2, 5)), (2, 5), (1, 3, 6))])
+def test_a_free_dimension_has_limits(limits: Free, taken: Any, refused: Any, make_bundle: MakeBundle) -> None:
+    folder = make_bundle(inputs=(TensorSpec("image", "float32", (limits, 3)), TensorSpec("offset", "float32", (3,))))
+    with edgeq_runtime.load(folder) as model:
+        for size in taken:
+            assert model.run({"image": np.zeros((size, 3), np.float32), "offset": OFFSET})["sum"].shape == (size, 3)
+        for size in refused:
+            with pytest.raises(InputError, match=rf"'image' has the shape \[{size}, 3\], expected image: float32 "
+                                                 rf"\[{limits}, 3\]"):
+                model.run({"image": np.zeros((size, 3), np.float32), "offset": OFFSET})
 
 
 def test_dimensions_of_one_name_are_equal(make_bundle: MakeBundle) -> None:
