@@ -7,6 +7,7 @@ EdgeqError                 (edgeq_runtime.errors: the device knows it too)
 ├── ModelError             a source that cannot be read as a network
 ├── UnsupportedModel       nodes that a target cannot run; carries every such node, not just the first
 ├── CalibrationError       samples missing, empty, not finite, or of the wrong name, shape or dtype
+├── BoardError             a board that cannot be reached, or has not what a bundle needs
 ├── EvaluationError        a metric or its data that gives no score
 ├── MissingExtra           a part of edgeq that was not installed; names the pip command
 ├── UsageError             options that contradict each other
@@ -20,8 +21,8 @@ from dataclasses import dataclass
 from edgeq_runtime.errors import BundleError, EdgeqError, EngineError, InputError
 
 __all__ = [
-    "BundleError", "CalibrationError", "EdgeqError", "EngineError", "EvaluationError", "InputError", "MissingExtra",
-    "ModelError", "Problem", "UnsupportedModel", "UsageError", "VerificationError",
+    "BoardError", "BundleError", "CalibrationError", "EdgeqError", "EngineError", "EvaluationError", "InputError",
+    "MissingExtra", "ModelError", "Problem", "UnsupportedModel", "UsageError", "VerificationError",
 ]
 
 
@@ -35,6 +36,10 @@ class CalibrationError(EdgeqError):
 
 class EvaluationError(EdgeqError):
     """The metric or the data that it is to be measured on gives no score."""
+
+
+class BoardError(EdgeqError):
+    """A board cannot be reached, lacks what a bundle needs, or was lost on the way."""
 
 
 class UsageError(EdgeqError):

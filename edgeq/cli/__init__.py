@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgeq.cli import archives, bundles, conversion, models
+from edgeq.cli import archives, boards, bundles, conversion, models
 from edgeq.cli.shared import BAD_INPUT, USAGE
 
 
@@ -70,5 +70,6 @@ def completion(shell: str) -> None:
 
 
 for command in (conversion.convert, models.inspect, models.analyze, models.estimate, bundles.verify, bundles.run,
-                bundles.benchmark, archives.pack, archives.unpack, archives.keygen, models.targets, models.doctor):
+                bundles.benchmark, boards.test, boards.board, archives.pack, archives.unpack, archives.keygen,
+                models.targets, models.doctor):
     main.add_command(command)

@@ -4,10 +4,12 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgeq.cli.shared import BAD_INPUT, common, print_result
+from edgeq.cli.boards import on_boards
+from edgeq.cli.shared import BAD_INPUT, board_options, common, print_result
 
 
 @click.command()
@@ -45,13 +47,14 @@ def verify(bundle: Path, data: str | None, reference: str | None, samples: int |
               help=".npy, .npz or an image. Repeatable.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the outputs here, as .npz.")
+@click.option("--board", metavar="NAME|ADDRESS", help="Run it there instead of here.")
 @common
-def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, as_json: bool) -> None:
+def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, board: str | None, as_json: bool) -> None:
     """Run a bundle on one input."""
     from edgeq.report.run import run_bundle
     from edgeq.report.text import outputs
 
-    result = run_bundle(bundle, inputs, top, output)
+    result = run_bundle(bundle, inputs, top, output, board)
     print_result(result, as_json, lambda: outputs(result))
 
 
@@ -59,12 +62,23 @@ def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, as
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.")
+@board_options(required=False)
 @common
-def benchmark(bundle: Path, runs: int, threads: int | None, as_json: bool) -> None:
-    """Measure a bundle on this machine.
+def benchmark(bundle: Path, runs: int, threads: int | None, boards: tuple[str, ...], as_json: bool,
+              **words: Any) -> None:
+    """Measure a bundle on this machine, or on boards.
 
     Latency percentiles, the first run, peak memory and size.
     """
+    if boards:
+        from edgeq.boards.runner import Job
+        from edgeq.report.boards import benchmark_table
+
+        rows = on_boards(boards, Job(bundle, self_test=False, runs=runs, warmup=10, threads=threads, **words))
+        print_result(rows, as_json, lambda: benchmark_table(rows))
+        if not all(row["ok"] for row in rows):
+            sys.exit(BAD_INPUT)
+        return
     from edgeq.report.text import fields
     from edgeq_runtime import load
     from edgeq_runtime.benchmark import benchmark as measure

@@ -51,6 +51,18 @@ def input_option(function: F) -> F:
                         "range), image:1x3x224/320x224/320 (enumerated), audio:1xT (any size). Repeatable.")(function)
 
 
+def board_options(*, required: bool) -> Callable[[F], F]:
+    """Which boards, and how."""
+    def decorate(function: F) -> F:
+        function = click.option("--timeout", type=click.FloatRange(min=1), default=300, show_default=True,
+                                help="Seconds for the engine on a board.")(function)
+        function = click.option("--engine", metavar="REQUIREMENT|installed",
+                                help="Instead of the newest that fits, such as onnxruntime==1.21.0.")(function)
+        return click.option("--board", "boards", multiple=True, required=required, metavar="NAME|ADDRESS",
+                            help="A name given by `edgeq board add`, or an address. Repeatable.")(function)
+    return decorate
+
+
 def _keep_debug(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     ctx.meta["debug"] = wanted
 

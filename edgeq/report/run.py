@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.errors import BundleError, InputError, MissingExtra
-from edgeq_runtime import Model, load
+from edgeq.errors import BoardError, BundleError, InputError, MissingExtra
+from edgeq_runtime import Manifest, load
 from edgeq_runtime.preprocess import Preprocess
 
 SHOWN_VALUES: Final = 8
@@ -17,29 +19,63 @@ IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".ti
 Arrays = dict[str, NDArray[Any]]
 
 
-def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None = None) -> dict[str, Any]:
+def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None = None, board: str | None = None,
+               ) -> dict[str, Any]:
     """Run once. inputs: "x.npy" or an image where the model has one input, "name=x.npy", or "all.npz".
 
-    output: where to save the whole arrays, as .npz.
+    output: where to save the whole arrays, as .npz. board: a name or an address; by default this machine.
 
     Raises:
         InputError: a file that cannot be read, or does not fit. BundleError, EngineError: see edgeq_runtime.load.
+        BoardError: see boards.runner.
     """
+    ran = _run_here(path, inputs) if board is None else _run_there(board, path, inputs)
+    if output is not None:
+        _save(output, ran.outputs)
+    labels = Manifest.read(path).labels
+    return {"engine": ran.engine, "accelerator": ran.accelerator, "drift": ran.drift,
+            "outputs": {name: summary(array, labels, top) for name, array in ran.outputs.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """drift: sentences about inputs outside the range of the calibration."""
+
+    engine: str
+    accelerator: str
+    drift: Sequence[str]
+    outputs: Arrays
+
+
+def _run_here(path: Path, inputs: Sequence[str]) -> _Ran:
     with load(path) as model:
-        outputs = model.run(read_inputs(model, inputs))
-        if output is not None:
-            _save(output, outputs)
-        return {"engine": model.engine, "accelerator": model.accelerator,
-                "drift": [str(drift) for drift in model.drift() if drift.is_noteworthy],
-                "outputs": {name: summary(array, model.manifest.labels, top) for name, array in outputs.items()}}
+        outputs = model.run(read_inputs(model.manifest, inputs))
+        drift = [str(drift) for drift in model.drift() if drift.is_noteworthy]
+        return _Ran(model.engine, model.accelerator, drift, outputs)
 
 
-def read_inputs(model: Model, given: Sequence[str]) -> Arrays:
+def _run_there(board: str, path: Path, inputs: Sequence[str]) -> _Ran:
+    from edgeq.boards.fleet import run_on_boards
+    from edgeq.boards.registry import find_board
+    from edgeq.boards.runner import Job
+
+    with TemporaryDirectory(prefix="edgeq-") as folder:
+        given, got = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
+        _save(given, read_inputs(Manifest.read(path), inputs))
+        found = run_on_boards([find_board(board)], Job(path, self_test=False, inputs=given, outputs=got))[0].found
+        if isinstance(found, BoardError):
+            raise found
+        if found.error:
+            raise BoardError(f"{board}: {found.error}")
+        return _Ran(found.engine, found.accelerator or "", found.drift, dict(_load_numpy(got)))
+
+
+def read_inputs(manifest: Manifest, given: Sequence[str]) -> Arrays:
     """The files that the command line named -> arrays by input name."""
     arrays: Arrays = {}
     for text in given:
         name, file = _split(text)
-        found = _read(model, name, file)
+        found = _read(manifest, name, file)
         twice = sorted(set(found) & set(arrays))
         if twice:
             raise InputError(f"the input '{twice[0]}' was given twice")
@@ -53,21 +89,21 @@ def _split(text: str) -> tuple[str, Path]:
     return ("", Path(text)) if not file or Path(text).exists() else (name, Path(file))
 
 
-def _read(model: Model, name: str, file: Path) -> Arrays:
+def _read(manifest: Manifest, name: str, file: Path) -> Arrays:
     kind = file.suffix.lower()
     if kind not in {".npy", ".npz"} | IMAGES:
         raise InputError(f"cannot read the input {file}: neither .npy, .npz nor an image")
     if kind == ".npz":
         return dict(_load_numpy(file))
-    name = name or _only_input(model, file)
-    return {name: _load_image(model, file) if kind in IMAGES else _load_numpy(file)}
+    name = name or _only_input(manifest, file)
+    return {name: _load_image(manifest, file) if kind in IMAGES else _load_numpy(file)}
 
 
-def _only_input(model: Model, file: Path) -> str:
-    if len(model.inputs) != 1:
-        names = ", ".join(spec.name for spec in model.inputs)
+def _only_input(manifest: Manifest, file: Path) -> str:
+    if len(manifest.inputs) != 1:
+        names = ", ".join(spec.name for spec in manifest.inputs)
         raise InputError(f"the model has the inputs {names}; say which one {file} is with --input NAME={file}")
-    return model.inputs[0].name
+    return manifest.inputs[0].name
 
 
 def _load_numpy(file: Path) -> Any:
@@ -78,8 +114,8 @@ def _load_numpy(file: Path) -> Any:
         raise InputError(f"cannot read the input {file}: {reason}") from None
 
 
-def _load_image(model: Model, file: Path) -> NDArray[Any]:
-    if model.manifest.preprocessing is None:
+def _load_image(manifest: Manifest, file: Path) -> NDArray[Any]:
+    if manifest.preprocessing is None:
         raise InputError(f"the bundle does not say how the image {file} becomes an input; "
                          "convert it with --preprocess, or give an .npy file")
     try:
@@ -91,7 +127,7 @@ def _load_image(model: Model, file: Path) -> NDArray[Any]:
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the input {file}: {error}") from None
-    return np.asarray(Preprocess.from_dict(model.manifest.preprocessing)(pixels))
+    return np.asarray(Preprocess.from_dict(manifest.preprocessing)(pixels))
 
 
 def summary(array: NDArray[Any], labels: Sequence[str], top: int) -> dict[str, Any]:

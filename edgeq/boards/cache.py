@@ -1,0 +1,44 @@
+"""Files that were made once and can be made again: in the user's cache folder, complete or not there."""
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`~/.cache/edgeq`, or where the XDG base directory specification says.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeq"
+
+
+def made_once(place: Path, make: Callable[[Path], None]) -> Path:
+    """`place`, filled by `make(draft)` if it is not there yet; of several who ask at once, one makes it."""
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(place.with_name(f".{place.name}.lock")):
+            if not place.is_dir():
+                draft = place.with_name(f".{place.name}.draft")
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir()
+                make(draft)
+                draft.rename(place)
+    return place
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Wait until nobody else, in this process or another, holds the lock; the system frees it when its holder dies."""
+    if sys.platform == "win32":
+        yield  # two makers would both make it there; the slower one's rename fails
+        return
+    import fcntl
+
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,162 @@
+"""Which packages a bundle needs on a board, and where they come from: PyPI's wheels, fetched here and pushed."""
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edgeq.boards.cache import cache_folder, made_once
+from edgeq.boards.facts import Facts
+from edgeq.errors import BoardError, UsageError
+from edgeq_runtime.engines.versions import matches
+from edgeq_runtime.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an engine gets onto a kind of processor.
+
+    package: the distribution whose version counts. imports: modules in the order in which they are loaded, so that a
+    crash names one. wheels: what PyPI has beside the package. installed: what PyPI has not and the board must have;
+    remedy: the command that gives it to it.
+    """
+
+    engine: str
+    machines: frozenset[str]
+    package: str
+    imports: tuple[str, ...]
+    wheels: tuple[str, ...] = ()
+    installed: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+INSTALLED: Final = "installed"
+_64: Final = frozenset({"x86_64", "aarch64"})
+_32: Final = frozenset({"armv7l", "armv8l"})
+RECIPES: Final = (
+    # https://pypi.org/project/onnxruntime/#files; its other requirements serve its tools, not inference.
+    Recipe("onnxruntime", _64, "onnxruntime", ("numpy", "onnxruntime"), ("numpy",)),
+    # https://pypi.org/project/ai-edge-litert/#files; the interpreter imports flatbuffers, not the rest.
+    Recipe("tflite", _64, "ai-edge-litert", ("numpy", "ai_edge_litert.interpreter"), ("numpy", "flatbuffers")),
+    # The only engine with an armv7l wheel: 2.14.0, the last release, for Python up to 3.11.
+    # https://pypi.org/project/tflite-runtime/#files. Built against numpy 1.
+    Recipe("tflite", _32, "tflite-runtime", ("numpy", "tflite_runtime.interpreter"), installed=("numpy",),
+           remedy="sudo apt install python3-numpy"),
+    # https://packages.debian.org/trixie/python3-onnxruntime: Debian 13 builds it for armhf, PyPI and piwheels do not.
+    Recipe("onnxruntime", _32, "onnxruntime", ("numpy", "onnxruntime"),
+           installed=("numpy", "onnxruntime"), remedy="sudo apt install python3-onnxruntime (from Debian 13 on)"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """wheels: files to push, in the order of sys.path. engine: "onnxruntime 1.24.1". imports: modules."""
+
+    wheels: tuple[Path, ...]
+    engine: str
+    imports: tuple[str, ...]
+
+
+def choose_packages(manifest: Manifest, facts: Facts, engine: str | None = None) -> Packages:
+    """What a board needs to run a bundle.
+
+    engine: instead of the newest that the bundle allows, a pip requirement such as "onnxruntime==1.21.0", or
+    "installed" for what the board's Python has.
+
+    Raises:
+        BoardError: nothing fits this board; says what was looked for and what helps.
+    """
+    recipe = _recipe(manifest, facts)
+    installed = recipe.installed if engine != INSTALLED else ("numpy", recipe.package)
+    for package in installed:
+        _check_installed(package, recipe, manifest, facts)
+    if recipe.package in installed:
+        if engine not in (None, INSTALLED):
+            raise BoardError(f"PyPI has no {recipe.package} for {facts.machine}, so --engine has no choice: the board "
+                             f"has {facts.packages[recipe.package]}")
+        return Packages((), f"{recipe.package} {facts.packages[recipe.package]}", recipe.imports)
+    if engine is not None and _name(engine) != recipe.package:
+        raise UsageError(f"--engine {engine}: this bundle runs on {recipe.package} there")
+    wheels = download([engine or f"{recipe.package}{_versions(recipe, manifest)}", *recipe.wheels], facts)
+    version = next(wheel.name.split("-")[1] for wheel in wheels if _name(wheel.name.split("-")[0]) == recipe.package)
+    return Packages(wheels, f"{recipe.package} {version}", recipe.imports)
+
+
+def _recipe(manifest: Manifest, facts: Facts) -> Recipe:
+    if manifest.engine == "coreml":
+        raise BoardError("Core ML runs on Apple's devices only, and boards are reached as Linux machines: test this "
+                         "bundle on a Mac with `python -m edgeq_runtime BUNDLE self-test`, or convert with "
+                         "--target tflite or onnxruntime for this board")
+    for recipe in RECIPES:
+        if recipe.engine == manifest.engine and facts.machine in recipe.machines and facts.system == "linux":
+            return recipe
+    raise BoardError(f"there is no {manifest.engine} for {facts}")
+
+
+def _check_installed(package: str, recipe: Recipe, manifest: Manifest, facts: Facts) -> None:
+    found = facts.packages.get(package)
+    if found is None:
+        raise BoardError(f"the board's Python has no {package}, and PyPI has none for {facts.machine}: {recipe.remedy}"
+                         if package in recipe.installed else f"the board's Python has no {package}")
+    needed = _versions(recipe, manifest) if package == recipe.package else ""
+    if not matches(found, needed):
+        raise BoardError(f"the bundle needs {package} {needed}, the board's Python has {found}")
+
+
+def _versions(recipe: Recipe, manifest: Manifest) -> str:
+    return str(manifest.options.get("tflite_runtime", "")) if recipe.package == "tflite-runtime" \
+        else manifest.engine_version
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def download(requirements: Sequence[str], facts: Facts) -> tuple[Path, ...]:
+    """The newest wheels for a board, from pip or from the cache: what was chosen once stays chosen.
+
+    Raises:
+        BoardError: no wheel fits the board, or there is no network.
+    """
+    arguments = [*_platform_arguments(facts), *requirements]
+    digest = hashlib.sha256("\n".join(arguments).encode()).hexdigest()[:16]
+
+    def make(draft: Path) -> None:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps",
+                   "--only-binary=:all:", "--dest", str(draft), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise BoardError(_why_not(done.stderr, requirements, facts))
+
+    folder = made_once(cache_folder() / "wheels" / digest, make)
+    return tuple(sorted(folder.glob("*.whl")))
+
+
+def _platform_arguments(facts: Facts) -> list[str]:
+    """https://packaging.python.org/en/latest/specifications/platform-compatibility-tags/"""
+    if facts.glibc is None:
+        raise BoardError(f"the engines have wheels for glibc only, and the board has another C library ({facts}): "
+                         "use a Debian, Ubuntu or Raspberry Pi OS system")
+    major, minor = facts.glibc
+    platforms = [f"manylinux_{major}_{k}_{facts.machine}" for k in range(minor, 4, -1)]
+    platforms += [f"manylinux2014_{facts.machine}", f"linux_{facts.machine}"]
+    version = re.fullmatch(r"cp(\d)(\d+)(t?)", facts.tag)
+    if version is None:
+        raise BoardError(f"the engines have wheels for CPython only, and the board has {facts.tag}")
+    found = [word for platform in platforms for word in ("--platform", platform)]
+    return [*found, "--python-version", f"{version[1]}.{version[2]}", "--implementation", "cp",
+            "--abi", facts.tag, "--abi", "abi3", "--abi", "none"]
+
+
+def _why_not(pip: str, requirements: Sequence[str], facts: Facts) -> str:
+    lines = [line.removeprefix("ERROR: ") for line in pip.splitlines() if line.startswith("ERROR: ")]
+    if any("No matching distribution" in line for line in lines):
+        absent = re.findall(r"No matching distribution found for (\S+)", pip) or requirements
+        return (f"PyPI has no wheel of {', '.join(absent)} for {facts}: a newer system on the board, or another "
+                "version with --engine, may have one")
+    return f"pip cannot fetch {', '.join(requirements)}: {'; '.join(lines) or pip.strip()[-300:]}"
