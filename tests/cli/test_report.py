@@ -116,9 +116,8 @@ def test_read_labels(tmp_path: Path) -> None:
 
 # -- run ---------------------------------------------------------------------------------------------------------------
 
-def model(*names: str, preprocessing: dict[str, Any] | None = None) -> Any:
-    return SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in names],
-                           manifest=SimpleNamespace(preprocessing=preprocessing))
+def manifest(*names: str, preprocessing: dict[str, Any] | None = None) -> Any:
+    return SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in names], preprocessing=preprocessing)
 
 
 def test_read_inputs_of_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,23 +127,23 @@ def test_read_inputs_of_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.save("a=b.npy", x)
     np.savez("both.npz", x=x, y=x + 1)
     for given in (["x.npy"], ["x=x.npy"], ["a=b.npy"], ["x=a=b.npy"]):
-        found = read_inputs(model("x"), given)
+        found = read_inputs(manifest("x"), given)
         assert list(found) == ["x"]
         np.testing.assert_array_equal(found["x"], x)
-    assert set(read_inputs(model("x", "y"), ["both.npz"])) == {"x", "y"}
+    assert set(read_inputs(manifest("x", "y"), ["both.npz"])) == {"x", "y"}
     for given, message in ((["x.npy"], r"inputs x, y.*NAME=x\.npy"), (["x=x.npy", "both.npz"], "'x' was given twice")):
         with pytest.raises(InputError, match=message):
-            read_inputs(model("x", "y"), given)
+            read_inputs(manifest("x", "y"), given)
 
 
 def test_an_image_goes_through_the_bundles_preprocessing(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     image.fromarray(pixels).save(tmp_path / "a.png")
-    found = read_inputs(model("x", preprocessing={"scale": 0.5}), [str(tmp_path / "a.png")])
+    found = read_inputs(manifest("x", preprocessing={"scale": 0.5}), [str(tmp_path / "a.png")])
     np.testing.assert_array_equal(found["x"], pixels.transpose(2, 0, 1)[None] * np.float32(0.5))
     with pytest.raises(InputError, match=r"a\.png.*--preprocess"):
-        read_inputs(model("x"), [str(tmp_path / "a.png")])
+        read_inputs(manifest("x"), [str(tmp_path / "a.png")])
 
 
 def test_labels_only_where_there_is_one_score_for_each() -> None:
