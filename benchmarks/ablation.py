@@ -1,16 +1,19 @@
 """Which algorithm brings how much at 4 bits: every real model, every step of the mix, one row each.
 
-    python benchmarks/ablation.py [--items NAME,...] [--methods nearest,sum-preserving,...] [--bits 4] [--json FILE]
+    python benchmarks/ablation.py [--items NAME,...] [--methods "nearest;equalize+gptq;..."] [--bits 4] [--held]
+                                  [--calibrator mse] [--json FILE]
 
-The quantized graph is run op by op, on the evaluation samples, with at most 100 calibration samples. lm_stories260k
-has float activations; its score is the mean KL divergence from the float model, and `agreement` is over tokens.
+--methods: names of ROWS, or whatever `edgeq convert --method` takes. The quantized graph is run op by op, on the
+evaluation samples, with at most 100 calibration samples; with --held, calibrated on three quarters of these and
+compared with float on the others, so that settings can be chosen without a look at the evaluation. lm_stories260k has
+float activations; its score is the mean KL divergence from the float model, and `agreement` is over tokens.
 Timings mean little while other work runs on the machine; OMP_NUM_THREADS=1 helps then.
 """
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,11 @@ from common import SIX, open_zoo, parser, report, shapes
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
-from edgeq.quant.fit import Fit
+from edgeq.quant.choose import choose_calibrators
+from edgeq.quant.methods import Method, method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
-from edgeq.quant.rounding import nearest, sum_preserving
-from edgeq.quant.solve.layer import DEFAULT, NO_CORRECTION, Settings
+from edgeq.quant.solve.layer import NO_CORRECTION, Settings
 from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType
 from edgeq.targets import TARGETS
 from edgeq.verify.compare import sqnr_db
@@ -33,46 +36,48 @@ from edgeq.verify.reference import run_onnx
 LM = "lm_stories260k"
 LM_TOKENS = 384
 _BARE = Settings(clip=False, passes=0, refits=0, corrections=(NO_CORRECTION,), bias=False)
-# Each adds one thing to the one before it; the last is what --method auto does.
-STEPS: dict[str, Any] = {
-    "nearest": nearest,
-    "sum-preserving": sum_preserving,
-    "gptq": _BARE,
-    "+ clip": replace(_BARE, clip=True),
-    "descent + clip": replace(_BARE, clip=True, gptq=False, passes=10),
-    "gptq + clip + descent": replace(_BARE, clip=True, passes=10),
-    "+ refitted steps": replace(DEFAULT, corrections=(NO_CORRECTION,), bias=False),
-    "+ bias": replace(DEFAULT, corrections=(NO_CORRECTION,)),
-    "auto (+ correction)": DEFAULT,
+ROWS: dict[str, Method] = {
+    **{name: method_named(name) for name in (
+        "nearest", "sum-preserving", "clip", "hqq", "equalize", "fold-gains+equalize+sum-preserving", "bias")},
+    "gptq, full range": Method(settings=_BARE),
+    **{name: method_named(name) for name in (
+        "gptq", "descent", "adaround", "gptq+descent", "gptq+refit", "gptq+refit+bias", "gptaq+refit+bias", "auto",
+        "fold-gains+auto", "equalize+auto", "smooth+auto", "awq+auto")},
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """agreement: share of samples (tokens) with the float model's top-1. seconds: to quantize, without calibration."""
+    """agreement: share of samples (tokens) with the float model's top-1. scaled: places whose channels were. seconds:
+    to quantize, without calibration.
+    """
 
     model: str
     weights: str
     method: str
-    score: float
+    score: float | None
     agreement: float | None
     sqnr_db: float
+    scaled: int
     seconds: float
 
 
 class Bench:
     """One model: loaded, calibrated and run in float once."""
 
-    def __init__(self, zoo: Any, item: str, weight: QuantType, targets: tuple[str, ...]):
+    def __init__(self, zoo: Any, item: str, weight: QuantType, targets: tuple[str, ...], held: bool, calibrator: str):
         self.zoo, self.item, self.language = zoo, item, item == LM
         sizes = {"input_ids": (1, LM_TOKENS)} if self.language else shapes(zoo, item)
         self.model = load_model(str(zoo.model(item)), inputs=sizes)
         canonicalize(self.model)
         activation = None if self.language else QuantType(8, signed=False, symmetric=False)
-        self.plan = make_plan(self.model, [TARGETS[name] for name in targets], QuantScheme(weight, activation))
+        self.targets, self.scheme = [TARGETS[name] for name in targets], QuantScheme(weight, activation)
         self.feeds, self.tests = self._tokens() if self.language else (
             list(zoo.feeds(item, "calib", 100)), list(zoo.feeds(item, "eval")))
-        self.statistics = dict(calibrate(self.model, self.plan.sources, self.feeds)) if self.plan.sources else {}
+        self.held, self.calibrator, self.bits = held, calibrator, weight.bits
+        if held:
+            self.tests, self.feeds = self.feeds[3::4], [feed for k, feed in enumerate(self.feeds) if k % 4 != 3]
+            self.lengths = [LM_TOKENS] * len(self.tests)
         self.expected = self._run(self.model)
 
     def _tokens(self) -> tuple[list[Any], list[Any]]:
@@ -91,12 +96,18 @@ class Bench:
         return outputs
 
     def row(self, weights: str, name: str) -> Row:
-        step = STEPS[name]
-        fit = Fit(self.feeds, step) if isinstance(step, Settings) else None
-        rounding = sum_preserving if fit is not None else step
+        method, bits = ROWS.get(name) or method_named(name), self.bits
         started = time.perf_counter()
-        graph = quantize(self.model, self.plan, self.statistics, CALIBRATORS["mse"], rounding, fit)
-        seconds = time.perf_counter() - started
+        model = self.model.clone()
+        scaled = method.scale(model, make_plan(model, self.targets, self.scheme), self.feeds, bits)
+        plan = make_plan(model, self.targets, self.scheme)
+        scaling = time.perf_counter() - started
+        statistics = dict(calibrate(model, plan.sources, self.feeds)) if plan.sources else {}
+        chosen = CALIBRATORS[self.calibrator] if self.calibrator != "auto" else choose_calibrators(
+            model, plan, statistics, self.feeds[:8])
+        started = time.perf_counter()
+        graph = quantize(model, plan, statistics, chosen, method.rounding, method.fit(self.feeds, bits), method.search)
+        seconds = scaling + time.perf_counter() - started
         got = self._run(graph)
         pairs = [(a[0].astype(np.float64), b[0].astype(np.float64)) for a, b in zip(self.expected, got, strict=True)]
         noise, signal = (sum(float((x**2).sum()) for x in part) for part in (
@@ -104,9 +115,11 @@ class Bench:
         agreement = np.concatenate([np.ravel(a.argmax(-1) == b.argmax(-1)) for a, b in pairs]).mean()
         score = self._divergence(pairs) if self.language else self._score(got)
         shown = None if self.item in ("fsrcnn_x2", "coco_fastestdet") else float(agreement)
-        return Row(self.item, weights, name, score, shown, sqnr_db(signal, noise), seconds)
+        return Row(self.item, weights, name, score, shown, sqnr_db(signal, noise), len(scaled), seconds)
 
-    def _score(self, outputs: list[list[Any]]) -> float:
+    def _score(self, outputs: list[list[Any]]) -> float | None:
+        if self.held:
+            return None
         answers = iter(outputs)
         return float(next(iter(self.zoo.score(self.item, lambda feed: next(answers)).values())))
 
@@ -120,15 +133,16 @@ class Bench:
         return float(np.concatenate(found).mean())
 
 
-def rows(zoo: Any, item: str, names: list[str], bits: int) -> Iterator[Row]:
+def rows(zoo: Any, item: str, names: list[str], bits: int, held: bool, calibrator: str) -> Iterator[Row]:
     kinds = {"per channel": QuantType(bits, granularity=PerChannel())}
     if item == LM:
         kinds["blocks of 32"] = QuantType(bits, granularity=PerBlock(32))
     for weights, kind in kinds.items():
-        bench = Bench(zoo, item, kind, ("onnxruntime",) if item == LM else tuple(TARGETS))
+        bench = Bench(zoo, item, kind, ("onnxruntime",) if item == LM else tuple(TARGETS), held, calibrator)
         for name in names:
             found = bench.row(weights, name)
-            print(f"  {item}, {weights}, {name}: {found.score:.4g}, {found.sqnr_db:.2f} dB", flush=True)
+            print(" ", item, weights, name, found.score, found.agreement, f"{found.sqnr_db:.2f} dB, "
+                  f"{found.scaled} scaled, {found.seconds:.1f} s", flush=True)
             yield found
 
 
@@ -136,10 +150,13 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--bits", type=int, default=4)
     options.add_argument("--items", default=",".join((*SIX, LM)))
-    options.add_argument("--methods", default=",".join(STEPS), help="names of the column `method`")
+    options.add_argument("--methods", default=";".join(ROWS), help="separated by semicolons")
+    options.add_argument("--held", action="store_true")
+    options.add_argument("--calibrator", default="mse")
     chosen = options.parse_args()
     zoo = open_zoo(chosen.models)
-    found = [row for item in chosen.items.split(",") for row in rows(zoo, item, chosen.methods.split(","), chosen.bits)]
+    found = [row for item in chosen.items.split(",") for row in
+             rows(zoo, item, chosen.methods.split(";"), chosen.bits, chosen.held, chosen.calibrator)]
     report(found, f"{chosen.bits}-bit weights, at most 100 calibration samples, QDQ graph op by op", chosen.json)
 
 

@@ -68,7 +68,7 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     record = Record(model, result, samples, options, goal)
     unrounded = network if result.plan is not None else without_rounding(network)
     references = References(unrounded, result.graph, input_specs(network), samples)
-    evidence = Evidence(network, result.graph, references)
+    evidence = Evidence(result.network, result.graph, references)
     with ExitStack() as all_or_none:
         for name, path in paths.items():
             folder = all_or_none.enter_context(new_bundle(path, force=options.force))

@@ -15,11 +15,12 @@ from edgeq.quant.calibrate.cache import calibrate_with_cache
 from edgeq.quant.choose import DEFAULT, choose_calibrators
 from edgeq.quant.choose import SAMPLES as CHOICE_SAMPLES
 from edgeq.quant.half import store_half
-from edgeq.quant.methods import method_named
+from edgeq.quant.methods import Method, method_named
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import InputSpec, Samples, open_samples
+from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantScheme
 from edgeq.search import Found, Goal, Limits, Workbench, goal_on, search
 from edgeq.search.workbench import spread
@@ -32,11 +33,15 @@ FIDELITY_SAMPLES = 16  # that --metric sqnr compares on, where no data is named
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """plan: None where the source was quantized already, and keeps its scales. found: what a search chose."""
+    """network: the float one that was quantized, with the channels that `scaled` lists scaled. plan: None where the
+    source was quantized already, and keeps its scales. found: what a search chose.
+    """
 
+    network: ir.Model
     graph: ir.Model
     plan: QuantPlan | None
     statistics: Statistics
+    scaled: Sequence[Scaled] = ()
     found: Found | None = None
 
 
@@ -47,25 +52,38 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
     if _is_quantized(network):
         if limited:
             raise UsageError("the model is quantized already; a search needs its float original")
-        return Quantized(network, None, Statistics({}, 0))
+        return Quantized(network, network, None, Statistics({}, 0))
+    method = method_named(options.method)
     plan = make_plan(network, targets, scheme, keep_float=options.keep_float)
     if options.bits == 16:
-        return Quantized(store_half(network), plan, Statistics({}, 0))
+        return Quantized(network, store_half(network), plan, Statistics({}, 0))
+    network, scaled = _scaled(network, plan, method, samples, options)
+    plan = make_plan(network, targets, scheme, keep_float=options.keep_float) if scaled else plan
     values = _computed(plan.groups, network) if limited else plan.sources
     statistics = _calibrate(network, values, samples, options)
     calibrators = _calibrators(network, plan, statistics, samples, options)
-    method = method_named(options.method)
     if goal is not None and limited:
         by_value = calibrators if not isinstance(calibrators, Mapping) else {
             name: calibrators[leader] for name, leader in plan.groups.items() if leader in calibrators}
         bench = Workbench(network, targets, scheme, samples, statistics, by_value, method, options.keep_float,
                           options.progress)
         found = search(bench, goal, size)
-        return Quantized(found.chosen.built.graph, found.chosen.built.plan, statistics, found)
+        return Quantized(network, found.chosen.built.graph, found.chosen.built.plan, statistics, scaled, found)
     fit = method.fit(samples, options.bits)
     if fit is not None:
         options.progress("fitting weights", 0)
-    return Quantized(quantize(network, plan, statistics, calibrators, method.rounding, fit), plan, statistics)
+    graph = quantize(network, plan, statistics, calibrators, method.rounding, fit, method.search)
+    return Quantized(network, graph, plan, statistics, scaled)
+
+
+def _scaled(network: ir.Model, plan: QuantPlan, method: Method, samples: Samples | None, options: Options,
+            ) -> tuple[ir.Model, list[Scaled]]:
+    """The same float function, with channels as the method wants them scaled, and where that was done."""
+    if not method.scalings:
+        return network, []
+    options.progress("scaling channels")
+    scaled = network.clone()
+    return scaled, method.scale(scaled, plan, samples, options.bits)
 
 
 def open_goal(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, limits: Limits,

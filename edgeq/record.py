@@ -94,6 +94,7 @@ class Record:
             "weight_bits": bits, "weights": self.options.weights, "method": self.options.method,
             "activation_bits": activation.bits if activation else 32,
             "calibrator": self.options.calibrator if activation else None,
+            "scaled_channels": [asdict(scaled) for scaled in self.quantized.scaled],
             "wider_layers": wider, "kept_float": [asdict(kept) for kept in self.plan.kept],
         }
 

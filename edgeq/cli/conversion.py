@@ -11,7 +11,6 @@ import click
 
 from edgeq.cli.shared import (
     BELOW_WHAT_WAS_ASKED,
-    METHOD_NAMES,
     TARGET_NAMES,
     common,
     input_option,
@@ -34,8 +33,9 @@ if TYPE_CHECKING:
 @click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True,
               help="auto: 8 bits when there is calibration data.")
 @click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
-@click.option("--method", type=click.Choice(METHOD_NAMES), default="auto", show_default=True,
-              help="How weights become integers; auto takes what measured best for these bits and samples.")
+@click.option("--method", default="auto", show_default=True, metavar="auto|STEP+STEP...",
+              help="How weights become integers; auto takes what measured best for these bits and samples. "
+                   "Steps, such as equalize+gptq+descent, are listed in docs/methods.md.")
 @click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse", "entropy", "auto"]), default="mse",
               show_default=True,
               help="How a range is chosen from what calibration saw; auto tries all, tensor by tensor.")

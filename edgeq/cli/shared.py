@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from edgeq.options import Progress
 
 BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
-METHOD_NAMES = ("auto", "nearest", "sum-preserving", "gptq", "gptaq", "descent")
 TARGET_NAMES = ("onnxruntime", "tflite", "coreml")
 F = TypeVar("F", bound=Callable[..., Any])
 

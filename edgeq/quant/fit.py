@@ -67,7 +67,7 @@ class Fit:
             data = constant(node.inputs[1])
             assert data is not None
             data = data.astype(np.float32)
-            moments = _moments(geometry, geometry.rows(data), seen.inputs(twin, 0), true.inputs(node, 0))
+            moments = gather_moments(geometry, geometry.rows(data), seen.inputs(twin, 0), true.inputs(node, 0))
             bias = model.graph.initializers.get(weight.bias)
             alone = bias is not None and len(bias.uses()) == 1
             result = _fit(data, weight, geometry, moments, self.settings, constant(bias) if alone else None)
@@ -122,9 +122,9 @@ def geometry_of(node: ir.Node) -> Geometry | None:
     return Window(group, kernel, ones, dilations, before, after, strides, mirrored=True)
 
 
-def _moments(geometry: Geometry, rows: Array, seen: Sequence[NDArray[Any]], true: Sequence[NDArray[Any]],
-             ) -> tuple[Moments, Moments]:
-    """The moments to fit to and, of every fourth sample, those to judge by."""
+def gather_moments(geometry: Geometry, rows: Array, seen: Sequence[NDArray[Any]], true: Sequence[NDArray[Any]],
+                   ) -> tuple[Moments, Moments]:
+    """The moments to fit to and, of every fourth sample, those to judge by. rows: of the weights [G,R,n]."""
     groups, _, size = rows.shape
     fitted, held = Moments.empty(groups, size), Moments.empty(groups, size)
     share = -(-max(_LEAST_COLUMNS, _COLUMNS_EACH * size) // len(seen))

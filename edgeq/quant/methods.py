@@ -1,31 +1,55 @@
-"""The ways to choose the integers of weights, by the name that the user gives."""
+"""The ways to choose the integers of weights, by the steps that the user names, joined by "+"."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
+
+import onnx_ir as ir
 
 from edgeq.errors import UsageError
 from edgeq.quant.fit import Fit
+from edgeq.quant.plan import QuantPlan
 from edgeq.quant.prefix import Arrays
 from edgeq.quant.rounding import Rounding, nearest, sum_preserving
+from edgeq.quant.scaling.accept import Scaled, scale_channels
+from edgeq.quant.scaling.proposals import NEED_SAMPLES
 from edgeq.quant.solve.layer import DEFAULT, NO_CORRECTION, Settings
+from edgeq.quant.steps import StepSearch, clipped, full, half_quadratic
 
 _SAMPLES: Final = 128  # more hold more of every layer's inputs in memory, and change little
+_SCALING_SAMPLES: Final = 32  # a scale for each channel takes less to choose than an integer for each weight
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """rounding: of what is not fitted. settings: of the fit to samples, or None for a method that needs none.
+    """rounding, search: of what is not fitted, and of its steps. settings: of the fit to samples, or None for a method
+    that needs none. scalings: of channels, before anything is rounded (names of `scaling.proposals`).
 
     optional: without samples, and at 8 bits, where rounding alone loses next to nothing, it does without the fit.
     """
 
-    rounding: Rounding
+    rounding: Rounding = nearest
+    search: StepSearch = full
     settings: Settings | None = None
+    scalings: tuple[str, ...] = ()
     optional: bool = False
+
+    def scale(self, model: ir.Model, plan: QuantPlan, samples: Iterable[Arrays] | None, bits: int) -> list[Scaled]:
+        """Scale the channels of a float model, in place, where that helps -> where it did.
+
+        Raises:
+            UsageError: there are no samples, and one of the scalings looks at these.
+        """
+        if not self.scalings:
+            return []
+        blind = [name for name in self.scalings if name in NEED_SAMPLES and samples is None]
+        if blind:
+            raise UsageError(f"--method {blind[0]} needs real samples: add --calibration DATA")
+        feeds = None if samples is None else list(islice(samples, _SCALING_SAMPLES))
+        return scale_channels(model, plan, self.scalings, feeds, fitted=self._fits(feeds, bits))
 
     def fit(self, samples: Iterable[Arrays] | None, bits: int) -> Fit | None:
         """How weights of so many bits are fitted, or None where rounding does it alone.
@@ -33,31 +57,61 @@ class Method:
         Raises:
             UsageError: there are no samples, and the method is nothing without.
         """
-        if self.settings is None or (self.optional and (samples is None or bits >= 8)):
+        if not self._fits(samples, bits):
             return None
         if samples is None:
             raise UsageError("this --method needs real samples: add --calibration DATA, or use --method auto")
+        assert self.settings is not None
         return Fit(tuple(islice(samples, _SAMPLES)), self.settings)
+
+    def _fits(self, samples: object, bits: int) -> bool:
+        return self.settings is not None and not (self.optional and (samples is None or bits >= 8))
 
 
 _ALONE: Final = (NO_CORRECTION,)
+_BARE: Final = Settings(gptq=False, passes=0, refits=0, corrections=_ALONE, bias=False)
 
-METHODS: Final[Mapping[str, Method]] = MappingProxyType({
-    "auto": Method(sum_preserving, DEFAULT, optional=True),
-    "nearest": Method(nearest),
-    "sum-preserving": Method(sum_preserving),
-    "gptq": Method(nearest, Settings(passes=0, refits=0, corrections=_ALONE, bias=False)),
-    "gptaq": Method(nearest, Settings(passes=0, refits=0, bias=False)),
-    "descent": Method(nearest, Settings(gptq=False, refits=0, corrections=_ALONE, bias=False)),
+
+def _fitted(**changes: Any) -> Callable[[Method], Method]:
+    return lambda method: replace(method, settings=replace(method.settings or _BARE, **changes))
+
+
+def _scaled(name: str) -> Callable[[Method], Method]:
+    return lambda method: replace(method, scalings=(*method.scalings, name))
+
+
+# What each word of a --method adds to those before it. They run in the order of the flow, whatever order they are
+# named in: channels are scaled; steps, then integers are chosen; both are improved; biases are corrected.
+STEPS: Final[Mapping[str, Callable[[Method], Method]]] = MappingProxyType({
+    "fold-gains": _scaled("fold-gains"),
+    "equalize": _scaled("equalize"),
+    "smooth": _scaled("smooth"),
+    "awq": _scaled("awq"),
+    "nearest": lambda method: replace(method, rounding=nearest),
+    "sum-preserving": lambda method: replace(method, rounding=sum_preserving),
+    "clip": lambda method: replace(method, search=clipped),
+    "hqq": lambda method: replace(method, search=half_quadratic),
+    "adaround": _fitted(adaround=True),
+    "gptq": _fitted(gptq=True),
+    "gptaq": _fitted(gptq=True, corrections=DEFAULT.corrections),
+    "descent": _fitted(passes=DEFAULT.passes),
+    "refit": _fitted(passes=DEFAULT.passes, refits=DEFAULT.refits),
+    "bias": _fitted(bias=True),
+    "auto": lambda method: replace(method, rounding=sum_preserving, settings=DEFAULT, optional=True),
 })
 
-
-def method_named(name: str) -> Method:
-    """The method of this name.
+def method_named(text: str) -> Method:
+    """The method of these steps, joined by "+".
 
     Raises:
-        UsageError: there is none.
+        UsageError: a step does not exist.
     """
-    if name not in METHODS:
-        raise UsageError(f"no method '{name}'; there are {', '.join(METHODS)}")
-    return METHODS[name]
+    names = text.split("+")
+    unknown = [name for name in names if name not in STEPS]
+    if unknown:
+        raise UsageError(f"--method {text}: there is no {', '.join(map(repr, unknown))}; take steps "
+                         f"joined by +, such as equalize+gptq+descent, of {', '.join(STEPS)}")
+    method = Method()
+    for name in names:
+        method = STEPS[name](method)
+    return method

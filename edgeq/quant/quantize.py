@@ -20,6 +20,7 @@ from edgeq.quant.params import grid
 from edgeq.quant.plan import Bias, QuantPlan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.rounding import Rounding, sum_preserving
+from edgeq.quant.steps import StepSearch, full
 from edgeq.quant.weights import (
     bias_params,
     quantize_bias,
@@ -35,14 +36,15 @@ from edgeq.targets import Fixed
 
 def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
              calibrator: Calibrator | Mapping[str, Calibrator], rounding: Rounding = sum_preserving,
-             fit: Fitter | None = None) -> ir.Model:
+             fit: Fitter | None = None, search: StepSearch = full) -> ir.Model:
     """The model with its plan carried out, as a copy. statistics: of every source of the plan. calibrator: of all
-    groups, or of each by its leader. rounding: of weights, where none are fitted. fit: how to fit them to data.
+    groups, or of each by its leader. rounding, search: of weights and of their steps, where none are fitted. fit: how
+    to fit them to data.
 
         x -> Conv(w, b) -> Relu -> y      =>      x -> Q -> DQ -> Conv(DQ(int8 w), DQ(int32 b)) -> Relu -> Q -> DQ -> y
     """
     result = model.clone()
-    writer = _Writer(result.graph, plan, _grids(model.graph, plan, statistics, calibrator), rounding)
+    writer = _Writer(result.graph, plan, _grids(model.graph, plan, statistics, calibrator), rounding, search)
     writer.write_activations()
     writer.write_weights(fit(model, result, writer.nodes, plan) if fit is not None else {})
     store_half_in_place(result, [result.graph.initializers[name] for name in plan.half])
@@ -81,8 +83,9 @@ def _prescribed(kind: QuantType, fixed: Fixed) -> QuantParams:
 class _Writer:
     """Inserts the Q and DQ nodes of one plan into one graph."""
 
-    def __init__(self, graph: ir.Graph, plan: QuantPlan, grids: Mapping[str, QuantParams], rounding: Rounding):
-        self.graph, self.plan, self.grids, self.rounding = graph, plan, grids, rounding
+    def __init__(self, graph: ir.Graph, plan: QuantPlan, grids: Mapping[str, QuantParams], rounding: Rounding,
+                 search: StepSearch):
+        self.graph, self.plan, self.grids, self.rounding, self.search = graph, plan, grids, rounding, search
         self.nodes = {label(node): node for node in graph}
         self.order = {node: position for position, node in enumerate(graph)}
         self.values = {value.name or "": value for node in graph for value in (*node.inputs, *node.outputs) if value}
@@ -99,7 +102,7 @@ class _Writer:
         """One weight and the biases of every node that reads it (a shared weight has several)."""
         value = self.graph.initializers[name]
         weight = self._data(name)
-        params = weight_params(weight, kind) if fitted is None else fitted.params
+        params = weight_params(weight, kind, self.search) if fitted is None else fitted.params
         for bias in biases:
             params = widen_for_bias(params, float(self.grids[bias.activation].scale), self._data(bias.value))
         if fitted is not None and not np.array_equal(params.scale, fitted.params.scale):

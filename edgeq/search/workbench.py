@@ -60,7 +60,8 @@ class Workbench:
         """
         plan = self.plan(layers)
         fit = self._fit(plan, refit)
-        graph = quantize(self.network, plan, self.statistics, self.calibrator, self.method.rounding, fit)
+        graph = quantize(self.network, plan, self.statistics, self.calibrator, self.method.rounding, fit,
+                         self.method.search)
         return Built(graph, plan)
 
     @cached_property

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgeq.quant.solve.adaround import adaround
 from edgeq.quant.solve.descent import descend
 from edgeq.quant.solve.geometry import Product, Window
 from edgeq.quant.solve.gptq import gptq
@@ -93,6 +94,33 @@ def test_gptq_is_the_textbook_algorithm() -> None:
         inverse = inverse - np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
     got = gptq(weight, square, step, LIMIT)[0]
     assert (got == expected).mean() > 0.99
+
+
+def test_adaround_comes_near_the_best_choice_of_up_and_down() -> None:
+    ratios = []
+    for seed in range(12):
+        weight, moments = weights(1, 1, 8, seed), moments_of(correlated(8, seed=seed))
+        problem = objective(weight, moments, free_bias=False)
+        step = np.full(weight.shape, np.abs(weight).max() / 3, np.float32)
+        ways = np.array(list(product((0, 1), repeat=8)), np.float32)[None]
+        every = np.clip(np.floor(weight / step) + ways, -3, 3)
+        best = problem.error(every * step[0, 0, 0]).min()
+        codes = adaround(weight, problem.square, step, 3)
+        assert set(np.unique(codes - np.floor(weight / step))) <= {0, 1}
+        ratios.append(float(problem.error(codes * step).sum() / best))
+    assert min(ratios) > 0.999
+    assert np.median(ratios) < 1.3
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_adaround_beats_nearest_rounding_and_never_loses_to_it(groups: int) -> None:
+    weight, moments = weights(groups, 8, 72), moments_of(correlated(72, groups=groups))
+    problem = objective(weight, moments, free_bias=False)
+    step = np.full(weight.shape, 0.45, np.float32)
+    plain, found = (problem.error(codes * step) for codes in (
+        nearest(weight, step), adaround(weight, problem.square, step, LIMIT)))
+    assert (found <= plain * 1.0001).all()
+    assert decibels(float(found.sum()), float(plain.sum())) > 3
 
 
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 4), size=st.integers(1, 70),

@@ -12,7 +12,7 @@ from small_graphs import network, normal, residual
 from edgeq.errors import UsageError
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.fit import Fit
-from edgeq.quant.methods import METHODS, method_named
+from edgeq.quant.methods import STEPS, method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.prefix import Prefix
 from edgeq.quant.quantize import quantize
@@ -169,13 +169,14 @@ def test_constant_samples_and_dead_channels_give_a_finite_model() -> None:
     assert np.isfinite(run["y"]).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*STEPS, "equalize+gptq+descent", "bias+awq+clip+sum-preserving"])
 def test_every_method_quantizes(name: str) -> None:
     model, samples = residual(), smooth(SHAPE, 6)
-    plan = make_plan(model, [ONNXRUNTIME], PRESETS["w4a8"])
-    method = method_named(name)
-    graph = quantize(model, plan, calibrate(model, plan.sources, samples), CALIBRATORS["minmax"], method.rounding,
-                     method.fit(samples, 4))
+    method, prepared = method_named(name), model.clone()
+    method.scale(prepared, make_plan(prepared, [ONNXRUNTIME], PRESETS["w4a8"]), samples, 4)
+    plan = make_plan(prepared, [ONNXRUNTIME], PRESETS["w4a8"])
+    graph = quantize(prepared, plan, calibrate(prepared, plan.sources, samples), CALIBRATORS["minmax"],
+                     method.rounding, method.fit(samples, 4), method.search)
     assert sqnr(model, graph, SHAPE) > 6
 
 
@@ -184,5 +185,12 @@ def test_a_method_that_needs_samples_says_so_and_auto_does_without() -> None:
         method_named("gptq").fit(None, 4)
     assert method_named("auto").fit(None, 4) is None
     assert method_named("auto").fit([], 8) is None
-    with pytest.raises(UsageError, match=r"no method 'gtpq'.*gptq"):
-        method_named("gtpq")
+    with pytest.raises(UsageError, match="awq needs real samples"):
+        method_named("awq").scale(residual(), make_plan(residual(), [ONNXRUNTIME], PRESETS["w4"]), None, 4)
+    with pytest.raises(UsageError, match=r"there is no 'gtpq', 'mse'; take steps joined by \+.*gptq"):
+        method_named("gtpq+descent+mse")
+
+
+def test_the_order_of_words_does_not_matter_but_what_they_add_does() -> None:
+    assert method_named("descent+gptq") == method_named("gptq+descent")
+    assert method_named("gptq+descent") != method_named("gptq")

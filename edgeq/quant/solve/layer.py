@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.quant.solve.adaround import adaround
 from edgeq.quant.solve.descent import descend
 from edgeq.quant.solve.gptq import gptq
 from edgeq.quant.solve.grids import Blocks, clipped_steps, refitted_steps
@@ -21,13 +22,14 @@ Array = NDArray[np.float32]
 class Settings:
     """Which algorithms run, in this order.
 
-    clip: search the step. gptq: begin with GPTQ, else with the nearest integers. passes: of coordinate descent, at
-    most. refits: of the steps to the integers, each followed by a descent. corrections: see `objective`, the best is
-    taken. bias: whether it takes up the mean error. damping: see `objective`.
+    clip: search the step. gptq, adaround: begin with one of them, else with the nearest integers. passes: of coordinate
+    descent, at most. refits: of the steps to the integers, each followed by a descent. corrections: see `objective`,
+    the best is taken. bias: whether it takes up the mean error. damping: see `objective`.
     """
 
     clip: bool = True
     gptq: bool = True
+    adaround: bool = False
     passes: int = 10
     refits: int = 2
     corrections: tuple[float, ...] = (math.inf, 1.0, 0.1, 0.01)
@@ -118,8 +120,9 @@ def _first(layer: Layer, problem: Objective, settings: Settings) -> Solution:
     steps = clipped_steps(problem.target, problem.square, layer.blocks, layer.limit, layer.least,
                           candidates=40 if settings.clip else 1)
     step = layer.blocks.spread(steps, problem.target.shape)
-    if settings.gptq:
-        return Solution(gptq(problem.target, problem.square, step, layer.limit), steps)
+    if settings.gptq or settings.adaround:
+        begin = gptq if settings.gptq else adaround
+        return Solution(begin(problem.target, problem.square, step, layer.limit), steps)
     return Solution(np.clip(np.rint(problem.target / step), -layer.limit, layer.limit), steps)
 
 

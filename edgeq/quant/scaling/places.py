@@ -1,0 +1,257 @@
+"""Where channels can be scaled: between an op that can divide its outputs and the products that alone read them."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeq.graph import attribute, constant, is_constant, label
+from edgeq.graph import shape as shape_of
+
+SCALED: Final = "_scaled"
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """A product that reads scaled channels. repeat: how many of its inputs in a row belong to one channel (Flatten)."""
+
+    node: ir.Node
+    repeat: int = 1
+
+    def scale(self, weight: Array, scale: Array) -> Array:
+        """The weight times `scale` [C], each at what it multiplies."""
+        scale = np.repeat(scale, self.repeat)
+        if self.node.op_type != "Conv":
+            axis = self.axis
+            return weight * scale.reshape([-1 if k == axis else 1 for k in range(weight.ndim)])
+        groups = int(attribute(self.node, "group", 1))
+        split: Array = weight.reshape(groups, -1, *weight.shape[1:])
+        along = scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
+        return np.asarray(split * along, np.float32).reshape(weight.shape)
+
+    @property
+    def axis(self) -> int:
+        """Of the weight, along its inputs."""
+        if self.node.op_type == "Gemm":
+            return 1 if attribute(self.node, "transB", 0) else 0
+        return 0
+
+    def largest(self, weight: Array, channels: int) -> Array:
+        """The largest magnitude that multiplies each channel [C]."""
+        if self.node.op_type == "Conv":
+            groups = int(attribute(self.node, "group", 1))
+            split = np.abs(weight).reshape(groups, -1, *weight.shape[1:])
+            return np.asarray(split.max(axis=(1, *range(3, split.ndim))).reshape(-1), np.float32)
+        moved = np.moveaxis(np.abs(weight), self.axis, 0).reshape(channels, -1)
+        return np.asarray(moved.max(axis=1), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """node: divides its outputs. operands: its constants that are divided, and the axis of channels of each. readers:
+    who multiplies. values: what lies between, scaled. axis: of the channels in the node's output.
+    """
+
+    node: ir.Node
+    operands: tuple[tuple[ir.Value, int], ...]
+    readers: tuple[Reader, ...]
+    values: tuple[ir.Value, ...]
+    axis: int
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return shape_of(self.values[0])[self.axis]
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        return label(self.node)
+
+    @property
+    def gain(self) -> Array | None:
+        """Magnitudes of the factors of a normalization [C], or None for a product."""
+        if self.node.op_type not in ("LayerNormalization", "Mul"):
+            return None
+        return np.abs(_data(self.operands[0][0])).reshape(-1)
+
+    @property
+    def before(self) -> Array | None:
+        """The largest weight that writes each channel [C], or None behind a normalization."""
+        if self.gain is not None:
+            return None
+        value, axis = self.operands[0]
+        return np.asarray(np.moveaxis(np.abs(_data(value)), axis, 0).reshape(self.channels, -1).max(axis=1), np.float32)
+
+    @property
+    def after(self) -> Array:
+        """The largest weight that reads each channel [C]."""
+        found = []
+        for reader in self.readers:
+            largest = reader.largest(_data(reader.node.inputs[1]), self.channels * reader.repeat)
+            found.append(largest.reshape(self.channels, reader.repeat).max(axis=1))
+        return np.asarray(np.max(found, axis=0), np.float32)
+
+    def apply(self, scale: Array) -> None:
+        """Divide before, multiply behind. The values between get new names: they hold other numbers now."""
+        for value, axis in self.operands:
+            data = _data(value)
+            _store(value, data / scale.reshape([-1 if k == axis else 1 for k in range(data.ndim)]))
+        for reader in self.readers:
+            weight = reader.node.inputs[1]
+            assert weight is not None
+            _store(weight, reader.scale(_data(weight), scale))
+        for between in self.values:
+            between.name = f"{(between.name or '').removesuffix(SCALED)}{SCALED}"
+
+
+def find_places(graph: ir.Graph) -> Iterator[Place]:
+    """All places, in graph order. Constants with a second reader are left alone."""
+    for node in graph:
+        found = _divided(node)
+        if found is not None and all(_alone(value) for value, _ in found[1]):
+            value, operands, axis = found
+            readers: list[Reader] = []
+            values = [] if value is node.outputs[0] else [node.outputs[0]]
+            if _follow(value, axis, 1, readers, values) and readers:
+                yield Place(node, operands, tuple(readers), tuple(values), axis)
+
+
+def _divided(node: ir.Node) -> tuple[ir.Value, tuple[tuple[ir.Value, int], ...], int] | None:
+    """The scaled output of a node, the constants to divide for that, and its axis of channels; None for other nodes."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is None:
+        return None
+    output, bias = node.outputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+    if node.op_type == "MatMul" and is_constant(weight) and weight.shape is not None and len(weight.shape) == 2:
+        users = [use.node for use in output.uses()]
+        added = next((v for v in users[0].inputs if v is not output), None) if len(users) == 1 else None
+        last = len(shape_of(output)) - 1
+        if added is not None and users[0].op_type == "Add" and is_constant(added) and not output.is_graph_output() and (
+                shape_of(added) == shape_of(weight)[1:]):
+            return users[0].outputs[0], ((weight, 1), (added, 0)), last
+        return output, ((weight, 1),), last
+    if node.op_type == "Mul":
+        gain = next((v for v in node.inputs if v is not None and is_constant(v) and len(shape_of(v)) == 1), None)
+        rank = len(shape_of(output))
+        return None if gain is None or shape_of(gain) != shape_of(output)[-1:] else (output, ((gain, 0),), rank - 1)
+    axes = {"Conv": 0, "Gemm": 0 if attribute(node, "transB", 0) else 1, "LayerNormalization": 0}
+    if node.op_type == "ConvTranspose" and int(attribute(node, "group", 1)) == 1:
+        axes["ConvTranspose"] = 1
+    axis = axes.get(node.op_type)
+    plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
+    if axis is None or not plain or not is_constant(weight) or not (bias is None or is_constant(bias)):
+        return None
+    rank = len(shape_of(output))
+    if node.op_type == "LayerNormalization" and len(shape_of(weight)) != 1:
+        return None
+    if bias is not None and len(shape_of(bias)) != 1:
+        return None
+    operands = ((weight, axis),) if bias is None else ((weight, axis), (bias, 0))
+    return output, operands, rank - 1 if node.op_type == "LayerNormalization" else 1
+
+
+def _alone(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and value.dtype == ir.DataType.FLOAT
+
+
+def _follow(value: ir.Value, axis: int, repeat: int, readers: list[Reader], values: list[ir.Value]) -> bool:
+    """Collect who reads `value`, through ops that let scales pass; False where somebody else does."""
+    if value.is_graph_output() or not value.uses():
+        return False
+    values.append(value)
+    for use in value.uses():
+        node = use.node
+        if use.idx == 0 and _reads(node, value, axis):
+            readers.append(Reader(node, repeat))
+            continue
+        step = _PASSING[node.op_type](node, value, axis) if node.op_type in _PASSING else None
+        if step is None or not _follow(node.outputs[0], step[0], repeat * step[1], readers, values):
+            return False
+    return True
+
+
+def _reads(node: ir.Node, value: ir.Value, axis: int) -> bool:
+    """Whether a product multiplies the channels of `value` by constants that nobody else reads."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is None or not is_constant(weight) or not _alone(weight):
+        return False
+    rank = len(shape_of(value))
+    match node.op_type:
+        case "Conv" | "ConvTranspose":
+            return axis == 1
+        case "Gemm":
+            return axis == 1 and not attribute(node, "transA", 0)
+        case "MatMul":
+            return axis == rank - 1 and len(shape_of(weight)) == 2
+    return False
+
+
+# How scales pass an op -> (axis of the channels behind it, inputs that each channel becomes); None: they do not pass.
+Step = Callable[[ir.Node, ir.Value, int], tuple[int, int] | None]
+
+
+def _same(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
+    return axis, 1
+
+
+def _spatial(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
+    return (1, 1) if axis == 1 and len(node.outputs) == 1 else None
+
+
+def _pad(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
+    """Zeros stay zeros. Not along the channels."""
+    pads, rank = constant(node.inputs[1]), len(shape_of(value))
+    number = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
+    if attribute(node, "mode", "constant") != "constant" or pads is None or len(pads) != 2 * rank or number is None:
+        return None
+    return (axis, 1) if not pads[axis] and not pads[axis + rank] and not number.any() else None
+
+
+def _flatten(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
+    return (1, math.prod(shape_of(value)[2:])) if axis == 1 and attribute(node, "axis", 1) == 1 else None
+
+
+def _reshape(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
+    """Only what a Flatten would do."""
+    before, after = shape_of(value), shape_of(node.outputs[0])
+    return (1, math.prod(before[2:])) if axis == 1 and after == (before[0], math.prod(before[1:])) else None
+
+
+def _transpose(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
+    order = attribute(node, "perm")
+    return None if order is None else (list(order).index(axis), 1)
+
+
+def _times(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
+    """A gate: the other factor is computed, and as large."""
+    other = next((v for v in node.inputs if v is not value), None)
+    alike = other is not None and not is_constant(other) and shape_of(other) == shape_of(value)
+    return (axis, 1) if alike and shape_of(node.outputs[0]) == shape_of(value) else None
+
+
+_PASSING: Final[Mapping[str, Step]] = MappingProxyType({
+    "Relu": _same, "LeakyRelu": _same, "Identity": _same, "Dropout": _same, "MaxPool": _spatial,
+    "AveragePool": _spatial, "GlobalAveragePool": _spatial, "GlobalMaxPool": _spatial, "Pad": _pad,
+    "Flatten": _flatten, "Reshape": _reshape, "Transpose": _transpose, "Mul": _times,
+})
+
+
+def _data(value: Any) -> Array:
+    data = constant(value)
+    assert data is not None
+    return data.astype(np.float32)
+
+
+def _store(value: ir.Value, data: Array) -> None:
+    value.const_value = ir.tensor(np.ascontiguousarray(data, np.float32), name=value.name)
