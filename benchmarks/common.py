@@ -5,14 +5,18 @@ import argparse
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 SIX = ("imagenet_squeezenet11", "cifar10_resnet20", "kws_dscnn_mlperf", "kwt1_transformer", "fsrcnn_x2",
        "coco_fastestdet")
+# Items whose samples have different lengths -> their input and the longest.
+PADDED: Mapping[str, tuple[str, int]] = {"lm_stories260k": ("input_ids", 384), "g2pm_bilstm": ("char_ids", 51)}
 
 
 def parser(documentation: str | None) -> argparse.ArgumentParser:
@@ -39,7 +43,15 @@ def open_zoo(models: Path) -> Any:
 
 def shapes(zoo: Any, item: str) -> dict[str, tuple[int, ...]]:
     """The input shapes of an item's samples."""
-    return {name: array.shape for name, array in next(iter(zoo.feeds(item))).items()}
+    return {name: array.shape for name, array in padded(item, next(iter(zoo.feeds(item)))).items()}
+
+
+def padded(item: str, feed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sample as long as the longest of its item."""
+    if item not in PADDED:
+        return feed
+    name, length = PADDED[item]
+    return {name: np.pad(feed[name], ((0, 0), (0, length - feed[name].shape[1])))}
 
 
 def report(rows: Sequence[Any], title: str, json_file: Path | None) -> None:

@@ -121,7 +121,12 @@ TARGETS: Final[Mapping[str, Target]] = MappingProxyType({t.name: t for t in (ONN
 
 # The ops that hold weights and nearly all of the arithmetic: what quantization is for.
 MULTIPLY_ACCUMULATE: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# Their grid's limits do what these do, so nothing is left to compute (see edgeq_converters.lowered).
+# Layers that engines compute in float, weights aside: their state would carry every rounding into all later steps.
+RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
+# The inputs that may hold weights. Recurrent ones are [directions, gates * hidden, inputs or hidden].
+WEIGHT_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
+    **dict.fromkeys(MULTIPLY_ACCUMULATE, (1,)), **dict.fromkeys(RECURRENT, (1, 2))})
+# The grid of a multiply-accumulate op may do what these do, so nothing is left to compute (edgeq_converters.lowered).
 ABSORBED: Final = frozenset({"Relu", "Clip"})
 # The inputs that carry data; where an op is absent, all of its inputs do.
 DATA_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({

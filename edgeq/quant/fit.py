@@ -20,6 +20,7 @@ from edgeq.quant.solve.layer import DEFAULT, Layer, Settings, Solution, solve
 from edgeq.quant.solve.moments import Moments
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import Granularity, PerBlock, PerTensor, QuantParams, dequantize
+from edgeq.targets import MULTIPLY_ACCUMULATE
 
 _LEAST_COLUMNS: Final = 65536  # of all samples together: fewer are all used
 _COLUMNS_EACH: Final = 24  # for every input of an output; more cost time and change nothing
@@ -93,7 +94,11 @@ def _layers(graph: ir.Graph, plan: QuantPlan) -> list[tuple[ir.Node, Weight, Geo
 
 
 def geometry_of(node: ir.Node) -> Geometry | None:
-    """How a multiply-accumulate node reads its input, or None where this module does not know."""
+    """How a multiply-accumulate node reads its input, or None where this module does not know: what a recurrent layer
+    multiplies its weights with exists inside it alone.
+    """
+    if node.op_type not in MULTIPLY_ACCUMULATE:
+        return None
     assert node.inputs[1] is not None
     shape = shape_of(node.inputs[1])
     if node.op_type in ("MatMul", "Gemm"):

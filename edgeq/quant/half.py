@@ -7,13 +7,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import constant, initializer, is_constant
-from edgeq.targets import MULTIPLY_ACCUMULATE
+from edgeq.targets import WEIGHT_INPUTS
 
 LARGEST = float(np.finfo(np.float16).max)
 
 
 def store_half(model: ir.Model) -> ir.Model:
-    """A copy whose multiply-accumulate weights are float16; a weight that float16 cannot hold stays as it is.
+    """A copy whose weights are float16; a weight that float16 cannot hold stays as it is.
 
         Conv(x, float32 w)      =>      Conv(x, Cast(float16 w))
     """
@@ -41,7 +41,7 @@ def store_half_in_place(model: ir.Model, weights: Iterable[ir.Value]) -> None:
 def _weights(graph: ir.Graph) -> Iterator[ir.Value]:
     for value in graph.initializers.values():
         readers = {(use.node.op_type, use.idx) for use in value.uses()}
-        is_weight = any(op in MULTIPLY_ACCUMULATE and index == 1 for op, index in readers)
+        is_weight = any(index in WEIGHT_INPUTS.get(op, ()) for op, index in readers)
         if is_weight and is_constant(value) and value.dtype == ir.DataType.FLOAT and not value.is_graph_output():
             yield value
 

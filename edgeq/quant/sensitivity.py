@@ -17,18 +17,19 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import is_constant, label
-from edgeq.quant.plan import QuantPlan
+from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.prefix import Arrays, part_session, reads
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.walk import Columns, Walk
-from edgeq.targets import MULTIPLY_ACCUMULATE
+from edgeq.targets import WEIGHT_INPUTS
 
 CEILING_DB: Final = 200.0  # of outputs that are equal
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One layer, quantized alone. node, op: of the float model. value: what it computes. bits: of its weights, or None.
+    """One layer, quantized alone. node, op: of the float model. value: what it computes; of several outputs, the first
+    that is read. bits: of its weights, or None.
 
     sqnr_db: of the worst output, over all samples: the lower, the more this layer hurts. weight_bytes: of its float
     weights.
@@ -70,7 +71,9 @@ def sensitivity(network: ir.Model, graph: ir.Model, plan: QuantPlan, feeds: Sequ
     position = {node: number for number, node in enumerate(network.graph)}
     units = sorted(find_units(network, graph), key=lambda unit: _place(unit, position))
     walk = Walk(network, feeds, [(real.name or "", _place(unit, position)) for unit in units for real, _ in unit.given])
-    kinds = {weight.node: weight for weight in plan.weights}
+    kinds: dict[str, list[Weight]] = {}
+    for weight in plan.weights:
+        kinds.setdefault(weight.node, []).append(weight)
     expected = walk.outputs()
     found = []
     for number, unit in enumerate(units):
@@ -78,10 +81,11 @@ def sensitivity(network: ir.Model, graph: ir.Model, plan: QuantPlan, feeds: Sequ
         outputs = walk.rest(unit.value, _run_unit(graph, unit, walk.values))
         decibel = min((sqnr_db(expected[name], outputs[name]) for name in expected if name in outputs),
                       default=CEILING_DB)
-        weight = kinds.get(label(unit.node))
-        data = None if weight is None else network.graph.initializers[weight.value].const_value
+        weights = kinds.get(label(unit.node), [])
+        data = [network.graph.initializers[weight.value].const_value for weight in weights]
         found.append(Damage(label(unit.node), unit.node.op_type, unit.value.name or "",
-                            None if weight is None else weight.type.bits, 0 if data is None else data.nbytes, decibel))
+                            weights[0].type.bits if weights else None,
+                            sum(tensor.nbytes for tensor in data if tensor is not None), decibel))
         progress(number + 1, len(units))
     return sorted(found, key=lambda damage: damage.sqnr_db)
 
@@ -111,8 +115,9 @@ def find_units(network: ir.Model, graph: ir.Model) -> list[Unit]:
                 units.append(unit)
                 covered.update(unit.nodes)
     for node in graph.graph:
-        if node.op_type in MULTIPLY_ACCUMULATE and node not in covered and _is_dequantized(node.inputs[1]):
-            unit = _unit(graph, node.outputs[0], (), floats, twins)
+        if node.op_type in WEIGHT_INPUTS and node not in covered and _is_dequantized(node.inputs[1]):
+            read = next(value for value in node.outputs if value.uses() or value.is_graph_output())
+            unit = _unit(graph, read, (), floats, twins)
             units += [] if unit is None else [unit]
     return list({unit.value: unit for unit in units}.values())
 
@@ -150,12 +155,12 @@ def _unit(graph: ir.Model, exact: ir.Value, rounding: tuple[ir.Node, ...], float
                     nodes.add(quantizer)
                     origin = quantizer.inputs[0]
                     given[floats.get(origin.name) or floats[source.name]] = origin
-            elif node.op_type in MULTIPLY_ACCUMULATE and source is node.inputs[0] and source.name in floats:
+            elif node.op_type in WEIGHT_INPUTS and source is node.inputs[0] and source.name in floats:
                 given[floats[source.name]] = source
             elif not is_constant(source) and before not in nodes:
                 open_.append(source)
     ordered = tuple(node for node in graph.graph if node in nodes)
-    products = [twins[label(node)] for node in ordered if node.op_type in MULTIPLY_ACCUMULATE and label(node) in twins]
+    products = [twins[label(node)] for node in ordered if node.op_type in WEIGHT_INPUTS and label(node) in twins]
     main = products[-1] if products else value.producer()
     assert main is not None
     return Unit(main, value, result, ordered, tuple(given.items()))

@@ -39,13 +39,21 @@ def _rows(b: Builder, operand: Operand, what: str, direction: int, order: Sequen
         raise CannotLower(f"{what} is computed at run time; Core ML needs it at conversion")
     hidden = operand.shape[1] // len(order)
     rows = np.concatenate([np.arange(gate * hidden, (gate + 1) * hidden) for gate in order])
-    data, params = np.ascontiguousarray(operand.data[direction][rows]), operand.params
-    if params is None or isinstance(params.type.granularity, PerTensor):
-        return Constant(data, params)
-    if params.type.granularity == PerChannel(1):
+    params = operand.params
+    if params is not None and params.type.granularity == PerChannel(1):
         kind = replace(params.type, granularity=PerChannel(0))
-        return Constant(data, QuantParams(kind, params.scale[rows], params.zero_point[rows]))
-    return Constant(np.ascontiguousarray(operand.real[direction][rows]))
+        return _part(Constant(operand.data[direction], replace(params, type=kind)), rows)
+    if params is None or isinstance(params.type.granularity, PerTensor):
+        return _part(Constant(operand.data[direction], params), rows)
+    return _part(Constant(operand.real[direction]), rows)
+
+
+def _part(matrix: Constant, rows: slice | NDArray[np.int64]) -> Constant:
+    """Rows of a matrix, on the scale of each or the one of all."""
+    data, params = np.ascontiguousarray(matrix.data[rows]), matrix.params
+    if params is not None and params.scale.ndim:
+        params = QuantParams(params.type, params.scale[rows], params.zero_point[rows])
+    return Constant(data, params)
 
 
 def _bias(b: Builder, bias: Operand, direction: int, order: Sequence[int], hidden: int) -> NDArray[Any]:
@@ -175,8 +183,7 @@ def gru(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, se
         weight = _rows(b, w, "W", index, (0, 1, 2))
         recurrent = _rows(b, r, "R", index, (0, 1, 2))
         in_bias, out_bias = _bias(b, bias, index, (0, 1, 2), n)
-        first = Constant(np.ascontiguousarray(recurrent.real[:2 * n]))
-        second = Constant(np.ascontiguousarray(recurrent.real[2 * n:]))
+        first, second = _part(recurrent, slice(2 * n)), _part(recurrent, slice(2 * n, None))
         batch = b.shape(x)[1]
 
         def cell(now: Var, h: Operand) -> Var:

@@ -67,12 +67,25 @@ def dense(b: Builder, constant: Constant) -> Var:
     if constant.params.type.bits == 8:
         return _shift_scale(b, constant) if b.options.min_os >= 18 else _affine(b, constant)
     if not _needs_multiplier(b, constant):
-        return _table(b, constant)
+        return _bytes(b, constant) if _is_short(b, constant) else _table(b, constant)
     shared = _shared_table(b, constant)
     assert shared.multiplier is not None
     assert isinstance(constant.params.type.granularity, PerChannel)
     factors = per_axis(shared.multiplier, constant.params.type.granularity.axis, constant.data.ndim)
     return b.op("mul", x=shared.var, y=factors)
+
+
+def _is_short(b: Builder, constant: Constant) -> bool:
+    """True where a table for each channel takes more room than a byte for each weight."""
+    assert constant.params is not None
+    return b.options.min_os >= 18 and constant.data.size < constant.params.scale.size * 4 * LEVELS
+
+
+def _bytes(b: Builder, constant: Constant) -> Var:
+    """4-bit integers, a byte each."""
+    assert constant.params is not None
+    params = replace(constant.params, type=replace(constant.params.type, bits=8))
+    return _shift_scale(b, Constant(constant.data.astype(np.int8), params))
 
 
 def _needs_multiplier(b: Builder, constant: Constant) -> bool:

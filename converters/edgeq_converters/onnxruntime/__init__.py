@@ -12,6 +12,7 @@ from edgeq.quant.qdq import DEQUANTIZE
 from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.onnxruntime.anchors import anchor_float_weights
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
+from edgeq_converters.onnxruntime.lstm import dynamic_lstm
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
 from edgeq_converters.onnxruntime.padding import keep_zeros_before_max_pool
 from edgeq_converters.onnxruntime.signs import (
@@ -55,6 +56,8 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     keep_zeros_before_max_pool(graph)
     islands = float_nodes(graph)
     forms = WeightForms(graph)
+    if dynamic_lstm(graph):
+        forms.used.add("Cast of int4")
     if any(node.op_type == "MatMul" and is_static(node) and not float_reason(node) for node in graph):
         forms.used.add("MatMul in integers")
     forms.rewrite()

@@ -9,10 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant, consumers, is_constant, label
+from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Precision
 from edgeq.quant.plan.units import Units, data_inputs, holds_weights, is_float
 
 KEPT_BY_USER: Final = "kept float by --keep-float"
+_SPECTRAL: Final = "the magnitude of a spectrum: what is quiet in it would vanish on an 8-bit grid"
 _MASK: Final = 1e4  # a constant this negative is an attention mask: one step of a grid over it exceeds any score
 
 
@@ -25,9 +27,11 @@ class IntegerNodes:
         self.units = units
         self.nodes: set[ir.Node] = set()
         self.kept: dict[ir.Node, str] = {}
+        spectral = spectral_layers(units.graph)
         for node in units.heads():
             if units.has_row(node) and is_float(node.outputs[0]):
-                reason = self._asked_for(node, keep, layers) or _reason_to_keep(node)
+                reason = self._asked_for(node, keep, layers) or _reason_to_keep(node) or (
+                    _SPECTRAL if node in spectral else "")
                 if reason:
                     self.kept[node] = reason
                 else:

@@ -33,7 +33,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """How the constant operand of one multiply-accumulate node is stored.
+    """How one constant operand of a node that multiplies is stored.
 
     value: its initializer's name. bias: the initializer that is added to the product, or "".
     """

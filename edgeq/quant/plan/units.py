@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from edgeq import graph as graphs
 from edgeq.graph import attribute, consumers, is_constant
-from edgeq.targets import ABSORBED, DATA_INPUTS, MULTIPLY_ACCUMULATE, Target
+from edgeq.targets import ABSORBED, DATA_INPUTS, MULTIPLY_ACCUMULATE, RECURRENT, WEIGHT_INPUTS, Target
 
 
 class Units:
@@ -53,14 +53,11 @@ class Units:
     def outputs(self, node: ir.Node) -> list[ir.Value]:
         return [self.output(node)] if len(node.outputs) == 1 else [v for v in node.outputs if consumers(v)]
 
-    def is_multiply(self, node: ir.Node) -> bool:
-        return self.head(node).op_type in MULTIPLY_ACCUMULATE
-
     def tail(self) -> set[ir.Node]:
-        """The nodes between the last multiply-accumulate ops and the graph outputs."""
+        """The nodes between the last ops that multiply and the graph outputs."""
         tail: set[ir.Node] = set()
         for node in reversed(list(self.graph)):
-            if not self.is_multiply(node) and feeds_only(node.outputs[0], tail):
+            if self.head(node).op_type not in WEIGHT_INPUTS and feeds_only(node.outputs[0], tail):
                 tail.add(node)
         return tail
 
@@ -97,6 +94,12 @@ def holds_weights(node: ir.Node, index: int) -> bool:
     return node.op_type in MULTIPLY_ACCUMULATE and index == 1 and is_constant(node.inputs[1])
 
 
+def weights_of(node: ir.Node) -> list[ir.Value]:
+    """The float constants that a node multiplies its inputs with: two for a recurrent layer, else one or none."""
+    inputs = [node.inputs[index] for index in WEIGHT_INPUTS.get(node.op_type, ()) if node.domain == ""]
+    return [value for value in inputs if value is not None and is_constant(value) and is_float(value)]
+
+
 def data_indices(node: ir.Node) -> tuple[int, ...]:
     """The inputs that carry data; the others are sizes, axes and limits."""
     indices = DATA_INPUTS.get(node.op_type, tuple(range(len(node.inputs))))
@@ -117,9 +120,12 @@ def shape(value: ir.Value | None) -> tuple[int, ...]:
 
 
 def channel_axis(node: ir.Node) -> int:
-    """The axis of the weight that counts output channels (within a group, for ConvTranspose)."""
+    """The axis of the weight that counts output channels (within a group, for ConvTranspose; those of all gates, for a
+    recurrent layer).
+    """
     if node.op_type == "Gemm":
         return 0 if attribute(node, "transB", 0) else 1
     assert node.inputs[1] is not None
     assert node.inputs[1].shape is not None
-    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, -1) % len(node.inputs[1].shape)
+    axes = {"Conv": 0, "ConvTranspose": 1, **dict.fromkeys(RECURRENT, 1)}
+    return axes.get(node.op_type, -1) % len(node.inputs[1].shape)

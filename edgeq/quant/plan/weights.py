@@ -10,10 +10,11 @@ import onnx_ir as ir
 
 from edgeq.graph import attribute, is_constant, label
 from edgeq.quant.plan.integers import is_kept
+from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
-from edgeq.quant.plan.units import Units, channel_axis, feeds_only, is_float, shape
+from edgeq.quant.plan.units import Units, channel_axis, feeds_only, shape, weights_of
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
-from edgeq.targets import MULTIPLY_ACCUMULATE
+from edgeq.targets import RECURRENT
 
 # Shares of a network's weights, up to which these layers stay at 8 bits in a network of 4.
 FIRST: Final = 0.02
@@ -23,9 +24,7 @@ SMALLEST: Final = 0.05
 
 def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]]) -> list[ir.Node]:
     """The nodes whose weights may be stored in fewer bits, in graph order."""
-    return [node for node in units.graph
-            if node.op_type in MULTIPLY_ACCUMULATE and node.domain == "" and is_constant(node.inputs[1])
-            and is_float(node.inputs[1]) and not is_kept(node, units, keep)]
+    return [node for node in units.graph if weights_of(node) and not is_kept(node, units, keep)]
 
 
 def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, given: Mapping[str, Precision],
@@ -36,16 +35,15 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
     delicate = find_delicate(units) if wanted.bits < 8 else set()
     weights, half = [], []
     for node in layers:
-        assert node.inputs[1] is not None
-        name = node.inputs[1].name or ""
+        names = [value.name or "" for value in weights_of(node)]
         bits = given.get(label(node), Precision()).weight_bits or (8 if node in delicate else wanted.bits)
         if bits == 16:
-            half.append(name)
+            half += names
         elif bits < 16:
             granularity = wanted.granularity if bits == wanted.bits else PerChannel()
             kind = QuantType(bits, granularity=_granularity(node, granularity))
             bias = _bias_of(node, units)
-            weights.append(Weight(label(node), name, kind, bias.name or "" if bias else ""))
+            weights += [Weight(label(node), name, kind, bias.name or "" if bias else "") for name in names]
     integers = {weight.value for weight in weights}  # where layers share a weight and disagree, these win
     return tuple(weights), tuple(name for name in dict.fromkeys(half) if name not in integers)
 
@@ -66,6 +64,8 @@ def plan_biases(units: Units, integer: set[ir.Node], weights: Sequence[Weight]) 
 def _bias_of(node: ir.Node, units: Units) -> ir.Value | None:
     if node in units.bias_add:
         return next(value for value in units.bias_add[node].inputs if is_constant(value))
+    if node.op_type in RECURRENT:
+        return None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     return bias if is_constant(bias) and shape(bias) == (_output_channels(node),) else None
 
@@ -78,15 +78,17 @@ def _output_channels(node: ir.Node) -> int:
 def find_delicate(units: Units) -> set[ir.Node]:
     """Layers that stay at 8 bits in a network of 4: the first to break, where they hold few of the weights.
 
-    Depthwise filters, the first layer and the last; and as many of the smallest layers as fit into a twentieth.
+    Depthwise filters, what computes or reads a spectrum, the first layer and the last; and as many of the smallest
+    layers as fit into a twentieth.
     """
-    layers = [node for node in units.graph if node.op_type in MULTIPLY_ACCUMULATE and is_constant(node.inputs[1])]
-    sizes = {node: math.prod(shape(node.inputs[1])) for node in layers}
+    layers = [node for node in units.graph if weights_of(node)]
+    sizes = {node: sum(math.prod(shape(weight)) for weight in weights_of(node)) for node in layers}
     total = sum(sizes.values())
     found = {node for node in layers if node.op_type == "Conv" and int(attribute(node, "group", 1)) > 1
              and shape(node.inputs[1])[1] == 1}
     found |= {node for node in layers if node.inputs[0] is not None and node.inputs[0].is_graph_input()
               and sizes[node] <= FIRST * total}
+    found |= spectral_layers(units.graph)
     tail = units.tail()
     found |= {node for node in layers if feeds_only(units.output(node), tail) and sizes[node] <= LAST * total}
     room = SMALLEST * total

@@ -1,0 +1,73 @@
+"""Spectrogram front ends: linear filters of which the network sees the magnitude.
+
+    waveform -> Conv (a Fourier basis) -> Pow 2 -> Add -> Sqrt or Log -> the network
+
+The loud lies a thousand times above the quiet that matters as much. A root or a logarithm asks for small relative
+errors, where a grid of 256 steps gives small absolute ones.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import onnx_ir as ir
+
+from edgeq.graph import consumers, is_constant, shape
+from edgeq.targets import MULTIPLY_ACCUMULATE
+
+_ROOTS: Final = frozenset({"Log", "Sqrt"})
+# What may stand between a filter and the root: nothing that a network's layers have between them.
+_PASSED: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather",
+                            "Split", "Pad", "Concat", "Neg", "Abs", "Add", "Sub", "Mul", "Pow", "Max", "Clip",
+                            "ReduceSum"})
+_PARTS: Final = 2  # a sum over real and imaginary part; over more it is a statistic, as normalizations use
+
+
+def spectral_layers(graph: ir.Graph) -> set[ir.Node]:
+    """The multiply-accumulate nodes between the inputs of a graph and the root or logarithm of what they compute, and
+    those that read a magnitude whose range no logarithm has narrowed.
+    """
+    found: set[ir.Node] = set()
+    for root in graph:
+        if root.op_type in _ROOTS and root.domain == "":
+            filters = _products(root, _sources, _PASSED | MULTIPLY_ACCUMULATE)
+            found |= filters
+            if filters and root.op_type != "Log":
+                found |= _products(root, _readers, _PASSED)
+    return found
+
+
+def _products(start: ir.Node, step: Callable[[ir.Node], Iterable[ir.Node]], passed: frozenset[str]) -> set[ir.Node]:
+    """The multiply-accumulate nodes that `step` leads to from `start`, through `passed` ops."""
+    found: set[ir.Node] = set()
+    seen: set[ir.Node] = set()
+    open_ = [start]
+    while open_:
+        new = set(step(open_.pop())) - seen
+        seen |= new
+        found |= {node for node in new if node.op_type in MULTIPLY_ACCUMULATE}
+        open_ += [node for node in new if node.op_type in passed and not _is_of_a_network(node)]
+    return found
+
+
+def _sources(node: ir.Node) -> list[ir.Node]:
+    producers = [value.producer() for value in node.inputs if value is not None]
+    return [producer for producer in producers if producer is not None]
+
+
+def _readers(node: ir.Node) -> list[ir.Node]:
+    return consumers(node.outputs[0])
+
+
+def _is_of_a_network(node: ir.Node) -> bool:
+    """True for a gate, an activation with an upper limit, and a statistic."""
+    match node.op_type:
+        case "Mul":
+            return node.inputs[0] is not node.inputs[1] and not any(map(is_constant, node.inputs))
+        case "Clip":
+            return len(node.inputs) > 2 and node.inputs[2] is not None
+        case "ReduceSum":
+            assert node.inputs[0] is not None
+            return math.prod(shape(node.inputs[0])) > _PARTS * math.prod(shape(node.outputs[0]))
+    return False

@@ -1,0 +1,111 @@
+"""Recurrent layers from the plan to the engines: integer weights inside, and states that callers feed back."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from opcases import run_onnxruntime
+from opcases.engines import BACKENDS, run
+from small_graphs import network, normal
+
+from edgeq.graph import attribute, constant
+from edgeq.quant.calibrate import CALIBRATORS
+from edgeq.quant.plan import make_plan
+from edgeq.quant.qdq import DEQUANTIZE
+from edgeq.quant.quantize import quantize
+from edgeq.scheme import PRESETS, PerChannel, QuantType
+from edgeq.targets import TARGETS
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+TOLERANCE = {"onnxruntime": 1e-5, "tflite": 1e-5, "coreml": 2e-3}  # of the largest number; Core ML computes in float16
+HIDDEN, INPUTS = 24, 30
+Arrays = dict[str, NDArray[Any]]
+
+
+def rows(*shape: int, seed: int) -> NDArray[np.float32]:
+    """Weights [D, rows, K] whose rows differ by factors of up to ten: a scale in the wrong place shows."""
+    spread = 10 ** np.linspace(-1, 0, shape[0] * shape[1]).reshape(*shape[:2], 1)
+    return (normal(*shape, seed=seed) * spread / np.sqrt(shape[2])).astype(np.float32)
+
+
+def layer(op: str, **attributes: Any) -> ir.Model:
+    """x [5,2,30] -> both directions of one layer [5,2,2,24]."""
+    count = GATES[op] * HIDDEN
+    extra = "".join(f", {name} = {value}" for name, value in attributes.items())
+    return network(f"""g (float[5,2,{INPUTS}] x) => (float[5,2,2,{HIDDEN}] y) {{
+        y = {op} <hidden_size = {HIDDEN}, direction = "bidirectional"{extra}> (x, w, r, b) }}""",
+                   w=rows(2, count, INPUTS, seed=1), r=rows(2, count, HIDDEN, seed=2), b=normal(2, 2 * count, seed=3))
+
+
+def quantized(model: ir.Model, bits: int) -> ir.Model:
+    plan = make_plan(model, list(TARGETS.values()), PRESETS[f"w{bits}"])
+    return quantize(model, plan, {}, CALIBRATORS["mse"])
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_both_weights_are_planned_with_a_scale_for_each_row_of_the_gates(op: str) -> None:
+    plan = make_plan(layer(op), list(TARGETS.values()), PRESETS["w8a8"])
+    assert [(weight.value, weight.type) for weight in plan.weights] == [
+        (name, QuantType(8, granularity=PerChannel(1))) for name in "wr"]
+    assert not make_plan(layer(op), list(TARGETS.values()), PRESETS["w8"], keep_float=[op]).weights
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_every_weight_stays_within_a_step_of_its_row(bits: int) -> None:
+    model = layer("LSTM")
+    for node in quantized(model, bits).graph:
+        if node.op_type != DEQUANTIZE:
+            continue
+        assert attribute(node, "axis") == 1
+        stored, scale = (constant(value) for value in node.inputs[:2])
+        assert stored is not None
+        assert scale is not None
+        weight = constant(model.graph.initializers[str(node.inputs[0].name).removesuffix("_q")])
+        assert weight is not None
+        step = np.abs(weight).max(axis=(0, 2)) / (2 ** (bits - 1) - 1)
+        np.testing.assert_allclose(scale, step, rtol=1e-6)
+        errors = (stored.astype(np.float32) * scale[:, None] - weight) / step[:, None]
+        assert np.abs(errors).max() < 1.001
+        assert np.abs(errors.sum(2)).max() < 1.501, "the errors of a row cancel, to half a step and one of the other's"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("op", GATES)
+def test_engines_compute_the_quantized_layer_and_its_file_holds_integers(op: str, bits: int, backend: str,
+                                                                         tmp_path: Path) -> None:
+    feeds = {"x": normal(5, 2, INPUTS, seed=7)}
+    sizes = []
+    for name, model in (("float", layer(op)), ("integers", quantized(layer(op), bits))):
+        (tmp_path / name).mkdir()
+        expected = run_onnxruntime(model, feeds)["y"]
+        found = run(backend, model, feeds, tmp_path / name)["y"]
+        assert np.abs(found - expected).max() < TOLERANCE[backend] * np.abs(expected).max()
+        (file,) = (tmp_path / name).rglob({"coreml": "weight.bin"}.get(backend, "model.*"))
+        sizes.append(file.stat().st_size)
+    weights = 2 * GATES[op] * HIDDEN * (INPUTS + HIDDEN)
+    kept = {"coreml": 1.0}.get(backend, bits / 8)  # bytes; rows this short have no room for a table of 16 halves
+    assert sizes[0] - sizes[1] > .6 * weights * ((2 if backend == "coreml" else 4) - kept)
+
+
+def test_a_large_lstm_multiplies_integers_in_onnxruntime(tmp_path: Path) -> None:
+    """Against the graph as written, with everything that the op can be given; as near as 8-bit weights are to float."""
+    hidden, size, bound = 160, 96, 40
+    model = network(f"""g (float[7,2,{size}] x, float[2,2,{hidden}] h, float[2,2,{hidden}] c)
+            => (float[7,2,2,{hidden}] y, float[2,2,{hidden}] y_h, float[2,2,{hidden}] y_c) {{
+        y, y_h, y_c = LSTM <hidden_size = {hidden}, direction = "bidirectional", clip = 2.5> (x, w, r, b, l, h, c, p)
+        }}""",
+                    w=rows(2, 4 * hidden, size, seed=1), r=rows(2, 4 * hidden, hidden, seed=2),
+                    b=normal(2, 8 * hidden, seed=3), l=np.array([7, 5], np.int32), p=normal(2, 3 * hidden, seed=4))
+    feeds = {"x": normal(7, 2, size, seed=5), "h": normal(2, 2, hidden, seed=6), "c": normal(2, 2, hidden, seed=7)}
+    for bits in (8, 4):
+        made = quantized(model, bits)
+        found = run("onnxruntime", made, feeds, tmp_path)
+        assert "DynamicQuantizeLSTM" in [node.op_type for node in ir.load(tmp_path / "model.onnx").graph]
+        for name, expected in run_onnxruntime(made, feeds).items():
+            noise = np.square(found[name] - expected).sum()
+            assert 10 * np.log10(np.square(expected).sum() / noise) > bound
