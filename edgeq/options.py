@@ -31,6 +31,8 @@ class Options:
     an axis is a number, or as on the command line "1..128", "224/320" or "T". eval: labelled
     data, or a function that scores a predictor. metric: a name of `edgeq.metrics.METRICS`, "module:function" or a
     function. max_drop (such as 1.0 or "1%"), min_metric, max_bytes (such as "600kB"): search the bits of each layer.
+    layout: "nhwc" makes the images that go in and come out channels last (passes/images.py says which these are);
+    samples stay as the source model takes them.
     """
 
     bits: int = 8
@@ -45,6 +47,7 @@ class Options:
     inputs: Mapping[str, Shape] | None = None
     preprocess: Preprocess | None = None
     labels: Sequence[str] = ()
+    layout: Literal["keep", "nhwc"] = "keep"
     eval: Any = None
     metric: Any = None
     max_drop: float | str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,12 @@ from edgeq.errors import UsageError
 from edgeq.frontends import load_model
 from edgeq.options import Options, Progress, scheme_of
 from edgeq.passes import canonicalize
+from edgeq.passes.images import (
+    arrays_channels_first,
+    arrays_channels_last,
+    channels_first_names,
+    make_channels_last,
+)
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.quantized import open_goal, quantized
@@ -59,15 +65,19 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
                          open_sizes=all(TARGETS[name].open_sizes for name in targets))
     check_labels(network, options.labels)
     canonicalize(network)
+    turned = channels_first_names(network.graph) if options.layout == "nhwc" else []
     samples = _samples(network, options)
     goal = open_goal(network, input_specs(network), samples, limits, options)
     result = quantized(network, [TARGETS[name] for name in targets], scheme, samples, options, goal,
                        lambda graph: _artifact_bytes(graph, targets, options))
+    for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():
+        make_channels_last(each, turned)
     if options.keep_qdq is not None:
         ir.save(result.graph, options.keep_qdq)
-    record = Record(model, result, samples, options, goal)
+    record = Record(model, result, samples, options, goal, turned)
     unrounded = network if result.plan is not None else without_rounding(network)
-    references = References(unrounded, result.graph, input_specs(network), samples)
+    feeds = None if samples is None else (arrays_channels_last(feed, turned) for feed in samples)
+    references = References(unrounded, result.graph, input_specs(network), feeds)
     evidence = Evidence(result.network, result.graph, references)
     with ExitStack() as all_or_none:
         for name, path in paths.items():
@@ -130,16 +140,17 @@ def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None
     size = open_bundle(folder).artifact_bytes
     if record.goal is not None:
         options.progress(f"scoring {target}")
-        report["evaluation"] = record.goal.to_json(_score(folder, record.goal), size)
+        report["evaluation"] = record.goal.to_json(_score(folder, record.goal, record.turned), size)
         write_report(folder, report)
     write_page(folder, report, size, evidence)
     _save(manifest, folder)
 
 
-def _score(folder: Path, goal: Goal) -> float:
-    """What the bundle itself scores, run by its engine."""
+def _score(folder: Path, goal: Goal, turned: Collection[str]) -> float:
+    """What the bundle itself scores, run by its engine. The evaluation knows the source model's layout alone."""
     with edgeq_runtime.load(folder) as model:
-        return goal.evaluation.score(lambda feed: model.run(dict(feed)))
+        return goal.evaluation.score(
+            lambda feed: arrays_channels_first(model.run(arrays_channels_last(feed, turned)), turned))
 
 
 def _save(manifest: Manifest, folder: Path) -> None:

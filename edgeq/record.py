@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import ModelError, UsageError
 from edgeq.graph import real_inputs
 from edgeq.options import Options
+from edgeq.passes.images import CHANNELS_FIRST, layouts
 from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
 from edgeq.quant.plan import QuantPlan
@@ -35,13 +36,17 @@ SELFTEST_BYTES: Final = 1 << 18  # of inputs, beyond the first sample: the proof
 
 @dataclass(frozen=True)
 class Record:
-    """What all bundles of one conversion have in common."""
+    """What all bundles of one conversion have in common.
+
+    turned: inputs and outputs that are channels first in the source and channels last in the bundles.
+    """
 
     source: Any
     quantized: Quantized
     samples: Samples | None
     options: Options
     goal: Goal | None = None
+    turned: Collection[str] = ()
 
     @property
     def graph(self) -> ir.Model:
@@ -54,17 +59,19 @@ class Record:
 
     def manifest(self, target: str, artifact: Artifact) -> Manifest:
         """Everything a device must know, but for the files and the measured accuracy."""
-        free = free_dimensions(self.graph)
+        free, known = free_dimensions(self.graph), layouts(self.graph.graph)
 
         def named(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
-            return tuple(replace(spec, engine_name=artifact.names.get(spec.name, "")) for spec in specs(values, free))
+            return tuple(replace(
+                spec, engine_name=artifact.names.get(spec.name, ""), layout=known.get(spec.name, ""),
+                source_layout=CHANNELS_FIRST[len(spec.shape)] if spec.name in self.turned else "",
+            ) for spec in specs(values, free))
 
-        preprocess = self.options.preprocess
         return Manifest(
             name=model_name(self.source), target=target, engine=artifact.engine, engine_version=artifact.engine_version,
             entry=artifact.entry, inputs=named(real_inputs(self.graph.graph)),
             outputs=named(list(self.graph.graph.outputs)), files=(), options=dict(artifact.options),
-            preprocessing=None if preprocess is None else preprocess.to_dict(), labels=tuple(self.options.labels),
+            preprocessing=self.preprocessing, labels=tuple(self.options.labels),
             quantization=self.quantization, calibration=self.calibration, source_sha256=self.source_sha256,
             edgeq_version=__version__)
 
@@ -79,6 +86,15 @@ class Record:
             "verification": verification.to_json() if verification else None,
             "search": self.quantized.found.to_json() if self.quantized.found else None,
         }
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """Into what the bundle takes; that of the options is for samples, which are as the source model takes them."""
+        given = self.options.preprocess
+        if given is None:
+            return None
+        turned = any(value.name in self.turned for value in self.graph.graph.inputs)
+        return replace(given, layout="NHWC" if turned else given.layout).to_dict()
 
     @property
     def quantization(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The check of a bundle that exists: its files, its self-test, and how far it is from its float model."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,11 +14,12 @@ import edgeq_runtime
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
+from edgeq.passes.images import arrays_channels_last, channels_first_shape, make_channels_last
 from edgeq.quant.samples import InputSpec, open_samples
 from edgeq.verify.compare import Difference, compare
 from edgeq.verify.layers import LayerComparison, compare_layers
 from edgeq.verify.reference import Arrays, run_onnx
-from edgeq_runtime.manifest import Manifest
+from edgeq_runtime.manifest import Manifest, TensorSpec
 from edgeq_runtime.preprocess import Preprocess
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST
 from edgeq_runtime.selftest import SelfTestResult, read_selftest
@@ -63,31 +64,50 @@ def verify_again(bundle: Path, data: Any = None, reference: Any = None, limit: i
                          model.self_test() if has_selftest else None, model.manifest.accuracy)
         if reference is None:
             return result
-        feeds = _feeds(bundle, model.manifest, data, limit)
+        turned = _turned(model.manifest)
+        feeds = _feeds(bundle, model.manifest, data, limit, turned)
         outputs = [dict(model.run(dict(feed))) for feed in feeds]
-    expected = list(run_onnx(_float_network(reference, model.manifest), feeds))
+    expected = list(run_onnx(_float_network(reference, model.manifest, turned), feeds))
     return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
                    finite=_is_finite_where(expected, outputs))
 
 
-def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None) -> list[Arrays]:
+def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None, turned: frozenset[str]) -> list[Arrays]:
+    """As the bundle takes them. data: as the float model does."""
     if data is None:
         return [case.inputs for case in islice(read_selftest(bundle / SELFTEST)[0], limit)]
-    specs = {spec.name: InputSpec(spec.dtype, spec.shape) for spec in manifest.inputs}
+    specs = {spec.name: InputSpec(spec.dtype, _source_shape(spec)) for spec in manifest.inputs}
     preprocess = Preprocess.from_dict(manifest.preprocessing) if manifest.preprocessing is not None else None
-    return list(open_samples(data, specs, limit=limit, preprocess=preprocess))
+    if preprocess is not None and not turned.isdisjoint(specs):
+        preprocess = replace(preprocess, layout="NCHW")
+    samples = open_samples(data, specs, limit=limit, preprocess=preprocess)
+    return [arrays_channels_last(feed, turned) for feed in samples]
 
 
 def verify_layers(bundle: Path, reference: Any, data: Any = None, limit: int | None = None) -> LayerComparison:
     """Compare a bundle with its float model, value by value; arguments as of `verify_again`."""
     manifest = Manifest.read(bundle)
-    return compare_layers(bundle, _float_network(reference, manifest), _feeds(bundle, manifest, data, limit))
+    turned = _turned(manifest)
+    return compare_layers(bundle, _float_network(reference, manifest, turned),
+                          _feeds(bundle, manifest, data, limit, turned))
 
 
-def _float_network(reference: Any, manifest: Manifest) -> ir.Model:
-    shapes = {spec.name: spec.shape for spec in manifest.inputs if not any(isinstance(d, str) for d in spec.shape)}
+def _turned(manifest: Manifest) -> frozenset[str]:
+    """The inputs and outputs that the float model has channels first and the bundle channels last."""
+    return frozenset(spec.name for spec in (*manifest.inputs, *manifest.outputs) if spec.source_layout)
+
+
+def _source_shape(spec: TensorSpec) -> tuple[Any, ...]:
+    return channels_first_shape(spec.shape) if spec.source_layout else spec.shape
+
+
+def _float_network(reference: Any, manifest: Manifest, turned: Collection[str]) -> ir.Model:
+    """With the interface of the bundle."""
+    shapes = {spec.name: _source_shape(spec) for spec in manifest.inputs
+              if not any(isinstance(d, str) for d in spec.shape)}
     network = load_model(reference, inputs=shapes, open_sizes=True)
     canonicalize(network)
+    make_channels_last(network, turned)
     for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),
                                 ("outputs", network.graph.outputs, manifest.outputs)):
         ours, theirs = [spec.name for spec in specs], [value.name or "" for value in values]

@@ -23,8 +23,9 @@ class TensorSpec:
     """One input or output as the user sees it.
 
     shape: see dimensions. dtype: a numpy name. engine_name: what the engine calls it,
-    where that differs. layout: "NCHW", "NHWC" or "". scale, zero_point: only where the user's array holds integers of
-    a grid.
+    where that differs. layout: "NCHW", "NHWC" ("NCW", "NWC", "NCDHW", "NDHWC") or "" where the converter knows of
+    none. source_layout: of the model that was converted, where that is another. scale, zero_point: only where the
+    user's array holds integers of a grid.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TensorSpec:
     shape: Tuple[Dimension, ...]
     engine_name: str = ""
     layout: str = ""
+    source_layout: str = ""
     scale: Optional[float] = None
     zero_point: Optional[int] = None
 

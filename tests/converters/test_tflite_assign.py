@@ -48,7 +48,7 @@ def grown(seed: int, nodes: int, transposes: bool) -> ir.Model:
 
 
 def problem_of(model: ir.Model) -> Problem:
-    return Problem.of(lower_form(model, table().handlers).graph, {})
+    return Problem.of(lower_form(model, table().handlers).graph)
 
 
 def cheapest(problem: Problem, nodes: dict[ir.Node, list[object]]) -> int:

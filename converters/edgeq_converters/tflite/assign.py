@@ -31,12 +31,11 @@ ACTIVATIONS: Final = frozenset(("Relu", "Clip"))  # fused into the kernel before
 Proposal: TypeAlias = Mapping[ir.Node, Form]
 
 
-def assign(graph: ir.Graph, public: Mapping[str, Layout]) -> dict[ir.Node, Form]:
-    """public: layouts of graph inputs and outputs by name, ONNX order where absent -> the form of every node that has a
-    choice."""
+def assign(graph: ir.Graph) -> dict[ir.Node, Form]:
+    """The form of every node that has a choice; the graph's inputs and outputs are in ONNX order."""
     if not all(value.shape is not None and value.shape.is_static() for node in graph for value in node.outputs):
         return {}  # to be refused, by name, while it is lowered
-    problem = Problem.of(graph, public)
+    problem = Problem.of(graph)
     solve(problem)
     return problem.chosen
 
@@ -52,10 +51,10 @@ class Problem:
     chosen: dict[ir.Node, Form] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: ir.Graph, public: Mapping[str, Layout]) -> Problem:
+    def of(cls, graph: ir.Graph) -> Problem:
         problem = cls()
         for value in (*real_inputs(graph), *graph.outputs):
-            problem.fixed[value].add(public.get(value.name or "", identity(len(shape(value)))))
+            problem.fixed[value].add(identity(len(shape(value))))
         for node in graph:
             found = rule(node)
             if found is None:

@@ -72,7 +72,7 @@ def lower(model: ir.Model, *, dynamic: bool = False) -> tuple[Program, list[Floa
 
     dynamic: see Builder.
     """
-    return _Lowering(model.graph, table(), Builder(assign(model.graph, {}), dynamic)).run()
+    return _Lowering(model.graph, table(), Builder(assign(model.graph), dynamic)).run()
 
 
 class _Lowering:
