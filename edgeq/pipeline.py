@@ -62,7 +62,7 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
         backend(name)
     scheme, limits = scheme_of(options), limits_of(options.max_drop, options.min_metric, options.max_bytes)
     network = load_model(model, inputs=dict(options.inputs or {}),
-                         open_sizes=all(TARGETS[name].open_sizes for name in targets))
+                         open_sizes=all(TARGETS[name].open_sizes for name in targets), exact=options.bits == 32)
     check_labels(network, options.labels)
     canonicalize(network)
     turned = channels_first_names(network.graph) if options.layout == "nhwc" else []

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram"]
 
 
-def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: bool = False) -> ir.Model:
+def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: bool = False, exact: bool = False,
+               ) -> ir.Model:
     """Read a network.
 
     source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module
@@ -32,6 +33,7 @@ def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: 
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
         What is given as a range or choice stays free.
     open_sizes: sizes that depend on the data (of NonZero, NonMaxSuppression, a computed Slice) may stay open.
+    exact: bfloat16 is rounded inside an Attention too; it costs time, and below 32 bits nothing is left of it.
 
     Raises:
         ModelError: the source is not a network, a file is missing or damaged, weights hold NaN, or a shape stays open.
@@ -39,7 +41,7 @@ def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: 
         MissingExtra: a torch source without torch.
     """
     model = _read(source)
-    to_opset(model, OPSET)
+    to_opset(model, OPSET, exact=exact)
     model.ir_version = IR_VERSION
     qoperator_to_qdq(model)
     check_model(model)

@@ -21,6 +21,7 @@ from onnx_ir.passes.common import (
 
 from edgeq.errors import ModelError, Problem, UnsupportedModel
 from edgeq.frontends import upgrades
+from edgeq.frontends.attention import round_attention
 from edgeq.frontends.downgrades import DOWNGRADES, expand_functions
 from edgeq.frontends.types import plain_types
 from edgeq.graph import label
@@ -29,8 +30,10 @@ OLDEST: Final = 7
 NEWEST: Final = onnx.defs.onnx_opset_version()
 
 
-def to_opset(model: ir.Model, version: int) -> None:
+def to_opset(model: ir.Model, version: int, *, exact: bool = False) -> None:
     """Bring a model to one opset, in place: functions inlined, constants lifted, no initializer an overridable input.
+
+    exact: an Attention of bfloat16 rounds after each of its steps, as ONNX says, and not once at the end.
 
     Raises:
         ModelError: the opset is older than 7, or newer than the installed onnx package knows.
@@ -45,6 +48,8 @@ def to_opset(model: ir.Model, version: int) -> None:
     _inline_functions(model)
     RemoveInitializersFromInputsPass()(model)
     _lift_constants(model)
+    if exact:
+        round_attention(model)
     plain_types(model)
     if given < version:
         _upgrade(model, given, version)
