@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
 from edgeq.scheme import QuantParams
+from edgeq.streamed import derived
 
 OPSET: Final = 21
 IR_VERSION: Final = 10
@@ -66,12 +67,13 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     return default if found is None else found.value
 
 
-def initializer(graph: ir.Graph, name: str, data: NDArray[Any] | ir.TensorProtocol) -> ir.Value:
-    """Register constant data under a name that is made unique -> its value."""
+def initializer(graph: ir.Graph, name: str, data: NDArray[Any] | ir.TensorProtocol,
+                source: ir.Value | None = None) -> ir.Value:
+    """Register constant data under a name that is made unique -> its value. source: where it was computed from."""
     unique, number = name, 1
     while unique in graph.initializers or _taken(graph, unique):
         unique, number = f"{name}_{number}", number + 1
-    tensor = ir.tensor(data, name=unique) if isinstance(data, np.ndarray) else data
+    tensor = derived(data, [source], unique) if isinstance(data, np.ndarray) else data
     shape = ir.Shape(tuple(tensor.shape.numpy()))
     value = ir.Value(name=unique, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
     graph.register_initializer(value)

@@ -30,6 +30,7 @@ from edgeq.quantized import open_goal, quantized
 from edgeq.record import Record, check_labels, input_specs, model_name, selftest_cases, selftest_tolerance
 from edgeq.report.html import Evidence, write_page
 from edgeq.search import Goal, limits_of
+from edgeq.streamed import is_large
 from edgeq.targets import TARGETS
 from edgeq.verify.check import verify_bundle
 from edgeq.verify.references import References
@@ -73,7 +74,8 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():
         make_channels_last(each, turned)
     if options.keep_qdq is not None:
-        ir.save(result.graph, options.keep_qdq)
+        data = f"{options.keep_qdq.name}.data" if is_large(result.graph) else None
+        ir.save(result.graph, options.keep_qdq, external_data=data)
     record = Record(model, result, samples, options, goal, turned)
     unrounded = network if result.plan is not None else without_rounding(network)
     feeds = None if samples is None else (arrays_channels_last(feed, turned) for feed in samples)

@@ -18,7 +18,7 @@ _ADDENDS: Final = 32  # longer sums are added up in float32 and rounded once, as
 def round_attention(model: ir.Model) -> None:
     """Replace each Attention of bfloat16 by its body, a Cast to bfloat16 behind every step that rounds, in place.
 
-        q, k -> MatMul -> Add -> Softmax     =>     q, k -> MatMul -> Cast -> Add -> Cast -> ReduceMax -> Sub -> Cast ...
+        q, k -> MatMul -> Softmax     =>     q, k -> MatMul -> Cast -> ReduceMax -> Sub -> Cast -> Exp -> Cast ...
 
     The values are bfloat16 before and after; the Casts are what is left of it where bfloat16 is computed in float32.
     """

@@ -9,15 +9,15 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir import external_data
 
+from edgeq import streamed
 from edgeq.errors import ModelError
 from edgeq.graph import OPSET
 
-_IN_MEMORY_BYTES: Final = 2**30
 _DEFAULT_DOMAIN: Final = ("", "ai.onnx")
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """Read a .onnx file. Tensors in external files are read too, but above 1 GB they stay there, mapped.
+    """Read a .onnx file. Tensors in external files are read too, but above 1 GB in all they stay there.
 
     Raises:
         ModelError: the file, or a file of external data it names, is missing, damaged or outside the model's folder.
@@ -33,8 +33,10 @@ def read_onnx(path: Path) -> ir.Model:
         raise ModelError(f"{path} is not an ONNX model: it is damaged, cut short or of another format") from None
     model = from_proto(proto, str(path))
     external_data.set_base_dir(model.graph, str(path.absolute().parent))
-    if _check_external_data(model, path) <= _IN_MEMORY_BYTES:
-        external_data.load_to_model(model)  # engines take a model as bytes, which cannot refer to files
+    if _check_external_data(model, path) <= streamed.IN_MEMORY_BYTES:
+        external_data.load_to_model(model)
+    else:
+        streamed.stream(model)
     return model
 
 

@@ -24,8 +24,9 @@ def fold_affine(model: ir.Model) -> int:
 
 def _fold(node: ir.Node) -> bool:
     for index in (0, 1):
-        data, other = node.inputs[index], constant(node.inputs[1 - index])
+        data = node.inputs[index]
         before = producer(data, "Conv", "ConvTranspose", "Gemm")
+        other = constant(node.inputs[1 - index]) if before is not None else None
         if before is None or other is None or not only_reader(data, node):
             continue
         if dims(data) is None or dims(data) != dims(node.outputs[0]):

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import all_nodes, attribute, constant
+from edgeq.streamed import derived
 
 MAX_GROWTH_BYTES: Final = 2**20  # a constant may be this large even when its inputs are smaller
 
@@ -115,7 +116,7 @@ def _replace(node: ir.Node, results: list[NDArray[Any]]) -> None:
             continue
         name = output.name
         output.name = None
-        value = ir.Value(name=name, const_value=ir.tensor(data, name=name), shape=ir.Shape(data.shape),
+        value = ir.Value(name=name, const_value=derived(data, node.inputs, name), shape=ir.Shape(data.shape),
                          type=ir.TensorType(ir.DataType.from_numpy(data.dtype)))
         graph.register_initializer(value)
         output.replace_all_uses_with(value)

@@ -26,8 +26,9 @@ def producer(value: ir.Value | None, *ops: str) -> ir.Node | None:
 
 def scalar(value: ir.Value | None) -> float | None:
     """The number in a constant of one element."""
-    data = constant(value)
-    return float(data.reshape(())) if data is not None and data.size == 1 and data.dtype.kind in "fiu" else None
+    one = value is not None and value.const_value is not None and value.const_value.size == 1
+    data = constant(value) if one else None  # the numbers of a large tensor may be on disk
+    return float(data.reshape(())) if data is not None and data.dtype.kind in "fiu" else None
 
 
 def is_number(value: ir.Value | None, expected: float) -> bool:

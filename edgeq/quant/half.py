@@ -27,9 +27,9 @@ def store_half_in_place(model: ir.Model, weights: Iterable[ir.Value]) -> None:
     for weight in weights:
         data = constant(weight)
         assert data is not None
-        if np.abs(data).max(initial=0.0) > LARGEST:
+        if max(data.max(initial=0.0), -data.min(initial=0.0)) > LARGEST:
             continue
-        stored = initializer(model.graph, f"{weight.name}_half", data.astype(np.float16))
+        stored = initializer(model.graph, f"{weight.name}_half", data.astype(np.float16), weight)
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT}, name=f"{stored.name}_cast")
         cast.outputs[0].name = f"{stored.name}_float"
         cast.outputs[0].shape, cast.outputs[0].type = weight.shape, weight.type

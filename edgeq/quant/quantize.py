@@ -118,12 +118,12 @@ class _Writer:
     def _data(self, name: str) -> NDArray[np.float32]:
         data = constant(self.graph.initializers[name])
         assert data is not None
-        return data.astype(np.float32)
+        return data.astype(np.float32, copy=False)
 
     def _store(self, value: ir.Value, stored: NDArray[Any], params: QuantParams, *readers: ir.Node) -> None:
         """Replace float data by integers and a DQ in front of its readers."""
         name = value.name or ""
-        data = initializer(self.graph, f"{name}_q", stored_array(stored, params.type))
+        data = initializer(self.graph, f"{name}_q", stored_array(stored, params.type), value)
         unique = data.name or ""
         dequantize = self._node(DEQUANTIZE, [data, *self._parameters(name, params)], params, unique)
         real = dequantize.outputs[0]

@@ -36,9 +36,22 @@ def _balance(steps: Steps, rounded: Steps, limit: int) -> Steps:
     """Flip elements of each row of `rounded` [G,E] until its sum is that of `steps`, to half a step."""
     error = rounded - steps
     surplus = np.rint(error.sum(axis=1, keepdims=True, dtype=np.float64))
-    sign = np.sign(surplus)
-    rank = np.argsort(np.argsort(-sign * error, axis=1, kind="stable"), axis=1, kind="stable")
-    return np.asarray(np.clip(rounded - np.where(rank < np.abs(surplus), sign, 0), -limit, limit), np.float32)
+    sign = np.sign(surplus).astype(np.float32)
+    error *= -sign
+    flipped = _smallest(error, np.abs(surplus[:, 0]).astype(np.int64))
+    return np.asarray(np.clip(rounded - flipped * sign, -limit, limit), np.float32)
+
+
+def _smallest(values: Steps, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """values [G,E], counts [G] -> which elements are the `counts` smallest of their row; of equal ones the first."""
+    last = np.maximum(counts - 1, 0)
+    ordered = np.sort(np.partition(values, last.max(), axis=1)[:, :last.max() + 1], axis=1)  # counts are small
+    threshold = np.where(counts, np.take_along_axis(ordered, last[:, None], 1)[:, 0], -np.inf)[:, None]
+    found, tied = values < threshold, values == threshold
+    missing = counts - found.sum(axis=1)
+    torn = tied.sum(axis=1) > missing
+    tied[torn] &= np.cumsum(tied[torn], axis=1) <= missing[torn, None]
+    return np.asarray(found | tied)
 
 
 ROUNDINGS: Final[Mapping[str, Rounding]] = MappingProxyType({"nearest": nearest, "sum-preserving": sum_preserving})

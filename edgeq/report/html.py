@@ -45,6 +45,8 @@ class Evidence:
         """Every layer of the quantized graph, or why there is none."""
         if self.graph is self.network:
             return "The model came quantized, so there is no float model to compare it with."
+        if self.references.large:
+            return "The layers were not compared: the float model is larger than what is held in memory at once."
         try:
             return compare_graphs(self.network, self.graph, self.references.feeds[:FEEDS])
         except EdgeqError as error:  # the page is no reason to lose the bundle

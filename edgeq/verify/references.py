@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgeq.errors import ModelError
 from edgeq.quant.samples import InputSpec
+from edgeq.streamed import is_large
 from edgeq.verify.inputs import cover_sizes, generated_feeds
 from edgeq.verify.reference import Arrays, run_onnx
 
@@ -26,6 +27,7 @@ class References:
     def __init__(self, network: ir.Model, graph: ir.Model, specs: Mapping[str, InputSpec],
                  samples: Iterable[Arrays] | None):
         self._network, self._graph, self._specs = network, graph, specs
+        self.large = is_large(network)
         self.real = samples is not None
         self.inputs = "calibration samples" if samples is not None else "generated (no samples were given)"
         # An integer may be a divisor, which 0 is not; or an index into one element, which 1 is not.

@@ -63,7 +63,7 @@ def unsigned_operands(graph: ir.Graph) -> None:
             continue
         for index, value in enumerate(node.inputs):
             source = dequantized(value)
-            if source is not None and _stores(source, np.int8):
+            if source is not None and _stores(source, ir.DataType.INT8):
                 _replace_constant(graph, node, index, source, unsigned)
 
 
@@ -74,7 +74,7 @@ def signed_weights(graph: ir.Graph) -> None:
     """
     for node in list(graph):
         source = dequantized(node.inputs[1]) if node.op_type in ("Conv", "Gemm", "MatMul") else None
-        if source is not None and _stores(source, np.uint8):
+        if source is not None and _stores(source, ir.DataType.UINT8):
             _replace_constant(graph, node, 1, source, signed)
 
 
@@ -93,9 +93,9 @@ def set_input(node: ir.Node, index: int, value: ir.Value) -> None:
     node.replace_input_with(index, value)
 
 
-def _stores(dequantize: ir.Node, dtype: type) -> bool:
-    data = constant(dequantize.inputs[0])
-    return data is not None and data.dtype == dtype and all(is_constant(value) for value in dequantize.inputs[1:])
+def _stores(dequantize: ir.Node, dtype: ir.DataType) -> bool:
+    stored = dequantize.inputs[0]
+    return stored is not None and stored.dtype == dtype and all(map(is_constant, dequantize.inputs))
 
 
 def _signed_zero_point(node: ir.Node) -> NDArray[np.int8] | None:

@@ -14,9 +14,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, initializer, label
+from edgeq.graph import attribute, initializer, is_constant, label
+from edgeq.graph import shape as shape_of
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.qdq import _params as node_params
+from edgeq.quant.weights import stored_array
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, broadcast
 from edgeq_converters.onnxruntime.anchors import is_between_integers
 from edgeq_converters.onnxruntime.fusion import float_reason, is_static
@@ -31,7 +33,8 @@ NEEDS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({
 })
 
 
-Form: TypeAlias = Callable[["WeightForms", ir.Node, QuantParams, NDArray[Any], ir.Node, int], None]
+Shape: TypeAlias = tuple[int, ...]
+Form: TypeAlias = Callable[["WeightForms", ir.Node, QuantParams, Shape, ir.Node, int], None]
 
 
 @dataclass(slots=True)
@@ -53,18 +56,19 @@ class WeightForms:
         plans = []
         for node in list(self.graph):
             params = node_params(node) if node.op_type == DEQUANTIZE else None
-            data = constant(node.inputs[0]) if params is not None else None
-            if params is None or data is None or node.outputs[0].is_graph_output():
+            stored = node.inputs[0]
+            if params is None or stored is None or not is_constant(stored) or node.outputs[0].is_graph_output():
                 continue
-            plans += [(node, params, data, use.node, use.idx, self._form(use.node, use.idx, params, data))
+            plans += [(node, params, shape_of(stored), use.node, use.idx,
+                       self._form(use.node, use.idx, params, shape_of(stored)))
                       for use in node.outputs[0].uses()]
-        for node, params, data, reader, index, form in plans:
+        for node, params, shape, reader, index, form in plans:
             if params.type.bits == 4:
                 self.used.add("int4 data")
             if form is not None:
-                form(self, node, params, data, reader, index)
+                form(self, node, params, shape, reader, index)
 
-    def _form(self, reader: ir.Node, index: int, params: QuantParams, data: NDArray[Any]) -> Form | None:
+    def _form(self, reader: ir.Node, index: int, params: QuantParams, shape: Shape) -> Form | None:
         """The method that rewrites this constant for this reader; None to leave it as it is."""
         if reader.op_type == "Gather" and index == 0 and reader.graph is self.graph and _is_by_row(reader, params):
             return WeightForms.gathered
@@ -72,11 +76,11 @@ class WeightForms:
             return WeightForms.widened if params.type.bits == 4 else None
         if index == 2 and is_between_integers(reader):
             return None  # a DQ here is what keeps the float weights float, see anchors
-        if index == 1 and _fits_nbits(reader, params, data):
+        if index == 1 and _fits_nbits(reader, params, shape):
             return WeightForms.blocked
         return WeightForms.unfolded
 
-    def widened(self, node: ir.Node, params: QuantParams, data: NDArray[Any], reader: ir.Node, index: int) -> None:
+    def widened(self, node: ir.Node, params: QuantParams, shape: Shape, reader: ir.Node, index: int) -> None:
         """4 bits on disk, an int8 kernel at run time.
 
             Conv(DQ(int4 w))      =>      Conv(DQ(Cast(int4 w, int8)))
@@ -92,7 +96,7 @@ class WeightForms:
         attributes = {key: attr.value for key, attr in node.attributes.items()}
         reader.replace_input_with(index, self._node(node, DEQUANTIZE, inputs, attributes, "_dq"))
 
-    def blocked(self, node: ir.Node, params: QuantParams, data: NDArray[Any], reader: ir.Node, index: int) -> None:
+    def blocked(self, node: ir.Node, params: QuantParams, shape: Shape, reader: ir.Node, index: int) -> None:
         """Weights alone, float activations: DQ next to MatMul becomes MatMulNBits when the weight is [K,N].
 
             Gemm(x, DQ(int4 w [N,K], axis 1, block), transB=1)      =>      Gemm(x, DQ(int4 w [K,N], axis 0, block))
@@ -104,23 +108,25 @@ class WeightForms:
             self.used.add("int4 per channel in MatMul")
         if reader.op_type == "MatMul" or not attribute(reader, "transB", 0):
             return
-        name = node.inputs[0].name if node.inputs[0] is not None else ""
+        stored = node.inputs[0]
+        assert stored is not None
+        name = stored.name
         scale = params.scale.T if isinstance(params.type.granularity, PerBlock) else params.scale
         attributes = {key: attr.value for key, attr in node.attributes.items()}
         if not isinstance(params.type.granularity, PerTensor):
             attributes["axis"] = 1 - params.type.granularity.axis % 2
-        inputs = [initializer(self.graph, f"{name}_transposed", np.ascontiguousarray(data.T)),
+        inputs = [initializer(self.graph, f"{name}_transposed", transposed(stored)),
                   initializer(self.graph, f"{name}_transposed_scale", np.ascontiguousarray(scale))]
         if params.zero_point.any():
-            zero_point = params.zero_point.astype(data.dtype)
+            zero_point = stored_array(params.zero_point, params.type)
             zero_point = zero_point.T if isinstance(params.type.granularity, PerBlock) else zero_point
             inputs.append(initializer(self.graph, f"{name}_transposed_zero_point", np.ascontiguousarray(zero_point)))
         result = self._node(node, DEQUANTIZE, inputs, attributes, "_transposed")
-        result.shape, result.type = ir.Shape(data.shape[::-1]), ir.TensorType(ir.DataType.FLOAT)
+        result.shape, result.type = ir.Shape(shape[::-1]), ir.TensorType(ir.DataType.FLOAT)
         reader.replace_input_with(index, result)
         reader.attributes.pop("transB")
 
-    def gathered(self, node: ir.Node, params: QuantParams, data: NDArray[Any], reader: ir.Node, index: int) -> None:
+    def gathered(self, node: ir.Node, params: QuantParams, shape: Shape, reader: ir.Node, index: int) -> None:
         """An embedding: look up integers, then scale the few rows that were wanted.
 
             Gather(DQ(int8 table [V,D], scale [V]), ids)  =>  Mul(Cast(Gather(table, ids)), Gather(scale [V,1], ids))
@@ -134,8 +140,8 @@ class WeightForms:
         name = reader.outputs[0].name
         rows = self._node(reader, "Gather", [table, reader.inputs[1]], {"axis": 0}, "_rows")
         real = self._node(reader, "Cast", [rows], {"to": ir.DataType.FLOAT}, "_float")
-        shape = (-1, *[1] * (data.ndim - 1)) if params.scale.ndim else ()
-        scale = initializer(self.graph, f"{name}_scale", params.scale.reshape(shape))
+        column = (-1, *[1] * (len(shape) - 1)) if params.scale.ndim else ()
+        scale = initializer(self.graph, f"{name}_scale", params.scale.reshape(column))
         if params.scale.ndim:
             scale = self._node(reader, "Gather", [scale, reader.inputs[1]], {"axis": 0}, "_scales")
         product = ir.node("Mul", [real, scale], name=label(reader))
@@ -146,7 +152,7 @@ class WeightForms:
         result.name = name
         self.graph.remove(reader, safe=True)
 
-    def unfolded(self, node: ir.Node, params: QuantParams, data: NDArray[Any], reader: ir.Node, index: int) -> None:
+    def unfolded(self, node: ir.Node, params: QuantParams, shape: Shape, reader: ir.Node, index: int) -> None:
         """Integers on disk, float at run time: arithmetic that folds once at load, where DQ would run every time.
 
             ConvTranspose(x, DQ(int8 w, s, z))      =>      ConvTranspose(x, Mul(Sub(Cast(w, float), z), s))
@@ -154,7 +160,7 @@ class WeightForms:
         if params.type.bits == 4:
             self.used.add("Cast of int4")
         value = self._cast(node, ir.DataType.FLOAT)
-        scale, zero_point, split = _broadcastable(params, data.shape)
+        scale, zero_point, split = _broadcastable(params, shape)
         if split is not None:
             value = self._reshape(node, value, split, "_blocks")
         if zero_point.any():
@@ -162,8 +168,8 @@ class WeightForms:
             value = self._node(node, "Sub", [value, offset], {}, "_centred")
         value = self._node(node, "Mul", [value, initializer(self.graph, f"{value.name}_scale", scale)], {}, "_real")
         if split is not None:
-            value = self._reshape(node, value, data.shape, "_whole")
-        value.shape, value.type = ir.Shape(data.shape), ir.TensorType(ir.DataType.FLOAT)
+            value = self._reshape(node, value, shape, "_whole")
+        value.shape, value.type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
         reader.replace_input_with(index, value)
 
     def _cast(self, node: ir.Node, to: ir.DataType) -> ir.Value:
@@ -182,29 +188,37 @@ class WeightForms:
         return made.outputs[0]
 
 
+def transposed(stored: ir.Value) -> ir.TensorProtocol:
+    """[K,N] of a constant [N,K], computed when it is written."""
+    tensor = stored.const_value
+    assert tensor is not None
+    return ir.LazyTensor(lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T), dtype=tensor.dtype),
+                         tensor.dtype, ir.Shape(shape_of(stored)[::-1]))
+
+
 def _is_by_row(gather: ir.Node, params: QuantParams) -> bool:
     by_row = params.type.granularity in (PerTensor(), PerChannel(0))
     return by_row and attribute(gather, "axis", 0) == 0 and not params.zero_point.any()
 
 
-def _fits_nbits(reader: ir.Node, params: QuantParams, data: NDArray[Any]) -> bool:
+def _fits_nbits(reader: ir.Node, params: QuantParams, shape: Shape) -> bool:
     """True where ONNX Runtime makes MatMulNBits of a float activation and this weight, once it is [K,N].
 
     8-bit weights are left out: computed exactly (accuracy level 1) they run at a tenth of the speed of float.
     """
-    if reader.op_type not in ("MatMul", "Gemm") or is_static(reader) or data.ndim != 2 or params.type.bits != 4:
+    if reader.op_type not in ("MatMul", "Gemm") or is_static(reader) or len(shape) != 2 or params.type.bits != 4:
         return False
     if any(use.node.op_type == QUANTIZE for use in reader.outputs[0].uses()):
         return False
     inner = 1 if attribute(reader, "transB", 0) else 0
     match params.type.granularity:
         case PerBlock(size, axis):
-            fits = axis % 2 == inner and size >= 16 and not size & (size - 1) and data.shape[inner] % size == 0
+            fits = axis % 2 == inner and size >= 16 and not size & (size - 1) and shape[inner] % size == 0
         case PerChannel(axis):
             fits = axis % 2 != inner
         case PerTensor():
             fits = True
-    return fits and (reader.op_type == "MatMul" or _is_plain(reader, data.shape[1 - inner]))
+    return fits and (reader.op_type == "MatMul" or _is_plain(reader, shape[1 - inner]))
 
 
 def _is_plain(gemm: ir.Node, width: int) -> bool:
