@@ -62,9 +62,11 @@ def _known_sizes(node: ir.Node) -> list[NDArray[Any]] | None:
     """Sizes that are numbers, taken out of a shape in which others are free."""
     source = node.inputs[0].producer() if node.op_type in ("Gather", "Slice") and node.inputs[0] is not None else None
     data = source.inputs[0] if source is not None and source.op_type == "Shape" and source.domain == "" else None
+    if source is None or data is None or data.shape is None:
+        return None
     given = {str(value.name): array for value in node.inputs[1:] if value is not None
              and (array := constant(value)) is not None}
-    if source is None or data is None or data.shape is None or len(given) < len(set(node.inputs[1:]) - {None}):
+    if len(given) < len(set(node.inputs[1:]) - {None}):
         return None
     sizes = [d if isinstance(d, int) else -1 for d in data.shape]
     shape = np.asarray(sizes[attribute(source, "start", 0):attribute(source, "end", None)], np.int64)

@@ -84,10 +84,10 @@ def _save(model: ir.Model, folder: Path) -> None:
     model.ir_version = IR_VERSION
     model.opset_imports[""] = OPSET
     for value in model.graph.initializers.values():
-        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = _raw(value.const_value)
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    if size >= EXTERNAL_BYTES:
+        value.const_value = _raw(value.const_value) if value.const_value is not None else None
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)  # in a file that is no part of this
+    if elsewhere or sum(tensor.nbytes for tensor in tensors) >= EXTERNAL_BYTES:
         ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=1024)
     else:
         ir.save(model, folder / MODEL)
