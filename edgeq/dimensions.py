@@ -78,12 +78,13 @@ def dimensions(value: ir.Value, free: Mapping[str, Free]) -> tuple[Dimension, ..
 def witnesses(free: Mapping[str, Free]) -> list[Sizes]:
     """Sizes from which the general case can be read: what is equal under all of them does not depend on a size.
 
-    They avoid 1, which broadcasts, and give no two dimensions the same sizes throughout.
+    The first are the largest. They avoid 1, which broadcasts, and give no two dimensions the same sizes throughout.
     """
     columns = {name: _telling(dimension) for name, dimension in free.items()}
-    count = max(map(len, columns.values()), default=0)
-    found: list[Sizes] = [{name: sizes[(turn + k) % len(sizes)] for k, (name, sizes) in enumerate(columns.items())}
-             for turn in range(count)]
+    found: list[Sizes] = [{name: sizes[0] for name, sizes in columns.items()}]
+    for turn in range(max(map(len, columns.values())) - 1):
+        found.append({name: sizes[1:][(turn + k) % (len(sizes) - 1)] if len(sizes) > 1 else sizes[0]
+                      for k, (name, sizes) in enumerate(columns.items())})
     for one, other in combinations(columns, 2):
         if all(sizes[one] == sizes[other] for sizes in found):
             found.append({name: sizes[0 if name == one else -1] for name, sizes in columns.items()})

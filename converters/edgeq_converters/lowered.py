@@ -11,11 +11,15 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from edgeq.dimensions import Sizes
 from edgeq.frontends.functions import expand
-from edgeq.graph import QUANT, constant, consumers, quant, shape
+from edgeq.graph import QUANT, constant, consumers, initializer, quant, shape
 from edgeq.passes import canonicalize
+from edgeq.passes.fold import evaluate
 from edgeq.passes.loops import unroll_loops
+from edgeq.passes.rewrite import replace
 from edgeq.passes.shapes import fix_shapes
+from edgeq.passes.witnesses import specialized
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, fold_qdq
 from edgeq.targets import MULTIPLY_ACCUMULATE
 from edgeq_converters.numbers import plain_numbers
@@ -40,6 +44,37 @@ def lower_form(model: ir.Model, handled: Collection[str] | None = None, *, limit
     absorb_activations(model.graph, limits_in_integers=limits_in_integers)
     fuse_bias(model.graph)
     return model
+
+
+def specialized_form(model: ir.Model, sizes: Sizes) -> ir.Model:
+    """A copy of the QDQ graph for one size of each free dimension, in the form that static graphs have."""
+    copy = specialized(model, sizes)
+    fix_shapes(copy, open_sizes=True)
+    for node in list(copy.graph):
+        if node.op_type in ("Slice", "Gather"):
+            _cut_stored(node)
+    canonicalize(copy, exact=True)
+    return copy
+
+
+def _cut_stored(node: ir.Node) -> None:
+    """DequantizeLinear(table) -> Slice -> y     =>     DequantizeLinear(part of the table) -> y
+
+    Before the pass that removes a Slice which keeps everything: of a table as long as the largest size allows, say,
+    positions, every size takes a part.
+    """
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if before is None or before.op_type != DEQUANTIZE or node.graph is None:
+        return
+    table, scale = constant(before.inputs[0]), constant(before.inputs[1])
+    indices = {value.name or "": constant(value) for value in node.inputs[1:] if value is not None}
+    known = {name: data for name, data in indices.items() if data is not None}
+    if table is None or scale is None or scale.size > 1 or len(known) < len(indices):
+        return
+    part = evaluate(node, {**known, before.outputs[0].name or "": table})
+    if part is not None:
+        stored = initializer(node.graph, f"{node.outputs[0].name}_stored", part[0])
+        replace(node, DEQUANTIZE, [stored, *before.inputs[1:]])
 
 
 def expand_unhandled(model: ir.Model, handled: Collection[str]) -> None:

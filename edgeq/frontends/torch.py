@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import MissingExtra, ModelError
@@ -92,10 +91,6 @@ def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ir.Mod
     except Exception as error:  # the exporter wraps whatever the module raises in one of many types
         raise ModelError(f"torch cannot export this module to ONNX: {_first_line(_cause(error))}") from error
     exported: ir.Model = program.model
-    for value in exported.graph.initializers.values():
-        data = value.const_value.numpy() if value.const_value is not None else None
-        if data is not None and not data.flags.c_contiguous:  # a transposed view, which not every reader takes
-            value.const_value = ir.tensor(np.ascontiguousarray(data), name=value.name)
     return exported
 
 

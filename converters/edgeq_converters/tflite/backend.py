@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from edgeq.dimensions import free_dimensions, witnesses
 from edgeq.errors import MissingExtra, Problem, UnsupportedModel
 from edgeq.graph import constant, label, quant, real_inputs, shape
 from edgeq_converters.contract import Artifact, EmitOptions, FloatNode
-from edgeq_converters.lowered import lower_form
+from edgeq_converters.lowered import lower_form, specialized_form
 from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
 from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.assign import assign
@@ -25,6 +26,7 @@ from edgeq_converters.tflite.layout import identity
 from edgeq_converters.tflite.narrow import carrier, is_narrow
 from edgeq_converters.tflite.ops import table
 from edgeq_converters.tflite.program import Program, Tensor, Value
+from edgeq_converters.tflite.resizable import resizable
 from edgeq_converters.tflite.validate import validate
 
 ENTRY: Final = "model.tflite"
@@ -50,10 +52,9 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     if find_spec("ai_edge_litert") is None:
         raise MissingExtra("TFLite conversion", "tflite")
-    form = lower_form(keep_grids(compute_both_branches(model)), table().handlers, limits_in_integers=True)
-    program, float_nodes = lower(form)
     path = folder / ENTRY
     try:
+        program, float_nodes = _program(model, path)
         validate(flatbuffer.write(program, path))
     except BaseException:
         path.unlink(missing_ok=True)
@@ -62,17 +63,31 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime": old}, float_nodes=tuple(float_nodes))
 
 
+def _program(model: ir.Model, path: Path) -> tuple[Program, list[FloatNode]]:
+    """With free dimensions: what the programs for a few sizes have in common."""
+    def form(given: ir.Model) -> ir.Model:
+        return lower_form(keep_grids(compute_both_branches(given)), table().handlers, limits_in_integers=True)
+
+    free = free_dimensions(model)
+    if not free:
+        return lower(form(model))
+    seen = witnesses(free)
+    lowered = [lower(form(specialized_form(model, sizes)), resizable=True) for sizes in seen]
+    validate(flatbuffer.write(lowered[0][0], path))  # while every shape in it is a number
+    return resizable([program for program, _ in lowered], seen, free), lowered[0][1]
+
+
 def runs_on_old_runtime(program: Program) -> bool:
     """Whether tflite-runtime 2.14, the last with wheels for 32-bit ARM, has every version that the file asks for."""
     return all(version(operator) <= NEW_VERSIONS.get(operator.kernel, 99) for operator in program.operators)
 
 
-def lower(model: ir.Model, *, dynamic: bool = False) -> tuple[Program, list[FloatNode]]:
+def lower(model: ir.Model, *, dynamic: bool = False, resizable: bool = False) -> tuple[Program, list[FloatNode]]:
     """The folded graph -> (TFLite operators, the float islands of a graph that is otherwise quantized).
 
-    dynamic: see Builder.
+    dynamic, resizable: see Builder.
     """
-    return _Lowering(model.graph, table(), Builder(assign(model.graph), dynamic)).run()
+    return _Lowering(model.graph, table(), Builder(assign(model.graph), dynamic, resizable)).run()
 
 
 class _Lowering:

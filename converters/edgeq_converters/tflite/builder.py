@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import quant, shape
+from edgeq.graph import label, quant, shape
 from edgeq.scheme import PerBlock, PerChannel, QuantParams, dequantize
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.form import Form
@@ -61,11 +61,11 @@ class Builder:
 
     forms: how each node runs that works in several layouts. dynamic: float activations meeting integer weights may be
     quantized by the kernel, row by row at run time: several times faster, and no longer what the graph says to the last
-    digits.
+    digits. resizable: the operators must be right for other sizes too, see resizable.py.
     """
 
-    def __init__(self, forms: Mapping[ir.Node, Form], dynamic: bool = False) -> None:
-        self.forms, self.dynamic = forms, dynamic
+    def __init__(self, forms: Mapping[ir.Node, Form], dynamic: bool = False, resizable: bool = False) -> None:
+        self.forms, self.dynamic, self.resizable = forms, dynamic, resizable
         self.program = Program()
         self.node: ir.Node
         self.integer = False
@@ -223,7 +223,7 @@ class Builder:
             inputs = [self.convert(t, grid) if p in positions and t is not None else t for p, t in enumerate(inputs)]
         wanted = np.dtype(dtype) if dtype is not None else (INT8 if grid is not None else data[0].dtype)
         outputs = [Tensor(self._unique(self._inner_name(kernel)), tuple(out), wanted, grid) for out in outs]
-        operator = Operator(kernel, list(inputs), outputs, dict(options))
+        operator = Operator(kernel, list(inputs), outputs, dict(options), (label(self.node), self.node.op_type))
         self.program.operators.append(operator)
         self.producers.update(dict.fromkeys(outputs, operator))
         return outputs

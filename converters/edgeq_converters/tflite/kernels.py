@@ -158,6 +158,7 @@ KERNELS: Final[Mapping[str, Kernel]] = MappingProxyType({
     "CUMSUM": _row("f32 i32 i64", options="CumsumOptions"),
     "TOPK_V2": _row("f32 q8 u8 i16 i32 i64", SAME, "TopKV2Options"),
     "ONE_HOT": _row("f32 u8 i32 i64 bool", options="OneHotOptions", data=(2, 3)),
+    "SHAPE": _row(f"{MOVED} f16 f64 u8 u16 u32 u64", options="ShapeOptions"),
     "EMBEDDING_LOOKUP": _row("f32 i32", data=(1,)),
 })
 
@@ -277,6 +278,7 @@ VERSIONS: Final[Mapping[str, tuple[tuple[Test, int], ...]]] = MappingProxyType({
     "DIV": ((_wide, 2),),
     "MAXIMUM": ((_wide, 3), (_int8, 2)), "MINIMUM": ((_wide, 3), (_int8, 2)),
     "TRANSPOSE": ((lambda o: _data(o).rank > 5, 6), (_wide, 4), (_first("bool"), 3), (_int8, 2)),
+    "SHAPE": (),
     "SLICE": ((_wide, 5), (_first("i16"), 4), (_int8, 2)),
     "STRIDED_SLICE": ((_wide, 4), (_first("bool"), 3), (_int8, 2)),
     "PAD": ((_wide, 3), (_int8, 2)), "PADV2": ((_wide, 3), (_int8, 2)),

@@ -24,7 +24,7 @@ def conv(b: Builder, x: Value, w: Value, bias: Value | None = None, *, kernel_sh
          dilations: Sequence[int] | None = None, group: int = 1,
          auto_pad: str = "NOTSET") -> Value:
     """x [N,C,spatial..], w [O,C/group,k..] -> CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED (4-bit, 1x1) or CONV_3D."""
-    over = window(x.shape[2:], b.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad)
+    over = window(x.shape[2:], b.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad, resizable=b.resizable)
     layout = channels_last(x.rank)
     if x.rank == 5:
         return b.result(_conv3d(b, x, w, bias, over, group), layout)

@@ -29,7 +29,7 @@ def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Sequ
         b.node.outputs[1].shape = b.node.outputs[0].shape
         return _max_pool_with_places(b, x, window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations,
                                                   auto_pad), storage_order)
-    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
+    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, resizable=b.resizable)
     tensor = b.read(x, channels_last(x.rank))
     if len(kernel_shape) > 3:
         raise CannotLower("pooling over more than three axes")
@@ -111,7 +111,7 @@ def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: 
     """The kernel divides by the elements inside the input. Other divisors are corrected by a constant factor per
     place."""
     _drop_windows(b, x, strides, pads, ceil_mode)
-    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
+    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, resizable=b.resizable)
     if len(kernel_shape) > 3:
         raise CannotLower("pooling over more than three axes")
     dilated, padding = max(w.dilations) > 1, any(map(sum, w.pads))
@@ -148,7 +148,7 @@ def lp_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Seque
             ceil_mode: int = 0, p: int = 2) -> Value:
     """(sum of |x| ** p) ** (1 / p), the sum as an average times its count."""
     _drop_windows(b, x, strides, pads, ceil_mode)
-    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad)
+    w = window(x.shape[2:], b.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, resizable=b.resizable)
     if len(kernel_shape) > 3:
         raise CannotLower("pooling over more than three axes")
     layout = channels_last(x.rank)

@@ -14,13 +14,15 @@ from edgeq_converters.tflite.layout import Layout
 
 @dataclass(eq=False, slots=True)
 class Tensor:
-    """One tensor of the file. shape: as stored. data: reals, or the stored integers (int8 for 4-bit weights too)."""
+    """One tensor of the file. shape: as stored. data: reals, or the stored integers (int8 for 4-bit weights too).
+    free: axes whose size each run decides."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     grid: QuantParams | None = None
     data: NDArray[Any] | None = None
+    free: tuple[int, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -29,12 +31,14 @@ class Tensor:
 
 @dataclass(eq=False, slots=True)
 class Operator:
-    """One call of a builtin. options: fields of its options table that differ from the schema's default."""
+    """One call of a builtin. options: fields of its options table that differ from the schema's default. node: label
+    and operator of the ONNX node that it was made for."""
 
     kernel: str
     inputs: list[Tensor | None]
     outputs: list[Tensor]
     options: dict[str, Any] = field(default_factory=dict)
+    node: tuple[str, str] | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -35,7 +35,7 @@ BITS: Final = {"int4": 4, "int8": 8, "uint8": 8, "int16": 16, "int32": 32}
 LIMITS: Final = {4: 7, 8: 127}  # the largest magnitude of a symmetric weight
 # Kernels whose result has a type of its own.
 RETYPING: Final = frozenset(("CAST", "BITCAST", "QUANTIZE", "DEQUANTIZE", "EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL",
-                             "GREATER", "GREATER_EQUAL", "ARG_MAX", "ARG_MIN"))
+                             "GREATER", "GREATER_EQUAL", "ARG_MAX", "ARG_MIN", "SHAPE"))
 
 
 class InvalidFile(EdgeqError):
@@ -49,12 +49,12 @@ def validate(model: Any) -> None:
         InvalidFile: with every rule that the file breaks.
     """
     tensors, operators, versions = read_graph(model)
-    graph = model.subgraphs[0]
+    graph, resizable = model.subgraphs[0], any(tensor.free for tensor in tensors)
     problems = [f"{names(tensor)}: {text}" for tensor in tensors for text in tensor_problems(tensor)]
     problems += list(order_problems(graph, tensors))
     for operator, number in zip(operators, versions, strict=True):
         try:
-            found = list(operator_problems(operator, number))
+            found = list(operator_problems(operator, number, resizable=resizable))
         except (ValueError, KeyError, IndexError) as error:
             found = [f"{error}"]
         problems += [f"{operator.kernel} -> {names(operator.outputs[0])}: {text}" for text in found]
@@ -91,7 +91,9 @@ def _tensor(tensor: Any, dtype: str, buffer: Any) -> Tensor:
     kind = INT4 if dtype == "int4" else np.dtype(dtype)
     shape = tuple(int(size) for size in (tensor.shape if tensor.shape is not None else ()))
     name = tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
-    return Tensor(name, shape, kind, _grid(tensor.quantization, dtype), _data(buffer, kind, shape, name))
+    signature = tensor.shapeSignature if tensor.shapeSignature is not None else ()
+    free = tuple(axis for axis, size in enumerate(signature) if size == -1)
+    return Tensor(name, shape, kind, _grid(tensor.quantization, dtype), _data(buffer, kind, shape, name), free)
 
 
 def _data(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Any:
@@ -148,8 +150,8 @@ def order_problems(graph: Any, tensors: list[Tensor]) -> Iterator[str]:
             yield f"the output {names(tensors[index])} is never written"
 
 
-def operator_problems(operator: Operator, number: int) -> Iterator[str]:
-    """The rules of kernels.py for one operator."""
+def operator_problems(operator: Operator, number: int, *, resizable: bool = False) -> Iterator[str]:
+    """The rules of kernels.py for one operator. resizable: its shapes are those of one run among others."""
     row = KERNELS.get(operator.kernel)
     if row is None:
         yield "no such kernel in the table"
@@ -168,7 +170,7 @@ def operator_problems(operator: Operator, number: int) -> Iterator[str]:
     yield from _grid_problems(operator, data)
     if operator.kernel in WEIGHTED:
         yield from _weight_problems(operator, data[0])
-    expected = result_shape(operator)
+    expected = None if resizable else result_shape(operator)
     if expected is not None and expected != operator.outputs[0].shape:
         yield f"writes {operator.outputs[0].shape} where the kernel computes {expected}"
 

@@ -19,7 +19,8 @@ class Window:
     """A window per spatial axis. padding: SAME or VALID when one says the same as `pads`, else None. out: size of the
     result.
 
-    pads: (before, after) of what the windows read outside the input; declared: what the node says, for counting."""
+    pads: (before, after) of what the windows read outside the input; declared: what the node says, for counting.
+    resizable: the size may be another one at run time, and everything here must be right for that one too."""
 
     size: tuple[int, ...]
     out: tuple[int, ...]
@@ -28,11 +29,14 @@ class Window:
     pads: tuple[tuple[int, int], ...]
     dilations: tuple[int, ...]
     declared: tuple[tuple[int, int], ...] = ()
+    resizable: bool = False
 
     @property
     def padding(self) -> int | None:
         if not any(map(sum, self.pads)) and self.out == self._reach(self.size):
             return VALID
+        if self.resizable and set(self.strides) != {1}:
+            return None  # what SAME pads in front then depends on the size
         same = tuple(-(-size // stride) for size, stride in zip(self.size, self.strides, strict=True))
         return SAME if self.out == same and all(map(self._is_same, range(len(self.size)))) else None
 
@@ -49,13 +53,13 @@ class Window:
     def part(self, axes: slice) -> Window:
         """The window over some of the axes."""
         return Window(self.size[axes], self.out[axes], self.kernel[axes], self.strides[axes], self.pads[axes],
-                      self.dilations[axes], self.declared[axes])
+                      self.dilations[axes], self.declared[axes], self.resizable)
 
     def beside(self, size: int) -> Window:
         """The window over a further axis in which it holds one element."""
         none = ((0, 0),)
         return Window((*self.size, size), (*self.out, size), (*self.kernel, 1), (*self.strides, 1), self.pads + none,
-                      (*self.dilations, 1), self.declared + none)
+                      (*self.dilations, 1), self.declared + none, self.resizable)
 
     def without_pads(self) -> Window:
         """The same window over the padded input."""
@@ -79,7 +83,7 @@ class Window:
 
 def window(size: Sequence[int], out: Sequence[int], kernel: Sequence[int], strides: Sequence[int] | None = None,
            pads: Sequence[int] | None = None, dilations: Sequence[int] | None = None,
-           auto_pad: str = "NOTSET") -> Window:
+           auto_pad: str = "NOTSET", *, resizable: bool = False) -> Window:
     """The attributes of a Conv or pool, normalized. ceil_mode shows in `out`, and becomes pads behind the input."""
     count = len(kernel)
     stride = tuple(strides or (1,) * count)
@@ -95,8 +99,8 @@ def window(size: Sequence[int], out: Sequence[int], kernel: Sequence[int], strid
         else:
             before, after = (pads[axis], pads[axis + count]) if pads and auto_pad == "NOTSET" else (0, 0)
         declared.append((before, after))
-        read.append((before, max(0, needed - size[axis] - before)))
-    return Window(tuple(size), tuple(out), tuple(kernel), stride, tuple(read), dilation, tuple(declared))
+        read.append((before, max(after if resizable else 0, needed - size[axis] - before)))
+    return Window(tuple(size), tuple(out), tuple(kernel), stride, tuple(read), dilation, tuple(declared), resizable)
 
 
 def two_dimensional(b: Builder, tensor: Tensor, w: Window, run: Callable[[Builder, Tensor, Window], Tensor],
@@ -115,7 +119,7 @@ def two_dimensional(b: Builder, tensor: Tensor, w: Window, run: Callable[[Builde
         return b.reshape(deep, (n, *w.out, channels))
     n, length, _ = tensor.shape
     flat = Window((1, *w.size), (1, *w.out), (1, *w.kernel), (1, *w.strides), ((0, 0), *w.pads), (1, *w.dilations),
-                  ((0, 0), *w.declared))
+                  ((0, 0), *w.declared), w.resizable)
     made = run(b, b.reshape(tensor, (n, 1, length, channels)), flat)
     return b.reshape(made, (n, made.shape[2], made.shape[3]))
 
