@@ -11,7 +11,9 @@ from edgeq.errors import UsageError
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
 
 if TYPE_CHECKING:
+    from edgeq_runtime.postprocess import Classify, Detect
     from edgeq_runtime.preprocess import Preprocess
+    from edgeq_runtime.sound import LogMel
 
 
 class Progress(Protocol):
@@ -45,7 +47,8 @@ class Options:
     method: str = "auto"
     keep_float: Sequence[str] = ()
     inputs: Mapping[str, Shape] | None = None
-    preprocess: Preprocess | None = None
+    preprocess: Preprocess | LogMel | None = None
+    postprocess: Classify | Detect | None = None
     labels: Sequence[str] = ()
     layout: Literal["keep", "nhwc"] = "keep"
     eval: Any = None

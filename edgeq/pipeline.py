@@ -27,7 +27,7 @@ from edgeq.passes.images import (
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.quantized import open_goal, quantized
-from edgeq.record import Record, check_labels, input_specs, model_name, selftest_cases, selftest_tolerance
+from edgeq.record import Record, check_meaning, input_specs, model_name, selftest_cases, selftest_tolerance
 from edgeq.report.html import Evidence, write_page
 from edgeq.search import Goal, limits_of
 from edgeq.streamed import is_large
@@ -64,7 +64,7 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     scheme, limits = scheme_of(options), limits_of(options.max_drop, options.min_metric, options.max_bytes)
     network = load_model(model, inputs=dict(options.inputs or {}),
                          open_sizes=all(TARGETS[name].open_sizes for name in targets), exact=options.bits == 32)
-    check_labels(network, options.labels)
+    check_meaning(network, options)
     canonicalize(network)
     turned = channels_first_names(network.graph) if options.layout == "nhwc" else []
     samples = _samples(network, options)

@@ -15,7 +15,7 @@ from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import ModelError, UsageError
 from edgeq.graph import real_inputs
 from edgeq.options import Options
-from edgeq.passes.images import CHANNELS_FIRST, layouts
+from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
 from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
 from edgeq.quant.plan import QuantPlan
@@ -28,6 +28,7 @@ from edgeq_converters.contract import Artifact
 from edgeq_runtime import __version__
 from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest, TensorSpec
+from edgeq_runtime.postprocess import Detect
 from edgeq_runtime.selftest import Case, Tolerance
 
 SELFTEST_SAMPLES: Final = 2
@@ -67,11 +68,13 @@ class Record:
                 source_layout=CHANNELS_FIRST[len(spec.shape)] if spec.name in self.turned else "",
             ) for spec in specs(values, free))
 
+        postprocess = self.options.postprocess
         return Manifest(
             name=model_name(self.source), target=target, engine=artifact.engine, engine_version=artifact.engine_version,
             entry=artifact.entry, inputs=named(real_inputs(self.graph.graph)),
             outputs=named(list(self.graph.graph.outputs)), files=(), options=dict(artifact.options),
-            preprocessing=self.preprocessing, labels=tuple(self.options.labels),
+            preprocessing=self.preprocessing,
+            postprocessing=None if postprocess is None else postprocess.to_dict(), labels=tuple(self.options.labels),
             quantization=self.quantization, calibration=self.calibration, source_sha256=self.source_sha256,
             edgeq_version=__version__)
 
@@ -94,7 +97,7 @@ class Record:
         if given is None:
             return None
         turned = any(value.name in self.turned for value in self.graph.graph.inputs)
-        return replace(given, layout="NHWC" if turned else given.layout).to_dict()
+        return replace(given, layout=name_channels_last(given.layout) if turned else given.layout).to_dict()
 
     @property
     def quantization(self) -> dict[str, Any]:
@@ -181,15 +184,20 @@ def input_specs(network: ir.Model) -> dict[str, InputSpec]:
             for spec in specs(real_inputs(network.graph), free_dimensions(network))}
 
 
-def check_labels(network: ir.Model, labels: Sequence[str]) -> None:
-    """Refuse labels that no output has scores for."""
-    if not labels:
+def check_meaning(network: ir.Model, options: Options) -> None:
+    """Refuse labels that no output has scores for, and a postprocessing of outputs that the network has not."""
+    outputs = [value.name or "" for value in network.graph.outputs]
+    unknown = [name for name in (options.postprocess.outputs if options.postprocess else ()) if name not in outputs]
+    if unknown:
+        raise UsageError(f"--postprocess: no output '{unknown[0]}'; the model gives {', '.join(outputs)}")
+    if not options.labels or isinstance(options.postprocess, Detect):  # whose output holds many boxes
         return
     sizes = {spec.name: math.prod(d for d in spec.shape if isinstance(d, int))
              for spec in specs(network.graph.outputs)}
-    if len(labels) not in sizes.values():
+    if len(options.labels) not in sizes.values():
         found = ", ".join(f"'{name}' has {size} values" for name, size in sizes.items())
-        raise UsageError(f"--labels: {len(labels)} names, but output {found}; give one name a line for each score")
+        raise UsageError(f"--labels: {len(options.labels)} names, but output {found}; give one name a line for each "
+                         "score")
 
 
 def specs(values: Iterable[ir.Value], free: Mapping[str, Free] = {}) -> tuple[TensorSpec, ...]:

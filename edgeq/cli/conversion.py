@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 @click.option("--keep-float", multiple=True, callback=patterns, metavar="REGEX",
               help="Nodes whose name matches stay float. Repeatable.")
 @input_option
-@click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
+@click.option("--preprocess", metavar="FILE|imagenet",
+              help="How an image or sound becomes the input: a JSON file or a preset.")
+@click.option("--postprocess", metavar="FILE|classify", help="What the outputs mean: a JSON file or a preset.")
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One class name a line.")
 @click.option("--layout", type=click.Choice(["keep", "nhwc"]), default="keep", show_default=True,
               help="Of the images that go in and come out; samples stay as the source model takes them.")
@@ -94,11 +96,12 @@ def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -
 def _options(flags: Mapping[str, Any]) -> Callable[[Progress], Options]:
     """The flags as `pipeline.Options`, once there is a progress bar."""
     from edgeq.pipeline import Options
-    from edgeq.report.describe import read_labels, read_preprocess
+    from edgeq.report.describe import read_labels, read_postprocess, read_preprocess
 
     words = {key: value for key, value in flags.items() if key != "no_verify"}
     words |= {"bits": int(flags["bits"]), "verify": not flags["no_verify"],
-              "labels": read_labels(flags["labels"]), "preprocess": read_preprocess(flags["preprocess"])}
+              "labels": read_labels(flags["labels"]), "preprocess": read_preprocess(flags["preprocess"]),
+              "postprocess": read_postprocess(flags["postprocess"])}
     return lambda progress: Options(**words, progress=progress)
 
 

@@ -190,6 +190,16 @@ def _permuted(value: ir.Value, perm: Order) -> ir.Shape | None:
     return None if value.shape is None else ir.Shape([value.shape[axis] for axis in perm])
 
 
+def name_channels_last(layout: str) -> str:
+    """"NCHW" -> "NHWC"."""
+    return "".join(layout[axis] for axis in _last(len(layout)))
+
+
+def name_channels_first(layout: str) -> str:
+    """The inverse of `name_channels_last`."""
+    return "".join(layout[axis] for axis in _first(len(layout)))
+
+
 def arrays_channels_last(arrays: Mapping[str, NDArray[Any]], names: Collection[str]) -> dict[str, NDArray[Any]]:
     """Arrays in the source model's layout -> in that of the changed interface."""
     return {name: np.ascontiguousarray(array.transpose(_last(array.ndim))) if name in names else array

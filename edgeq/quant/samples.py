@@ -2,7 +2,7 @@
 
     samples.npy, samples.npz        first axis: samples; each is fed with a batch axis of 1
     folder/*.npy, folder/*.npz      each file one complete feed with its batch axis; shapes may differ
-    folder/*.jpg, *.png, ...        images, each through `preprocess`
+    folder/*.jpg, *.png, *.wav ...  images or sounds, each through `preprocess`
     "module:function"               a function that returns an iterable of feeds
     an iterable of feeds            a list, a generator function's result, a data loader
 """
@@ -25,14 +25,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from edgeq.errors import CalibrationError, EdgeqError, MissingExtra
 from edgeq_runtime.dimensions import Dimension, fits
+from edgeq_runtime.sound import LogMel, read_wav
 
 Feed: TypeAlias = dict[str, NDArray[Any]]
-Preprocess: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[Any]]
+Preprocess: TypeAlias = Callable[..., NDArray[Any]]
 Source: TypeAlias = str | Path | Iterable[Mapping[str, Any]]
 
 _NPY: Final[Any] = np.lib.format  # its functions carry no type hints
 ARRAYS: Final = frozenset({".npy", ".npz"})
 IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SOUNDS: Final = frozenset({".wav"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int |
         source: a path, "module:function", or an iterable of feeds (input name -> array with its batch axis).
         specs: the model's inputs.
         limit: read at most this many samples.
-        preprocess: image uint8 [height, width, 3] -> input array, with or without the batch axis.
+        preprocess: image uint8 [height, width, 3], or a sound float32 [samples] and its rate in hertz -> input array,
+            with or without the batch axis.
 
     Raises:
         CalibrationError: the source does not exist or cannot be read, or its names are not the model's. What is wrong
@@ -209,13 +212,15 @@ def _batched(row: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
 
 def _from_folder(folder: Path, specs: Mapping[str, InputSpec], limit: int | None,
                  preprocess: Preprocess | None) -> Samples:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ARRAYS | IMAGES)
-    kinds = {file.suffix.lower() in IMAGES for file in files}
-    if not files:
-        raise CalibrationError(f"the folder '{folder}' holds no .npz, .npy or image files")
+    forms = {"arrays": ARRAYS, "images": IMAGES, "sounds": SOUNDS}
+    found = {form: [file for file in folder.iterdir() if file.suffix.lower() in forms[form]] for form in forms}
+    kinds = [form for form, files in found.items() if files]
+    if not kinds:
+        raise CalibrationError(f"the folder '{folder}' holds no .npz, .npy, image or .wav files")
     if len(kinds) > 1:
-        raise CalibrationError(f"the folder '{folder}' holds images and arrays; separate them")
-    load = _image_loader(folder, specs, preprocess) if kinds == {True} else _array_loader(specs)
+        raise CalibrationError(f"the folder '{folder}' holds {' and '.join(kinds)}; separate them")
+    files = sorted(found[kinds[0]])
+    load = _array_loader(specs) if kinds == ["arrays"] else _source_loader(kinds[0], folder, specs, preprocess)
 
     def read() -> Iterator[Located]:
         for file in files:
@@ -238,23 +243,33 @@ def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[st
     return load
 
 
-def _image_loader(folder: Path, specs: Mapping[str, InputSpec],
-                  preprocess: Preprocess | None) -> Callable[[Path], Mapping[str, NDArray[Any]]]:
+def _source_loader(kind: str, folder: Path, specs: Mapping[str, InputSpec],
+                   preprocess: Preprocess | None) -> Callable[[Path], Mapping[str, NDArray[Any]]]:
     name = _only_input(folder, specs)
     if preprocess is None:
-        raise CalibrationError(f"the images in '{folder}' need to become {specs[name]}; say how with --preprocess")
+        raise CalibrationError(f"the {kind} in '{folder}' need to become {specs[name]}; say how with --preprocess")
+    if isinstance(preprocess, LogMel) != (kind == "sounds"):
+        raise CalibrationError(f"'{folder}' holds {kind}; --preprocess describes something else")
+    read = read_wav if kind == "sounds" else _image_reader()
+
+    def load(file: Path) -> Mapping[str, NDArray[Any]]:
+        array = np.asarray(preprocess(*read(file)))
+        return {name: array[np.newaxis] if array.ndim == len(specs[name].shape) - 1 else array}
+
+    return load
+
+
+def _image_reader() -> Callable[[Path], tuple[NDArray[np.uint8]]]:
     try:
         from PIL import Image
     except ImportError as error:
         raise MissingExtra("Image data", "image") from error
 
-    def load(file: Path) -> Mapping[str, NDArray[Any]]:
+    def read(file: Path) -> tuple[NDArray[np.uint8]]:
         with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"), np.uint8)
-        array = np.asarray(preprocess(pixels))
-        return {name: array[np.newaxis] if array.ndim == len(specs[name].shape) - 1 else array}
+            return (np.asarray(image.convert("RGB"), np.uint8),)
 
-    return load
+    return read
 
 
 # Python: a function by name, or anything that yields feeds.

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.targets import Target
+    from edgeq_runtime.postprocess import Classify, Detect
     from edgeq_runtime.preprocess import Preprocess
+    from edgeq_runtime.sound import LogMel
 
 
 def describe(source: str, inputs: Mapping[str, Shape], *, neural_engine: bool = False) -> dict[str, Any]:
@@ -189,28 +191,47 @@ def _computes_float(node: ir.Node) -> bool:
 
 # -- the small files of `edgeq convert` --------------------------------------------------------------------------------
 
-def read_preprocess(text: str | None) -> Preprocess | None:
-    """A preset's name, or a JSON file with the fields of edgeq_runtime.preprocess.Preprocess.
+def read_preprocess(text: str | None) -> Preprocess | LogMel | None:
+    """A preset's name, or a JSON file that edgeq_runtime.preprocess.from_dict reads.
 
     Raises:
         UsageError: neither, or a file that says something else.
     """
+    from edgeq_runtime.preprocess import PRESETS as KNOWN
+    from edgeq_runtime.preprocess import from_dict
+
+    found: Preprocess | LogMel | None = _declared("--preprocess", text, KNOWN, from_dict)
+    return found
+
+
+def read_postprocess(text: str | None) -> Classify | Detect | None:
+    """A preset's name, or a JSON file that edgeq_runtime.postprocess.from_dict reads.
+
+    Raises:
+        UsageError: neither, or a file that says something else.
+    """
+    from edgeq_runtime.postprocess import PRESETS as KNOWN
+    from edgeq_runtime.postprocess import from_dict
+
+    found: Classify | Detect | None = _declared("--postprocess", text, KNOWN, from_dict)
+    return found
+
+
+def _declared(flag: str, text: str | None, presets: Mapping[str, Callable[[], Any]],
+              decode: Callable[[Mapping[str, Any]], Any]) -> Any:
     if text is None:
         return None
-    from edgeq_runtime.preprocess import PRESETS as KNOWN
-    from edgeq_runtime.preprocess import Preprocess
-
-    if text in KNOWN:
-        return KNOWN[text]()
+    if text in presets:
+        return presets[text]()
     try:
         data = json.loads(Path(text).read_text(encoding="utf-8"))
         if not isinstance(data, dict):
             raise ValueError("it holds no object of fields")
-        return Preprocess.from_dict(data)
+        return decode(data)
     except FileNotFoundError:
-        raise UsageError(f"--preprocess {text}: neither a file nor one of the presets {', '.join(KNOWN)}") from None
+        raise UsageError(f"{flag} {text}: neither a file nor one of the presets {', '.join(presets)}") from None
     except (OSError, ValueError, BundleError) as error:
-        raise UsageError(f"--preprocess {text}: {error}") from None
+        raise UsageError(f"{flag} {text}: {error}") from None
 
 
 def read_labels(path: Path | None) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.errors import BoardError, BundleError, InputError, MissingExtra
+from edgeq.errors import BoardError, BundleError, InputError
+from edgeq.quant.samples import ARRAYS, IMAGES, SOUNDS
 from edgeq_runtime import Manifest, load
-from edgeq_runtime.preprocess import Preprocess
+from edgeq_runtime.predict import interpreted, read_source, steps
 
 SHOWN_VALUES: Final = 8
-IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -32,9 +32,10 @@ def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None 
     ran = _run_here(path, inputs) if board is None else _run_there(board, path, inputs)
     if output is not None:
         _save(output, ran.outputs)
-    labels = Manifest.read(path).labels
-    return {"engine": ran.engine, "accelerator": ran.accelerator, "drift": ran.drift,
-            "outputs": {name: summary(array, labels, top) for name, array in ran.outputs.items()}}
+    manifest = Manifest.read(path)
+    found = None if manifest.postprocessing is None else list(map(asdict, interpreted(manifest, ran.outputs)))
+    return {"engine": ran.engine, "accelerator": ran.accelerator, "drift": ran.drift, "found": found,
+            "outputs": {name: summary(array, manifest.labels, top) for name, array in ran.outputs.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,12 @@ def _split(text: str) -> tuple[str, Path]:
 
 def _read(manifest: Manifest, name: str, file: Path) -> Arrays:
     kind = file.suffix.lower()
-    if kind not in {".npy", ".npz"} | IMAGES:
-        raise InputError(f"cannot read the input {file}: neither .npy, .npz nor an image")
+    if kind not in ARRAYS | IMAGES | SOUNDS:
+        raise InputError(f"cannot read the input {file}: neither .npy, .npz, an image nor .wav")
     if kind == ".npz":
         return dict(_load_numpy(file))
     name = name or _only_input(manifest, file)
-    return {name: _load_image(manifest, file) if kind in IMAGES else _load_numpy(file)}
+    return {name: _load_numpy(file) if kind == ".npy" else np.asarray(read_source(file, steps(manifest)[0]))}
 
 
 def _only_input(manifest: Manifest, file: Path) -> str:
@@ -112,22 +113,6 @@ def _load_numpy(file: Path) -> Any:
     except Exception as error:  # numpy, zipfile and the system each raise their own
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the input {file}: {reason}") from None
-
-
-def _load_image(manifest: Manifest, file: Path) -> NDArray[Any]:
-    if manifest.preprocessing is None:
-        raise InputError(f"the bundle does not say how the image {file} becomes an input; "
-                         "convert it with --preprocess, or give an .npy file")
-    try:
-        from PIL import Image
-    except ImportError:
-        raise MissingExtra("reading images", "image") from None
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot read the input {file}: {error}") from None
-    return np.asarray(Preprocess.from_dict(manifest.preprocessing)(pixels))
 
 
 def summary(array: NDArray[Any], labels: Sequence[str], top: int) -> dict[str, Any]:

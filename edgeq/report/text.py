@@ -193,6 +193,7 @@ def _bundle(found: Mapping[str, Any]) -> None:
     rows.add_row("quantization", _pairs(quantization))
     rows.add_row("calibration", _pairs(found["calibration"] or {}) or "none")
     rows.add_row("preprocessing", _pairs(found["preprocessing"] or {}) or "none")
+    rows.add_row("postprocessing", _pairs(found["postprocessing"] or {}) or "none")
     rows.add_row("labels", str(len(found["labels"])))
     for line in found["accuracy"].get("against_float", ()):
         rows.add_row("accuracy", f"{line['output']}: {_db(line)} dB to float, top-1 agreement {share(line['top1'])}")
@@ -277,6 +278,12 @@ def outputs(found: Mapping[str, Any]) -> None:
     out.print(f"{found['engine']} on {found['accelerator']}")
     for drift in found["drift"]:
         out.print(f"note: {drift}", soft_wrap=True)
+    if found["found"] is not None:
+        rows = table(">score", "label", "box in the model's input: x0 y0 x1 y1")
+        for one in found["found"]:
+            rows.add_row(f"{one['score']:.4f}", one["label"], " ".join(f"{v:.1f}" for v in one.get("box", ())))
+        out.print(rows if found["found"] else "found nothing")
+        return
     for name, output in found["outputs"].items():
         out.print(shape({"name": name, **output}))
         if "top" in output:

@@ -14,13 +14,13 @@ import edgeq_runtime
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
-from edgeq.passes.images import arrays_channels_last, channels_first_shape, make_channels_last
+from edgeq.passes.images import arrays_channels_last, channels_first_shape, make_channels_last, name_channels_first
 from edgeq.quant.samples import InputSpec, open_samples
 from edgeq.verify.compare import Difference, compare
 from edgeq.verify.layers import LayerComparison, compare_layers
 from edgeq.verify.reference import Arrays, run_onnx
 from edgeq_runtime.manifest import Manifest, TensorSpec
-from edgeq_runtime.preprocess import Preprocess
+from edgeq_runtime.predict import steps
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST
 from edgeq_runtime.selftest import SelfTestResult, read_selftest
 
@@ -77,9 +77,9 @@ def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None, turne
     if data is None:
         return [case.inputs for case in islice(read_selftest(bundle / SELFTEST)[0], limit)]
     specs = {spec.name: InputSpec(spec.dtype, _source_shape(spec)) for spec in manifest.inputs}
-    preprocess = Preprocess.from_dict(manifest.preprocessing) if manifest.preprocessing is not None else None
+    preprocess = steps(manifest)[0]
     if preprocess is not None and not turned.isdisjoint(specs):
-        preprocess = replace(preprocess, layout="NCHW")
+        preprocess = replace(preprocess, layout=name_channels_first(preprocess.layout))
     samples = open_samples(data, specs, limit=limit, preprocess=preprocess)
     return [arrays_channels_last(feed, turned) for feed in samples]
 

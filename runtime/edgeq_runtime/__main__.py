@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -50,6 +51,12 @@ def _run(model: Model, options: argparse.Namespace) -> int:
             print(f"note: {drift}", file=sys.stderr)
     if options.output:
         np.savez(options.output, **outputs)
+    if model.manifest.postprocessing is not None:
+        from .predict import interpreted
+
+        found = interpreted(model.manifest, outputs)
+        _show(options, {"found": [asdict(one) for one in found]}, "\n".join(map(_line, found)) or "nothing")
+        return 0
     summary = {name: _summary(model, array) for name, array in outputs.items()}
     _show(options, summary, "\n".join(f"{name}: {json.dumps(found)}" for name, found in summary.items()))
     return 0
@@ -84,26 +91,39 @@ def _rollback(options: argparse.Namespace) -> None:
 
 
 def _read_inputs(model: Model, given: List[str]) -> Dict[str, Any]:
-    """["name=x.npy"], ["x.npy"] where there is one input, or ["all.npz"] -> arrays by name."""
+    """["name=x.npy"], ["x.npy"] or ["x.jpg"] where there is one input, or ["all.npz"] -> arrays by name."""
     inputs: Dict[str, Any] = {}
     for text in given:
         name, _, file = text.rpartition("=")
-        try:
-            data = np.load(file, allow_pickle=False)
-            found = dict(data) if file.endswith(".npz") else {name or model.inputs[0].name: data}
-        except Exception as error:  # numpy, zipfile and the system each raise their own
-            raise InputError(f"cannot read the input {file}: {error}") from None
-        inputs.update(found)
+        if file.endswith((".npy", ".npz")):
+            inputs.update(_read_arrays(name or model.inputs[0].name, file))
+        else:
+            from .predict import read_source
+
+            inputs[name or model.inputs[0].name] = read_source(file, model.steps[0])
     return inputs
+
+
+def _read_arrays(name: str, file: str) -> Dict[str, Any]:
+    try:
+        data = np.load(file, allow_pickle=False)
+        return dict(data) if file.endswith(".npz") else {name: data}
+    except Exception as error:  # numpy, zipfile and the system each raise their own
+        raise InputError(f"cannot read the input {file}: {error}") from None
 
 
 def _summary(model: Model, array: Any) -> Dict[str, Any]:
     """What fits on a screen: the best labels where there are labels, else the first values."""
-    values = np.asarray(array).ravel()
+    values = np.ravel(array)
     labels = model.manifest.labels
     if labels and values.size == len(labels):
         return {labels[k]: float(values[k]) for k in np.argsort(-values.astype(np.float64), kind="stable")[:TOP]}
     return {"dtype": str(array.dtype), "shape": list(array.shape), "values": values[:TOP].tolist()}
+
+
+def _line(found: Any) -> str:
+    box = "".join(f" {value:7.1f}" for value in getattr(found, "box", ()))
+    return f"{found.score:.4f}{box}  {found.label}"
 
 
 def _show(options: argparse.Namespace, data: Dict[str, Any], text: str) -> None:
@@ -122,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, metavar="N", help="how many threads the engine may use")
         command.add_argument("--verify", action="store_true", help="compare every file's sha256 first")
         if name == "run":
-            command.add_argument("--input", action="append", required=True, metavar="[NAME=]FILE", help=".npy or .npz")
+            command.add_argument("--input", action="append", required=True, metavar="[NAME=]FILE",
+                                 help=".npy, .npz, or an image or .wav where the bundle says how it is read")
             command.add_argument("-o", "--output", metavar="FILE.npz", help="where to keep the outputs")
         if name == "benchmark":
             command.add_argument("--runs", type=int, default=100)

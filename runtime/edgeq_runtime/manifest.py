@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple, Union, get_args, get_origin, get_type_hints
 
 from .dimensions import Choice, Dimension, Range, from_json
 from .errors import BundleError
@@ -58,7 +58,8 @@ class Manifest:
     """Everything a device must know. Unknown keys are errors; a newer `format` is refused by name.
 
     entry: the file or folder that the engine opens. engine_version: a specifier such as ">=1.23". options: what the
-    engine is told at load. preprocessing: how an image or sound becomes the input, or None. quantization: scheme, and
+    engine is told at load. preprocessing: how an image or sound becomes the input, or None. postprocessing: what the
+    outputs mean, or None. quantization: scheme, and
     the nodes kept in float with their reasons. calibration: number of samples, the sha256 of the data and the range of
     each input, or None.
     accuracy: what verification measured on the host.
@@ -74,6 +75,7 @@ class Manifest:
     files: Tuple[FileEntry, ...]
     options: Dict[str, Any] = field(default_factory=dict)
     preprocessing: Optional[Dict[str, Any]] = None
+    postprocessing: Optional[Dict[str, Any]] = None
     labels: Tuple[str, ...] = ()
     quantization: Dict[str, Any] = field(default_factory=dict)
     calibration: Optional[Dict[str, Any]] = None
@@ -110,7 +112,7 @@ class Manifest:
         if data["format"] > FORMAT:
             raise BundleError(f"the bundle has format {data['format']}, this runtime reads up to {FORMAT}: "
                               "update edgeq-runtime")
-        manifest: Manifest = _decode(cls, data, FILE_NAME)
+        manifest: Manifest = decode(cls, data, FILE_NAME)
         for kind in ("inputs", "outputs", "files"):
             names = [item.path if kind == "files" else item.name for item in getattr(manifest, kind)]
             if (not names and kind != "inputs") or len(set(names)) != len(names):  # a model may compute constants
@@ -140,7 +142,16 @@ class Manifest:
         return manifest
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
+def decode_kind(kinds: Mapping[str, Any], value: Any, where: str, default: str = "") -> Any:
+    """An object whose key "kind" names one of these dataclasses; its other keys are the fields."""
+    kind = value.get("kind", default) if isinstance(value, dict) else default
+    if kind not in kinds:
+        raise BundleError(f"{where}: there is no kind {kind!r}; this runtime knows {', '.join(kinds)}")
+    fields = {key: item for key, item in value.items() if key != "kind"} if isinstance(value, dict) else value
+    return decode(kinds[kind], fields, where)
+
+
+def decode(kind: Any, value: Any, where: str) -> Any:
     """JSON -> the Python type that an annotation names; BundleError where it does not fit."""
     if kind is Any:
         return value
@@ -150,9 +161,9 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if kind == Dimension:
         return from_json(value, where)
     if origin is Union:
-        return None if value is None else _decode(arguments[0], value, where)
+        return None if value is None else decode(arguments[0], value, where)
     if origin is tuple and isinstance(value, list):
-        return tuple(_decode(arguments[0], item, f"{where}[{k}]") for k, item in enumerate(value))
+        return tuple(decode(arguments[0], item, f"{where}[{k}]") for k, item in enumerate(value))
     if kind is float and type(value) is int:
         return float(value)
     expected = origin or kind
@@ -179,4 +190,4 @@ def _decode_fields(kind: Any, value: Any, where: str) -> Any:
     if unknown or missing:
         found = [f"unknown key '{name}'" for name in unknown] + [f"no key '{name}'" for name in missing]
         raise BundleError(f"{where}: {', '.join(found)}")
-    return kind(**{name: _decode(hints[name], item, f"{where}: {name}") for name, item in value.items()})
+    return kind(**{name: decode(hints[name], item, f"{where}: {name}") for name, item in value.items()})

@@ -1,17 +1,19 @@
 """From an image to a model input, as the manifest declares it; the same code calibrates, verifies and runs.
 
-Resizing is Pillow's antialiased bilinear filter in its integer arithmetic, so that a device without Pillow sees the
-pixels that the model was trained on.
+Resizing is Pillow's antialiased filters in their integer arithmetic, so that a device without Pillow sees the pixels
+that the model was trained on. Sounds: edgeq_runtime.sound.
 """
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
 from .errors import BundleError, InputError
+from .manifest import decode, decode_kind
+from .sound import LogMel
 
 _PRECISION_BITS = 22  # Pillow, src/libImaging/Resample.c: 32 - 8 - 2
 
@@ -21,13 +23,14 @@ class Preprocess:
     """Steps in this order; each is skipped at its default.
 
     resize_shorter: pixels of the shorter side, the other side in proportion. resize, crop: (height, width), the crop
-    from the centre. order: "RGB", or "BGR" to reverse the channels. Then (pixel * scale - mean) / std, per channel in
-    the order after reversing. layout: "NCHW" or "NHWC".
+    from the centre. interpolation: "bilinear" or "bicubic". order: "RGB", or "BGR" to reverse the channels. Then
+    (pixel * scale - mean) / std, per channel in the order after reversing. layout: "NCHW" or "NHWC".
     """
 
     resize_shorter: Optional[int] = None
     resize: Optional[Tuple[int, int]] = None
     crop: Optional[Tuple[int, int]] = None
+    interpolation: str = "bilinear"
     order: str = "RGB"
     scale: float = 1.0
     mean: Tuple[float, ...] = ()
@@ -35,31 +38,27 @@ class Preprocess:
     layout: str = "NCHW"
 
     def __post_init__(self) -> None:
-        if self.order not in ("RGB", "BGR") or self.layout not in ("NCHW", "NHWC"):
-            raise BundleError(f"preprocessing: order is RGB or BGR, layout NCHW or NHWC; "
-                              f"got {self.order} and {self.layout}")
+        for field, known in (("order", ("RGB", "BGR")), ("layout", ("NCHW", "NHWC")), ("interpolation", _FILTERS)):
+            if getattr(self, field) not in known:
+                raise BundleError(f"preprocessing: {field} is {' or '.join(known)}; got {getattr(self, field)}")
         if self.resize_shorter is not None and self.resize is not None:
             raise BundleError("preprocessing: 'resize' and 'resize_shorter' exclude each other")
         sizes = [n for size in (self.resize, self.crop) if size is not None for n in size]
+        if any(len(size) != 2 for size in (self.resize, self.crop) if size is not None):
+            raise BundleError("preprocessing: 'resize' and 'crop' are (height, width)")
         if self.resize_shorter is not None:
             sizes.append(self.resize_shorter)
-        if any(type(n) is not int or n < 1 for n in sizes) or any(value == 0 for value in self.std):
-            raise BundleError("preprocessing: sizes are positive integers, and no std is 0")
+        if any(n < 1 for n in sizes) or any(value == 0 for value in self.std):
+            raise BundleError("preprocessing: sizes are positive, and no std is 0")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
         """The manifest's dictionary; BundleError for a key that is unknown here, or a value of another kind."""
-        unknown = sorted(set(data) - {f.name for f in fields(cls)})
-        if unknown:
-            raise BundleError(f"preprocessing: unknown key '{unknown[0]}'")
-        values: Dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        for key, value in values.items():
-            if not _KINDS[key](value):
-                raise BundleError(f"preprocessing: '{key}' cannot be {data[key]!r}")
-        return cls(**values)
+        found: Preprocess = decode(cls, data, "preprocessing")
+        return found
 
     def to_dict(self) -> Dict[str, Any]:
-        return asdict(self)
+        return {"kind": "image", **asdict(self)}
 
     def __call__(self, image: Any) -> Any:
         """image uint8 [H,W,C] or [H,W] -> float32 [1,C,h,w] or [1,h,w,C].
@@ -80,11 +79,21 @@ class Preprocess:
         return self._normalized(image)
 
     def _pixels(self, image: Any) -> Any:
-        if self.resize_shorter is not None:
-            image = resize(image, *shorter_side(image.shape[0], image.shape[1], self.resize_shorter))
-        if self.resize is not None:
-            image = resize(image, *self.resize)
+        height, width = self._resized(image.shape[0], image.shape[1])
+        image = resize(image, height, width, self.interpolation)
         return image if self.crop is None else center_crop(image, *self.crop)
+
+    def _resized(self, height: int, width: int) -> Tuple[int, int]:
+        if self.resize_shorter is not None:
+            return shorter_side(height, width, self.resize_shorter)
+        return (height, width) if self.resize is None else self.resize
+
+    def to_image(self, boxes: Any, height: int, width: int) -> Any:
+        """boxes [N,4] x0 y0 x1 y1 in pixels of the model's input -> in those of the image [height,width], inside it."""
+        high, wide = self._resized(height, width)
+        top, left = (0, 0) if self.crop is None else _corner(high, wide, *self.crop)
+        corner, factor = np.array([left, top] * 2), np.array([width / wide, height / high] * 2)
+        return np.clip((np.asarray(boxes, np.float64) + corner) * factor, 0, [width, height] * 2)
 
     def _normalized(self, image: Any) -> Any:
         values = image.astype(np.float32)
@@ -98,28 +107,15 @@ class Preprocess:
         return np.ascontiguousarray(values[None])
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def from_dict(data: Mapping[str, Any]) -> Union[Preprocess, LogMel]:
+    """What a manifest or a file declares; one without a kind is about images.
 
-
-def _is_size(value: Any) -> bool:
-    return value is None or (isinstance(value, tuple) and len(value) == 2)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_is_number, value))
-
-
-_KINDS: Dict[str, Callable[[Any], bool]] = {
-    "resize_shorter": lambda value: value is None or type(value) is int,
-    "resize": _is_size,
-    "crop": _is_size,
-    "order": lambda value: isinstance(value, str),
-    "scale": _is_number,
-    "mean": _are_numbers,
-    "std": _are_numbers,
-    "layout": lambda value: isinstance(value, str),
-}
+    Raises:
+        BundleError: a kind or key that is unknown here, or a value that does not fit.
+    """
+    found: Union[Preprocess, LogMel] = decode_kind({"image": Preprocess, "log-mel": LogMel}, data, "preprocessing",
+                                                   default="image")
+    return found
 
 
 def imagenet() -> Preprocess:
@@ -143,24 +139,28 @@ def center_crop(image: Any, height: int, width: int) -> Any:
     if image.shape[0] < height or image.shape[1] < width:
         raise InputError(f"an image of {image.shape[0]} x {image.shape[1]} pixels is smaller than the crop "
                          f"of {height} x {width}")
-    top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
+    top, left = _corner(image.shape[0], image.shape[1], height, width)
     return image[top:top + height, left:left + width]
 
 
-def resize(image: Any, height: int, width: int) -> Any:
-    """image uint8 [H,W,C] -> [height,width,C]: Pillow's Image.resize(..., BILINEAR).
+def _corner(height: int, width: int, crop_height: int, crop_width: int) -> Tuple[int, int]:
+    return round((height - crop_height) / 2), round((width - crop_width) / 2)
+
+
+def resize(image: Any, height: int, width: int, interpolation: str = "bilinear") -> Any:
+    """image uint8 [H,W,C] -> [height,width,C]: Pillow's Image.resize with BILINEAR or BICUBIC.
 
     Along the rows first, rounded to uint8 in between: bit for bit Pillow up to 12, which most models were trained with.
-    Pillow 13 takes the columns first for some tall images, and its values then differ by at most 1.
+    Pillow 13 takes the columns first for some tall images, and its values then differ by at most 1 (bicubic: 2).
     """
     if image.shape[1] != width:
-        image = _resample(image, width, axis=1)
-    return _resample(image, height, axis=0) if image.shape[0] != height else image
+        image = _resample(image, width, 1, *_FILTERS[interpolation])
+    return _resample(image, height, 0, *_FILTERS[interpolation]) if image.shape[0] != height else image
 
 
-def _resample(image: Any, size: int, axis: int) -> Any:
-    """One axis, in Pillow's 22-bit fixed point: at most 255 * 2^22 + 2^21, which int32 holds."""
-    first, weights = _filter(image.shape[axis], size)
+def _resample(image: Any, size: int, axis: int, support: float, kernel: Callable[[Any], Any]) -> Any:
+    """One axis, in Pillow's 22-bit fixed point. The weights' magnitudes add up to 1.3 at most, so int32 holds it."""
+    first, weights = _filter(image.shape[axis], size, support, kernel)
     shape = [1, 1, 1]
     shape[axis] = size
     total = np.int32(1 << (_PRECISION_BITS - 1))
@@ -170,18 +170,36 @@ def _resample(image: Any, size: int, axis: int) -> Any:
     return np.clip(total >> _PRECISION_BITS, 0, 255).astype(np.uint8)
 
 
-def _filter(length: int, size: int) -> Tuple[Any, Any]:
-    """The triangle filter from `length` to `size` pixels -> (first source pixel [size], weights int32 [size,taps]).
+def _filter(length: int, size: int, radius: float, kernel: Callable[[Any], Any]) -> Tuple[Any, Any]:
+    """A filter from `length` to `size` pixels -> (first source pixel [size], weights int32 [size,taps]).
 
     precompute_coeffs and normalize_coeffs_8bpc of Pillow's src/libImaging/Resample.c.
     """
     scale = length / size
-    support = max(scale, 1.0)
+    stretch = max(scale, 1.0)
+    support = radius * stretch
     center = (np.arange(size) + 0.5) * scale
     first = np.maximum((center - support + 0.5).astype(np.int64), 0)
     last = np.minimum((center + support + 0.5).astype(np.int64), length)
     position = first[:, None] + np.arange(ceil(support) * 2 + 1)
-    distance = np.abs((position - center[:, None] + 0.5) * (1.0 / support))
-    weights = np.where((position < last[:, None]) & (distance < 1), 1 - distance, 0.0)
+    distance = np.abs(position - center[:, None] + 0.5) * (1.0 / stretch)
+    weights = np.where(position < last[:, None], kernel(distance), 0.0)
     weights /= np.cumsum(weights, axis=1)[:, -1:]  # added one after the other, as C does; np.sum adds in pairs
-    return first, (weights * (1 << _PRECISION_BITS) + 0.5).astype(np.int32)
+    scaled = weights * (1 << _PRECISION_BITS)
+    return first, np.trunc(scaled + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
+
+
+def _triangle(x: Any) -> Any:
+    return np.where(x < 1, 1 - x, 0.0)
+
+
+def _cubic(x: Any) -> Any:
+    """Keys' filter with a = -0.5, as bicubic_filter of Resample.c."""
+    a = -0.5
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+# interpolation -> (pixels to each side, weight at a distance in pixels)
+_FILTERS: Dict[str, Tuple[float, Callable[[Any], Any]]] = {"bilinear": (1.0, _triangle), "bicubic": (2.0, _cubic)}

@@ -1,6 +1,7 @@
 """A loaded bundle: checks what goes in, hands it to the engine, names what comes out."""
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
@@ -114,6 +115,27 @@ class Model:
         found = self.run(arrays)
         return {spec.name: found[spec.name] if not spec.shape or (type(spec.shape[0]) is int and spec.shape[0] != 1)
                 else found[spec.name][0] for spec in self.outputs}
+
+    @cached_property
+    def steps(self) -> Tuple[Any, Any]:
+        """The declared preprocessing and postprocessing, each None where there is none."""
+        from .predict import steps
+
+        return steps(self.manifest)
+
+    def predict(self, source: Any) -> Any:
+        """An image or sound through all three steps that the bundle declares -> `Scored` or `Detection` objects.
+
+        source: what the preprocessing takes: uint8 [H,W,3], or float [samples]. The boxes of detections are in pixels
+        of the image. Without preprocessing it is an array for the only input, without postprocessing the outputs come
+        back as of `run`.
+
+        Raises:
+            InputError: the source does not fit, or the model has several inputs.
+        """
+        from .predict import predict
+
+        return predict(self, source)
 
     def warm_up(self, runs: int = 1) -> None:
         """Run the bundle's first sample, so that the next run is as fast as all others: engines prepare in the first.

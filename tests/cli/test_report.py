@@ -117,7 +117,8 @@ def test_read_labels(tmp_path: Path) -> None:
 # -- run ---------------------------------------------------------------------------------------------------------------
 
 def manifest(*names: str, preprocessing: dict[str, Any] | None = None) -> Any:
-    return SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in names], preprocessing=preprocessing)
+    return SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in names], preprocessing=preprocessing,
+                           postprocessing=None)
 
 
 def test_read_inputs_of_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,8 +176,8 @@ FILES: dict[str, tuple[Any, str]] = {
     "zero samples": (lambda d: write(d / "x.npy", DATA[:0]), r"x\.npy' holds no samples"),
     "a number": (lambda d: write(d / "x.npy", np.float32(3)), r"x\.npy' holds no samples"),
     "wrong name": (lambda d: write(d / "x.npz", {"a": DATA}), r"x\.npz': holds 'a'; the model takes 'image'"),
-    "empty folder": (lambda d: d, "holds no .npz, .npy or image files"),
-    "mixed folder": (lambda d: (write(d / "a.npy", DATA), write_text(d / "b.png", ""), d)[-1], "images and arrays"),
+    "empty folder": (lambda d: d, "holds no .npz, .npy, image or .wav files"),
+    "mixed folder": (lambda d: (write(d / "a.npy", DATA), write_text(d / "b.png", ""), d)[-1], "arrays and images"),
     "images unprepared": (lambda d: (write_text(d / "b.png", ""), d)[-1], "say how with --preprocess"),
     "bad file in folder": (lambda d: (write_text(d / "b.npz", "PK??"), d)[-1], r"b\.npz' cannot be read"),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq_runtime import BundleError, InputError
-from edgeq_runtime.preprocess import PRESETS, Preprocess, imagenet, resize
+from edgeq_runtime.preprocess import PRESETS, Preprocess, from_dict, imagenet, resize
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is the reference")
 
@@ -31,6 +31,19 @@ def test_resizes_as_pillow_bit_for_bit(source: tuple[int, int], target: tuple[in
     np.testing.assert_array_equal(found, rows.resize(target[::-1], Image.Resampling.BILINEAR))
     at_once = np.asarray(Image.fromarray(image).resize(target[::-1], Image.Resampling.BILINEAR))
     assert np.abs(found.astype(int) - at_once).max() <= 1  # Pillow 13 may take the columns first
+
+
+@pytest.mark.parametrize(("source", "target"), [
+    ((37, 53), (11, 17)), ((37, 53), (90, 71)), ((300, 401), (224, 224)), ((64, 48), (64, 24)), ((64, 48), (32, 48)),
+    ((64, 48), (65, 47)), ((1, 1), (5, 3)), ((7, 9), (1, 1)), ((500, 3), (2, 200)), ((3, 2), (40, 50)),
+])
+def test_bicubic_is_pillows_bit_for_bit(source: tuple[int, int], target: tuple[int, int]) -> None:
+    image = picture(*source)
+    rows = Image.fromarray(image).resize((target[1], source[0]), Image.Resampling.BICUBIC)
+    found = resize(image, *target, "bicubic")
+    np.testing.assert_array_equal(found, rows.resize(target[::-1], Image.Resampling.BICUBIC))
+    once = Preprocess(resize=target, interpolation="bicubic")(image)
+    np.testing.assert_array_equal(once, np.float32(found.transpose(2, 0, 1)[None]))
 
 
 @pytest.mark.parametrize("size", [(300, 401), (401, 300), (256, 256), (333, 257)])
@@ -64,18 +77,19 @@ def test_a_grey_image_has_one_channel() -> None:
 
 def test_survives_the_manifest() -> None:
     for make in PRESETS.values():
-        assert Preprocess.from_dict(json.loads(json.dumps(make().to_dict()))) == make()
+        assert from_dict(json.loads(json.dumps(make().to_dict()))) == make()
 
 
 @pytest.mark.parametrize(("data", "message"), [
     ({"rotate": 90}, "unknown key 'rotate'"),
     ({"order": "RBG"}, "order is RGB or BGR"),
-    ({"layout": 3}, "'layout' cannot be 3"),
-    ({"crop": [224]}, "'crop' cannot be"),
-    ({"crop": [0, 1]}, "positive integers"),
-    ({"crop": [1.5, 1]}, "positive integers"),
+    ({"layout": 3}, "layout should be a string, got 3"),
+    ({"interpolation": "lanczos"}, "interpolation is bilinear or bicubic"),
+    ({"crop": [224]}, r"'crop' are \(height, width\)"),
+    ({"crop": [0, 1]}, "sizes are positive"),
+    ({"crop": [1.5, 1]}, r"crop\[0\] should be an integer"),
     ({"resize": [1, 1], "resize_shorter": 1}, "exclude each other"),
-    ({"mean": ["a"]}, "'mean' cannot be"),
+    ({"mean": ["a"]}, r"mean\[0\] should be a number"),
     ({"std": [0.0]}, "no std is 0"),
 ])
 def test_refuses_a_declaration(data: dict[str, Any], message: str) -> None:

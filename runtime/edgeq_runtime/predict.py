@@ -1,0 +1,80 @@
+"""What a bundle declares around its network, put together: preprocessing, the network, postprocessing."""
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Tuple, Union
+
+import numpy as np
+
+from . import postprocess
+from .errors import InputError
+from .manifest import Manifest
+from .preprocess import Preprocess, from_dict
+from .sound import LogMel, read_wav
+
+if TYPE_CHECKING:
+    from .session import Model
+
+Before = Optional[Union[Preprocess, LogMel]]
+After = Optional[Union[postprocess.Classify, postprocess.Detect]]
+
+
+def steps(manifest: Manifest) -> Tuple[Before, After]:
+    """The declared steps before and behind the network, None where the bundle declares none."""
+    before, after = manifest.preprocessing, manifest.postprocessing
+    return None if before is None else from_dict(before), None if after is None else postprocess.from_dict(after)
+
+
+def predict(model: Model, source: Any) -> Any:
+    """See Model.predict."""
+    before, after = model.steps
+    if len(model.inputs) != 1:
+        names = ", ".join(spec.name for spec in model.inputs)
+        raise InputError(f"predict is for models with one input; this one has {names}: use run")
+    outputs = model.run({model.inputs[0].name: source if before is None else before(source)})
+    if after is None:
+        return outputs
+    found = _interpreted(after, model.manifest, outputs)
+    if isinstance(before, Preprocess) and isinstance(after, postprocess.Detect) and found:
+        height, width = np.shape(source)[:2]
+        boxes = before.to_image([detection.box for detection in found], height, width)
+        return [replace(detection, box=tuple(map(float, box))) for detection, box in zip(found, boxes, strict=True)]
+    return found
+
+
+def interpreted(manifest: Manifest, outputs: Mapping[str, Any]) -> List[Any]:
+    """A run's outputs as the declared postprocessing reads them; boxes are in pixels of the model's input."""
+    return _interpreted(postprocess.from_dict(manifest.postprocessing or {}), manifest, outputs)
+
+
+def _interpreted(after: Union[postprocess.Classify, postprocess.Detect], manifest: Manifest,
+                 outputs: Mapping[str, Any]) -> List[Any]:
+    """Integers of a grid become the numbers that they stand for."""
+    numbers = {spec.name: outputs[spec.name] if spec.scale is None else
+               (outputs[spec.name].astype(np.float64) - (spec.zero_point or 0)) * spec.scale
+               for spec in manifest.outputs}
+    return list(after(numbers, manifest.labels))
+
+
+def read_source(path: Union[str, Path], before: Before) -> Any:
+    """An image file (with Pillow) or a .wav file -> the model's input, as the declared preprocessing makes it.
+
+    Raises:
+        InputError: it cannot be read, the bundle declares no preprocessing of its kind, or Pillow is missing.
+    """
+    kind = "sound" if str(path).lower().endswith(".wav") else "image"
+    if not isinstance(before, LogMel if kind == "sound" else Preprocess):
+        raise InputError(f"the bundle does not say how the {kind} {path} becomes an input; "
+                         "convert it with --preprocess, or give an .npy file")
+    if isinstance(before, LogMel):
+        return before(*read_wav(path))
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InputError("images are read by Pillow: pip install pillow") from None
+    try:
+        with Image.open(path) as image:
+            return before(np.asarray(image.convert("RGB")))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read the image {path}: {error}") from None

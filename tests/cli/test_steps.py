@@ -1,0 +1,111 @@
+"""From a file to labels: the declared steps calibrate, are written into the bundle, and run on the device."""
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+import edgeq_runtime
+from edgeq.cli import main
+from edgeq_runtime.__main__ import main as device
+from edgeq_runtime.preprocess import Preprocess
+from edgeq_runtime.sound import LogMel
+
+COLOURS = ("red", "green", "blue")
+IMAGE = Preprocess(resize=(8, 12), scale=1 / 255)
+SOUND = LogMel(8000, samples=800, window=200, hop=100, fft=256, mels=3, layout="NTM")
+
+
+def edgeq(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("labels.txt").write_text("\n".join(COLOURS))
+    return tmp_path
+
+
+def save(text: str, *weights: tuple[str, Any]) -> None:
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> net {text}')
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights)
+    onnx.save(model, "net.onnx")
+
+
+def images(*colours: tuple[int, int, int]) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow writes the samples")
+    Path("images").mkdir()
+    for number, colour in enumerate(colours):
+        pixels = np.random.default_rng(number).integers(0, 50, (20, 33, 3)) + np.array(colour)
+        image.fromarray(pixels.astype(np.uint8)).save(f"images/{number}.png")
+
+
+def test_an_image_becomes_labels(folder: Path) -> None:
+    """The network says which colour an image has most of."""
+    images((200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 90, 0))
+    save("(float[1,3,8,12] image) => (float[1,3] y) { p = Conv (image, w) m = GlobalAveragePool (p) "
+         "y = Flatten (m) }", ("w", (4 * np.eye(3, dtype=np.float32)).reshape(3, 3, 1, 1)))
+    Path("before.json").write_text(json.dumps(IMAGE.to_dict()))
+    edgeq("convert", "net.onnx", "--target", "onnxruntime", "--calibration", "images", "--preprocess", "before.json",
+          "--postprocess", "classify", "--labels", "labels.txt", "-o", "net.edgeq")
+    found = json.loads(edgeq("run", "net.edgeq", "--input", "images/1.png", "--json").stdout)["found"]
+    assert found[0]["label"] == "green"
+    assert sum(one["score"] for one in found) == pytest.approx(1)
+    assert "green" in edgeq("run", "net.edgeq", "--input", "images/1.png").stdout
+    with edgeq_runtime.load("net.edgeq") as model:
+        pixels = np.zeros((30, 20, 3), np.uint8)
+        pixels[..., 2] = 255
+        assert model.predict(pixels)[0].label == "blue"
+    assert edgeq("inspect", "net.edgeq").stdout.count("processing") == 2
+
+
+def test_a_sound_becomes_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The network says in which third of the mel scale a sound is loudest."""
+    Path("sounds").mkdir()
+    for number, hertz in enumerate((150, 900, 3000)):
+        data = (1e4 * np.sin(2 * np.pi * hertz * np.arange(800) / 8000)).astype("<i2")
+        with wave.open(f"sounds/{number}.wav", "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(data.tobytes())
+    save("(float[1,9,3] mels) => (float[1,3] y) { a = Constant <value_ints = [1]> () "
+         "m = ReduceMean <keepdims = 0> (mels, a) y = Gemm (m, w) }", ("w", np.eye(3, dtype=np.float32)))
+    Path("before.json").write_text(json.dumps(SOUND.to_dict()))
+    edgeq("convert", "net.onnx", "--target", "tflite", "--calibration", "sounds", "--preprocess", "before.json",
+          "--postprocess", "classify", "--labels", "labels.txt", "-o", "net.edgeq")
+    for number, label in enumerate(COLOURS):
+        assert device(["net.edgeq", "run", "--input", f"sounds/{number}.wav", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["found"][0]["label"] == label
+    assert "does not say how the image" in edgeq("run", "net.edgeq", "--input", "x.png", code=1).stderr
+
+
+@pytest.mark.parametrize(("declared", "message"), [
+    ('{"kind": "classify", "output": "z"}', "--postprocess: no output 'z'; the model gives y"),
+    ('{"kind": "detect", "boxes": "y", "form": "?"}', "form is one of"),
+    ("[]", "it holds no object of fields"), (None, "neither a file nor one of the presets classify"),
+])
+def test_a_wrong_declaration_is_refused_before_the_work(folder: Path, declared: str | None, message: str) -> None:
+    save("(float[1,3] x) => (float[1,3] y) { y = Gemm (x, w) }", ("w", np.eye(3, dtype=np.float32)))
+    if declared is not None:
+        Path("after.json").write_text(declared)
+    assert message in edgeq("convert", "net.onnx", "--target", "onnxruntime", "--postprocess", "after.json",
+                            code=2).stderr
+
+
+def test_sounds_and_images_are_not_mixed_up(folder: Path) -> None:
+    images((1, 2, 3))
+    save("(float[1,9,3] x) => (float[1,9,3] y) { y = Relu (x) }")
+    Path("before.json").write_text(json.dumps(SOUND.to_dict()))
+    failed = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--calibration", "images", "--preprocess",
+                   "before.json", code=1)
+    assert "'images' holds images; --preprocess describes something else" in failed.stderr
