@@ -16,6 +16,7 @@ import edgeq_runtime
 from edgeq.bundle import Bundle, check_free, file_entries, new_bundle, open_bundle, write_report
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model
+from edgeq.golden import golden_cases, golden_tolerance
 from edgeq.options import Options, Progress, scheme_of
 from edgeq.passes import canonicalize
 from edgeq.passes.images import (
@@ -27,7 +28,7 @@ from edgeq.passes.images import (
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.quantized import open_goal, quantized
-from edgeq.record import Record, check_meaning, input_specs, model_name, selftest_cases, selftest_tolerance
+from edgeq.record import Record, check_meaning, input_specs, model_name
 from edgeq.report.html import Evidence, write_page
 from edgeq.search import Goal, limits_of
 from edgeq.streamed import is_large
@@ -134,8 +135,8 @@ def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None
     if options.verify:
         options.progress(f"verifying {target}")
         verification, outputs = verify_bundle(folder, references)
-        write_selftest(folder / SELFTEST_NAME, selftest_cases(references.feeds, outputs),
-                       selftest_tolerance(verification))
+        write_selftest(folder / SELFTEST_NAME, golden_cases(references.feeds, outputs),
+                       golden_tolerance(record.graph, artifact, verification, outputs))
         manifest = replace(manifest, accuracy=verification.to_json())
     report = record.report(target, artifact, verification, seconds)
     write_report(folder, report)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import onnx_ir as ir
 
@@ -23,16 +23,11 @@ from edgeq.quant.samples import InputSpec, Samples
 from edgeq.quantized import Quantized
 from edgeq.search import Goal
 from edgeq.verify.check import Verification
-from edgeq.verify.reference import Arrays
 from edgeq_converters.contract import Artifact
 from edgeq_runtime import __version__
 from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest, TensorSpec
 from edgeq_runtime.postprocess import Detect
-from edgeq_runtime.selftest import Case, Tolerance
-
-SELFTEST_SAMPLES: Final = 2
-SELFTEST_BYTES: Final = 1 << 18  # of inputs, beyond the first sample: the proof should not outgrow the model
 
 
 @dataclass(frozen=True)
@@ -162,20 +157,6 @@ def model_name(source: Any) -> str:
 
 def _is_file(source: Any) -> bool:
     return isinstance(source, (str, Path)) and Path(source).is_file()
-
-
-def selftest_cases(feeds: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Case]:
-    """The samples that a device will repeat."""
-    size = sum(array.nbytes for array in feeds[0].values())
-    count = max(1, min(SELFTEST_SAMPLES, SELFTEST_BYTES // max(1, size)))
-    return [Case(feed, output) for feed, output in zip(feeds[:count], outputs[:count], strict=True)]
-
-
-def selftest_tolerance(verification: Verification) -> Tolerance:
-    """Another processor rounds ties in other places, as this engine did against the unfused graph: that far, twice."""
-    atol = 2 * max(difference.max_abs for difference in verification.graph)
-    return Tolerance("twice the largest difference between this engine and the quantized graph run op by op, and 1e-3 "
-                     "relative for processors that add in another order", atol=atol, rtol=1e-3)
 
 
 def input_specs(network: ir.Model) -> dict[str, InputSpec]:

@@ -5,9 +5,6 @@ selftest.npz holds, without pickled objects::
     input/<k>/<name>     sample k = 0, 1, ..., one array for every input
     output/<k>/<name>    what the converter's machine computed, one array for every output
     tolerance            a string: JSON of Tolerance
-
-A value is accepted within ``atol + rtol * |expected| + steps * step``, where step is one step of the output's grid in
-the output's own unit: 1 for integers, `step[name]` for floats that lie on a grid, and 0 for other floats.
 """
 from __future__ import annotations
 
@@ -28,18 +25,10 @@ FILE_NAME = "selftest.npz"
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an output may be off, and `source`: why so far (a sentence, shown to the user)."""
+    """error: the largest absolute error of each output, 0 for one that is not named. source: why so far, a sentence."""
 
     source: str
-    atol: float = 0.0
-    rtol: float = 0.0
-    steps: float = 0.0
-    step: Mapping[str, float] = field(default_factory=dict)
-
-    def allowed(self, name: str, expected: Any) -> Any:
-        """The largest error for each value of an output: float64, expected's shape."""
-        step = self.step.get(name, 1.0 if expected.dtype.kind in "iu" else 0.0)
-        return self.atol + self.rtol * np.abs(np.float64(expected)) + self.steps * step
+    error: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,12 +131,12 @@ def _error(expected: Any, got: Any) -> Any:
 
 def _first_difference(number: int, name: str, expected: Any, got: Any, error: Any,
                       tolerance: Tolerance) -> Optional[Difference]:
-    allowed = np.broadcast_to(tolerance.allowed(name, expected), error.shape)
+    allowed = tolerance.error.get(name, 0.0)
     wrong = ~(error <= allowed) | np.isinf(error)  # an expected infinity would allow everything, a NaN nothing
     if not wrong.any():
         return None
     index = tuple(int(k) for k in np.unravel_index(int(np.argmax(wrong)), error.shape))
-    return Difference(number, name, index, float(expected[index]), float(got[index]), float(allowed[index]))
+    return Difference(number, name, index, float(expected[index]), float(got[index]), allowed)
 
 
 def write_selftest(path: Union[str, Path], cases: Sequence[Case], tolerance: Tolerance) -> None:

@@ -40,13 +40,9 @@ def test_passes_when_every_bit_agrees(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(("tolerance", "ok"), [
-    (Tolerance("sums reordered", atol=.25), True),
-    (Tolerance("sums reordered", atol=.2), False),
-    (Tolerance("sums reordered", rtol=.025), True),
-    (Tolerance("sums reordered", rtol=.02), False),
-    (Tolerance("rounding at halves", steps=1, step={"sum": .25}), True),
-    (Tolerance("rounding at halves", steps=1, step={"sum": .2}), False),
-    (Tolerance("rounding at halves", steps=1), False),
+    (Tolerance("sums reordered", {"sum": .25}), True),
+    (Tolerance("sums reordered", {"sum": .2}), False),
+    (Tolerance("sums reordered", {"count": .25}), False),
 ])
 def test_tolerance(bundle: Path, tolerance: Tolerance, ok: bool) -> None:
     found = result(bundle, off_by(.25), tolerance)
@@ -57,7 +53,7 @@ def test_tolerance(bundle: Path, tolerance: Tolerance, ok: bool) -> None:
 
 def test_an_integer_output_is_judged_in_steps_of_one(bundle: Path) -> None:
     off = {**RIGHT, "count": np.array(7)}
-    assert result(bundle, off, Tolerance("one step", steps=1)).status == "within tolerance"
+    assert result(bundle, off, Tolerance("one step", {"count": 1})).status == "within tolerance"
     assert result(bundle, off, Tolerance("none")).status == "fail"
 
 
@@ -65,7 +61,7 @@ def test_an_integer_output_is_judged_in_steps_of_one(bundle: Path) -> None:
 def test_a_value_that_is_no_number_fails(bundle: Path, value: float) -> None:
     wrong = RIGHT["sum"].copy()
     wrong[0, 0] = value
-    found = result(bundle, {**RIGHT, "sum": wrong}, Tolerance("wide", atol=1e9, rtol=1e9))
+    found = result(bundle, {**RIGHT, "sum": wrong}, Tolerance("wide", {"sum": 1e9}))
     assert found.status == "fail"
     assert found.difference is not None
     assert found.difference.index == (0, 0)
@@ -73,9 +69,9 @@ def test_a_value_that_is_no_number_fails(bundle: Path, value: float) -> None:
 
 def test_reads_what_was_written(tmp_path: Path) -> None:
     cases = [Case({"a/b c": np.array([1, 2], np.int8)}, {"file": np.array(k)}) for k in range(11)]
-    write_selftest(tmp_path / "s.npz", cases, Tolerance("why", .1, .2, 3, {"file": .5}))
+    write_selftest(tmp_path / "s.npz", cases, Tolerance("why", {"file": .5}))
     found, tolerance = read_selftest(tmp_path / "s.npz")
-    assert tolerance == Tolerance("why", .1, .2, 3, {"file": .5})
+    assert tolerance == Tolerance("why", {"file": .5})
     assert [int(case.outputs["file"]) for case in found] == list(range(11))
     assert found[0].inputs["a/b c"].dtype == np.int8
 
@@ -104,4 +100,4 @@ def test_refuses_other_outputs_and_shapes(bundle: Path) -> None:
     with pytest.raises(BundleError, match="sample 1 has the outputs"):
         result(bundle, {"sum": RIGHT["sum"]}, Tolerance("x"))
     with pytest.raises(BundleError, match="'sum' is float32"):
-        result(bundle, {**RIGHT, "sum": RIGHT["sum"][:1]}, Tolerance("x", atol=99))
+        result(bundle, {**RIGHT, "sum": RIGHT["sum"][:1]}, Tolerance("x", {"sum": 99}))
