@@ -195,6 +195,9 @@ def pad(b: Builder, x: Value, pads: Value, constant_value: Value | None = None, 
     if mode == "constant":
         number = 0 if constant_value is None else b.array(constant_value, "value").ravel()[0]
         return b.result(padded(b, tensor, wanted, number), layout)
+    if mode == "reflect" and all(max(pair) < size for pair, size in zip(wanted, tensor.shape, strict=True)):
+        out = [size + sum(pair) for size, pair in zip(tensor.shape, wanted, strict=True)]
+        return b.result(b.through("MIRROR_PAD", [tensor, b.ints(np.array(wanted))], out), layout)  # mode 0: REFLECT
     for axis, (lo, hi) in enumerate(wanted):
         tensor = _mirrored(b, tensor, axis, lo, hi, mode)
     return b.result(tensor, layout)
@@ -221,7 +224,7 @@ def _on_grid(tensor: Tensor, number: float) -> int:
 
 
 def _mirrored(b: Builder, tensor: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
-    """reflect, edge and wrap along one axis, as a GATHER: MIRROR_PAD stops at one mirror image and knows no edge."""
+    """edge, wrap and more than one mirror image along one axis: a GATHER."""
     if not before and not after:
         return tensor
     index = np.pad(np.arange(tensor.shape[axis]), (before, after), mode=mode)  # type: ignore[call-overload]
