@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final
 
 import onnx_ir as ir
 
@@ -23,18 +24,21 @@ from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantScheme
 from edgeq.search import Found, Goal, Limits, Workbench, goal_on, search
+from edgeq.search.repair import FEEDS as REPAIR_FEEDS
+from edgeq.search.repair import Repair, repair
 from edgeq.search.workbench import spread
 from edgeq.targets import Target
 from edgeq.verify.evaluate import Evaluation, fidelity, open_evaluation
 from edgeq.verify.reference import run_onnx
 
-FIDELITY_SAMPLES = 16  # that --metric sqnr compares on, where no data is named
+FIDELITY_SAMPLES: Final = 16  # that --metric sqnr compares on, where no data is named
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """network: the float one that was quantized, with the channels that `scaled` lists scaled. plan: None where the
-    source was quantized already, and keeps its scales. found: what a search chose.
+    source was quantized already, and keeps its scales. decided: how the precision of single layers was chosen, where it
+    was measured.
     """
 
     network: ir.Model
@@ -42,7 +46,7 @@ class Quantized:
     plan: QuantPlan | None
     statistics: Statistics
     scaled: Sequence[Scaled] = ()
-    found: Found | None = None
+    decided: Found | Repair | None = None
 
 
 def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme, samples: Samples | None,
@@ -59,16 +63,19 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
         return Quantized(network, store_half(network), plan, Statistics({}, 0))
     network, scaled = _scaled(network, plan, method, samples, options)
     plan = make_plan(network, targets, scheme, keep_float=options.keep_float) if scaled else plan
-    values = _computed(plan.groups, network) if limited else plan.sources
+    repairing = options.method == "auto" and options.bits == 8 and plan.activation is not None
+    values = _computed(plan.groups, network) if limited or repairing else plan.sources
     statistics = _calibrate(network, values, samples, options)
     calibrators = _calibrators(network, plan, statistics, samples, options)
+    bench = Workbench(network, targets, scheme, samples, statistics, _by_value(calibrators, plan), method,
+                      options.keep_float, options.progress)
     if goal is not None and limited:
-        by_value = calibrators if not isinstance(calibrators, Mapping) else {
-            name: calibrators[leader] for name, leader in plan.groups.items() if leader in calibrators}
-        bench = Workbench(network, targets, scheme, samples, statistics, by_value, method, options.keep_float,
-                          options.progress)
         found = search(bench, goal, size)
         return Quantized(network, found.chosen.built.graph, found.chosen.built.plan, statistics, scaled, found)
+    if repairing:
+        assert samples is not None
+        repaired = repair(bench, spread(samples, REPAIR_FEEDS))
+        return Quantized(network, repaired.built.graph, repaired.built.plan, statistics, scaled, repaired)
     fit = method.fit(samples, options.bits)
     if fit is not None:
         options.progress("fitting weights", 0)
@@ -112,10 +119,11 @@ def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samp
     if options.max_drop is not None:
         raise UsageError("--metric sqnr measures against the float model, which therefore has no score to drop from; "
                          "say how many dB with --min-metric")
-    if options.eval is None and samples is None:
+    if options.eval is not None:
+        samples = open_samples(options.eval, specs, preprocess=options.preprocess)
+    if samples is None:
         raise UsageError("--metric sqnr needs samples: add --calibration DATA or --eval DATA")
-    feeds = list(open_samples(options.eval, specs, preprocess=options.preprocess)) if options.eval is not None else (
-        spread(samples, FIDELITY_SAMPLES))
+    feeds = spread(samples, FIDELITY_SAMPLES) if options.eval is None else list(samples)
     return fidelity(feeds, run_onnx(network, feeds, fused=True))
 
 
@@ -125,6 +133,14 @@ def _is_quantized(network: ir.Model) -> bool:
 
 def _computed(names: Collection[str], network: ir.Model) -> tuple[str, ...]:
     return tuple(name for name in names if not is_constant(network.graph.initializers.get(name)))
+
+
+def _by_value(calibrators: Calibrator | Mapping[str, Calibrator], plan: QuantPlan,
+              ) -> Calibrator | Mapping[str, Calibrator]:
+    """Leaders change when some layers compute in float; each value keeps what was chosen for its group."""
+    if not isinstance(calibrators, Mapping):
+        return calibrators
+    return {name: calibrators[leader] for name, leader in plan.groups.items() if leader in calibrators}
 
 
 def _calibrate(network: ir.Model, values: Collection[str], samples: Samples | None, options: Options) -> Statistics:

@@ -21,7 +21,8 @@ from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import InputSpec, Samples
 from edgeq.quantized import Quantized
-from edgeq.search import Goal
+from edgeq.search import Found, Goal
+from edgeq.search.repair import Repair
 from edgeq.verify.check import Verification
 from edgeq_converters.contract import Artifact
 from edgeq_runtime import __version__
@@ -77,12 +78,14 @@ class Record:
                ) -> dict[str, Any]:
         """What the conversion did and measured; seconds: of emitting alone."""
         kept = {node.node for node in self.plan.kept} if self.plan else set()
+        decided = self.quantized.decided
         return {
             "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
             "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_nodes if node.node not in kept],
             "verification": verification.to_json() if verification else None,
-            "search": self.quantized.found.to_json() if self.quantized.found else None,
+            "search": decided.to_json() if isinstance(decided, Found) else None,
+            "repair": decided.to_json() if isinstance(decided, Repair) else None,
         }
 
     @property
@@ -99,11 +102,11 @@ class Record:
         if self.plan is None:
             return {"scheme": "as in the source model"}
         activation = self.plan.activation
-        found = self.quantized.found
-        bits = min(found.chosen.mixture.bits.values(), default=32) if found is not None else self.options.bits
-        wider = {weight.node: weight.type.bits for weight in self.plan.weights if weight.type.bits != bits}
-        if found is not None:
-            wider |= {name: width for name, width in found.chosen.mixture.bits.items() if width >= 16 > bits}
+        decided = self.quantized.decided
+        given = decided.chosen.mixture.bits if isinstance(decided, Found) else {}
+        bits = min(given.values(), default=self.options.bits)
+        wider = {weight.node: weight.type.bits for weight in self.plan.weights} | dict(given)
+        wider = {name: width for name, width in wider.items() if width != bits}
         return {
             "weight_bits": bits, "weights": self.options.weights, "method": self.options.method,
             "activation_bits": activation.bits if activation else 32,

@@ -21,11 +21,11 @@ def score_sentence(found: Mapping[str, Any]) -> str:
 
 
 def search_sentence(found: Mapping[str, Any]) -> str:
-    """What was chosen: "1 layer at 4 bits, 6 at 8, 1 at 16; 43.0 % of the multiplications in float"."""
+    """What was chosen: "1 layer at 4 bits, 6 at 8, 1 at 16; 43.0 % of the work in float"."""
     bits = Counter(layer["weight_bits"] for layer in found["layers"])
     chosen = ", ".join(f"{count} at {width}" for width, count in sorted(bits.items()))
     return (f"searched {found['evaluations']} of at most {found['budget']} mixtures; weights of the layers in bits: "
-            f"{chosen}; {share(found['float_share'])} of the multiplications in float")
+            f"{chosen}; {share(found['float_share'])} of the work in float")
 
 
 def _score(found: Mapping[str, Any], score: float) -> str:

@@ -7,12 +7,13 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.graph import constant, consumers, is_constant, label
+from edgeq.quant.plan import QuantPlan
 from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.units import data_inputs
 from edgeq.quant.prefix import Arrays
 from edgeq.search.noise import activation_roundings, noises, weight_roundings
 from edgeq.search.path import Layer, Mixture, Rounded, path
-from edgeq.search.workbench import Workbench, multiplications, precisions
+from edgeq.search.workbench import Workbench, precisions
 from edgeq.targets import Same
 
 BITS: Final = (4, 8, 16)
@@ -28,12 +29,12 @@ def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[in
         "measuring single roundings", done, total)), strict=True))
     layers = {name: _layer(node, {width: measured[id(found[name])] for width, found in weights.items()
                                   if name in found}, bits) for name, node in bench.layers.items()}
-    integers = IntegerNodes(bench.units, (), precisions({}, ())) if bench.scheme.activation is not None else None
+    integers = IntegerNodes(bench.units, (), {}) if bench.scheme.activation is not None else None
+    plan = built[max(built)].plan
     values = {} if integers is None else {
-        name: Rounded(measured[id(point)], _around(point.value, integers)) for name, point in activations.items()
-        if name in built[max(built)].plan.sources or name in built[max(built)].plan.fixed}
-    counted = {} if integers is None else {label(node): multiplications(node) for node in integers.nodes}
-    return path(layers, values, counted)
+        name: Rounded(measured[id(point)], _around(point.value, integers), _ties(plan, name, integers))
+        for name, point in activations.items() if name in plan.sources or name in plan.fixed}
+    return path(layers, values, bench.work)
 
 
 def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> Layer:
@@ -63,3 +64,12 @@ def _around(value: ir.Value, integers: IntegerNodes) -> frozenset[str]:
                     open_ += [v for v in (*data_inputs(node), *integers.units.outputs(node)) if not is_constant(v)]
     return frozenset(label(node) for node in found)
 
+
+def _ties(plan: QuantPlan, name: str, integers: IntegerNodes) -> frozenset[str]:
+    """The nodes that put several values on the grid of this one."""
+    leader = plan.groups[name]
+    if sum(plan.groups[source] == leader for source in plan.sources) < 2:
+        return frozenset()
+    return frozenset(label(node) for node in integers.nodes
+                     if integers.units.constraint(node, Same) is not None and len(data_inputs(node)) > 1
+                     and any(plan.groups.get(value.name or "") == leader for value in data_inputs(node)))

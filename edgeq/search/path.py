@@ -5,18 +5,20 @@ of its solutions. Plain arithmetic; nothing is quantized or run here.
 """
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 # Computing the whole network in float costs as much as this many times its 8-bit weights. A search that counted bytes
 # alone would always do that first, and make a slow bundle.
 FLOAT_COST: Final = 1.0
+OWN_GRID: Final = 0.5  # noise of a value on its own grid, of that on a shared one, as a ShuffleNet's measured
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """weight_bytes, noise: by bits, ascending; what wide weights lose is 0. multiplications: of one run."""
+    """weight_bytes, noise: by bits, ascending."""
 
     weight_bytes: Mapping[int, int]
     noise: Mapping[int, float]
@@ -24,17 +26,24 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
-    """A value on an integer grid. nodes: what must compute in float for it to be float."""
+    """A value on an integer grid. nodes: what must compute in float for it to be float. ties: what must do so for it to
+    get a grid of its own, where it shares one.
+    """
 
     noise: float
     nodes: frozenset[str]
+    ties: frozenset[str] = frozenset()
+
+    def among(self, floats: AbstractSet[str]) -> Rounded:
+        """The same, once these nodes compute in float."""
+        return Rounded(self.noise * OWN_GRID, self.nodes) if self.ties and self.ties <= floats else self
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """bits: of the weights, by layer. floats: nodes that compute in float. noise: predicted, relative to the signal.
 
-    float_share: of all multiplications.
+    float_share: of all work.
     """
 
     bits: Mapping[str, int]
@@ -53,20 +62,20 @@ class _Step:
     nodes: frozenset[str] = frozenset()
 
 
-def path(layers: Mapping[str, Layer], values: Mapping[str, Rounded], multiplications: Mapping[str, int],
+def path(layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int],
          ) -> list[Mixture]:
-    """Every mixture on the way. multiplications: by node, of all of them."""
-    return list(_Walk(layers, values, multiplications).mixtures())
+    """Every mixture on the way. work: by node, of all that could compute on integers, in any unit."""
+    return list(_Walk(layers, values, work).mixtures())
 
 
 class _Walk:
-    def __init__(self, layers: Mapping[str, Layer], values: Mapping[str, Rounded], multiplications: Mapping[str, int]):
-        self.layers, self.multiplications = layers, multiplications
+    def __init__(self, layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int]):
+        self.layers, self.work = layers, work
         self.bits = {name: min(layer.weight_bytes) for name, layer in layers.items()}
         self.floats: set[str] = set()
         self.rounded = dict(values)
         self.all_bytes = max(1, sum(layer.weight_bytes.get(8, 0) for layer in layers.values()))
-        self.all_multiplications = max(1, sum(multiplications.values()))
+        self.all_work = max(1, sum(work.values()))
 
     def mixtures(self) -> Iterator[Mixture]:
         yield self._mixture()
@@ -75,7 +84,8 @@ class _Walk:
             if best.layer:
                 self.bits[best.layer] = best.bits
             self.floats |= best.nodes
-            self.rounded = {name: value for name, value in self.rounded.items() if not value.nodes <= self.floats}
+            self.rounded = {name: value.among(self.floats) for name, value in self.rounded.items()
+                            if not value.nodes <= self.floats}
             yield self._mixture()
 
     def _steps(self) -> Iterator[_Step]:
@@ -83,17 +93,20 @@ class _Walk:
             now = self.bits[name]
             for bits, size in layer.weight_bytes.items():
                 if bits > now:
-                    nodes = frozenset({name} if bits >= 16 and self.multiplications else ())
+                    nodes = frozenset({name} if bits >= 16 and self.work else ())
                     cost = (size - layer.weight_bytes[now]) / self.all_bytes + self._float_cost(nodes)
                     yield _Step(layer.noise[now] - layer.noise[bits], cost, name, bits, nodes)
         for value in self.rounded.values():
             yield _Step(value.noise, self._float_cost(value.nodes), nodes=value.nodes)
+        for ties in {value.ties for value in self.rounded.values() if value.ties}:
+            noise = sum(value.noise for value in self.rounded.values() if value.ties == ties)
+            yield _Step(noise * (1 - OWN_GRID), self._float_cost(ties), nodes=ties)
 
-    def _float_cost(self, nodes: Collection[str]) -> float:
+    def _float_cost(self, nodes: AbstractSet[str]) -> float:
         return FLOAT_COST * self._share(name for name in nodes if name not in self.floats)
 
-    def _share(self, nodes: Iterator[str] | Collection[str]) -> float:
-        return sum(self.multiplications.get(name, 0) for name in nodes) / self.all_multiplications
+    def _share(self, nodes: Iterator[str] | AbstractSet[str]) -> float:
+        return sum(self.work.get(name, 0) for name in nodes) / self.all_work
 
     def _mixture(self) -> Mixture:
         noise = sum(layer.noise[self.bits[name]] for name, layer in self.layers.items())

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
+from typing import Final
 
 import onnx_ir as ir
 
@@ -15,6 +17,7 @@ from edgeq.quant.calibrate import Calibrator, TensorStatistics
 from edgeq.quant.fit import Fit, Fitted, Fitter
 from edgeq.quant.methods import Method
 from edgeq.quant.plan import Precision, QuantPlan, Weight, make_plan
+from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.units import Units
 from edgeq.quant.prefix import Arrays
 from edgeq.quant.quantize import quantize
@@ -22,6 +25,9 @@ from edgeq.quant.samples import Samples
 from edgeq.quant.solve.layer import NO_CORRECTION
 from edgeq.scheme import QuantScheme, QuantType
 from edgeq.targets import MULTIPLY_ACCUMULATE, Target
+
+_ELEMENT: Final = 8  # multiplications, while an element goes through memory
+_FREE: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})  # no element moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,18 @@ class Workbench:
     keep_float: Sequence[str] = ()
     progress: Progress = lambda what, done=0, total=None: None
     _fitted: dict[tuple[str, QuantType], Fitted] = field(default_factory=dict)
+
+    @cached_property
+    def work(self) -> dict[str, int]:
+        """Of each node that could compute on integers."""
+        if self.scheme.activation is None:
+            return {}
+        return {label(node): work(node) for node in IntegerNodes(self.units, (), {}).nodes}
+
+    def float_share(self, plan: QuantPlan) -> float:
+        """Of the work that could be done on integers, what a plan does in float."""
+        total = sum(self.work.values())
+        return sum(self.work.get(kept.node, 0) for kept in plan.kept) / total if total else 0.0
 
     def plan(self, layers: Mapping[str, Precision]) -> QuantPlan:
         return make_plan(self.network, self.targets, self.scheme, keep_float=self.keep_float, layers=layers)
@@ -107,15 +125,15 @@ class _Remembered:
         return {name: self.known[name, kind] for name, kind in keys if (name, kind) in self.known}
 
 
-def multiplications(node: ir.Node) -> int:
-    """Of one run of a multiply-accumulate node; of another op as many as its output has elements."""
+def work(node: ir.Node) -> int:
+    """Multiplications of one run of a multiply-accumulate node; what takes as long, roughly, of another op."""
     output = node.outputs[0]
     if output.shape is None or not output.shape.is_static():
         return 0
     elements = math.prod(shape_of(output))
     weight = node.inputs[1] if node.op_type in MULTIPLY_ACCUMULATE else None
     if weight is None:
-        return elements
+        return 0 if node.op_type in _FREE else elements * _ELEMENT
     sizes = shape_of(weight)
     match node.op_type:
         case "Conv":
@@ -134,8 +152,7 @@ def precisions(bits: Mapping[str, int], floats: Iterable[str], reason: str = "")
             for name in dict.fromkeys((*bits, *sorted(floats)))}
 
 
-def spread(samples: Iterable[Arrays] | None, count: int) -> list[Arrays]:
+def spread(samples: Samples, count: int) -> list[Arrays]:
     """At most so many samples, spread evenly over all."""
-    known = list(samples or ())
-    step = max(1, len(known) // count)
-    return known[::step][:count]
+    step = max(1, samples.count // count)
+    return list(islice(samples, 0, step * count, step))

@@ -16,13 +16,13 @@ from edgeq.cli import main
 from edgeq.errors import UsageError
 from edgeq.pipeline import convert
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
-from edgeq.quant.methods import METHODS
+from edgeq.quant.methods import method_named
 from edgeq.quant.samples import open_samples
 from edgeq.record import input_specs
 from edgeq.scheme import PRESETS
 from edgeq.search.limits import Drop, Least, limits_of
 from edgeq.search.mixtures import measured_path
-from edgeq.search.workbench import Workbench, multiplications, precisions
+from edgeq.search.workbench import Workbench, precisions, work
 from edgeq.targets import ONNXRUNTIME
 from edgeq.verify.compare import compare
 from edgeq.verify.reference import run_onnx
@@ -36,7 +36,8 @@ def bench() -> Workbench:
     model = residual()
     samples = open_samples(FEEDS, input_specs(model))
     statistics = calibrate(model, ["x", "r", "c", "t", "p", "f"], samples)
-    return Workbench(model, [ONNXRUNTIME], PRESETS["w8a8"], samples, statistics, CALIBRATORS["mse"], METHODS["auto"])
+    return Workbench(model, [ONNXRUNTIME], PRESETS["w8a8"], samples, statistics, CALIBRATORS["mse"],
+                     method_named("auto"))
 
 
 def noise(bench: Workbench, graph: Any) -> float:
@@ -61,12 +62,12 @@ def test_the_last_mixture_is_float(bench: Workbench) -> None:
 
 
 def test_multiplications() -> None:
-    counted = [multiplications(node) for node in residual().graph]
+    counted = [work(node) for node in residual().graph]
     assert counted[0] == 9 * 7 * 4 * 3 * 9
     assert counted[7] == 4 * 5
     transposed = network("g (float[1,2,3,4] x) => (float[1,5,7,9] y) { y = ConvTranspose <strides=[2,2]> (x, w) }",
                          w=normal(2, 5, 3, 3))
-    assert multiplications(transposed.graph[0]) == 2 * 3 * 4 * 5 * 3 * 3
+    assert work(transposed.graph[0]) == 2 * 3 * 4 * 5 * 3 * 3
 
 
 def labelled() -> list[tuple[dict[str, np.ndarray], int]]:

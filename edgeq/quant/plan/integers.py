@@ -38,6 +38,9 @@ class IntegerNodes:
                     self.nodes.add(node)
         self._keep_tails()
         self._demote_islands()
+        for node, head in units.absorbed.items():
+            if head in self.kept:
+                self.kept[node] = self.kept[head]
 
     def is_read(self, value: ir.Value) -> bool:
         """True when integers are what some reader of a value wants."""

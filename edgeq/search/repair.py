@@ -1,0 +1,106 @@
+"""8 bits that nobody notices: the few layers that cause most of the outputs' error compute in float.
+
+Plain W8A8 is measured against float first. Where it is good, nothing more is done. Else every rounding is measured
+alone, and the path of mixtures is followed as long as what it repairs is worth the float compute.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import onnx_ir as ir
+
+from edgeq.quant.plan import Precision
+from edgeq.quant.prefix import Arrays
+from edgeq.search.mixtures import measured_path
+from edgeq.search.path import Mixture
+from edgeq.search.workbench import Built, Workbench, precisions
+from edgeq.verify.evaluate import Evaluation, fidelity
+from edgeq.verify.reference import opened, run_onnx
+
+# An error of 32 dB moves scores by a 40th of their size and hardly an argmax; images and boxes show more of it.
+SCORES_DB: Final = 32.0
+VALUES_DB: Final = 38.0
+MOST_FLOAT: Final = 0.25  # of all work: beyond, the user did not ask for a float network
+MOST_BYTES: Final = 1.1  # of plain W8A8's weights
+WORTH_DB: Final = 10.0  # what computing everything in float would have to gain: 10 % of the work, 1 dB
+TRIALS: Final = 8
+FEEDS: Final = 16  # to compare outputs on
+PROBES: Final = 4  # of these, to measure single roundings on
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """sqnr_db: of the worst output. plain_db: the same of plain W8A8. float_share: what it adds to plain W8A8's."""
+
+    built: Built
+    plain_db: float
+    sqnr_db: float
+    float_share: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"plain_sqnr_db": round(self.plain_db, 2), "sqnr_db": round(self.sqnr_db, 2),
+                "float_share": round(self.float_share, 4)}
+
+
+def repair(bench: Workbench, feeds: Sequence[Arrays]) -> Repair:
+    """Quantize to 8 bits, with as few layers in float as bring the outputs near enough to the float network's."""
+    evaluation = fidelity(feeds, run_onnx(bench.network, feeds, fused=True))
+    plain = bench.build({})
+    best = Repair(plain, _score(evaluation, plain.graph), 0.0, 0.0)
+    best = first = Repair(plain, best.plain_db, best.plain_db, 0.0)
+    enough = SCORES_DB if _gives_scores(bench.network) else VALUES_DB
+    if first.sqnr_db >= enough or not plain.plan.groups:
+        return first
+    path = measured_path(bench, feeds[:PROBES], (8, 16))
+    for place in _worth_trying(path):
+        built = bench.build(_with_reasons(path[:place + 1]))
+        share = bench.float_share(built.plan) - bench.float_share(plain.plan)
+        if share > MOST_FLOAT:  # more than was predicted, where float spreads to the neighbours
+            continue
+        found = Repair(built, first.plain_db, _score(evaluation, built.graph), share)
+        best = max(best, found, key=_worth)
+        if found.sqnr_db >= enough:
+            break
+    return best
+
+
+def _worth(found: Repair) -> float:
+    return found.sqnr_db - WORTH_DB * found.float_share
+
+
+def _score(evaluation: Evaluation, graph: ir.Model) -> float:
+    with opened(graph) as predict:
+        return evaluation.score(predict)
+
+
+def _gives_scores(network: ir.Model) -> bool:
+    """True when every output is one row of scores, of which the largest counts."""
+    sizes = [value.shape.numpy() for value in network.graph.outputs if value.shape is not None]
+    return all(size and size[-1] > 1 and math.prod(size) == size[-1] for size in sizes)
+
+
+def _worth_trying(path: Sequence[Mixture]) -> Iterator[int]:
+    """Places that are each predicted to be half a dB better than the one before, within the limits."""
+    last, tried = path[0].noise, 0
+    for place, mixture in enumerate(path[1:], 1):
+        if mixture.float_share > MOST_FLOAT or mixture.weight_bytes > MOST_BYTES * path[0].weight_bytes:
+            return
+        if mixture.noise <= last * 10**-0.05 and tried < TRIALS:
+            last, tried = mixture.noise, tried + 1
+            yield place
+
+
+def _with_reasons(path: Sequence[Mixture]) -> dict[str, Precision]:
+    """The last mixture of a path; each node says what its step won."""
+    found = precisions(path[-1].bits, ())
+    for before, after in pairwise(path):
+        gain = before.noise - after.noise
+        lost = 10 * math.log10(path[0].noise / max(path[0].noise - gain, 1e-30))
+        reason = f"costs {lost:.1f} dB of the output's SQNR at 8 bits"
+        for name in after.floats - before.floats:
+            found[name] = Precision(found[name].weight_bits if name in found else None, False, reason)
+    return found

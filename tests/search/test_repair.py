@@ -1,0 +1,75 @@
+"""8 bits by default: a layer that ruins the outputs computes in float, and a network that is good is left alone."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+from small_graphs import feeds, network, normal
+
+import edgeq_runtime
+from edgeq.bundle import Bundle
+from edgeq.pipeline import convert
+from edgeq.search import repair
+from edgeq.verify.compare import compare
+from edgeq.verify.reference import run_onnx
+
+SHAPE = (1, 2, 8, 6)
+FEEDS = feeds(SHAPE, 12)
+
+
+def gated(outlier: float) -> ir.Model:
+    """One channel in front of the Sigmoid is `outlier` times the others, which share its grid and lose to it."""
+    w1 = normal(16, 2, 3, 3, seed=1)
+    w1[0] *= outlier
+    wide = {f"w{k}": normal(24, 24, 3, 3, seed=k, scale=0.1) for k in (3, 4)}
+    return network("""
+        g (float[1,2,8,6] x) => (float[1,3,8,6] y) {
+            a = Conv <pads = [1,1,1,1]> (x, w1)
+            s = Sigmoid (a)
+            b = Conv <pads = [1,1,1,1]> (s, w2)
+            r = Relu (b)
+            c = Conv <pads = [1,1,1,1]> (r, w3)
+            t = Relu (c)
+            d = Conv <pads = [1,1,1,1]> (t, w4)
+            u = Relu (d)
+            y = Conv <pads = [1,1,1,1]> (u, w5)
+        }""", w1=w1, w2=normal(24, 16, 3, 3, seed=2), w5=normal(3, 24, 3, 3, seed=5), **wide)
+
+
+def converted(model: ir.Model, path: Path, **words: Any) -> tuple[Bundle, float, list[str]]:
+    """-> the bundle, its SQNR against float, and the nodes that the repair keeps."""
+    bundle = convert(model, target="onnxruntime", calibration=FEEDS, output=path, **words)
+    with edgeq_runtime.load(bundle.path) as engine:
+        (difference,) = compare(list(run_onnx(model, FEEDS)), [engine.run(dict(feed)) for feed in FEEDS])
+    kept = [node["node"] for node in bundle.report["quantization"]["kept_float"] if "output's SQNR" in node["reason"]]
+    return bundle, difference.sqnr_db, kept
+
+
+def test_the_layer_that_ruins_the_outputs_computes_in_float(tmp_path: Path) -> None:
+    _, plain, none = converted(gated(100.0), tmp_path / "plain", method="sum-preserving")
+    bundle, repaired, kept = converted(gated(100.0), tmp_path / "repaired")
+    assert plain < 20
+    assert not none
+    assert repaired > plain + 10
+    assert {"Conv_0", "Sigmoid_1"} <= set(kept)
+    assert "Conv_6" not in kept
+    found = bundle.report["repair"]
+    assert found["plain_sqnr_db"] == pytest.approx(plain, abs=1)
+    assert found["sqnr_db"] == pytest.approx(repaired, abs=1)
+    assert 0 < found["float_share"] < repair.MOST_FLOAT
+    assert bundle.manifest.quantization["wider_layers"] == {}
+
+
+def test_what_is_good_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "VALUES_DB", 25.0)
+    bundle, sqnr, kept = converted(gated(1.0), tmp_path / "b")
+    assert sqnr > 25
+    assert not kept
+    assert bundle.report["repair"]["float_share"] == 0
+
+
+def test_weights_alone_are_not_repaired(tmp_path: Path) -> None:
+    bundle = convert(gated(1.0), target="onnxruntime", output=tmp_path / "b")
+    assert bundle.report["repair"] is None
