@@ -23,7 +23,7 @@ class Recipe:
 
     package: the distribution whose version counts. imports: modules in the order in which they are loaded, so that a
     crash names one. wheels: what PyPI has beside the package. installed: what PyPI has not and the board must have;
-    remedy: the command that gives it to it.
+    remedy: the command that gives it to it. last: the release after which there are no more.
     """
 
     engine: str
@@ -32,6 +32,7 @@ class Recipe:
     imports: tuple[str, ...]
     wheels: tuple[str, ...] = ()
     installed: tuple[str, ...] = ()
+    last: str = ""
     remedy: str = ""
 
 
@@ -46,7 +47,7 @@ RECIPES: Final = (
     # The only engine with an armv7l wheel: 2.14.0, the last release, for Python up to 3.11.
     # https://pypi.org/project/tflite-runtime/#files. Built against numpy 1.
     Recipe("tflite", _32, "tflite-runtime", ("numpy", "tflite_runtime.interpreter"), installed=("numpy",),
-           remedy="sudo apt install python3-numpy"),
+           last="2.14.0", remedy="sudo apt install python3-numpy"),
     # https://packages.debian.org/trixie/python3-onnxruntime: Debian 13 builds it for armhf, PyPI and piwheels do not.
     Recipe("onnxruntime", _32, "onnxruntime", ("numpy", "onnxruntime"),
            installed=("numpy", "onnxruntime"), remedy="sudo apt install python3-onnxruntime (from Debian 13 on)"),
@@ -72,6 +73,9 @@ def choose_packages(manifest: Manifest, facts: Facts, engine: str | None = None)
         BoardError: nothing fits this board; says what was looked for and what helps.
     """
     recipe = _recipe(manifest, facts)
+    if recipe.last and not matches(recipe.last, _versions(recipe, manifest)):
+        raise BoardError(f"{recipe.package} {recipe.last} is the last for {facts.machine}, and the bundle needs "
+                         f"{recipe.package} {_versions(recipe, manifest)}: convert it with --bits 8")
     installed = recipe.installed if engine != INSTALLED else ("numpy", recipe.package)
     for package in installed:
         _check_installed(package, recipe, manifest, facts)

@@ -83,7 +83,7 @@ class Sshd:
         environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": ":".join(libraries)}
         with (folder / "log").open("wb") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
             try:
-                _wait_for(port, process, folder / "log")
+                wait_for(port, process, folder / "log")
                 yield cls(folder, port, process)
             finally:
                 process.terminate()
@@ -111,7 +111,7 @@ def _path_without(folder: Path) -> str:
     return os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if part != str(folder))
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(100):
         if process.poll() is not None:
             pytest.skip(f"sshd does not start here: {log.read_text().strip()}")
