@@ -65,8 +65,8 @@ class Options:
     progress: Progress = lambda what, done=0, total=None: None
 
 
-def scheme_of(options: Options) -> QuantScheme:
-    """What the flags ask for.
+def scheme_of(options: Options, *, symmetric: bool = False) -> QuantScheme:
+    """What the flags ask for. symmetric: of targets whose activations have zero point 0.
 
     Raises:
         UsageError: static activations without data, or a granularity that nobody knows.
@@ -78,7 +78,7 @@ def scheme_of(options: Options) -> QuantScheme:
             raise UsageError("--activations 8 goes with --bits 8 or 4: engines do not multiply integers with floats")
         return QuantScheme()
     static = options.calibration is not None and options.activations in ("auto", "8")
-    activation = QuantType(8, signed=False, symmetric=False) if static else None
+    activation = QuantType(8, signed=symmetric, symmetric=symmetric) if static else None
     return QuantScheme(QuantType(options.bits, granularity=_granularity(options.weights)), activation)
 
 

@@ -32,7 +32,7 @@ from edgeq.record import Record, check_meaning, input_specs, model_name
 from edgeq.report.html import Evidence, write_page
 from edgeq.search import Goal, limits_of
 from edgeq.streamed import is_large
-from edgeq.targets import TARGETS
+from edgeq.targets import TARGETS, are_symmetric
 from edgeq.verify.check import verify_bundle
 from edgeq.verify.references import References
 from edgeq_converters.contract import Backend, EmitOptions
@@ -62,7 +62,8 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     for name, path in paths.items():
         check_free(path, force=options.force)
         backend(name)
-    scheme, limits = scheme_of(options), limits_of(options.max_drop, options.min_metric, options.max_bytes)
+    scheme = scheme_of(options, symmetric=are_symmetric(TARGETS[name] for name in targets))
+    limits = limits_of(options.max_drop, options.min_metric, options.max_bytes)
     network = load_model(model, inputs=dict(options.inputs or {}),
                          open_sizes=all(TARGETS[name].open_sizes for name in targets), exact=options.bits == 32)
     check_meaning(network, options)

@@ -5,10 +5,12 @@ An op without a row on a target runs in float there. Each row links to the sourc
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
+
+from edgeq.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class Target:
     """One engine.
 
     rows: ONNX op -> how it runs in INT8. needs: the extra that installs its converter, or ''. open_sizes: it runs
-    tensors whose size the data decides, as what NonZero finds.
+    tensors whose size the data decides, as what NonZero finds. symmetric: its activations lie on signed grids around 0,
+    so that it shares no plan with the others.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Target:
     needs: str
     rows: Mapping[str, Row]
     open_sizes: bool = False
+    symmetric: bool = False
 
 
 _ORT: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
@@ -117,7 +121,31 @@ COREML: Final = Target(
         _each(_MOVES, _SAME, _COREML),
     ))
 
-TARGETS: Final[Mapping[str, Target]] = MappingProxyType({t.name: t for t in (ONNXRUNTIME, TFLITE, COREML)})
+# "Q/DQ Layer-Placement Recommendations" there: round the inputs of weighted layers, not their outputs as such.
+_TENSORRT: Final = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"
+TENSORRT: Final = Target(
+    "tensorrt", "onnxruntime", "TensorRT, CUDA or CPU through ONNX Runtime: Jetson",
+    "int8 per channel; int4 per block for MatMul", "int8 static, symmetric; float16", "",
+    _rows(
+        _each(("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "AveragePool", "GlobalAveragePool"), _FREE, _TENSORRT,
+              float_output=True),
+        _each(_MOVES, _SAME, _TENSORRT),
+    ), symmetric=True)
+
+TARGETS: Final[Mapping[str, Target]] = MappingProxyType({t.name: t for t in (ONNXRUNTIME, TFLITE, COREML, TENSORRT)})
+
+
+def are_symmetric(targets: Iterable[Target]) -> bool:
+    """Whether the activations of targets that share a plan are symmetric.
+
+    Raises:
+        UsageError: some are and some are not, so that they cannot share one.
+    """
+    kinds = {target.symmetric for target in targets}
+    if len(kinds) > 1:
+        raise UsageError("tensorrt has symmetric activations and shares no plan: ask for it in a call of its own")
+    return kinds == {True}
+
 
 # The ops that hold weights and nearly all of the arithmetic: what quantization is for.
 MULTIPLY_ACCUMULATE: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from small_graphs import feeds, network, normal, residual
 
-import edgeq_converters.onnxruntime
+import edgeq_converters.onnxfile
 from edgeq import streamed
 from edgeq.pipeline import convert
 from edgeq.verify.reference import run_onnx, run_parts
@@ -25,7 +25,7 @@ WEIGHT = 4 * WIDTH * WIDTH
 
 @pytest.fixture(autouse=True)
 def weights_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edgeq_converters.onnxruntime, "EXTERNAL_BYTES", 1)
+    monkeypatch.setattr(edgeq_converters.onnxfile, "EXTERNAL_BYTES", 1)
 
 
 @pytest.fixture

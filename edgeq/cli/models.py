@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeq.cli.shared import TARGET_NAMES, common, input_option, print_result, progress_bar
+from edgeq.cli.shared import PLANNED_TOGETHER, TARGET_NAMES, common, input_option, print_result, progress_bar
 
 if TYPE_CHECKING:
     from edgeq.dimensions import Shape
@@ -37,7 +37,7 @@ def inspect(source: str, inputs: dict[str, Shape], compute: str | None, as_json:
 @click.option("--bits", type=click.Choice(["4", "8"]), default="8", show_default=True, help="Of the weights.")
 @click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
 @click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True,
-              help="Whose rules; repeatable, all by default.")
+              help="Whose rules; repeatable, all that share a plan by default.")
 @input_option
 @click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many layers to show.")
@@ -52,7 +52,7 @@ def analyze(model: str, targets: tuple[str, ...], bits: str, preprocess: str | N
 
     with progress_bar() as progress:
         options = Options(**flags, bits=int(bits), preprocess=read_preprocess(preprocess), progress=progress)
-        found = damage(model, targets or TARGET_NAMES, options)
+        found = damage(model, targets or PLANNED_TOGETHER, options)
     print_result(found, as_json, lambda: print_damage(found, top))
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from edgeq.options import Progress
 
 BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
-TARGET_NAMES = ("onnxruntime", "tflite", "coreml")
+PLANNED_TOGETHER = ("onnxruntime", "tflite", "coreml")
+TARGET_NAMES = (*PLANNED_TOGETHER, "tensorrt")
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -25,7 +25,7 @@ def analyze(model: Any, targets: Sequence[str], options: Options) -> dict[str, A
     from edgeq.quant.quantize import quantize
     from edgeq.quant.samples import InputSpec, open_samples
     from edgeq.quant.sensitivity import sensitivity
-    from edgeq.targets import TARGETS
+    from edgeq.targets import TARGETS, are_symmetric
 
     if options.calibration is None:
         raise UsageError("the damage is measured on real samples: add --calibration DATA")
@@ -36,7 +36,9 @@ def analyze(model: Any, targets: Sequence[str], options: Options) -> dict[str, A
     specs = {value.name or "": InputSpec(value.dtype.numpy().name, dimensions(value, free_dimensions(network)))
              for value in real_inputs(network.graph) if value.dtype is not None and value.shape is not None}
     samples = open_samples(options.calibration, specs, limit=options.samples, preprocess=options.preprocess)
-    plan = make_plan(network, [TARGETS[name] for name in targets], scheme_of(options), keep_float=options.keep_float)
+    chosen = [TARGETS[name] for name in targets]
+    plan = make_plan(network, chosen, scheme_of(options, symmetric=are_symmetric(chosen)),
+                     keep_float=options.keep_float)
     if not plan.weights and not plan.groups:
         raise UsageError("nothing in this model would be quantized")
     feeds = list(samples)

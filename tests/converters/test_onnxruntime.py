@@ -16,7 +16,8 @@ from small_graphs import network, normal
 
 from edgeq.errors import UnsupportedModel
 from edgeq_converters.contract import Artifact, EmitOptions
-from edgeq_converters.onnxruntime import DATA, MODEL, emit
+from edgeq_converters.onnxfile import DATA, MODEL
+from edgeq_converters.onnxruntime import emit
 from edgeq_runtime.engines.versions import matches
 
 Arrays = dict[str, NDArray[Any]]

@@ -17,7 +17,8 @@ from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
 from edgeq.verify.reference import run_onnx
 from edgeq_converters.contract import EmitOptions
-from edgeq_converters.onnxruntime import MODEL, emit
+from edgeq_converters.onnxfile import MODEL
+from edgeq_converters.onnxruntime import emit
 
 # model -> integer kernels that it has to end in, the least SQNR in dB of the kernels against the graph run op by op.
 # The kernels round sums in other places; through 12 layers of attention that adds up.

@@ -21,6 +21,8 @@ TABLES: Final = {"tflite": "edgeq_converters.tflite.ops", "coreml": "edgeq_conve
 # The backend lets MatMulNBits round activations to int8 for speed (level 4); the rows ask what the graph computes.
 EXACT: Final = {"session.qdq_matmulnbits_accuracy_level": "1"}
 
+DEFAULT: Final = EmitOptions()
+
 
 def handlers(backend: str) -> Mapping[str, Callable[..., Any]]:
     """Op type -> handler."""
@@ -29,13 +31,13 @@ def handlers(backend: str) -> Mapping[str, Callable[..., Any]]:
     return table.handlers
 
 
-def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path) -> Arrays:
+def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path, options: EmitOptions = DEFAULT) -> Arrays:
     """Convert and run -> graph output name -> array, in the graph's dtypes.
 
     Raises:
         UnsupportedModel: the backend's refusal.
     """
-    artifact: Artifact = importlib.import_module(f"edgeq_converters.{backend}").emit(model, folder, EmitOptions())
+    artifact: Artifact = importlib.import_module(f"edgeq_converters.{backend}").emit(model, folder, options)
     names = {str(value.name): artifact.names.get(str(value.name), str(value.name))
              for value in (*model.graph.inputs, *model.graph.outputs)}
     found = _RUNNERS[backend](folder / artifact.entry, artifact, {names[name]: data for name, data in feeds.items()})
@@ -77,4 +79,5 @@ def _run_coreml(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
     return {name: np.asarray(array) for name, array in found.items()}
 
 
-_RUNNERS: Final = {"onnxruntime": _run_onnxruntime, "tflite": _run_tflite, "coreml": _run_coreml}
+_RUNNERS: Final = {"onnxruntime": _run_onnxruntime, "tflite": _run_tflite, "coreml": _run_coreml,
+                   "tensorrt": _run_onnxruntime}

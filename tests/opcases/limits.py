@@ -10,6 +10,12 @@ REFUSED: Final[Mapping[tuple[str, str], str]] = {
     **{("coreml", row): "no such operator on coreml" for row in (
         "dft", "dft-complex-inverse", "dft-onesided-longer", "dft-onesided-shorter", "roi-align", "roi-align-corners",
         "stft", "stft-both-sides")},
+    **{("tensorrt", row): "TensorRT's parser has no such operator" for row in (
+        "bit-shift", "cross-entropy", "cross-entropy-sum", "cross-entropy-weights", "det-2", "det-3", "dft",
+        "dft-complex-inverse", "dft-onesided-longer", "dft-onesided-shorter", "hardmax", "log-likelihood", "max-unpool",
+        "stft", "stft-both-sides")},
+    **{("tensorrt", row): "quantized networks are QuantizeLinear and DequantizeLinear" for row in (
+        "conv-integer", "matmul-integer")},
     ("coreml", "transpose-6d"): "rank 6; Core ML ends at 5",
     ("tflite", "conv-dynamic-weight"): "its weights are computed at run time",
     ("tflite", "non-zero"): "no such operator on tflite",

@@ -38,6 +38,7 @@ CONSTANT_DATA: Final[Mapping[str, tuple[int, ...]]] = {
 }
 _FOREIGN: Final = QuantType(8, signed=True, symmetric=False)
 _ACTIVATION: Final = QuantType(8, signed=False, symmetric=False)
+_SYMMETRIC: Final = QuantType(8)
 
 
 def has_weights(case: Case) -> bool:
@@ -45,19 +46,20 @@ def has_weights(case: Case) -> bool:
     return case.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and getattr(case.inputs[1], "constant", False)
 
 
-def quantize(case: Case, *, bits: int = 8, foreign: bool = False) -> tuple[ir.Model, dict[str, float]]:
+def quantize(case: Case, *, bits: int = 8, foreign: bool = False,
+             symmetric: bool = False) -> tuple[ir.Model, dict[str, float]]:
     """The row with every float input and output on a grid -> (QDQ model, the step of each float output's grid).
 
     Activations are uint8, asymmetric, from the extremes of the float run; weights are ``bits`` wide, symmetric, narrow,
     per output channel; a bias is int32 on the product grid. Nothing lies between a row and its tail.
     foreign: as a quantizer that knows no engine would do it: int8 activations, no grid shared or fixed, every output
-    at least 1.5 times as wide as it need be.
+    at least 1.5 times as wide as it need be. symmetric: as TensorRT wants activations, int8 around 0.
     """
     model = build(case)
     feeds = sample(case)
     results = run_onnxruntime(model, feeds)
     constants = _constant_data(model, case)
-    grids = _grids(case, {**feeds, **constants}, results, foreign)
+    grids = _grids(case, {**feeds, **constants}, results, foreign, symmetric)
     graph = model.graph
     for name in [value.name for value in graph.inputs if value.name in grids]:
         _round_input(graph, str(name), grids[str(name)])
@@ -92,12 +94,14 @@ def _constant_data(model: ir.Model, case: Case) -> Arrays:
     return chosen
 
 
-def _grids(case: Case, data: Arrays, results: Arrays, foreign: bool) -> Grids:
+def _grids(case: Case, data: Arrays, results: Arrays, foreign: bool, symmetric: bool) -> Grids:
     """A grid for every float array."""
     data = {name: array for name, array in data.items() if array.dtype == np.float32}
     results = {name: array for name, array in results.items() if array.dtype == np.float32}
     if not data and not results:
         return {}
+    if symmetric:
+        return {name: _grid([array], _SYMMETRIC) for name, array in (data | results).items()}
     if foreign:
         return {**{name: _grid([array], _FOREIGN) for name, array in data.items()},
                 **{name: _grid([1.5 * array, *_reach(case, data)], _FOREIGN) for name, array in results.items()}}
@@ -125,6 +129,8 @@ def _grid(arrays: Iterable[NDArray[Any]], type: QuantType) -> QuantParams:
     joined = np.concatenate([array.ravel() for array in arrays])
     low, high = min(float(joined.min()), 0.0), max(float(joined.max()), 0.0)
     first, last = type.range
+    if type.symmetric:
+        low, high = min(low, -high), max(high, -low)
     scale = np.float32((high - low) / (last - first) or 1.0)
     zero_point = np.clip(np.rint(first - low / scale), first, last)
     return QuantParams(type, np.asarray(scale, np.float32), np.asarray(zero_point, np.int32))

@@ -7,9 +7,10 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from edgeq.errors import Problem, UnsupportedModel
-from edgeq.graph import IR_VERSION, OPSET, all_nodes, label
+from edgeq.graph import all_nodes, label
 from edgeq.quant.qdq import DEQUANTIZE
 from edgeq_converters.contract import Artifact, EmitOptions
+from edgeq_converters.onnxfile import MODEL, save
 from edgeq_converters.onnxruntime.anchors import anchor_float_weights
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.lstm import dynamic_lstm
@@ -25,9 +26,6 @@ from edgeq_converters.onnxruntime.weights import WeightForms
 
 __all__ = ["emit"]
 
-MODEL: Final = "model.onnx"
-DATA: Final = "model.onnx.data"
-EXTERNAL_BYTES: Final = 1 << 20  # from here on, weights in a file of their own: it is mapped, not read
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
 # MatMulNBits rounds activations to int8 per block (level 4), 3.3 times faster than in float (level 1) when a language
@@ -63,7 +61,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     forms.rewrite()
     anchor_float_weights(graph)
     _drop_unread(graph)
-    _save(model, folder)
+    save(model, folder)
     return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms), float_nodes=tuple(islands))
 
 
@@ -78,21 +76,3 @@ def _drop_unread(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
             del graph.initializers[name]
-
-
-def _save(model: ir.Model, folder: Path) -> None:
-    model.ir_version = IR_VERSION
-    model.opset_imports[""] = OPSET
-    for value in model.graph.initializers.values():
-        value.const_value = _raw(value.const_value) if value.const_value is not None else None
-    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)  # in a file that is no part of this
-    if elsewhere or sum(tensor.nbytes for tensor in tensors) >= EXTERNAL_BYTES:
-        ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=1024)
-    else:
-        ir.save(model, folder / MODEL)
-
-
-def _raw(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """Four-bit integers kept as the protobuf's varints would take more room than int8."""
-    return ir.tensor(tensor.numpy(), name=tensor.name) if isinstance(tensor, ir.TensorProtoTensor) else tensor

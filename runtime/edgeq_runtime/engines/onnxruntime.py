@@ -26,7 +26,8 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime
     unknown = sorted(set(manifest.options) - OPTIONS)
     if unknown:
         raise BundleError(f"options that this runtime does not know: {', '.join(unknown)}; update edgeq-runtime")
-    providers = _providers(onnxruntime.get_available_providers(), manifest.options.get("providers"))
+    cache = _cache(folder, onnxruntime.__version__)
+    providers = _providers(onnxruntime.get_available_providers(), manifest.options.get("providers"), cache)
     try:
         session = onnxruntime.InferenceSession(
             os.path.join(folder, manifest.entry), _session_options(onnxruntime, manifest.options, threads),
@@ -89,11 +90,29 @@ def _session_options(onnxruntime: Any, options: Dict[str, Any], threads: Optiona
     return session_options
 
 
-def _providers(available: List[str], wanted: Optional[List[Any]]) -> List[Any]:
+def _cache(folder: str, version: str) -> Optional[str]:
+    """Where TensorRT may keep what it built for this bundle on this device: it is good for one onnxruntime only.
+
+    None where the bundle cannot be written to; each start then builds anew.
+    """
+    return os.path.join(folder, "engine_cache", version) if os.access(folder, os.W_OK) else None
+
+
+def _providers(available: List[str], wanted: Optional[List[Any]], cache: Optional[str]) -> List[Any]:
     """The wanted providers that this build has, in their order; the CPU where the bundle asks for nothing."""
-    chosen = [tuple(provider) if isinstance(provider, list) else provider
+    chosen = [(provider, {}) if isinstance(provider, str) else (provider[0], provider[1])
               for provider in wanted or ["CPUExecutionProvider"]]
-    usable = [provider for provider in chosen if (provider if isinstance(provider, str) else provider[0]) in available]
+    usable = [(name, _in_cache(options, cache)) for name, options in chosen if name in available]
     if not usable:
         raise EngineError(f"this bundle wants one of {wanted}; this build of onnxruntime has {available}")
     return usable
+
+
+def _in_cache(options: Dict[str, Any], cache: Optional[str]) -> Dict[str, Any]:
+    """TensorRT's options with this device's cache folder in place of the bundle's word for it."""
+    if "trt_engine_cache_path" not in options:
+        return options
+    if cache is None:
+        return {key: value for key, value in options.items() if "_cache_" not in key}
+    os.makedirs(cache, exist_ok=True)
+    return {key: cache if key.endswith("_cache_path") else value for key, value in options.items()}

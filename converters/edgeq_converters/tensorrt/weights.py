@@ -1,0 +1,98 @@
+"""Constants in the forms that TensorRT takes: biases in float, INT4 weights in blocks."""
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeq.graph import attribute, constant, initializer, is_constant, shape
+from edgeq.quant.qdq import DEQUANTIZE, grid_of
+from edgeq.scheme import PerBlock, PerChannel, dequantize
+
+_BLOCKS: Final = (128, 64, 32, 16)  # sizes that its kernels know; the largest that divides the axis
+_INT4: Final = frozenset({"MatMul", "Gemm"})
+
+
+def float_biases(graph: ir.Graph) -> None:
+    """DQ(int32 b, s) -> Conv      =>      float b -> Conv
+
+    The parser takes no int32 in a DequantizeLinear (onnxruntime#14229, onnx-tensorrt#850). The numbers stay the same.
+    """
+    for node in list(graph):
+        stored = node.inputs[0] if node.op_type == DEQUANTIZE else None
+        if stored is None or stored.dtype != ir.DataType.INT32 or not is_constant(stored):
+            continue
+        grid, data = grid_of(node), constant(stored)
+        if grid is not None and data is not None:
+            _replace(graph, node, dequantize(data, grid).astype(np.float32))
+
+
+def block_int4_weights(graph: ir.Graph) -> None:
+    """INT4 is for the weights of a MatMul, in blocks along its rows or columns: a scale per channel is repeated for
+    each block of the channel. Other layers get their 4-bit integers stored as int8, which computes the same.
+
+        DQ(int4 w [K,N], s [N], axis 1)  =>  DQ(int4 w [K,N], s [K/128,N], axis 0, block_size 128)
+    """
+    for node in list(graph):
+        stored = node.inputs[0] if node.op_type == DEQUANTIZE else None
+        if stored is None or stored.dtype not in (ir.DataType.INT4, ir.DataType.UINT4) or not is_constant(stored):
+            continue
+        grid, data = grid_of(node), constant(stored)
+        if grid is None or data is None or grid.zero_point.any():
+            continue
+        readers = {use.node.op_type for use in node.outputs[0].uses()}
+        size = _block_size(shape(stored), grid.type.granularity) if readers <= _INT4 and data.ndim == 2 else None
+        if isinstance(grid.type.granularity, PerBlock) and readers <= _INT4:
+            continue
+        if size is not None:
+            _in_blocks(graph, node, np.broadcast_to(grid.scale, shape(stored)[_axis(grid.type.granularity)]), size,
+                       _axis(grid.type.granularity))
+        else:
+            _as_int8(graph, node, data)
+
+
+def _axis(granularity: object) -> int:
+    """The channels' axis; of a weight with one scale, the columns."""
+    return granularity.axis if isinstance(granularity, PerChannel) else 1
+
+
+def _block_size(sizes: tuple[int, ...], granularity: object) -> int | None:
+    if isinstance(granularity, PerBlock):
+        return None
+    length = sizes[1 - _axis(granularity)]
+    return next((size for size in _BLOCKS if length % size == 0), None)
+
+
+def _in_blocks(graph: ir.Graph, node: ir.Node, scale: NDArray[Any], size: int, channels: int) -> None:
+    stored = node.inputs[0]
+    assert stored is not None
+    count = shape(stored)[1 - channels] // size
+    blocks = np.repeat(np.expand_dims(scale, 1 - channels), count, axis=1 - channels).astype(np.float32)
+    node.replace_input_with(1, initializer(graph, f"{stored.name}_block_scale", blocks))
+    if len(node.inputs) > 2:
+        node.resize_inputs(2)  # zero is what ONNX assumes, and of the scale's shape
+    node.attributes["axis"] = ir.AttrInt64("axis", 1 - channels)
+    node.attributes["block_size"] = ir.AttrInt64("block_size", size)
+
+
+def _as_int8(graph: ir.Graph, node: ir.Node, data: NDArray[Any]) -> None:
+    """The zero point is dropped rather than widened: it is 0."""
+    stored = node.inputs[0]
+    assert stored is not None
+    if attribute(node, "block_size", 0):
+        grid = grid_of(node)
+        assert grid is not None
+        _replace(graph, node, dequantize(data, grid).astype(np.float32))
+        return
+    node.replace_input_with(0, initializer(graph, f"{stored.name}_int8", data.astype(np.int8)))
+    if len(node.inputs) > 2:
+        node.resize_inputs(2)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, data: NDArray[Any]) -> None:
+    """A constant instead of a DequantizeLinear of constants."""
+    value = initializer(graph, f"{node.outputs[0].name}_constant", data)
+    node.outputs[0].replace_all_uses_with(value)
+    graph.remove(node, safe=True)

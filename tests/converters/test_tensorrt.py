@@ -1,0 +1,224 @@
+"""The graph for TensorRT: every rule of its parser, and what the graph computes, by onnxruntime on the CPU."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from opcases import CASES, Case, build, has_weights, quantize, quantize_weights, run_onnxruntime, sample
+from opcases.engines import run
+from opcases.limits import REFUSED
+
+from edgeq.errors import UnsupportedModel, UsageError
+from edgeq.graph import constant
+from edgeq.pipeline import convert, convert_all
+from edgeq_converters.contract import EmitOptions
+from edgeq_converters.tensorrt import emit
+from edgeq_converters.tensorrt.half import compute_in_half
+from edgeq_converters.tensorrt.lint import RULES, lint
+from edgeq_converters.tensorrt.weights import block_int4_weights
+from edgeq_runtime import EngineError, load
+from edgeq_runtime.engines.onnxruntime import _cache, _providers
+
+SINGLE, HALF = EmitOptions(precision="float32"), EmitOptions()
+HALF_TOLERANCE: Final = 3e-3  # of the largest number: half a step of 2**-11 for each of a few ops
+
+
+def check(case: Case, model: ir.Model, options: EmitOptions, bounds: dict[str, float], folder: Path) -> None:
+    refusal = REFUSED.get(("tensorrt", case.id))
+    feeds = sample(case)
+    if refusal:
+        with pytest.raises(UnsupportedModel, match=re.escape(refusal)):
+            run("tensorrt", model, feeds, folder, options)
+        assert not list(folder.iterdir())
+        return
+    found = run("tensorrt", model, feeds, folder, options)
+    for name, wanted in run_onnxruntime(model, feeds).items():
+        assert found[name].dtype == wanted.dtype
+        if wanted.dtype.kind != "f":
+            np.testing.assert_array_equal(found[name], wanted)
+        else:
+            bound = bounds.get(name, bounds[""] * float(np.abs(wanted).max(initial=1e-3)))
+            np.testing.assert_allclose(found[name], wanted, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_half(case: Case, tmp_path: Path) -> None:
+    check(case, build(case), HALF, {"": HALF_TOLERANCE}, tmp_path)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_int8(case: Case, tmp_path: Path) -> None:
+    model, steps = quantize(case, symmetric=True)
+    check(case, model, SINGLE, {"": 1e-5, **{name: 1.01 * step for name, step in steps.items()}}, tmp_path)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if has_weights(case)], ids=lambda case: case.id)
+def test_int4_weights(case: Case, tmp_path: Path) -> None:
+    check(case, quantize_weights(case), SINGLE, {"": 1e-5}, tmp_path)
+
+
+# What the file looks like
+
+def product(rows: int = 64, columns: int = 24) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 21]>
+        net (float[1,3,{rows}] x) => (float[1,3,8] y) {{
+            h = MatMul (x, w1) h1 = Add (h, b1) r = Relu (h1) y1 = MatMul (r, w2) y = Softmax (y1) }}""")
+    rng = np.random.default_rng(0)
+    for name, size in (("w1", (rows, columns)), ("b1", (columns,)), ("w2", (columns, 8))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=size).astype(np.float32), name))
+    return model
+
+
+def samples(rows: int = 64) -> list[dict[str, NDArray[Any]]]:
+    rng = np.random.default_rng(1)
+    return [{"x": rng.normal(size=(1, 3, rows)).astype(np.float32)} for _ in range(8)]
+
+
+def written(folder: Path) -> onnx.ModelProto:
+    return onnx.load(folder / "model.onnx")
+
+
+def stored(model: onnx.ModelProto, op: str) -> list[NDArray[Any]]:
+    """The zero points, or what a node of this kind reads first, as arrays."""
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return [constants[node.input[0]] for node in model.graph.node if node.op_type == op and node.input[0] in constants]
+
+
+def test_a_converted_network_obeys_every_rule(tmp_path: Path) -> None:
+    bundle = convert(product(), target="tensorrt", bits=8, calibration=samples(), output=tmp_path / "b")
+    model = ir.load(bundle.path / "model.onnx")
+    assert lint(model.graph) == []
+    ops = [node.op_type for node in model.graph]
+    assert "Relu" in ops
+    assert ops.count("QuantizeLinear") == 2  # the input of each product, and no output for its own sake
+    for weights in stored(written(bundle.path), "DequantizeLinear"):
+        assert weights.dtype == np.int8
+        assert weights.min() >= -127
+    product_node = next(node for node in model.graph if node.op_type == "MatMul")
+    assert product_node.outputs[0].dtype == ir.DataType.FLOAT16
+    assert [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.FLOAT] * 2
+    assert bundle.report["verification"]["against_float"][0]["sqnr_db"] > 30
+
+
+@pytest.mark.parametrize(("rows", "block"), [(64, 64), (48, 16), (256, 128)])
+def test_int4_weights_come_in_blocks(rows: int, block: int, tmp_path: Path) -> None:
+    bundle = convert(product(rows, 768), target="tensorrt", bits=4, output=tmp_path / "b")
+    node = next(node for node in written(bundle.path).graph.node if node.op_type == "DequantizeLinear")
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
+    assert attributes == {"axis": 0, "block_size": block}
+    assert bundle.report["verification"]["against_graph"][0]["sqnr_db"] > 50
+
+
+def test_what_has_no_blocks_keeps_its_integers_in_int8(tmp_path: Path) -> None:
+    """A convolution: the kernels for INT4 are those of matrix products."""
+    model = quantize_weights(next(case for case in CASES if case.op == "Conv" and has_weights(case)))
+    block_int4_weights(model.graph)
+    data = next(constant(node.inputs[0]) for node in model.graph if node.op_type == "DequantizeLinear")
+    assert data is not None
+    assert data.dtype == np.int8
+    assert np.abs(data).max() == 7
+
+
+def test_it_shares_no_plan(tmp_path: Path) -> None:
+    from edgeq.options import Options
+
+    with pytest.raises(UsageError, match="tensorrt has symmetric activations and shares no plan"):
+        convert_all(product(), ["tflite", "tensorrt"], Options(), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_int4_beside_int8_activations_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=r"INT4 weights with INT8 .*\(add --activations float, or use --bits"):
+        convert(product(64, 768), target="tensorrt", bits=4, calibration=samples(), output=tmp_path / "b")
+
+
+# Every rule, broken once
+
+BROKEN: Final = {
+    "supported-operators": ("float[2,3] x", "float[2,3] y", "y = Hardmax (x)"),
+    "qdq-only": ("float[2,3] x", "uint8[2,3] y", "y, s, z = DynamicQuantizeLinear (x)"),
+    "constant-grids": ("float[2,3] x, float s", "int8[2,3] y", "y = QuantizeLinear (x, s, z8)"),
+    "zero-point-0": ("float[2,3] x", "int8[2,3] y", "y = QuantizeLinear (x, c, o8)"),
+    "signed-integers": ("float[2,3] x", "uint8[2,3] y", "y = QuantizeLinear (x, c, u8)"),
+    "float-bias": ("int32[2,3] x", "float[2,3] y", "y = DequantizeLinear (x, c)"),
+    "one-activation-scale": ("float[2,3] x", "int8[2,3] y", "y = QuantizeLinear <axis = 1> (x, c3, z3)"),
+    "int4-weights-in-blocks": ("float[2,3] x", "int4[2,3] y", "y = QuantizeLinear (x, c, z4)"),
+}
+
+
+def broken(rule: str) -> ir.Graph:
+    inputs, outputs, nodes = BROKEN[rule]
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 21]> net ({inputs}) => ({outputs}) {{ {nodes} }}')
+    kinds = onnx.TensorProto
+    for name, kind, dims, data in (
+            ("z8", kinds.INT8, [], [0]), ("o8", kinds.INT8, [], [3]), ("u8", kinds.UINT8, [], [0]),
+            ("z4", kinds.INT4, [], [0]), ("z3", kinds.INT8, [3], [0] * 3), ("c", kinds.FLOAT, [], [.5]),
+            ("c3", kinds.FLOAT, [3], [.5, 1, 2])):
+        model.graph.initializer.append(onnx.helper.make_tensor(name, kind, dims, data))
+    return ir.from_proto(model).graph
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+def test_a_broken_rule_is_named(rule: str) -> None:
+    found = lint(broken(rule))
+    assert rule in {finding.rule for finding in found}
+    assert all(finding.reason and finding.remedy and finding.source.startswith("https://") for finding in found)
+
+
+def test_a_refusal_names_all_and_writes_nothing(tmp_path: Path) -> None:
+    graph = broken("zero-point-0")
+    with pytest.raises(UnsupportedModel, match=r"1 node .* on tensorrt:\n.*zero point is not 0 \[zero-point-0\]"):
+        emit(ir.Model(graph, ir_version=10), tmp_path, SINGLE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_float16_cannot_hold_stay_in_float32() -> None:
+    model = ir.from_proto(onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        net (float[2] x) => (float[2] y) <float[1] big = {1e6}, float[1] one = {1}> {
+            a = Add (x, big) b = Add (a, one) y = ReduceSum <keepdims = 1> (b) }"""))
+    model.graph[0].outputs[0].type = model.graph[1].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    compute_in_half(model.graph)
+    types = {node.op_type + str(k): node.outputs[0].dtype for k, node in enumerate(model.graph)}
+    assert types["Add0"] == ir.DataType.FLOAT
+    assert [node.op_type for node in model.graph] == ["Add", "Cast", "Add", "Cast", "ReduceSum"]
+
+
+# The runtime
+
+WANTED: Final = [["TensorrtExecutionProvider", {"trt_fp16_enable": "True", "trt_engine_cache_enable": "True",
+                                                "trt_engine_cache_path": "engine_cache"}],
+                 "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_the_runtime_takes_tensorrt_then_cuda_then_the_cpu(tmp_path: Path) -> None:
+    every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    cache = _cache(str(tmp_path), "1.23.0")
+    assert cache == str(tmp_path / "engine_cache" / "1.23.0")
+    found = _providers(every, WANTED, cache)
+    assert [name for name, _ in found] == every
+    assert found[0][1] == {"trt_fp16_enable": "True", "trt_engine_cache_enable": "True", "trt_engine_cache_path": cache}
+    assert Path(cache).is_dir()
+    assert _providers(every[1:], WANTED, cache) == [("CUDAExecutionProvider", {}), ("CPUExecutionProvider", {})]
+    assert _providers(every[2:], WANTED, cache) == [("CPUExecutionProvider", {})]
+    with pytest.raises(EngineError, match="wants one of"):
+        _providers(["OtherProvider"], WANTED, cache)
+
+
+def test_a_bundle_that_cannot_be_written_to_keeps_no_engine() -> None:
+    assert _providers(["TensorrtExecutionProvider"], WANTED, None) == [
+        ("TensorrtExecutionProvider", {"trt_fp16_enable": "True"})]
+
+
+def test_a_bundle_runs_here_on_the_cpu_and_says_so(tmp_path: Path) -> None:
+    bundle = convert(product(), target="tensorrt", bits=8, calibration=samples(), output=tmp_path / "b")
+    with load(bundle.path) as model:
+        assert model.accelerator == "CPUExecutionProvider"
+        assert model.self_test().ok
+    assert not (bundle.path / "engine_cache").exists()
