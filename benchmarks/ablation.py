@@ -23,7 +23,7 @@ from common import SIX, open_zoo, parser, report, shapes
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
-from edgeq.quant.choose import choose_calibrators
+from edgeq.quant.choose import SAMPLES, choose_calibrators
 from edgeq.quant.methods import Method, method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
@@ -104,7 +104,7 @@ class Bench:
         scaling = time.perf_counter() - started
         statistics = dict(calibrate(model, plan.sources, self.feeds)) if plan.sources else {}
         chosen = CALIBRATORS[self.calibrator] if self.calibrator != "auto" else choose_calibrators(
-            model, plan, statistics, self.feeds[:8])
+            model, plan, statistics, self.feeds[:SAMPLES])
         started = time.perf_counter()
         graph = quantize(model, plan, statistics, chosen, method.rounding, method.fit(self.feeds, bits), method.search)
         seconds = scaling + time.perf_counter() - started

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -13,11 +14,13 @@ from edgeq.quant.params import grid
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.prefix import Arrays
 from edgeq.quant.quantize import group_statistics
+from edgeq.quant.quantize import quantize as write_plan
 from edgeq.quant.walk import Columns, Walk
 from edgeq.scheme import QuantParams, dequantize, quantize
 
 DEFAULT: Final = "mse"
-SAMPLES: Final = 8  # each costs half a run of the network for every range that is tried
+SAMPLES: Final = 24
+CHOOSING: Final = 8  # of these; each costs half a run of the network for every range that is tried
 MARGIN: Final = 0.95  # of the default's error: what is not clearly better on these samples is luck
 _ALIKE: Final = 1 / 64  # of the range: grids that differ by less are one
 
@@ -27,8 +30,24 @@ def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[s
                        ) -> dict[str, Calibrator]:
     """Leader of each group -> its calibrator.
 
-    Each source of a group is rounded alone, on each of the ranges that differ, in the float network; what the outputs
-    then lose is added up over the sources, since the errors of single values nearly add up.
+    Errors of single values nearly add up, unless one of them is cut off where later samples need it. So the mixture
+    that is best value by value on a few samples is judged on the others, all values rounded at once, beside every
+    calibrator that serves all values alike.
+    """
+    mixed = _value_by_value(network, plan, statistics, feeds[:CHOOSING], progress)
+    choices = {name: dict.fromkeys(mixed, calibrator) for name, calibrator in CALIBRATORS.items()} | {"auto": mixed}
+    judges = feeds[CHOOSING:] or feeds
+    expected = Walk(network, judges).outputs()
+    alone = replace(plan, weights=(), biases=())
+    error = {name: _lost(expected, Walk(write_plan(network, alone, statistics, choice), judges).outputs())
+             for name, choice in choices.items()}
+    return choices[_best(error)]
+
+
+def _value_by_value(network: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
+                    feeds: Sequence[Arrays], progress: Callable[[int, int], None]) -> dict[str, Calibrator]:
+    """Leader -> calibrator. Each source of a group is rounded alone, on each of the ranges that differ, in the float
+    network; what the outputs then lose is added up over the sources.
     """
     merged = group_statistics(network.graph, plan, statistics)
     trials = {leader: _trials(found, plan) for leader, found in merged.items()}

@@ -31,6 +31,8 @@ class Walk:
         self.last.update({value.name or "": len(self.nodes) for value in self.results})
         self.values: Columns = {name: [np.asarray(feed[name]) for feed in feeds] for name in feeds[0]}
         self.done = 0
+        self._part: tuple[list[ir.Node], list[ir.Value], list[ir.Value]] | None = None
+        self._session: Any = None
 
     def outputs(self) -> Columns:
         return self._run(self.nodes, self.results, self.values)
@@ -71,12 +73,14 @@ class Walk:
         given = [value for value in read if value.name in known]
         constants = {value.name or "": value.const_value.numpy() for value in read
                      if value.name not in known and value.const_value is not None}
-        session = part_session(self.network, nodes, {value: known[value.name or ""][0] for value in given}, constants,
-                               wanted)
+        part = (list(nodes), list(wanted), given)
+        if self._part != part:  # several columns for one value: loading the rest anew outlasts running a small one
+            self._part, self._session = part, part_session(
+                self.network, nodes, {value: known[value.name or ""][0] for value in given}, constants, wanted)
         count = len(next(iter(known.values())))
         columns: Columns = {value.name or "": [] for value in wanted}
         for k in range(count):
-            results = session.run(None, {value.name: known[value.name or ""][k] for value in given})
+            results = self._session.run(None, {value.name: known[value.name or ""][k] for value in given})
             for column, array in zip(columns.values(), results, strict=True):
                 column.append(array)
         return columns
