@@ -27,7 +27,6 @@ import edgeq_runtime
 from edgeq.errors import EdgeqError
 from edgeq.pipeline import Options, convert_all
 
-
 LANGUAGE = "lm_stories260k"
 
 
@@ -90,8 +89,8 @@ class Bench:
 
     def edgeq(self, bits: int, method: str, targets: list[str], folder: Path) -> Iterator[Row]:
         activations = "float" if bits == 4 and self.item == LANGUAGE else "auto"
-        options = Options(bits=bits, method=method, calibration=self.calibration, inputs=shapes(self.zoo, self.item), verify=False,
-                          activations=activations)
+        options = Options(bits=bits, method=method, calibration=self.calibration, activations=activations,
+                          inputs=shapes(self.zoo, self.item), verify=False)
         started = time.perf_counter()
         try:
             bundles = convert_all(self.model, targets, options, folder / f"{method}{bits}")

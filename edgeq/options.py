@@ -42,7 +42,7 @@ class Options:
     samples: int | None = None
     activations: str = "auto"
     weights: str = "per-channel"
-    calibrator: str = "mse"
+    calibrator: str = "auto"
     calibration_cache: Path | None = None
     method: str = "auto"
     keep_float: Sequence[str] = ()

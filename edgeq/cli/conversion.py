@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--method", default="auto", show_default=True, metavar="auto|STEP+STEP...",
               help="How weights become integers; auto takes what measured best for these bits and samples. "
                    "Steps, such as equalize+gptq+descent, are listed in docs/methods.md.")
-@click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse", "entropy", "auto"]), default="mse",
+@click.option("--calibrator", type=click.Choice(["minmax", "percentile", "mse", "entropy", "auto"]), default="auto",
               show_default=True,
               help="How a range is chosen from what calibration saw; auto tries all, tensor by tensor.")
 @click.option("--calibration-cache", type=click.Path(dir_okay=False, path_type=Path),

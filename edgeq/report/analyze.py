@@ -44,7 +44,7 @@ def analyze(model: Any, targets: Sequence[str], options: Options) -> dict[str, A
     feeds = list(samples)
     statistics = calibrate(network, plan.sources, feeds, progress=lambda done: options.progress(
         "calibrating", done, len(feeds))) if plan.sources else {}
-    graph = quantize(network, plan, statistics, CALIBRATORS[options.calibrator])
+    graph = quantize(network, plan, statistics, CALIBRATORS["mse"])
     found = sensitivity(network, graph, plan, feeds, lambda done, total: options.progress("layers", done, total))
     return {"samples": len(feeds), "bits": options.bits, "layers": [asdict(damage) for damage in found]}
 

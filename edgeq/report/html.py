@@ -16,7 +16,7 @@ from edgeq.errors import EdgeqError
 from edgeq.graph import constant
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
-from edgeq.report.search import search_html
+from edgeq.report.search import score_sentence, search_html
 from edgeq.report.text import reasons, share, size
 from edgeq.scheme import broadcast
 from edgeq.targets import ABSORBED, MULTIPLY_ACCUMULATE
@@ -113,7 +113,8 @@ def page(report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> 
     """The whole page as text."""
     verified = report["verification"] is not None
     found: LayerComparison | str = evidence.comparison if verified else "Not verified, as was asked (--no-verify)."
-    parts = [_verdict(report, found, evidence), _facts(report, artifact_bytes), _accuracy(report["verification"])]
+    parts = [_verdict(report, found, evidence), _facts(report, artifact_bytes),
+             _accuracy(report["verification"], report.get("evaluation"))]
     if isinstance(found, str):
         parts.append(_section("Error by layer", f"<p>{escape(found)}</p>"))
     else:
@@ -139,7 +140,8 @@ h1 { font-size: 1.6em; margin-bottom: .3em; } h2 { font-size: 1.15em; margin: 1.
 table { border-collapse: collapse; } td, th { padding: .2em 1em .2em 0; text-align: left; vertical-align: top; }
 th { font-weight: 600; border-bottom: 1px solid #ccd; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-.verdict { border-left: .5em solid; padding: .6em 1em; background: #f4f6f8; } .verdict b { font-size: 1.15em; }
+.verdict { border-left: .5em solid; padding: .6em 1em; background: #f4f6f8; } .verdict p b { font-size: 1.15em; }
+.verdict p, .verdict ul { margin: .2em 0; }
 svg { max-width: 100%; height: auto; } .note { color: #566; } code { background: #f0f2f4; padding: 0 .25em; }
 """
 
@@ -163,17 +165,18 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _verdict(report: Mapping[str, Any], found: LayerComparison | str, evidence: Evidence) -> str:
     """Good or not in one sentence, and the culprit."""
     if report["verification"] is None:
-        return '<p class="verdict">Not verified: nobody ran this bundle.</p>'
+        return '<div class="verdict"><p>Not verified: nobody ran this bundle.</p></div>'
     worst = min(report["verification"]["against_float"], key=lambda line: line["sqnr_db"])
     decibel = worst["sqnr_db"]
     words = ("Good" if decibel >= GOOD_DB else "Doubtful" if decibel >= BROKEN_DB else "Broken")
     sentence = (f"output <code>{escape(worst['output'])}</code> is {_db(decibel)} from the float model"
-                + (f", and {share(worst['top1'])} of the samples keep their best class" if worst["top1"] is not None
-                   else ""))
-    lines = [f"<b>{words}</b>: {sentence}."]
-    if not isinstance(found, str) and decibel < GOOD_DB:
-        lines += _culprit(report, found, evidence)
-    return f'<p class="verdict" style="border-color: {color(decibel)}">{" ".join(lines)}</p>'
+                + _in_words(decibel))
+    if worst["top1"] is not None:
+        sentence += f", and {share(worst['top1'])} of the samples keep their best class"
+    lines = _culprit(report, found, evidence) if not isinstance(found, str) and decibel < GOOD_DB else []
+    listed = f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>" if lines else ""
+    return (f'<div class="verdict" style="border-color: {color(decibel)}"><p><b>{words}</b>: {sentence}.</p>{listed}'
+            "</div>")
 
 
 def _culprit(report: Mapping[str, Any], found: LayerComparison, evidence: Evidence) -> list[str]:
@@ -184,10 +187,26 @@ def _culprit(report: Mapping[str, Any], found: LayerComparison, evidence: Eviden
                      "behind it inherits the error.")
     if worst and worst[0] is not broken:
         lines.append(f"Most error is added by {evidence.named(worst[0])}.")
-    remedy = ["<code>--keep-float</code> with the name of that layer"]
-    if report["quantization"].get("weight_bits") == 4:
-        remedy = ["<code>--bits 8</code>", "<code>--method auto</code> with calibration samples", *remedy]
-    return [*lines, f"What helps: {', or '.join(remedy)}."]
+    suspicious = (report["calibration"] or {"warnings": ()})["warnings"]
+    if suspicious:
+        lines.insert(0, f"<b>Look at the samples first</b>: {escape('; '.join(suspicious))}.")
+    return [*lines, f"What helps: {', or '.join(_remedies(report))}."]
+
+
+def _remedies(report: Mapping[str, Any]) -> list[str]:
+    """What this conversion has not tried yet, the likeliest first."""
+    quantization = report["quantization"]
+    tried = [(quantization.get("weights") == "per-tensor", "<code>--weights per-channel</code>"),
+             (report["calibration"] is None, "samples to fit to (<code>--calibration</code>)"),
+             (quantization.get("method") != "auto", "<code>--method auto</code>"),
+             (quantization.get("weight_bits") == 4, "<code>--bits 8</code>"),
+             (True, "<code>--keep-float</code> with the name of that layer")]
+    return [text for missing, text in tried if missing]
+
+
+def _in_words(decibel: float) -> str:
+    """The amplitude of the error beside that of the signal, for readers who do not think in decibels."""
+    return f" (an error of {100 * 10 ** (-decibel / 20):.2g} % of its size)" if abs(decibel) < 60 else ""
 
 
 def _db(decibel: float) -> str:
@@ -205,21 +224,30 @@ def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
                              f"{escape(quantization['method'])}"),
                  ("Activations", "float" if activation == 32 else
                   f"{activation} bits, ranges by {escape(str(quantization['calibrator']))}")]
+        if quantization["wider_layers"]:
+            widths = sorted({f"{bits} bits" for bits in quantization["wider_layers"].values()})
+            rows.append(("Wider layers", f"{len(quantization['wider_layers'])} keep {' or '.join(widths)}"))
+        if quantization["scaled_channels"]:
+            methods = dict.fromkeys(line["method"] for line in quantization["scaled_channels"])
+            rows.append(("Scaled channels", f"at {len(quantization['scaled_channels'])} places, by "
+                                            f"{escape(', '.join(methods))}"))
     return _section("Size and scheme", _table(("", ""), rows))
 
 
-def _accuracy(verification: Mapping[str, Any] | None) -> str:
+def _accuracy(verification: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None) -> str:
     if verification is None:
         return ""
+    scored = f"<p><b>{escape(score_sentence(evaluation))}</b></p>" if evaluation else ""
     rows = [(f"<code>{escape(line['output'])}</code>", f'<span style="color: {color(line["sqnr_db"])}">'
              f"{_db(line['sqnr_db'])}</span>", f"{line['cosine']:.5f}", f"{line['max_abs']:.3g}", share(line["top1"]),
              _db(graph["sqnr_db"]))
             for line, graph in zip(verification["against_float"], verification["against_graph"], strict=True)]
     table = _table(("output", ">to the float model", ">cosine", ">largest error", ">same best class",
                     ">to the quantized graph"), rows)
-    return _section("Accuracy beside the float model", table + f'<p class="note">{verification["samples"]} inputs, '
-                    f"{escape(verification['inputs'])}, run by {escape(verification['engine'])}. The last column is "
-                    f"the engine's own part: how far it is from what quantization alone does.</p>")
+    note = (f"{verification['samples']} inputs, {escape(verification['inputs'])}, run by "
+            f"{escape(verification['engine'])}. The last column is the engine's own part: how far it is from what "
+            "quantization alone does.")
+    return _section("Accuracy beside the float model", f'{scored}{table}<p class="note">{note}</p>')
 
 
 def _plots(evidence: Evidence, found: LayerComparison) -> list[str]:
@@ -255,7 +283,8 @@ def _calibration(found: Mapping[str, Any] | None) -> str:
     warnings = "".join(f"<li><b>{escape(warning)}</b></li>" for warning in found["warnings"])
     rows = [(f"<code>{escape(line['name'])}</code>", *(f"{line[key]:.4g}" for key in (
         "smallest", "largest", "mean", "deviation"))) for line in found["inputs"]]
-    body = (f"<p>{found['samples']} samples. {escape(found['movement'])}</p>"
+    movement = f"; {escape(found['movement'])}" if found["movement"] else ""
+    body = (f"<p>{found['samples']} samples{movement}.</p>"
             + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing about them looks suspicious.</p>")
             + _table(("input", ">smallest", ">largest", ">mean", ">deviation"), rows)
             + f'<p class="note">The data\'s sha256 is <code>{escape(found["sha256"][:16])}...</code>, so that a later '

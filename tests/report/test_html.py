@@ -71,7 +71,8 @@ def test_the_culprit_of_a_broken_conversion_is_named(tmp_path: Path) -> None:
     bundle = convert(model, target="onnxruntime", bits=4, method="nearest", calibration=quiet, output=tmp_path / "b")
     found = text(bundle.path)
     assert re.search(r"The first layer that breaks is c \(Conv, weights w2 \)", found)
-    assert "What helps: --bits 8" in found
+    assert "Look at the samples first : 4 samples are few" in found
+    assert re.search("What helps: --method auto ?, or --bits 8 ?, or --keep-float", found)
 
 
 def test_without_verification_the_page_says_so(tmp_path: Path) -> None:
