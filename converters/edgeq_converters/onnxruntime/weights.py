@@ -54,9 +54,8 @@ class WeightForms:
     def rewrite(self) -> None:
         """Every DequantizeLinear of a constant, once per reader. The kernels are asked before anything changes."""
         plans = []
-        for node in list(self.graph):
-            params = node_params(node) if node.op_type == DEQUANTIZE else None
-            stored = node.inputs[0]
+        for node in [node for node in self.graph if node.op_type == DEQUANTIZE]:
+            params, stored = node_params(node), node.inputs[0]
             if params is None or stored is None or not is_constant(stored) or node.outputs[0].is_graph_output():
                 continue
             plans += [(node, params, shape_of(stored), use.node, use.idx,
