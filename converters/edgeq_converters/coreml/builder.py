@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq.graph import label
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, dequantize
 from edgeq_converters.contract import EmitOptions
 from edgeq_converters.optable import CannotLower
@@ -89,6 +90,7 @@ class Builder:
         self.program_dtype = self.dtype
         self.in_float32: set[ir.Node] = set()  # nodes that compute in float32 although the program does not
         self.node: ir.Node | None = None
+        self.nodes: dict[str, tuple[str, str]] = {}  # name of an op -> the node that it was made for
         self.packed4: set[bytes] = set()  # 4-bit weights, each content once, as the written file must hold them
         self.lower_block: Callable[[ir.Graph], list[Var]] | None = None  # bodies of If and Loop
         self.singles: dict[str, Var] = {}  # an input rounded to float16 -> the input itself
@@ -108,6 +110,8 @@ class Builder:
         given = {key: value if key in VERBATIM else self._argument(key, value)
                  for key, value in arguments.items() if value is not None}
         given.setdefault("name", self.unique(f"{self._scope()}_{name}"))
+        if self.node is not None:
+            self.nodes[given["name"]] = label(self.node), self.node.op_type
         try:
             return getattr(self._mb, name)(**given)
         except (ValueError, TypeError, NotImplementedError, AssertionError, IndexError) as error:

@@ -1,7 +1,7 @@
 """A folded ONNX graph -> a MIL program."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,13 +47,14 @@ class Lowered:
     """program: coremltools' Program. names: graph input or output -> its name in the program, where they differ.
 
     interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take
-    in the written file.
+    in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made for.
     """
 
     program: Any
     names: dict[str, str]
     interface: frozenset[str]
     weight_bytes4: int
+    nodes: Mapping[str, tuple[str, str]]
 
 
 def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowered:
@@ -84,7 +85,7 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
     return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names.values()),
-                   sum(map(len, builder.packed4)))
+                   sum(map(len, builder.packed4)), builder.nodes)
 
 
 def _target(ct: Any, options: EmitOptions) -> Any:

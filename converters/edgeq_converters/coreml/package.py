@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -12,6 +13,8 @@ from edgeq_converters.contract import EmitOptions
 from edgeq_converters.coreml.builder import MAX_RANK
 from edgeq_converters.coreml.lowering import TARGET, Lowered
 
+UNUSED: Final = "common::dead_code_elimination"
+FIXED_SIZES: Final = "common::add_conv_transpose_output_shape"  # the one pass that writes a size down
 # Of coremltools' 107 passes, those that a graph from edgeq's own passes still profits from; in this order.
 # The others look for patterns of TensorFlow and PyTorch, or harm (facts in their docstrings and our comments):
 #   add_fp16_cast              the builder writes float16 itself; 9.0 turns masks into -inf
@@ -25,12 +28,12 @@ PASSES: Final = (
     "common::int_op_canonicalization",  # reshape and transpose move int8 instead of floats
     "common::nullify_redundant_quantization_zero_point",
     "common::dequantize_quantize_pair_elimination",  # after the two above, which create such pairs
-    "common::add_conv_transpose_output_shape",
+    FIXED_SIZES,
     "common::const_elimination",
     "common::merge_consecutive_reshapes",
     "common::merge_consecutive_transposes",
     "common::expand_high_rank_reshape_and_transpose",  # after the two merges: ranks above 5 exist only in between
-    "common::dead_code_elimination",
+    UNUSED,
     "mil_backend::fuse_activation_silu",
     "mil_backend::sanitize_name_strings",
     "common::dedup_op_and_var_names",
@@ -42,22 +45,30 @@ _FOUR_BITS: Final = frozenset({8, 11})  # Int4, UInt4
 _UINT8: Final = 3
 
 
-def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
-    """Write a program as a package and check what was written.
+def tidy(program: Any, passes: Iterable[str] = PASSES) -> None:
+    """Rewrite a program in place.
 
     Raises:
-        UnsupportedModel: a rank above 5 is left after the passes; nothing has been written then.
+        UnsupportedModel: a rank above 5 is left.
+    """
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+    for name in passes:
+        PASS_REGISTRY[name](program)
+    program.validate()
+    _check_ranks(program)
+
+
+def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
+    """Write a tidy program as a package and check what was written.
+
+    Raises:
         VerificationError: inputs or outputs were renamed, or 4-bit weights do not take 4 bits in the file.
     """
     import coremltools as ct
     from coremltools.converters.mil.backend.mil.load import load
-    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
     with quiet("coremltools"), TemporaryDirectory() as weights:  # ct.convert does the same, with progress bars
-        for name in PASSES:
-            PASS_REGISTRY[name](lowered.program)
-        lowered.program.validate()
-        _check_ranks(lowered.program)
         spec = load(lowered.program, weights, specification_version=getattr(ct.target, f"iOS{options.min_os}").value,
                     convert_from="milinternal", convert_to="mlprogram")
         ct.models.MLModel(spec, weights_dir=weights, skip_model_load=True).save(str(path))

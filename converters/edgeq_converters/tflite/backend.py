@@ -74,7 +74,7 @@ def _program(model: ir.Model, path: Path) -> tuple[Program, list[FloatNode]]:
     seen = witnesses(free)
     lowered = [lower(form(specialized_form(model, sizes)), resizable=True) for sizes in seen]
     validate(flatbuffer.write(lowered[0][0], path))  # while every shape in it is a number
-    return resizable([program for program, _ in lowered], seen, free), lowered[0][1]
+    return resizable([program for program, _ in lowered], free), lowered[0][1]
 
 
 def runs_on_old_runtime(program: Program) -> bool:

@@ -1,103 +1,77 @@
-"""One file for all sizes: what the programs for a few sizes have in common, and where they differ, how it follows.
+"""One file for all sizes: what the programs for a few sizes have in common, see edgeq_converters.unify.
 
-Every handler lowers for sizes that are numbers. The same graph is lowered under a few witness sizes (see
-edgeq.dimensions.witnesses); operators and weights are then the same, and what differs is the shapes of tensors, which
-kernels compute anew after `ResizeInputTensor`, and constants that name a size:
+Kernels compute shapes anew after `ResizeInputTensor`; what else names a size is replaced:
 
     RESHAPE(x, [1, 16, 32])   RESHAPE(x, [1, 15, 32])   RESHAPE(x, [1, 10, 32])     =>     RESHAPE(x, [1, -1, 32])
 
-Two sizes in one constant are read from the shape of a tensor at run time (SHAPE). Anything else that differs is
-refused, with the node that it was made for.
+Two sizes in one constant are read from the shape of a tensor at run time (SHAPE). The file declares the largest sizes,
+so that an interpreter can be prepared for them at once.
 """
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeq.dimensions import Sizes
-from edgeq.errors import Problem, UnsupportedModel
 from edgeq_converters.tflite.program import Operator, Program, Tensor
-from edgeq_runtime.dimensions import Free, Range
-
-Column: TypeAlias = tuple[int, ...]  # a number under each witness
-Arrays: TypeAlias = Sequence[NDArray[Any]]  # a constant under each witness
+from edgeq_converters.unify import (
+    Arrays,
+    Column,
+    Differs,
+    Size,
+    as_sizes,
+    columns,
+    equal,
+    followed,
+    refusal,
+    table,
+    varies,
+)
+from edgeq_runtime.dimensions import Free
 
 REST: Final = -1  # RESHAPE: what is left over; SLICE: to the end
-LONGEST: Final = 64  # numbers of a constant that may be sizes
 INT32: Final = np.dtype(np.int32)
 INT32_TYPE: Final = 2  # TensorType of the schema
 
 
-class Differs(Exception):
-    """The programs differ in what no kernel computes from a size; the text says in what."""
+def resizable(programs: Sequence[Program], free: Mapping[str, Free]) -> Program:
+    """The programs of one graph under the witness sizes -> the program for every size that the limits allow.
 
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A size at run time: factor * (an axis of a tensor) + offset."""
-
-    tensor: Tensor
-    axis: int
-    factor: int = 1
-    offset: int = 0
-
-
-def resizable(programs: Sequence[Program], seen: Sequence[Sizes], free: Mapping[str, Free]) -> Program:
-    """The programs of one graph under the sizes `seen` -> the program for every size that the limits allow.
-
-    The first has the largest sizes. Its tensors become those of the result, with their free axes marked.
+    The tensors of the first become those of the result, with their free axes marked.
 
     Raises:
-        UnsupportedModel: nodes whose form depends on a size.
+        UnsupportedModel: a node whose form depends on a size.
     """
-    return _Unification(programs, seen, free).run()
+    return _Unification(programs, free).run()
 
 
 @dataclass
 class _Unification:
     programs: Sequence[Program]
-    seen: Sequence[Sizes]
     free: Mapping[str, Free]
-    columns: dict[Tensor, list[Column]] = field(default_factory=dict)  # of computed tensors, one an axis
+    known: dict[Tensor, list[Column]] = field(default_factory=dict)  # of computed tensors
     made: list[Operator] = field(default_factory=list)
-    vectors: dict[Any, Tensor] = field(default_factory=dict)
+    vectors: dict[Any, Tensor] = field(default_factory=dict)  # what was computed from sizes so far
 
     def run(self) -> Program:
         first = self.programs[0]
         for name, tensor in first.inputs.items():
-            self._know([tensor, *(other.inputs[name] for other in self.programs[1:])])
-        problems = []
+            self.known[tensor] = columns(program.inputs[name].shape for program in self.programs)
         for operators in zip(*(program.operators for program in self.programs), strict=False):
             try:
                 self._unify(operators)
-            except Differs as error:
-                problems.append(self._problem(operators[0], str(error)))
-                break  # what follows may differ for this reason alone
-        if not problems and len({len(program.operators) for program in self.programs}) > 1:
-            longest = max((program.operators for program in self.programs), key=len)
-            problems.append(self._problem(longest[len(self.made)], "it becomes more operators for a larger size"))
-        if problems:
-            raise UnsupportedModel("tflite", problems)
-        for tensor, columns in self.columns.items():
-            tensor.free = tuple(axis for axis, column in enumerate(columns) if len(set(column)) > 1)
+            except Differs as error:  # what follows may differ for this reason alone
+                raise refusal("tflite", _node(operators[0]), str(error), self.free) from None
+        counts = [len(program.operators) for program in self.programs]
+        if len(set(counts)) > 1:
+            further = max((program.operators for program in self.programs), key=len)[min(counts)]
+            raise refusal("tflite", _node(further), "it becomes more operators for a larger size", self.free)
+        for tensor, sizes in self.known.items():
+            tensor.free = tuple(axis for axis, column in enumerate(sizes) if varies(column))
         return Program(self.made, first.inputs, first.outputs)
 
-    def _problem(self, operator: Operator, reason: str) -> Problem:
-        names = " and ".join(f"'{name}'" for name in self.free)
-        node, op = operator.node or (operator.outputs[0].name, operator.kernel)
-        return Problem(node, op, f"{reason}, so it needs {names} at conversion", "give a number for it with --input")
-
-    def _know(self, tensors: Sequence[Tensor]) -> None:
-        if len({tensor.rank for tensor in tensors}) > 1:
-            raise Differs("its result has another rank for another size")
-        self.columns[tensors[0]] = list(zip(*(tensor.shape for tensor in tensors), strict=True))
-
-    # -- operators ---------------------------------------------------------------------------------------------------
     def _unify(self, operators: Sequence[Operator]) -> None:
         first = operators[0]
         if any(not _alike(first, other) for other in operators[1:]):
@@ -106,89 +80,64 @@ class _Unification:
         for index, tensors in enumerate(zip(*(operator.inputs for operator in operators), strict=True)):
             given = [tensor for tensor in tensors if tensor is not None]
             arrays = [tensor.data for tensor in given if tensor.data is not None]
-            if arrays and not _equal(arrays):
+            if arrays and not equal(arrays):
                 operator.inputs[index] = self._constant(operator, index, given[0], arrays)
         self.made.append(operator)
         for results in zip(*(operator.outputs for operator in operators), strict=True):
-            self._know(results)
+            self.known[results[0]] = columns(tensor.shape for tensor in results)
 
     def _constant(self, operator: Operator, index: int, tensor: Tensor, arrays: Arrays) -> Tensor:
         """A constant that is another one for another size."""
-        if tensor.dtype.kind == "i" and tensor.grid is None and tensor.data is not None and (
-                tensor.data.size <= LONGEST and len({array.shape for array in arrays}) == 1):
-            columns = list(zip(*(map(int, array.ravel()) for array in arrays), strict=True))
-            return self._open_end(operator, index, columns) or self._numbers(operator, columns, tensor.shape)
-        if len({array.ndim for array in arrays}) > 1 or len({array.shape for array in arrays}) == 1:
-            raise Differs("it holds other numbers for another size")
-        sizes = list(zip(*(array.shape for array in arrays), strict=True))
+        numbers = as_sizes(arrays) if tensor.grid is None else None
+        if numbers is not None:
+            return self._open_end(operator, index, numbers) or self._numbers(operator, numbers, tensor.shape)
+        how, sizes = table(arrays, self.free), columns(array.shape for array in arrays)
         shape = self._numbers(operator, sizes, (tensor.rank,))
-        if len(np.unique(np.concatenate([array.ravel() for array in arrays]))) == 1:
-            one = replace(tensor, shape=(1,) * tensor.rank, data=arrays[0][(slice(0, 1),) * tensor.rank])
-            return self._sized(operator, "BROADCAST_TO", [one, shape], tensor, sizes)
-        ends = all(isinstance(limit, Range) and limit.high is None for limit in self.free.values())
-        if ends or any(not np.array_equal(arrays[0][tuple(map(slice, array.shape))], array) for array in arrays):
-            raise Differs("it holds other numbers for another size" if not ends else
-                          "it holds a table whose length has no limit")
-        return self._sized(operator, "SLICE", [tensor, _vector([0] * tensor.rank), shape], tensor, sizes)
-
-    def _sized(self, operator: Operator, kernel: str, inputs: list[Tensor], like: Tensor,
-               sizes: list[Column]) -> Tensor:
-        """What replaces a constant: on its grid, and as large as a run makes it."""
-        result = self._call(operator, kernel, inputs, like.shape, like.dtype)
-        result.grid, self.columns[result] = like.grid, sizes
+        if how == "cut":
+            kernel, inputs = "SLICE", [tensor, _vector([0] * tensor.rank), shape]
+        else:
+            one = arrays[0][(slice(0, 1),) * tensor.rank]
+            kernel, inputs = "BROADCAST_TO", [replace(tensor, shape=one.shape, data=one), shape]
+        result = self._call(operator, kernel, inputs, tensor.shape, tensor.dtype)
+        result.grid, self.known[result] = tensor.grid, sizes
         return result
 
-    def _open_end(self, operator: Operator, index: int, columns: list[Column]) -> Tensor | None:
+    def _open_end(self, operator: Operator, index: int, numbers: list[Column]) -> Tensor | None:
         """RESHAPE and SLICE have a word for one size, or for those that reach to the end."""
-        varying = [k for k, column in enumerate(columns) if len(set(column)) > 1]
-        source = self.columns.get(operator.inputs[0]) if operator.inputs[0] is not None else None
+        varying = [k for k, column in enumerate(numbers) if varies(column)]
+        data, begin = operator.inputs[0], operator.inputs[1]
         if (operator.kernel, index) == ("RESHAPE", 1):
             operator.options.pop("newShape", None)
             said = len(varying) == 1
-        elif (operator.kernel, index) == ("SLICE", 2) and source is not None and operator.inputs[1] is not None:
-            begin = operator.inputs[1].data
-            said = begin is not None and all(
-                tuple(int(begin[k]) + size for size in columns[k]) == source[k] for k in varying)
+        elif (operator.kernel, index) == ("SLICE", 2) and data in self.known and begin is not None:
+            start = begin.data
+            said = start is not None and all(
+                tuple(int(start[k]) + size for size in numbers[k]) == self.known[data][k] for k in varying)
         else:
             return None
-        return _vector([REST if k in varying else column[0] for k, column in enumerate(columns)]) if said else None
+        return _vector([REST if k in varying else column[0] for k, column in enumerate(numbers)]) if said else None
 
     # -- sizes at run time -------------------------------------------------------------------------------------------
-    def _numbers(self, operator: Operator, columns: Sequence[Column], shape: tuple[int, ...]) -> Tensor:
+    def _numbers(self, operator: Operator, numbers: Sequence[Column], shape: tuple[int, ...]) -> Tensor:
         """int32 of this shape, each number read from a tensor where it varies."""
-        key = (tuple(columns), shape)
+        key = (tuple(numbers), shape)
         if key not in self.vectors:
-            parts: list[Tensor] = []
-            for column in columns:
-                size = self._size(operator, column)
-                parts.append(_vector([size]) if isinstance(size, int) else self._scaled(operator, size))
-            vector = parts[0] if len(parts) == 1 else self._call(
-                operator, "CONCATENATION", parts, (len(parts),), axis=0)
+            found = [followed(column, self.known) for column in numbers]
+            parts = [_vector([size]) if isinstance(size, int) else self._size(operator, size) for size in found]
+            vector = parts[0]
+            if len(parts) > 1:
+                vector = self._call(operator, "CONCATENATION", parts, (len(parts),), axis=0)
             if shape != (len(parts),):
                 vector = self._call(operator, "RESHAPE", [vector, _vector(shape)], shape)
             self.vectors[key] = vector
         return self.vectors[key]
 
-    def _size(self, operator: Operator, column: Column) -> int | Size:
-        if len(set(column)) == 1:
-            return column[0]
-        axes = [(tensor, axis, there) for tensor, sizes in self.columns.items() for axis, there in enumerate(sizes)]
-        for tensor, axis, there in axes:
-            if there == column:
-                return Size(tensor, axis)
-        for tensor, axis, there in axes:
-            factor, offset = _line(there, column)
-            if factor:
-                return Size(tensor, axis, factor, offset)
-        raise Differs("it holds a number that follows from no size alone")
-
-    def _scaled(self, operator: Operator, size: Size) -> Tensor:
+    def _size(self, operator: Operator, size: Size[Tensor]) -> Tensor:
         if size not in self.vectors:
-            rank = size.tensor.rank
-            if size.tensor not in self.vectors:
-                self.vectors[size.tensor] = self._call(operator, "SHAPE", [size.tensor], (rank,),
-                                                       outType=INT32_TYPE)
-            made = self._call(operator, "SLICE", [self.vectors[size.tensor], _vector([size.axis]), _vector([1])], (1,))
+            if size.value not in self.vectors:
+                self.vectors[size.value] = self._call(operator, "SHAPE", [size.value], (size.value.rank,),
+                                                      outType=INT32_TYPE)
+            made = self._call(operator, "SLICE", [self.vectors[size.value], _vector([size.axis]), _vector([1])], (1,))
             for kernel, number, neutral in (("MUL", size.factor, 1), ("ADD", size.offset, 0)):
                 if number != neutral:
                     made = self._call(operator, kernel, [made, _vector([number])], (1,))
@@ -203,6 +152,10 @@ class _Unification:
         return result
 
 
+def _node(operator: Operator) -> tuple[str, str]:
+    return operator.node or (operator.outputs[0].name, operator.kernel)
+
+
 def _alike(one: Operator, other: Operator) -> bool:
     """Whether two operators differ in sizes only."""
     def options(operator: Operator) -> dict[str, Any]:
@@ -215,22 +168,6 @@ def _alike(one: Operator, other: Operator) -> bool:
             and kinds(one.outputs) == kinds(other.outputs))
 
 
-def _equal(arrays: Arrays) -> bool:
-    return all(array is arrays[0] or np.array_equal(array, arrays[0]) for array in arrays[1:])
-
-
 def _vector(numbers: Sequence[int]) -> Tensor:
     data = np.asarray(numbers, INT32)
     return Tensor("sizes", data.shape, INT32, None, data)
-
-
-def _line(given: Column, wanted: Column) -> tuple[int, int]:
-    """The whole numbers with wanted == factor * given + offset everywhere; (0, 0) where there are none."""
-    for one, other in combinations(range(len(given)), 2):
-        run, rise = given[other] - given[one], wanted[other] - wanted[one]
-        if run and rise % run == 0:
-            factor = rise // run
-            offset = wanted[one] - factor * given[one]
-            fits = all(factor * g + offset == w for g, w in zip(given, wanted, strict=True))
-            return (factor, offset) if fits else (0, 0)
-    return 0, 0
