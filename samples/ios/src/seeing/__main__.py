@@ -1,0 +1,3 @@
+from seeing.app import main
+
+main().main_loop()
