@@ -87,3 +87,14 @@ def _taken(graph: ir.Graph, name: str) -> bool:
 def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     """Every node, those inside control-flow bodies too."""
     yield from ir.traversal.RecursiveGraphIterator(graph)
+
+
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that a control-flow node runs."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type is ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found

@@ -18,6 +18,7 @@ from edgeq.passes.constants import (
     fold_quantized_weights,
     plain_optionals,
 )
+from edgeq.passes.control_flow import weights_to_main_graph
 from edgeq.passes.exact import align_uneven_corners, unpool_then_pad, whole_indices, wide_integers
 from edgeq.passes.fold import fold_constants
 from edgeq.passes.fourier import dft_to_matmul, stft_to_matmul
@@ -87,6 +88,7 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_affine, False, "after all patterns that hold an Add or a Mul"),
     Pass(mean_to_global_pool, False, "after recognize_layer_norm"),
     Pass(batch_norm_to_conv, False, "after everything that may bring a Conv before a BatchNormalization"),
+    Pass(weights_to_main_graph, True, "before deduplicate_initializers, which then sees what bodies have in common"),
     Pass(deduplicate_initializers, True, "once the rewrites have made their constants"),
     Pass(remove_unused, True, "last: what the others left behind"),
 )

@@ -1,10 +1,12 @@
-"""An If whose condition is a constant is the branch it takes."""
+"""An If whose condition is a constant is the branch it takes; the weights of the others belong to the main graph."""
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
-from edgeq.graph import constant
+from edgeq.graph import all_nodes, constant, initializer, is_constant
 from edgeq.passes.rewrite import nodes_of
+from edgeq.targets import WEIGHT_INPUTS
 
 
 def inline_constant_if(model: ir.Model) -> int:
@@ -38,3 +40,27 @@ def _inline(node: ir.Node) -> bool:
         output.replace_all_uses_with(result, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     return True
+
+
+def weights_to_main_graph(model: ir.Model) -> int:
+    """Weights that belong to the body of an If, Loop or Scan become initializers of the main graph -> how many.
+
+        If(then: Conv(x, w), w in the body) -> y     =>     If(then: Conv(x, w), w in the main graph) -> y
+
+    There they are quantized like all others, and dequantized outside of every loop.
+    """
+    moved = 0
+    for node in all_nodes(model.graph):
+        for index in WEIGHT_INPUTS.get(node.op_type, ()):
+            weight = node.inputs[index]
+            body = weight.graph if weight is not None else None
+            if weight is None or not is_constant(weight) or body in (None, model.graph) or weight.is_graph_output():
+                continue
+            assert body is not None
+            assert weight.const_value is not None
+            weight.replace_all_uses_with(initializer(model.graph, weight.name or "", weight.const_value))
+            del body.initializers[weight.name or ""]
+            moved += 1
+    if moved:
+        NameFixPass()(model)
+    return moved

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
-from edgeq.graph import is_constant
+from edgeq.graph import all_nodes, bodies, is_constant
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -73,21 +73,11 @@ class Prefix:
 def reads(node: ir.Node) -> list[ir.Value]:
     """What a node reads of its own graph, in the bodies of its attributes too."""
     values = [value for value in node.inputs if value is not None]
-    for body in _bodies(node):
-        inner = list(ir.traversal.RecursiveGraphIterator(body))
+    for body in bodies(node):
+        inner = list(all_nodes(body))
         read = [value for deep in inner for value in deep.inputs] + list(body.outputs)
         values += [value for value in read if value is not None and value.graph is node.graph]
     return list(dict.fromkeys(values))
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type is ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
 
 
 def _needed(wanted: set[ir.Node]) -> set[ir.Node]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
-from edgeq.graph import constant, initializer, label
+from edgeq.graph import all_nodes, bodies, constant, initializer, label
 from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import TensorStatistics
 from edgeq.quant.fit import Fitted, Fitter
@@ -88,6 +88,7 @@ class _Writer:
         self.graph, self.plan, self.grids, self.rounding, self.search = graph, plan, grids, rounding, search
         self.nodes = {label(node): node for node in graph}
         self.order = {node: position for position, node in enumerate(graph)}
+        self.outermost = {inner: node for node in graph for body in bodies(node) for inner in all_nodes(body)}
         self.values = {value.name or "": value for node in graph for value in (*node.inputs, *node.outputs) if value}
 
     def write_weights(self, fitted: Mapping[str, Fitted]) -> None:
@@ -128,7 +129,8 @@ class _Writer:
         dequantize = self._node(DEQUANTIZE, [data, *self._parameters(name, params)], params, unique)
         real = dequantize.outputs[0]
         real.name, real.shape, real.type = f"{unique}_dq", value.shape, ir.TensorType(ir.DataType.FLOAT)
-        self.graph.insert_before(min(readers, key=self.order.__getitem__), dequantize)
+        outermost = [self.outermost.get(reader, reader) for reader in readers]
+        self.graph.insert_before(min(outermost, key=self.order.__getitem__), dequantize)
         for use in list(value.uses()):
             if use.node in readers:
                 use.node.replace_input_with(use.idx, real)

@@ -69,7 +69,9 @@ class WeightForms:
 
     def _form(self, reader: ir.Node, index: int, params: QuantParams, shape: Shape) -> Form | None:
         """The method that rewrites this constant for this reader; None to leave it as it is."""
-        if reader.op_type == "Gather" and index == 0 and reader.graph is self.graph and _is_by_row(reader, params):
+        if reader.graph is not self.graph:
+            return WeightForms.unfolded  # no fusion looks into a body, or out of one
+        if reader.op_type == "Gather" and index == 0 and _is_by_row(reader, params):
             return WeightForms.gathered
         if is_static(reader) and not float_reason(reader):
             return WeightForms.widened if params.type.bits == 4 else None

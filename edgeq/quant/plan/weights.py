@@ -8,7 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from edgeq.graph import attribute, is_constant, label
+from edgeq.graph import all_nodes, attribute, is_constant, label
 from edgeq.quant.plan.integers import is_kept
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
@@ -23,8 +23,8 @@ SMALLEST: Final = 0.05
 
 
 def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]]) -> list[ir.Node]:
-    """The nodes whose weights may be stored in fewer bits, in graph order."""
-    return [node for node in units.graph if weights_of(node) and not is_kept(node, units, keep)]
+    """The nodes whose weights may be stored in fewer bits, in graph order; those of bodies too."""
+    return [node for node in all_nodes(units.graph) if weights_of(node) and not is_kept(node, units, keep)]
 
 
 def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, given: Mapping[str, Precision],
@@ -81,16 +81,17 @@ def find_delicate(units: Units) -> set[ir.Node]:
     Depthwise filters, what computes or reads a spectrum, the first layer and the last; and as many of the smallest
     layers as fit into a twentieth.
     """
-    layers = [node for node in units.graph if weights_of(node)]
+    layers = [node for node in all_nodes(units.graph) if weights_of(node)]
     sizes = {node: sum(math.prod(shape(weight)) for weight in weights_of(node)) for node in layers}
     total = sum(sizes.values())
     found = {node for node in layers if node.op_type == "Conv" and int(attribute(node, "group", 1)) > 1
              and shape(node.inputs[1])[1] == 1}
-    found |= {node for node in layers if node.inputs[0] is not None and node.inputs[0].is_graph_input()
+    outer = [node for node in layers if node.graph is units.graph]
+    found |= {node for node in outer if node.inputs[0] is not None and node.inputs[0].is_graph_input()
               and sizes[node] <= FIRST * total}
     found |= spectral_layers(units.graph)
     tail = units.tail()
-    found |= {node for node in layers if feeds_only(units.output(node), tail) and sizes[node] <= LAST * total}
+    found |= {node for node in outer if feeds_only(units.output(node), tail) and sizes[node] <= LAST * total}
     room = SMALLEST * total
     for node in sorted((node for node in layers if node not in found), key=sizes.__getitem__):
         room -= sizes[node]
