@@ -19,6 +19,7 @@ from edgeq.frontends import load_model
 from edgeq.golden import golden_cases, golden_tolerance
 from edgeq.options import Options, Progress, scheme_of
 from edgeq.passes import canonicalize
+from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.passes.images import (
     arrays_channels_first,
     arrays_channels_last,
@@ -79,7 +80,7 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
         data = f"{options.keep_qdq.name}.data" if is_large(result.graph) else None
         ir.save(result.graph, options.keep_qdq, external_data=data)
     record = Record(model, result, samples, options, goal, turned)
-    unrounded = network if result.plan is not None else without_rounding(network)
+    unrounded = network if result.plan is not None else without_rounding(without_dynamic_rounding(network))
     feeds = None if samples is None else (arrays_channels_last(feed, turned) for feed in samples)
     references = References(unrounded, result.graph, input_specs(network), feeds)
     evidence = Evidence(result.network, result.graph, references)

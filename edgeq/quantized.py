@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgeq.errors import UsageError
 from edgeq.graph import is_constant
 from edgeq.options import Options
+from edgeq.passes.dynamic import is_dynamic
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
 from edgeq.quant.calibrate.cache import calibrate_with_cache
 from edgeq.quant.choose import DEFAULT, choose_calibrators
@@ -56,6 +57,9 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
     if _is_quantized(network):
         if limited:
             raise UsageError("the model is quantized already; a search needs its float original")
+        if options.bits in (4, 16):
+            raise UsageError(f"--bits {options.bits}: the model is quantized already, and its own grids are kept; "
+                             "leave --bits out, or give the float original")
         return Quantized(network, network, None, Statistics({}, 0))
     method = method_named(options.method)
     plan = make_plan(network, targets, scheme, keep_float=options.keep_float)
@@ -128,7 +132,7 @@ def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samp
 
 
 def _is_quantized(network: ir.Model) -> bool:
-    return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph)
+    return is_dynamic(network.graph) or any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph)
 
 
 def _computed(names: Collection[str], network: ir.Model) -> tuple[str, ...]:

@@ -48,6 +48,8 @@ FORMS: Final[Mapping[tuple[str, str], Form]] = MappingProxyType({
     (_MS, "QLinearGlobalAveragePool"): Form("GlobalAveragePool", _ONE, (3, 4), drop=("channels_last",)),
     (_MS, "QLinearWhere"): Form("Where", ((1, 2, 3), (4, 5, 6)), (7, 8), first=(0,)),
 })
+# Before opset 21 the standard's had 8 bits only, so onnxruntime.quantization writes its own for 4 and 16.
+_OLDER: Final = frozenset({(_MS, "QuantizeLinear"), (_MS, "DequantizeLinear")})
 _CONCAT: Final = (_MS, "QLinearConcat")
 # Between these operators, QOperator graphs move integers as they are.
 _MOVES: Final = frozenset({
@@ -66,6 +68,9 @@ def qoperator_to_qdq(model: ir.Model) -> int:
     channels last) stays.
     """
     graph = model.graph
+    for node in graph:
+        if (node.domain, node.op_type) in _OLDER:
+            node.domain = ""
     found = [node for node in graph if _form(node) is not None]
     if not found:
         return 0

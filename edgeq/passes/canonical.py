@@ -11,6 +11,7 @@ from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recog
 from edgeq.passes.affine import fold_affine
 from edgeq.passes.batch_norm import batch_norm_to_conv, fold_batch_norm
 from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
+from edgeq.passes.clipped import narrow_grids
 from edgeq.passes.constants import (
     cast_like_to_cast,
     compress_to_gather,
@@ -58,7 +59,8 @@ class Applied:
 
 
 PASSES: Final[tuple[Pass, ...]] = (
-    Pass(fold_constants, True, "first: every later pattern asks for constants"),
+    Pass(narrow_grids, True, "before fold_constants, which would take the Clip and leave bytes where 4 bits do"),
+    Pass(fold_constants, True, "first of the others: every later pattern asks for constants"),
     Pass(constant_targets, True, "after fold_constants, before merge_reshapes: what computed the shape is then unused"),
     Pass(fold_quantized_weights, True, "after fold_constants, which may compute what is quantized"),
     Pass(conv_integer_to_conv, True, "anywhere: no other pass looks at integers"),
@@ -97,11 +99,11 @@ PASSES: Final[tuple[Pass, ...]] = (
 def canonicalize(model: ir.Model, *, exact: bool = False) -> list[Applied]:
     """Run every pass in order, in place, until none fires -> what fired, in order of the table.
 
-    The model has its shapes (see `fix_shapes`); every pass keeps them. A model that holds QuantizeLinear or
-    DequantizeLinear keeps its integers to the bit: no pass touches those nodes or folds their constants, and passes
-    that are not exact are skipped, as they are with ``exact``.
+    The model has its shapes (see `fix_shapes`); every pass keeps them. A model that is quantized already keeps its
+    integers to the bit: no pass touches those nodes or folds their constants, and passes that are not exact are
+    skipped, as they are with ``exact``.
     """
-    exact = exact or bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear"))
+    exact = exact or bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
     steps = [step for step in PASSES if step.exact or not exact]
     counts = dict.fromkeys((step.name for step in steps), 0)
     while True:

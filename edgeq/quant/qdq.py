@@ -45,21 +45,23 @@ def fold_qdq(model: ir.Model) -> None:
         raise UnsupportedModel("any backend", problems)
 
 
-def without_rounding(model: ir.Model) -> ir.Model:
+def without_rounding(model: ir.Model, *, above: int = 0) -> ir.Model:
     """A copy of a QDQ model that clips activations to their grids but does not round them: its float counterpart.
+
+    above: only those on grids of more bits than this; the model itself where there are none.
 
         x -> Q -> DQ -> y      =>      x -> Clip(lowest, highest of the grid) -> y
 
     The clip stays because many quantizers leave it to the grid to be the Relu.
     """
+    if not any(_rounds(node, above) for node in model.graph):
+        return model
     model = model.clone()
     graph = model.graph
-    for node in list(graph):
-        if node.op_type != DEQUANTIZE or is_constant(node.inputs[0]):
-            continue
-        rounding, params = node.inputs[0].producer() if node.inputs[0] is not None else None, _params(node)
-        if rounding is None or rounding.op_type != QUANTIZE or params is None or params.scale.ndim:
-            continue
+    for node in [node for node in graph if _rounds(node, above)]:
+        rounding, params = node.inputs[0].producer(), _params(node)  # type: ignore[union-attr]
+        assert rounding is not None
+        assert params is not None
         bounds = [initializer(graph, f"{label(node)}_{end}", np.array(bound, np.float32))
                   for end, bound in zip(("low", "high"), params.real_range(), strict=True)]
         clip = ir.node("Clip", [rounding.inputs[0], *bounds], name=f"{label(node)}_clip")
@@ -69,6 +71,16 @@ def without_rounding(model: ir.Model) -> ir.Model:
         old.replace_all_uses_with(result, replace_graph_outputs=True)
         graph.remove(node, safe=True)
     return model
+
+
+def _rounds(node: ir.Node, above: int) -> bool:
+    """A DequantizeLinear of what a QuantizeLinear wrote, with one scale for all."""
+    stored = node.inputs[0] if node.op_type == DEQUANTIZE else None
+    rounding = stored.producer() if stored is not None else None
+    if rounding is None or rounding.op_type != QUANTIZE:
+        return False
+    params = _params(node)
+    return params is not None and not params.scale.ndim and params.type.bits > above
 
 
 def _fold_quantize(graph: ir.Graph, node: ir.Node, params: QuantParams) -> list[Problem]:

@@ -70,6 +70,9 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
     if rows and rows[0].get("search"):
         out.print(search_sentence(rows[0]["search"]), soft_wrap=True)
+    if any("scheme" in row["quantization"] for row in rows):
+        out.print("The model came quantized: its integers and grids are kept, so --bits, --weights, --method and "
+                  "--calibrator changed nothing. Give the float original to quantize anew.", soft_wrap=True)
     for kept in dict.fromkeys(tuple(reasons(row["quantization"].get("kept_float", ()))) for row in rows):
         _list(out, "kept in float:", kept)
     wider = rows[0]["quantization"].get("wider_layers") if rows and not rows[0].get("search") else None

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgeq.dimensions import dimensions, free_dimensions, witnesses
 from edgeq.errors import MissingExtra, UsageError
 from edgeq.graph import real_inputs
+from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.quiet import quiet
 from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.lowered import expand_unhandled, lower_form, specialized_form
@@ -48,6 +49,7 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
         raise MissingExtra("Core ML conversion", "coreml") from None
     from edgeq_converters.coreml.package import PASSES, tidy, write
 
+    model = without_dynamic_rounding(model)  # products of integers overflow float16, the only numbers there are
     free = free_dimensions(model)
     with quiet("coremltools"):
         if free:

@@ -12,15 +12,16 @@ al., "Fast approximate energy minimization with label costs" (2012).
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Final, TypeAlias
 
 import onnx_ir as ir
 
 from edgeq.graph import consumers, is_constant, quant, real_inputs, shape
 from edgeq_converters.tflite.form import Form
-from edgeq_converters.tflite.layout import Layout, identity
+from edgeq_converters.tflite.layout import Layout, identity, permute
 from edgeq_converters.tflite.layout_rules import Rule, default_form, fixed_form, rule
 from edgeq_converters.tflite.mincut import SINK, SOURCE, Network
 
@@ -31,13 +32,14 @@ ACTIVATIONS: Final = frozenset(("Relu", "Clip"))  # fused into the kernel before
 Proposal: TypeAlias = Mapping[ir.Node, Form]
 
 
-def assign(graph: ir.Graph) -> dict[ir.Node, Form]:
-    """The form of every node that has a choice; the graph's inputs and outputs are in ONNX order."""
+def assign(graph: ir.Graph) -> dict[str, Form]:
+    """The form of every node that has a choice, by the name of its first output; the graph's inputs and outputs are in
+    ONNX order."""
     if not all(value.shape is not None and value.shape.is_static() for node in graph for value in node.outputs):
         return {}  # to be refused, by name, while it is lowered
     problem = Problem.of(graph)
     solve(problem)
-    return problem.chosen
+    return {node.outputs[0].name or "": form for node, form in problem.chosen.items()}
 
 
 @dataclass(slots=True)
@@ -92,26 +94,24 @@ def _has(node: ir.Node, form: Form, value: ir.Value) -> set[Layout]:
     return {layout for other, layout in ports(node, form) if other is value}
 
 
-@dataclass(frozen=True, slots=True)
-class Ignoring:
-    """What tells layouts apart: all axes, or only those that are longer than 1 and so really move."""
-
-    axes: frozenset[int] = frozenset()
-
-    def __call__(self, layout: Layout) -> Layout:
-        return tuple(axis for axis in layout if axis not in self.axes)
+Key: TypeAlias = Callable[[Layout], tuple[int, ...]]
 
 
-def prices(value: ir.Value) -> tuple[tuple[int, Ignoring], ...]:
-    """What every further layout of a value costs: an operator (RESHAPE or TRANSPOSE), and the bytes that it moves."""
+def prices(value: ir.Value) -> tuple[tuple[int, Key], ...]:
+    """What every further layout of a value costs, and what tells one from another: an operator where the tensor gets
+    another shape (RESHAPE) or order (TRANSPOSE), and its bytes where axes longer than 1 change places."""
     sizes = shape(value)
-    count, width = 1, 1 if quant(value) is not None or value.dtype is None else max(1, int(value.dtype.itemsize))
-    for size in sizes:
-        count *= size
     readers = consumers(value)
     unfused = len(readers) == 1 and readers[0].op_type in ACTIVATIONS
-    return ((1 + unfused, Ignoring()),
-            (count * width * BYTE, Ignoring(frozenset(axis for axis, size in enumerate(sizes) if size == 1))))
+
+    def moved(layout: Layout) -> tuple[int, ...]:
+        return tuple(axis for axis in layout if sizes[axis] != 1)
+
+    def stored(layout: Layout) -> tuple[int, ...]:
+        return (*permute(sizes, layout), *moved(layout))
+
+    width = 1 if quant(value) is not None or value.dtype is None else max(1, int(value.dtype.itemsize))
+    return (1 + unfused, stored), (prod(sizes) * width * BYTE, moved)
 
 
 # -- proposals -----------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def expand(problem: Problem, proposal: Proposal) -> bool:
 
 
 def _add_price(network: Network, place: Mapping[ir.Node, int], problem: Problem, proposal: Proposal, value: ir.Value,
-               weight: int, key: Ignoring) -> None:
+               weight: int, key: Key) -> None:
     """`weight` for every layout that the value then has: some node keeps it, or some node takes it.
 
     A layout that one node would keep and another take is charged for each; that happens only where a wish meets

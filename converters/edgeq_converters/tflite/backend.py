@@ -1,7 +1,7 @@
 """emit: the QDQ graph in, model.tflite out."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,8 @@ import onnx_ir as ir
 from edgeq.dimensions import free_dimensions, witnesses
 from edgeq.errors import MissingExtra, Problem, UnsupportedModel
 from edgeq.graph import constant, label, quant, real_inputs, shape
+from edgeq.passes.dynamic import is_dynamic, without_dynamic_rounding
+from edgeq.quant.qdq import without_rounding
 from edgeq_converters.contract import Artifact, EmitOptions, FloatNode
 from edgeq_converters.lowered import lower_form, specialized_form
 from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
@@ -19,6 +21,7 @@ from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.assign import assign
 from edgeq_converters.tflite.branches import compute_both_branches
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
+from edgeq_converters.tflite.form import Form
 from edgeq_converters.tflite.integer import MOVING, float_reason
 from edgeq_converters.tflite.interface import keep_grids
 from edgeq_converters.tflite.kernels import version
@@ -64,15 +67,21 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
 
 
 def _program(model: ir.Model, path: Path) -> tuple[Program, list[FloatNode]]:
-    """With free dimensions: what the programs for a few sizes have in common."""
+    """With free dimensions: what the programs for a few sizes have in common, in the layouts that suit the largest."""
+    dynamic = is_dynamic(model.graph)
+    # Grids of more bits are float here, but they clip.
+    model = without_rounding(without_dynamic_rounding(model), above=8)
+
     def form(given: ir.Model) -> ir.Model:
         return lower_form(keep_grids(compute_both_branches(given)), table().handlers, limits_in_integers=True)
 
     free = free_dimensions(model)
     if not free:
-        return lower(form(model))
+        return lower(form(model), dynamic=dynamic)
     seen = witnesses(free)
-    lowered = [lower(form(specialized_form(model, sizes)), resizable=True) for sizes in seen]
+    graphs = [form(specialized_form(model, sizes)) for sizes in seen]
+    layouts = assign(graphs[0].graph)
+    lowered = [lower(graph, layouts, dynamic=dynamic, resizable=True) for graph in graphs]
     validate(flatbuffer.write(lowered[0][0], path))  # while every shape in it is a number
     return resizable([program for program, _ in lowered], free), lowered[0][1]
 
@@ -82,12 +91,14 @@ def runs_on_old_runtime(program: Program) -> bool:
     return all(version(operator) <= NEW_VERSIONS.get(operator.kernel, 99) for operator in program.operators)
 
 
-def lower(model: ir.Model, *, dynamic: bool = False, resizable: bool = False) -> tuple[Program, list[FloatNode]]:
+def lower(model: ir.Model, layouts: Mapping[str, Form] | None = None, *, dynamic: bool = False,
+          resizable: bool = False) -> tuple[Program, list[FloatNode]]:
     """The folded graph -> (TFLite operators, the float islands of a graph that is otherwise quantized).
 
-    dynamic, resizable: see Builder.
+    layouts: as `assign` chooses them, by default for this graph. dynamic, resizable: see Builder.
     """
-    return _Lowering(model.graph, table(), Builder(assign(model.graph), dynamic, resizable)).run()
+    forms = assign(model.graph) if layouts is None else layouts
+    return _Lowering(model.graph, table(), Builder(forms, dynamic, resizable)).run()
 
 
 class _Lowering:

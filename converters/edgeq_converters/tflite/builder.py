@@ -59,12 +59,13 @@ class NeedsFloat(Exception):
 class Builder:
     """The state of one conversion.
 
-    forms: how each node runs that works in several layouts. dynamic: float activations meeting integer weights may be
-    quantized by the kernel, row by row at run time: several times faster, and no longer what the graph says to the last
-    digits. resizable: the operators must be right for other sizes too, see resizable.py.
+    forms: how each node runs that works in several layouts, by the name of its first output. dynamic: float activations
+    meeting integer weights may be quantized by the kernel, row by row at run time: several times faster, and no longer
+    what the graph says to the last digits. resizable: the operators must be right for other sizes too, see
+    resizable.py.
     """
 
-    def __init__(self, forms: Mapping[ir.Node, Form], dynamic: bool = False, resizable: bool = False) -> None:
+    def __init__(self, forms: Mapping[str, Form], dynamic: bool = False, resizable: bool = False) -> None:
         self.forms, self.dynamic, self.resizable = forms, dynamic, resizable
         self.program = Program()
         self.node: ir.Node
@@ -195,8 +196,9 @@ class Builder:
     def common_layout(self, *values: Value) -> Layout:
         """The layout in which the node works (see assign.py), or the one that the first computed operand is held in
         where the operands are an inner part of a larger form."""
-        if self.node in self.forms and len(self.forms[self.node].works) == values[0].rank:
-            return self.forms[self.node].works
+        form = self.forms.get(self.node.outputs[0].name or "")
+        if form is not None and len(form.works) == values[0].rank:
+            return form.works
         return next((self.held_layout(value) for value in values if value.data is None), identity(values[0].rank))
 
     def held_layout(self, value: Value) -> Layout:

@@ -48,12 +48,14 @@ def weight_tensor(b: Builder, x: Value, w: Value, form: Filter) -> Tensor:
             raise NeedsFloat("its weights are not on a symmetric grid per output channel")
         if made.dtype == INT4 and (not form.packed or weights_row(form.kernel, "q8", made) is None):
             made.dtype = INT8  # the same integers, a byte each
+        if _beyond_the_kernels(made):
+            raise NeedsFloat("its weights reach -128, which int8 kernels exclude")
         if weights_row(form.kernel, "q8", made) is None:
             raise NeedsFloat(f"{form.kernel} has no kernel for its weights")
         return made
     if b.dynamic and w.grid is not None and x.grid is None:
         made = _integers(b, w, form)
-        if made is not None and weights_row(form.kernel, "f32", made) is not None:
+        if made is not None and not _beyond_the_kernels(made) and weights_row(form.kernel, "f32", made) is not None:
             return made
     return _reals(b, w, form)
 
@@ -76,6 +78,11 @@ def _integers(b: Builder, w: Value, form: Filter) -> Tensor | None:
     params = QuantParams(replace(kind, granularity=PerChannel(axis)), scale.copy(), np.zeros(scale.shape, np.int32))
     narrow = kind.bits == 4 and data.size and int(data.min()) >= INT4_RANGE[0]
     return b.constant(data.astype(np.int8), params, INT4 if narrow else INT8, w.name)
+
+
+def _beyond_the_kernels(weights: Tensor) -> bool:
+    """https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec: [-127, 127]."""
+    return weights.data is not None and weights.data.size > 0 and int(weights.data.min()) == -128
 
 
 def _reals(b: Builder, w: Value, form: Filter) -> Tensor:
