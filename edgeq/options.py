@@ -34,7 +34,8 @@ class Options:
     data, or a function that scores a predictor. metric: a name of `edgeq.metrics.METRICS`, "module:function" or a
     function. max_drop (such as 1.0 or "1%"), min_metric, max_bytes (such as "600kB"): search the bits of each layer.
     layout: "nhwc" makes the images that go in and come out channels last (passes/images.py says which these are);
-    samples stay as the source model takes them.
+    samples stay as the source model takes them. device: a name of `DEVICES`, which chooses the target where none is
+    named, and fits the bundles to what runs there.
     """
 
     bits: int = 8
@@ -57,6 +58,7 @@ class Options:
     min_metric: float | None = None
     max_bytes: int | str | None = None
     keep_qdq: Path | None = None
+    device: str | None = None
     min_os: int = 18
     compute: Literal["ane", "gpu", "cpu", "all"] = "ane"
     strict: bool = False

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 import edgeq_runtime
 from edgeq.bundle import Bundle, check_free, file_entries, new_bundle, open_bundle, write_report
+from edgeq.devices import device_named, targets_of
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model
 from edgeq.golden import golden_cases, golden_tolerance
@@ -44,8 +45,8 @@ from edgeq_runtime.selftest import write_selftest
 __all__ = ["Options", "Progress", "backend", "convert", "convert_all"]
 
 
-def convert(model: Any, *, target: str, output: str | Path | None = None, **options: Any) -> Bundle:
-    """Convert a model for one target -> the bundle that was written.
+def convert(model: Any, *, target: str = "", output: str | Path | None = None, **options: Any) -> Bundle:
+    """Convert a model for one target, by default that of the `device` -> the bundle that was written.
 
     model: a path (.onnx, .pt2), "module:function", an onnx or onnx_ir model, or a torch ExportedProgram. options: the
     fields of `Options`.
@@ -53,12 +54,13 @@ def convert(model: Any, *, target: str, output: str | Path | None = None, **opti
     Raises:
         EdgeqError: its subclasses name what is wrong and what helps; nothing is left on the disk then.
     """
-    return convert_all(model, [target], Options(**options), output)[0]
+    return convert_all(model, [target] if target else [], Options(**options), output)[0]
 
 
 def convert_all(model: Any, targets: Sequence[str], options: Options, output: str | Path | None = None,
                 ) -> tuple[Bundle, ...]:
     """Convert a model for several targets under one plan, so that the bundles share every grid. One bundle a target."""
+    targets = targets_of(targets, options.device)
     paths = {name: output_path(model, name, output, alone=len(targets) == 1) for name in targets}
     for name, path in paths.items():
         check_free(path, force=options.force)
@@ -132,6 +134,8 @@ def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None
     artifact = backend(target).emit(record.graph, folder, _emit_options(options))
     seconds = time.perf_counter() - started
     manifest = record.manifest(target, artifact)
+    if options.device is not None:
+        manifest = device_named(options.device).fitted(manifest)
     _save(manifest, folder)
     verification = None
     if options.verify:

@@ -11,6 +11,7 @@ import click
 
 from edgeq.cli.shared import (
     BELOW_WHAT_WAS_ASKED,
+    DEVICE_NAMES,
     TARGET_NAMES,
     common,
     input_option,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True, required=True, help="Repeatable.")
+@click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True, help="Repeatable.")
+@click.option("--device", type=click.Choice(DEVICE_NAMES),
+              help="Chooses the target, and fits the bundle to the engines that run there.")
 @click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), default="8", show_default=True,
               help="Of the weights; 16 is half precision, 32 is float as it came.")
 @click.option("--calibration", metavar="DATA", help="Real samples: .npz, .npy, a folder, or module:function.")
@@ -79,7 +82,7 @@ def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -
     if dry_run and flags["keep_qdq"]:
         raise click.UsageError("--dry-run writes nothing, so it excludes --keep-qdq")
     with progress_bar() as progress, _destination(output, dry_run) as place:
-        bundles = convert_all(model, list(dict.fromkeys(targets)), options(progress), place)
+        bundles = convert_all(model, targets, options(progress), place)
         rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}
                 for bundle in bundles]
     print_result(rows, as_json, lambda: conversion(rows))

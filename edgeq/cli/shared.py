@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
 PLANNED_TOGETHER = ("onnxruntime", "tflite", "coreml")
+DEVICE_NAMES = ("pi4", "pi5", "pi-32bit", "jetson-orin", "iphone", "android")
 TARGET_NAMES = (*PLANNED_TOGETHER, "tensorrt")
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -23,8 +23,9 @@ def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: boo
          watch: bool = True) -> Model:
     """Open a bundle on this device: its folder, or one that `install` keeps up to date.
 
-    threads: how many the engine may use for one run; None leaves it to the engine. verify: compare every file's sha256,
-    not only its size. watch: count input values outside the calibrated range, see Model.drift.
+    threads: how many the engine may use for one run; None leaves it to the bundle, or else to the engine. verify:
+    compare every file's sha256, not only its size. watch: count input values outside the calibrated range, see
+    Model.drift.
 
     Raises:
         BundleError: damaged, from a newer format, or unsafe. EngineError: the engine is missing, too old or refuses it.
@@ -44,7 +45,8 @@ def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: boo
         from .drift import DriftWatch
 
         drift = DriftWatch.of(manifest)
-    return Model(folder, manifest, open_engine(folder, manifest, threads), drift)
+    wanted = threads if threads is not None else manifest.options.get("threads")
+    return Model(folder, manifest, open_engine(folder, manifest, wanted), drift)
 
 
 class Model:

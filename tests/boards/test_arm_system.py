@@ -112,18 +112,21 @@ def test_over_the_adbd_of_an_arm_board(system: Path, bundles: list[Path], tmp_pa
         environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(tmp_path),
                        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                        "XDG_CACHE_HOME": str(Path.home() / ".cache")}
-        try:
-            for bundle in bundles:
+        # In the foreground: by itself, adb would start its server without the loader.
+        with subprocess.Popen([*inside, "adb", "nodaemon", "server"], env=environment, stderr=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL) as server:
+            try:
                 _until_connected(inside, environment)
-                done = subprocess.run([*inside, sys.executable, "-m", "edgeq.cli", "test", bundle, "--json",
-                                       "--board", "adb:127.0.0.1:5555"], env=environment, capture_output=True,
-                                      text=True, check=False)
-                assert done.returncode == 0, done.stdout + done.stderr
-                row = json.loads(done.stdout)[0]
-                assert row["self_test"]["status"] in ("pass", "within tolerance")
-                assert row["facts"]["root"] == "/data/local/tmp/edgeq-board"
-        finally:
-            subprocess.run([*inside, "adb", "kill-server"], env=environment, capture_output=True, check=False)
+                for bundle in bundles:
+                    done = subprocess.run([*inside, sys.executable, "-m", "edgeq.cli", "test", bundle, "--json",
+                                           "--board", "adb:127.0.0.1:5555"], env=environment, capture_output=True,
+                                          text=True, check=False)
+                    assert done.returncode == 0, done.stdout + done.stderr
+                    row = json.loads(done.stdout)[0]
+                    assert row["self_test"]["status"] in ("pass", "within tolerance")
+                    assert row["facts"]["root"] == "/data/local/tmp/edgeq-board"
+            finally:
+                server.kill()
 
 
 def _child_of(process: int) -> str:

@@ -10,6 +10,7 @@ from edgeq_runtime.errors import BundleError, EngineError
 from edgeq_runtime.manifest import Manifest
 
 OPTIONS = {
+    "threads",               # how many for one run, where the caller does not say
     "session_options",       # config entries: onnxruntime_session_options_config_keys.h
     "providers",             # execution providers by preference: names, or [name, {option: value}]
     "enable_cpu_mem_arena",  # False saves memory between runs

@@ -13,6 +13,7 @@ from edgeq_runtime.errors import BundleError, EngineError, InputError
 from edgeq_runtime.manifest import Manifest, TensorSpec
 
 OPTIONS = {
+    "threads",         # how many for one run, where the caller does not say
     "tflite_runtime",  # version specifier for tflite-runtime; its numbers do not compare with those of ai-edge-litert
 }
 
