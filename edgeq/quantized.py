@@ -9,7 +9,6 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.errors import UsageError
-from edgeq.graph import is_constant
 from edgeq.options import Options
 from edgeq.passes.dynamic import is_dynamic
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
@@ -24,7 +23,7 @@ from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantScheme
-from edgeq.search import Found, Goal, Limits, Workbench, goal_on, search
+from edgeq.search import Found, Goal, Limits, Workbench, goal_on, observed, search
 from edgeq.search.repair import FEEDS as REPAIR_FEEDS
 from edgeq.search.repair import Repair, repair
 from edgeq.search.workbench import spread
@@ -68,7 +67,7 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
     network, scaled = _scaled(network, plan, method, samples, options)
     plan = make_plan(network, targets, scheme, keep_float=options.keep_float) if scaled else plan
     repairing = options.method == "auto" and options.bits == 8 and plan.activation is not None
-    values = _computed(plan.groups, network) if limited or repairing else plan.sources
+    values = observed(plan, network) if limited or repairing else plan.sources
     statistics = _calibrate(network, values, samples, options)
     calibrators = _calibrators(network, plan, statistics, samples, options)
     bench = Workbench(network, targets, scheme, samples, statistics, _by_value(calibrators, plan), method,
@@ -135,16 +134,12 @@ def _is_quantized(network: ir.Model) -> bool:
     return is_dynamic(network.graph) or any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph)
 
 
-def _computed(names: Collection[str], network: ir.Model) -> tuple[str, ...]:
-    return tuple(name for name in names if not is_constant(network.graph.initializers.get(name)))
-
-
 def _by_value(calibrators: Calibrator | Mapping[str, Calibrator], plan: QuantPlan,
               ) -> Calibrator | Mapping[str, Calibrator]:
     """Leaders change when some layers compute in float; each value keeps what was chosen for its group."""
     if not isinstance(calibrators, Mapping):
         return calibrators
-    return {name: calibrators[leader] for name, leader in plan.groups.items() if leader in calibrators}
+    return {name: calibrators.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()}
 
 
 def _calibrate(network: ir.Model, values: Collection[str], samples: Samples | None, options: Options) -> Statistics:

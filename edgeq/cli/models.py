@@ -40,6 +40,8 @@ def inspect(source: str, inputs: dict[str, Shape], compute: str | None, as_json:
               help="Whose rules; repeatable, all that share a plan by default.")
 @input_option
 @click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
+@click.option("--eval", metavar="DATA", help="Labelled data for --metric, or a module:function that scores.")
+@click.option("--metric", metavar="NAME", help="Score the worst layers by this too; see `edgeq convert`.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many layers to show.")
 @common
 def analyze(model: str, targets: tuple[str, ...], bits: str, preprocess: str | None, top: int, as_json: bool,
@@ -52,7 +54,7 @@ def analyze(model: str, targets: tuple[str, ...], bits: str, preprocess: str | N
 
     with progress_bar() as progress:
         options = Options(**flags, bits=int(bits), preprocess=read_preprocess(preprocess), progress=progress)
-        found = damage(model, targets or PLANNED_TOGETHER, options)
+        found = damage(model, targets or PLANNED_TOGETHER, options, top)
     print_result(found, as_json, lambda: print_damage(found, top))
 
 

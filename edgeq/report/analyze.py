@@ -1,6 +1,7 @@
 """`edgeq analyze`: which layers of a model quantization would hurt most, as plain data."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,8 +10,11 @@ from edgeq.errors import UsageError
 from edgeq.options import Options, scheme_of
 
 
-def analyze(model: Any, targets: Sequence[str], options: Options) -> dict[str, Any]:
+def analyze(model: Any, targets: Sequence[str], options: Options, scored: int = 20) -> dict[str, Any]:
     """Rank the layers of a model by the damage that each causes when it alone is quantized as `options` say.
+
+    scored: with options.metric, so many of the worst layers that have weights are scored by it too, each at the cost of
+    a whole evaluation, and come first, in the order of their drop.
 
     Raises:
         UsageError: no samples, or nothing to quantize. EdgeqError: the model or the samples cannot be used.
@@ -20,12 +24,15 @@ def analyze(model: Any, targets: Sequence[str], options: Options) -> dict[str, A
     from edgeq.graph import real_inputs
     from edgeq.passes import canonicalize
     from edgeq.quant.calibrate import CALIBRATORS, calibrate
+    from edgeq.quant.methods import method_named
     from edgeq.quant.plan import make_plan
     from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
     from edgeq.quant.quantize import quantize
     from edgeq.quant.samples import InputSpec, open_samples
     from edgeq.quant.sensitivity import sensitivity
+    from edgeq.search import Limits, Workbench, goal_on, observed, score_alone
     from edgeq.targets import TARGETS, are_symmetric
+    from edgeq.verify.evaluate import open_evaluation
 
     if options.calibration is None:
         raise UsageError("the damage is measured on real samples: add --calibration DATA")
@@ -37,27 +44,43 @@ def analyze(model: Any, targets: Sequence[str], options: Options) -> dict[str, A
              for value in real_inputs(network.graph) if value.dtype is not None and value.shape is not None}
     samples = open_samples(options.calibration, specs, limit=options.samples, preprocess=options.preprocess)
     chosen = [TARGETS[name] for name in targets]
-    plan = make_plan(network, chosen, scheme_of(options, symmetric=are_symmetric(chosen)),
-                     keep_float=options.keep_float)
+    scheme = scheme_of(options, symmetric=are_symmetric(chosen))
+    plan = make_plan(network, chosen, scheme, keep_float=options.keep_float)
     if not plan.weights and not plan.groups:
         raise UsageError("nothing in this model would be quantized")
     feeds = list(samples)
-    statistics = calibrate(network, plan.sources, feeds, progress=lambda done: options.progress(
-        "calibrating", done, len(feeds))) if plan.sources else {}
-    graph = quantize(network, plan, statistics, CALIBRATORS["mse"])
+    statistics = calibrate(network, observed(plan, network), feeds, progress=lambda done: options.progress(
+        "calibrating", done, len(feeds))) if plan.groups else {}
+    calibrator = CALIBRATORS["mse"]
+    graph = quantize(network, plan, statistics, calibrator)
     found = sensitivity(network, graph, plan, feeds, lambda done, total: options.progress("layers", done, total))
-    return {"samples": len(feeds), "bits": options.bits, "layers": [asdict(damage) for damage in found]}
+    layers = [asdict(damage) for damage in found]
+    result: dict[str, Any] = {"samples": len(feeds), "bits": options.bits, "layers": layers}
+    if options.metric is not None or options.eval is not None:
+        evaluation = open_evaluation(options.eval, options.metric, specs, preprocess=options.preprocess)
+        goal = goal_on(network, evaluation, Limits())
+        bench = Workbench(network, chosen, scheme, samples, statistics, calibrator, method_named("sum-preserving"),
+                          options.keep_float)
+        result |= {"metric": evaluation.metric.name, "float_score": goal.float_score}
+        wanted = [line for line in layers if line["node"] in bench.layers][:scored]
+        for number, line in enumerate(wanted):
+            options.progress("scoring layers", number, len(wanted))
+            line["score"] = score_alone(bench, goal, line["node"])
+        layers.sort(key=lambda line: -goal.drop(line["score"]) if "score" in line else math.inf)
+    return result
 
 
 def print_damage(found: Mapping[str, Any], shown: int) -> None:
     """The worst layers as a table for people."""
     from edgeq.report.text import console, size, table
 
-    rows = table("layer", "op", ">bits", ">weights", ">dB of the output",
+    metric = [f">{found['metric']} (float: {found['float_score']:.4g})"] if "metric" in found else []
+    rows = table("layer", "op", ">bits", ">weights", ">dB of the output", *metric,
                  title=f"each layer quantized alone, {found['samples']} samples; the worst first")
     for line in found["layers"][:shown]:
+        score = [f"{line['score']:.4g}" if "score" in line else "-"] if metric else []
         rows.add_row(line["node"], line["op"], str(line["bits"] or "-"),
-                     size(line["weight_bytes"]) if line["weight_bytes"] else "-", f"{line['sqnr_db']:.1f}")
+                     size(line["weight_bytes"]) if line["weight_bytes"] else "-", f"{line['sqnr_db']:.1f}", *score)
     out = console()
     out.print(rows)
     if len(found["layers"]) > shown:

@@ -3,7 +3,7 @@
     search      the smallest bundle that keeps the user's metric, or the best one within so many bytes
 """
 from edgeq.search.limits import Goal, Limits, goal_on, limits_of
-from edgeq.search.run import Found, search
-from edgeq.search.workbench import Built, Workbench
+from edgeq.search.run import Found, score_alone, search
+from edgeq.search.workbench import Built, Workbench, observed
 
-__all__ = ["Built", "Found", "Goal", "Limits", "Workbench", "goal_on", "limits_of", "search"]
+__all__ = ["Built", "Found", "Goal", "Limits", "Workbench", "goal_on", "limits_of", "observed", "score_alone", "search"]

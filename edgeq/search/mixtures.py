@@ -1,15 +1,17 @@
 """What a network's single roundings cost, measured, and the path of mixtures that follows from it."""
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import onnx_ir as ir
 
-from edgeq.graph import constant, consumers, is_constant, label
+from edgeq.graph import consumers, is_constant, label
+from edgeq.graph import shape as shape_of
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.plan.integers import IntegerNodes
-from edgeq.quant.plan.units import data_inputs
+from edgeq.quant.plan.units import data_inputs, weights_of
 from edgeq.quant.prefix import Arrays
 from edgeq.search.noise import activation_roundings, noises, weight_roundings
 from edgeq.search.path import Layer, Mixture, Rounded, path
@@ -38,11 +40,10 @@ def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[in
 
 
 def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> Layer:
-    """Bytes of the codes and of a float32 scale for each output channel."""
-    weight = constant(node.inputs[1])
-    assert weight is not None
-    scales = 4 * max(weight.shape, default=1)
-    sizes = {width: weight.size * width // 8 + (scales if width < 16 else 0) for width in bits}
+    """Bytes of the codes, and of a float32 scale for each channel: of as many as the longest axis, at most."""
+    shapes = [shape_of(value) for value in weights_of(node)]
+    elements, scales = sum(map(math.prod, shapes)), 4 * sum(max(shape, default=1) for shape in shapes)
+    sizes = {width: elements * width // 8 + (scales if width < 16 else 0) for width in bits}
     return Layer(sizes, {width: noise.get(width, 0.0) for width in bits})
 
 

@@ -66,6 +66,18 @@ def search(bench: Workbench, goal: Goal, size: Callable[[ir.Model], int]) -> Fou
     return _Search(bench, goal, size).run()
 
 
+def score_alone(bench: Workbench, goal: Goal, layer: str) -> float:
+    """The metric with one layer quantized as the scheme says, and all others in float."""
+    float_ = precisions(dict.fromkeys(bench.layers, 32), bench.work)
+    del float_[layer]
+    return _score(goal, bench.build(float_).graph)
+
+
+def _score(goal: Goal, graph: ir.Model) -> float:
+    with opened(graph) as predict:
+        return goal.evaluation.score(predict)
+
+
 class _Search:
     def __init__(self, bench: Workbench, goal: Goal, size: Callable[[ir.Model], int]):
         self.bench, self.goal, self.size = bench, goal, size
@@ -112,9 +124,7 @@ class _Search:
         mixture = self.path[place]
         self.bench.progress("searching", len(self.trials), BUDGET)
         done = self.bench.build(precisions(mixture.bits, mixture.floats, _REASON), refit=refit)
-        with opened(done.graph) as predict:
-            score = self.goal.evaluation.score(predict)
-        trial = Trial(place, mixture, done, self.size(done.graph), score, refit)
+        trial = Trial(place, mixture, done, self.size(done.graph), _score(self.goal, done.graph), refit)
         self.trials.append(trial)
         return trial
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from edgeq.graph import label
+from edgeq.graph import is_constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.options import Progress
 from edgeq.quant.calibrate import Calibrator, TensorStatistics
@@ -143,6 +143,11 @@ def work(node: ir.Node) -> int:
             return math.prod(shape_of(node.inputs[0])) * math.prod(sizes[1:])
         case _:
             return elements * (sizes[-2] if node.op_type == "MatMul" else math.prod(sizes) // shape_of(output)[-1])
+
+
+def observed(plan: QuantPlan, network: ir.Model) -> tuple[str, ...]:
+    """The values that calibration must see so that every plan with more nodes in float finds its statistics."""
+    return tuple(name for name in plan.groups if not is_constant(network.graph.initializers.get(name)))
 
 
 def precisions(bits: Mapping[str, int], floats: Iterable[str], reason: str = "") -> dict[str, Precision]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small_graphs import network, normal, residual
 
+from edgeq.errors import UsageError
 from edgeq.quant.plan import Precision, QuantPlan, make_plan
 from edgeq.scheme import PRESETS, PerBlock, PerChannel, QuantScheme, QuantType
 from edgeq.targets import COREML, ONNXRUNTIME, TFLITE, Fixed
@@ -163,3 +164,8 @@ def test_a_layer_can_have_float_weights_alone() -> None:
     plan = make_plan(residual(), [ONNXRUNTIME], PRESETS["w4"], layers={"Conv_2": Precision(weight_bits=32)})
     assert not plan.half
     assert "w2" not in {weight.value for weight in plan.weights}
+
+
+def test_a_name_that_no_layer_has_is_refused_with_those_that_come_near() -> None:
+    with pytest.raises(UsageError, match=r"--keep-float \^Cnov_2\$: no layer has such a name; near it: 'Conv_2'"):
+        make_plan(residual(), [ONNXRUNTIME], W8A8, keep_float=["Gemm", "^Cnov_2$"])

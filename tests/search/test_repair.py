@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from small_graphs import feeds, network, normal
@@ -73,3 +74,21 @@ def test_what_is_good_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_weights_alone_are_not_repaired(tmp_path: Path) -> None:
     bundle = convert(gated(1.0), target="onnxruntime", output=tmp_path / "b")
     assert bundle.report["repair"] is None
+
+
+@pytest.mark.parametrize("what", ["constant samples", "weights of zero", "dead channels"])
+def test_no_signal_gives_a_finite_model(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "VALUES_DB", 500.0)
+    model, samples = gated(1.0), FEEDS
+    if what == "constant samples":
+        samples = [{"x": np.zeros(SHAPE, np.float32)}] * 4
+    else:
+        weight = model.graph.initializers["w3"].const_value.numpy().copy()
+        weight[:: 1 if what == "weights of zero" else 2] = 0
+        model.graph.initializers["w3"].const_value = ir.tensor(weight, name="w3")
+    bundle = convert(model, target="onnxruntime", calibration=samples, output=tmp_path / "b")
+    for value in ir.load(bundle.path / "model.onnx").graph.initializers.values():
+        data = value.const_value.numpy()
+        assert data.dtype.kind != "f" or np.isfinite(data).all(), value.name
+    with edgeq_runtime.load(bundle.path) as engine:
+        assert np.isfinite(engine.run(dict(FEEDS[0]))["y"]).all()

@@ -14,11 +14,13 @@ from small_graphs import feeds, network, normal, residual
 import edgeq_runtime
 from edgeq.cli import main
 from edgeq.errors import UsageError
+from edgeq.options import Options
 from edgeq.pipeline import convert
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.methods import method_named
 from edgeq.quant.samples import open_samples
 from edgeq.record import input_specs
+from edgeq.report.analyze import analyze
 from edgeq.scheme import PRESETS
 from edgeq.search.limits import Drop, Least, limits_of
 from edgeq.search.mixtures import measured_path
@@ -158,3 +160,28 @@ def test_limits_are_read() -> None:
     assert limits_of("1%", None, "1.5MB").bytes == 1_500_000
     assert limits_of(0.5, None, 600).bytes == 600
     assert limits_of(None, 30.0, "600kB").quality == Least(30.0)
+
+
+def test_analyze_ranks_layers_by_the_metric() -> None:
+    model = residual()
+    w2, w3 = (model.graph.initializers[name].const_value.numpy().copy() for name in ("w2", "w3"))
+    w2[0] *= 1e4  # one scale for all channels leaves nothing of the others,
+    w3[:, 0] = 0  # which are all that counts
+    for name, data in (("w2", w2), ("w3", w3)):
+        model.graph.initializers[name].const_value = ir.tensor(data, name=name)
+    labelled = [(dict(feed), out["z"]) for feed, out in zip(FEEDS, run_onnx(_showing(model, "z"), FEEDS), strict=True)]
+    found = analyze(_showing(model, "z"), ["onnxruntime"], Options(
+        calibration=FEEDS, weights="per-tensor", activations="float", eval=labelled, metric=lambda p, t: -max(
+            float(np.abs(prediction["z"] - target).max()) for prediction, target in zip(p, t, strict=True))))
+    assert found["layers"][0]["node"] == "Conv_2"
+    assert found["float_score"] == pytest.approx(0, abs=1e-3)
+    scores = [line["score"] for line in found["layers"]]
+    assert scores == sorted(scores)
+
+
+def _showing(model: ir.Model, name: str) -> ir.Model:
+    """The same network, ending at another value."""
+    model = model.clone()
+    value = next(value for node in model.graph for value in node.outputs if value.name == name)
+    model.graph.outputs[:] = [value]
+    return model

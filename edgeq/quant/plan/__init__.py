@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from types import MappingProxyType
+from typing import Final
 
 import onnx_ir as ir
 
+from edgeq.errors import UsageError
 from edgeq.graph import label
 from edgeq.quant.plan.grids import Grids
 from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.types import Bias, Kept, Precision, QuantPlan, Weight
-from edgeq.quant.plan.units import Units
+from edgeq.quant.plan.units import Units, weights_of
 from edgeq.quant.plan.weights import plan_biases, plan_weights, weighted_layers
 from edgeq.scheme import QuantScheme
 from edgeq.targets import Target
 
 __all__ = ["Bias", "Kept", "Precision", "QuantPlan", "Weight", "make_plan"]
 
-_NO_LAYERS: Mapping[str, Precision] = MappingProxyType({})
+_NEAR: Final = 3
+_NO_LAYERS: Final[Mapping[str, Precision]] = MappingProxyType({})
 
 
 def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *, keep_float: Iterable[str] = (),
@@ -31,9 +35,12 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
 
     keep_float: regular expressions; a node whose name (or first output's name) matches one stays float altogether.
     layers: name of a node (or its first output) -> what it gets instead of `scheme`.
+
+    Raises:
+        UsageError: a regular expression matches no layer; names those that come close.
     """
-    keep = [re.compile(pattern) for pattern in keep_float]
     units = Units(model.graph, targets)
+    keep = [_pattern(text, units) for text in keep_float]
     weights, half = ((), ()) if scheme.weight is None else plan_weights(
         units, weighted_layers(units, keep), scheme.weight, layers)
     if scheme.activation is None:
@@ -43,3 +50,13 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
     kept = tuple(Kept(label(node), node.op_type, reason) for node, reason in integers.kept.items())
     return QuantPlan(scheme.activation, grids.groups(), grids.sources(), grids.fixed, frozenset(grids.rounded),
                      frozenset(grids.readers), weights, plan_biases(units, integers.nodes, weights), kept, half)
+
+
+def _pattern(text: str, units: Units) -> re.Pattern[str]:
+    pattern = re.compile(text)
+    names = [label(node) for node in units.graph if units.has_row(node) or weights_of(node)]
+    if names and not any(pattern.search(name) for name in names):
+        bare = re.sub(r"[^\w/]", "", text)
+        near = ", ".join(f"'{name}'" for name in get_close_matches(bare, names, n=_NEAR, cutoff=0))
+        raise UsageError(f"--keep-float {text}: no layer has such a name; near it: {near}")
+    return pattern

@@ -1,6 +1,7 @@
 """Options that contradict each other, and outputs that are in the way."""
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,38 @@ def _preprocess(folder: Path) -> list[str]:
     return convert("net.onnx", "--preprocess", "steps.json")
 
 
+def _evaluated(*more: str, labels: tuple[int, ...] = (0, 1, 2, 3)) -> Prepare:
+    def prepare(folder: Path) -> list[str]:
+        np.savez(folder / "labelled.npz", image=samples(), labels=labels)
+        return [*model(network, "--eval", "labelled.npz")(folder), *more]
+    return prepare
+
+
+def _own(body: str) -> Prepare:
+    """A metric of the user's, in a module of the current folder."""
+    def prepare(folder: Path) -> list[str]:
+        sys.modules.pop("own", None)
+        (folder / "own.py").write_text(f"def metric(predictions, targets):\n    {body}\n")
+        return _evaluated("--metric", "own:metric")(folder)
+    return prepare
+
+
 OPTIONS = (
     Case("8-bit activations without data", options("--activations", "8"), r"--activations 8.*--calibration", 2),
     Case("8-bit activations with float weights", _data("--activations", "8", "--bits", "32"),
          r"--activations 8.*--bits", 2),
     Case("unknown granularity", options("--weights", "block"), r"--weights block.*block:SIZE", 2),
+    Case("a layer that is not there", options("--keep-float", "frist"), r"--keep-float frist: no layer.*'first'", 2),
+    Case("a metric without data", options("--metric", "top1"), r"top1 needs labelled data: add --eval DATA", 2),
+    Case("data without a metric", _evaluated(), r"--eval needs --metric: top1, top5", 2),
+    Case("no such metric", _evaluated("--metric", "accuracy"), r"no metric 'accuracy'; there are top1", 2),
+    Case("a search without a metric", options("--max-drop", "1"), r"add --eval DATA with --metric", 2),
+    Case("labels that no class has", _evaluated("--metric", "top1", labels=(0, 1, 2, 5)),
+         r"--metric top1: sample 3: label 5 where the model has classes 0 to 4"),
+    Case("labels of another kind", _evaluated("--metric", "psnr"), r"sample 0: an image of shape \(\)"),
+    Case("too few labels for the samples", _evaluated("--metric", "top1", labels=(0, 1, 2)), r"4 samples and 3 labels"),
+    Case("a metric that raises", _own("raise KeyError('boxes')"), r"--metric own:metric: KeyError: 'boxes'"),
+    Case("a metric that is not a number", _own("return float('nan')"), r"--metric own:metric: the score is nan"),
     Case("not a regular expression", options("--keep-float", "("), r"--keep-float.*regular expression", 2),
     Case("shape that is none", options("--input", "image"), r"--input.*image:1x3x224x224", 2),
     Case("unknown target", argument("convert", "net.onnx", "--target", "tpu"), r"--target.*tpu.*onnxruntime", 2),

@@ -1,0 +1,95 @@
+"""The search over bits on real models: the smallest bundle that keeps a score, and a demand that nothing can meet.
+
+    python benchmarks/search.py [--targets onnxruntime,tflite] [--json FILE]
+
+The score is the model's own scorer, given to `--eval` as a function. `met` False is exit code 3 on the command line.
+Below the table: the bits of each layer's weights, a * where the layer computes in float, and every mixture that was
+tried.
+"""
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import open_zoo, parser, report, shapes
+
+from edgeq.bundle import Bundle
+from edgeq.pipeline import Options, convert_all
+
+# (model, score of the zoo, its scale: points of 100 for shares, demand)
+CASES: tuple[tuple[str, str, float, dict[str, Any]], ...] = (
+    ("fsrcnn_x2", "psnr", 1.0, {"max_drop": 0.15}),
+    ("fsrcnn_x2", "psnr", 1.0, {"max_drop": -1.0}),
+    ("coco_fastestdet", "map50", 100.0, {"max_drop": 1.0}),
+    ("coco_fastestdet", "map50", 100.0, {"max_bytes": "350kB"}),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """float_score, score, allowed: in points of 100, or dB. mixtures: how many were scored. seconds: of everything."""
+
+    model: str
+    demand: str
+    target: str
+    float_score: float
+    allowed: float | None
+    score: float
+    met: bool
+    artifact_bytes: int
+    float_bytes: int
+    float_share: float
+    mixtures: int
+    seconds: float
+
+
+def scorer(zoo: Any, item: str, name: str, scale: float) -> Callable[[Any], float]:
+    def score(predict: Any) -> float:
+        return scale * float(zoo.score(item, lambda feed: list(predict(feed).values()))[name])
+
+    return score
+
+
+def convert(zoo: Any, item: str, name: str, scale: float, demand: dict[str, Any], targets: list[str], folder: Path,
+            ) -> Iterator[tuple[Row, Bundle]]:
+    options = Options(calibration=list(zoo.feeds(item, "calib", 100)), inputs=shapes(zoo, item),
+                      eval=scorer(zoo, item, name, scale), force=True, **demand)
+    started = time.perf_counter()
+    bundles = convert_all(zoo.model(item), targets, options, folder / item)
+    seconds = time.perf_counter() - started
+    for bundle in bundles:
+        found, search = bundle.report["evaluation"], bundle.report["search"]
+        yield Row(item, " ".join(f"{key} {value}" for key, value in demand.items()), bundle.manifest.target,
+                  found["float_score"], found["worst_score_allowed"], found["score"], found["met"],
+                  bundle.artifact_bytes, zoo.model(item).stat().st_size, search["float_share"], search["evaluations"],
+                  seconds), bundle
+
+
+def layers(bundle: Bundle) -> str:
+    found = bundle.report["search"]["layers"]
+    return " ".join(f"{layer['node']}:{layer['weight_bits']}{'*' if layer['float'] else ''}" for layer in found)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--targets", default="onnxruntime,tflite")
+    chosen = options.parse_args()
+    zoo = open_zoo(chosen.models)
+    found: list[tuple[Row, Bundle]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for item, name, scale, demand in CASES:
+            found += convert(zoo, item, name, scale, demand, chosen.targets.split(","), Path(folder))
+    report([row for row, _ in found], "search over bits, at most 100 calibration samples", chosen.json)
+    for row, bundle in found[::len(chosen.targets.split(","))]:
+        print(f"\n{row.model}, {row.demand}: {layers(bundle)}")
+        for point in sorted(bundle.report["search"]["points"], key=lambda point: point["bytes"]):
+            print(f"  {point['bytes']:8d} bytes {point['score']:8.3f}  {point['float_share']:.3f} in float"
+                  f"{'  <- chosen' if point['chosen'] else ''}")
+
+
+if __name__ == "__main__":
+    main()
