@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_imports_go_down() -> None:
     done = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, text=True,
                           capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_room_has_its_floor() -> None:
+    """What the contracts do not name, import-linter does not watch."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    down, apart = settings["tool"]["importlinter"]["contracts"]
+    named = {room.strip() for layer in down["layers"] for room in layer.split("|")}
+    rooms = {f"edgeq.{path.stem}" for path in (ROOT / "edgeq").iterdir()
+             if path.suffix == ".py" or (path / "__init__.py").is_file()} - {"edgeq.__init__"}
+    assert rooms | {"edgeq_converters", "edgeq_runtime"} == named
+    backends = (ROOT / "converters/edgeq_converters").glob("*/__init__.py")
+    assert {f"edgeq_converters.{path.parent.name}" for path in backends} == set(apart["modules"])
 
 
 def test_what_is_committed_names_no_machine() -> None:
