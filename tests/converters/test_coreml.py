@@ -326,6 +326,22 @@ def test_other_squares_stay_in_float16(tmp_path: Path) -> None:
     assert {kinds[name] for name in ("square", "mul", "log", "add") if name in kinds} == {"float16"}
 
 
+@pytest.mark.parametrize(("scores", "kind"), [(300, "float32"), (5000, "float16")])
+def test_the_mean_of_a_few_scores_is_float32(scores: int, kind: str, tmp_path: Path) -> None:
+    """What float16 rounds off a mean is more than what 8 bits cost it; thousands of scores stay where they are fast."""
+    model = network(f"""g (float[1,8,{scores}] x) => (float[1,1] y) {{
+        a = Conv (x, w)  s = Sigmoid (a)  y = ReduceMean <keepdims = 0> (s, last) }}""", w=normal(1, 8, 1, scale=0.2),
+        last=np.array([2]))
+    x = normal(1, 8, scores)
+    artifact = emit(model, tmp_path, EmitOptions())
+    kinds = {step.op: step.outputs[0].type.element.name for step in open_package(tmp_path / artifact.entry).steps
+             if step.outputs[0].type is not None}
+    assert (kinds["conv"], kinds["sigmoid"], kinds["reduce_mean"]) == ("float16", kind, kind)
+    error = np.abs(run(tmp_path / artifact.entry, artifact, {"x": x}, "float16")["y"]
+                   - run_onnxruntime(model, {"x": x})["y"]).max()
+    assert error < (2e-5 if kind == "float32" else 2e-3)
+
+
 @pytest.mark.parametrize("precision", ["float16", "float32"])
 def test_integers_that_the_graph_makes_itself(precision: Any, tmp_path: Path) -> None:
     """On a grid that it computes; float16 would move numbers to the neighbours on that grid."""

@@ -1,18 +1,22 @@
-"""Which nodes of a float16 program compute in float32: logarithms of powers, and integers that floats stand for.
+"""Which nodes of a float16 program compute in float32: logarithms of powers, integers that floats stand for, scores.
 
 float16 spans 72 dB of amplitude (65504 down to 6e-5 before digits are lost), and half of that of a power; spectra span
 more, and a logarithm shows all of it: what underflows to 0 becomes log(epsilon), tens of dB off. The other readers of
 small squares do not need this: a root or a mean of what underflowed is off by less than 3e-4.
 
 Integers are exact in float16 up to 2048: not the products of 8-bit numbers, nor the index of a pixel.
+
+The mean of a few scores averages the noise of 8 bits away, down to where a last rounding to float16 shows; it leaves
+the program as float32 anyway.
 """
 from __future__ import annotations
 
+from math import prod
 from typing import Final
 
 import onnx_ir as ir
 
-from edgeq.graph import constant, quant
+from edgeq.graph import constant, quant, shape
 
 # Filters, spectra and what is done to them before the logarithm. An activation in between ends the walk: what comes
 # out of it is no measured signal any more, and a network's middle should not leave the Neural Engine.
@@ -21,14 +25,17 @@ LINEAR: Final = frozenset({
     "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather", "Identity", "Expand",
     "ReduceSum", "ReduceMean", "AveragePool", "Sum", "Abs", "Max", "Clip", "Sqrt", "Floor", "Ceil", "Round",
 })
+# From the last layer's numbers to the mean of scores.
+SCORING: Final = frozenset({"Sigmoid", "Softmax", "ReduceMean", "Reshape", "Squeeze", "Flatten"})
+FEW: Final = 4096  # numbers; a whole picture of probabilities stays on the Neural Engine
 SQUARES: Final = frozenset({"ReduceSumSquare", "ReduceL2"})
 
 
 def in_float32(graph: ir.Graph) -> set[ir.Node]:
     """The nodes between the inputs, or the last grid or activation, and a Log that reads a square; or between a Cast
-    from integers and one back to them.
+    from integers and one back to them; or between the last layer and the mean of a few scores.
     """
-    found: set[ir.Node] = set()
+    found = {node for output in graph.outputs for node in _mean_of_scores(output)}
     for node in graph:
         if node.op_type == "Log":
             behind = _behind(node)
@@ -39,6 +46,19 @@ def in_float32(graph: ir.Graph) -> set[ir.Node]:
             if any(map(_from_integers, behind)):
                 found |= behind
     return found
+
+
+def _mean_of_scores(output: ir.Value) -> set[ir.Node]:
+    found: list[ir.Node] = []
+    node = output.producer()
+    while node is not None and node.op_type in SCORING and quant(node.outputs[0]) is None:
+        source = node.inputs[0]
+        if source is None or source.dtype != ir.DataType.FLOAT or prod(shape(source)) > FEW or (
+                len(list(node.outputs[0].uses())) != (1 if found else 0)):
+            break
+        found.append(node)
+        node = source.producer()
+    return set(found) if any(node.op_type == "ReduceMean" for node in found) else set()
 
 
 def _behind(node: ir.Node) -> set[ir.Node]:
