@@ -169,16 +169,15 @@ class _Sums:
         self.samples: list[NDArray[np.float32]] = []
 
     def add(self, reference: NDArray[Any], seen: Seen) -> None:
-        r, g = reference.astype(np.float32).ravel(), seen.real.astype(np.float32).ravel()
+        r, g = (array.astype(np.float32, copy=False).ravel() for array in (reference, seen.real))
         if r.size != g.size:
             self.noise = float("nan")
             return
         finite = np.isfinite(r)
         if not finite.all():  # a mask's infinities are the same on both sides, or the rest shows it
             r, g = r[finite], g[finite]
-        difference = (g - r).astype(np.float64)
-        self.noise += float(difference @ difference)
-        self.signal += float(r.astype(np.float64) @ r.astype(np.float64))
+        self.noise += _energy(g - r)
+        self.signal += _energy(r)
         self.samples.append(r[::max(1, r.size // KEPT_NUMBERS)])
         if seen.stored is not None and seen.grid is not None and seen.stored.size:
             self._add_stored(seen.stored.astype(np.int32), seen.grid)
@@ -205,6 +204,11 @@ class _Sums:
         return Layer(value.name or "", "input" if producer is None else producer.op_type,
                      "" if producer is None else label(producer), found, before_db - found, used, saturated, sample,
                      self.grid)
+
+
+def _energy(numbers: NDArray[np.float32]) -> float:
+    exact = numbers.astype(np.float64)
+    return float(exact @ exact)
 
 
 def _layers(graph: ir.Graph, sums: Mapping[str, _Sums]) -> tuple[Layer, ...]:
