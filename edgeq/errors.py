@@ -9,20 +9,22 @@ EdgeqError                 (edgeq_runtime.errors: the device knows it too)
 ├── CalibrationError       samples missing, empty, not finite, or of the wrong name, shape or dtype
 ├── BoardError             a board that cannot be reached, or has not what a bundle needs
 ├── EvaluationError        a metric or its data that gives no score
+├── FloatFallback          ops of a quantized model that a target runs in float, where --strict was given
 ├── MissingExtra           a part of edgeq that was not installed; names the pip command
 ├── UsageError             options that contradict each other
 └── VerificationError      the artifact does not compute what the quantized graph says
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeq_runtime.errors import BundleError, EdgeqError, EngineError, InputError
 
 __all__ = [
-    "BoardError", "BundleError", "CalibrationError", "EdgeqError", "EngineError", "EvaluationError", "InputError",
-    "MissingExtra", "ModelError", "Problem", "UnsupportedModel", "UsageError", "VerificationError",
+    "BoardError", "BundleError", "CalibrationError", "EdgeqError", "EngineError", "EvaluationError",
+    "FloatFallback", "InputError", "MissingExtra", "ModelError", "Problem", "UnsupportedModel", "UsageError",
+    "VerificationError",
 ]
 
 
@@ -48,6 +50,16 @@ class UsageError(EdgeqError):
 
 class VerificationError(EdgeqError):
     """The written artifact does not compute what the quantized graph computes."""
+
+
+class FloatFallback(EdgeqError):
+    """``--strict`` was given, and ops run in float. found: target -> rows of node, op and reason."""
+
+    def __init__(self, found: Mapping[str, Sequence[Mapping[str, str]]]):
+        self.found = found
+        where = " and ".join(f"{name} ({len(rows)})" for name, rows in found.items())
+        super().__init__(f"ops of the quantized model run in float on {where}, and --strict was given: nothing was "
+                         "written; `edgeq inspect` tells which and why, --keep-float makes them part of the plan")
 
 
 class MissingExtra(EdgeqError):

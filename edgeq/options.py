@@ -33,6 +33,7 @@ class Options:
     an axis is a number, or as on the command line "1..128", "224/320" or "T". eval: labelled
     data, or a function that scores a predictor. metric: a name of `edgeq.metrics.METRICS`, "module:function" or a
     function. max_drop (such as 1.0 or "1%"), min_metric, max_bytes (such as "600kB"): search the bits of each layer.
+    strict: refuse what a target runs in float against the plan.
     layout: "nhwc" makes the images that go in and come out channels last (passes/images.py says which these are);
     samples stay as the source model takes them. device: a name of `DEVICES`, which chooses the target where none is
     named, and fits the bundles to what runs there.

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 import edgeq_runtime
 from edgeq.bundle import Bundle, check_free, file_entries, new_bundle, open_bundle, write_report
 from edgeq.devices import device_named, targets_of
-from edgeq.errors import UsageError
+from edgeq.errors import FloatFallback, UsageError
 from edgeq.frontends import load_model
 from edgeq.golden import golden_cases, golden_tolerance
 from edgeq.options import Options, Progress, scheme_of
@@ -29,7 +29,7 @@ from edgeq.passes.images import (
 )
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
-from edgeq.quantized import open_goal, quantized
+from edgeq.quantized import Quantized, open_goal, quantized
 from edgeq.record import Record, check_meaning, input_specs, model_name
 from edgeq.report.html import Evidence, write_page
 from edgeq.search import Goal, limits_of
@@ -78,6 +78,8 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
                        lambda graph: _artifact_bytes(graph, targets, options))
     for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():
         make_channels_last(each, turned)
+    if options.strict:
+        _refuse_float(result, targets, options)
     if options.keep_qdq is not None:
         data = f"{options.keep_qdq.name}.data" if is_large(result.graph) else None
         ir.save(result.graph, options.keep_qdq, external_data=data)
@@ -121,6 +123,17 @@ def _artifact_bytes(graph: ir.Model, targets: Sequence[str], options: Options) -
             backend(name).emit(graph, Path(folder) / name, _emit_options(options))
         return max(sum(file.stat().st_size for file in (Path(folder) / name).rglob("*") if file.is_file())
                    for name in targets)
+
+
+def _refuse_float(result: Quantized, targets: Sequence[str], options: Options) -> None:
+    """Raises FloatFallback where a target runs more in float than the plan says."""
+    found = {}
+    for name in targets:
+        with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+            artifact = backend(name).emit(result.graph, Path(folder), _emit_options(options))
+        found[name] = [asdict(node) for node in artifact.float_beyond(result.kept)]
+    if any(found.values()):
+        raise FloatFallback({name: rows for name, rows in found.items() if rows})
 
 
 def _emit_options(options: Options) -> EmitOptions:

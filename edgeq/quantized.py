@@ -48,6 +48,11 @@ class Quantized:
     scaled: Sequence[Scaled] = ()
     decided: Found | Repair | None = None
 
+    @property
+    def kept(self) -> list[str]:
+        """The nodes that the plan keeps float."""
+        return [node.node for node in self.plan.kept] if self.plan else []
+
 
 def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme, samples: Samples | None,
               options: Options, goal: Goal | None, size: Callable[[ir.Model], int]) -> Quantized:

@@ -77,12 +77,11 @@ class Record:
     def report(self, target: str, artifact: Artifact, verification: Verification | None, seconds: float,
                ) -> dict[str, Any]:
         """What the conversion did and measured; seconds: of emitting alone."""
-        kept = {node.node for node in self.plan.kept} if self.plan else set()
         decided = self.quantized.decided
         return {
             "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
             "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
-            "float_on_this_engine": [asdict(node) for node in artifact.float_nodes if node.node not in kept],
+            "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(self.quantized.kept)],
             "verification": verification.to_json() if verification else None,
             "search": decided.to_json() if isinstance(decided, Found) else None,
             "repair": decided.to_json() if isinstance(decided, Repair) else None,

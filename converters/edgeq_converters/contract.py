@@ -10,7 +10,7 @@ the target cannot run is reported in one `UnsupportedModel`, and then nothing ma
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -59,6 +59,11 @@ class Artifact:
     names: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     float_nodes: tuple[FloatNode, ...] = ()
+
+    def float_beyond(self, kept: Iterable[str]) -> list[FloatNode]:
+        """The islands but for those that the plan keeps float, which have a reason of their own."""
+        planned = set(kept)
+        return [node for node in self.float_nodes if node.node not in planned]
 
 
 class Backend(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgeq.cli import archives, boards, bundles, conversion, models
-from edgeq.cli.shared import BAD_INPUT, USAGE
+from edgeq.cli.shared import BAD_INPUT, BELOW_WHAT_WAS_ASKED, USAGE
 
 
 class _Group(click.Group):
@@ -30,10 +30,11 @@ class _Group(click.Group):
 
 def _explained(error: Exception) -> tuple[str, int]:
     """What to tell the user, and the exit code."""
-    from edgeq.errors import EdgeqError, UsageError
+    from edgeq.errors import EdgeqError, FloatFallback, UsageError
 
     if isinstance(error, EdgeqError):
-        return str(error), USAGE if isinstance(error, UsageError) else BAD_INPUT
+        codes: dict[type, int] = {UsageError: USAGE, FloatFallback: BELOW_WHAT_WAS_ASKED}
+        return str(error), codes.get(type(error), BAD_INPUT)
     if isinstance(error, BrokenPipeError):
         raise error  # click ends quietly: whoever read our output has seen enough
     if isinstance(error, OSError):

@@ -63,7 +63,8 @@ if TYPE_CHECKING:
 @click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True,
               help="Core ML: where the model should run.")
 @click.option("--keep-qdq", type=click.Path(dir_okay=False, path_type=Path), help="Save the quantized ONNX graph here.")
-@click.option("--strict", is_flag=True, help="Exit with 3 when an op of a quantized model runs in float.")
+@click.option("--strict", is_flag=True,
+              help="Write nothing, and exit with 3, when a target runs more in float than is planned.")
 @click.option("--no-verify", is_flag=True, help="Do not run the result.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--dry-run", is_flag=True, help="Do everything, write nothing.")
@@ -81,19 +82,30 @@ def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -
     dry_run, output, options = flags.pop("dry_run"), flags.pop("output"), _options(flags)
     if dry_run and flags["keep_qdq"]:
         raise click.UsageError("--dry-run writes nothing, so it excludes --keep-qdq")
-    with progress_bar() as progress, _destination(output, dry_run) as place:
+    with progress_bar() as progress, _destination(output, dry_run) as place, _float_ops(as_json):
         bundles = convert_all(model, targets, options(progress), place)
         rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}
                 for bundle in bundles]
     print_result(rows, as_json, lambda: conversion(rows))
-    if flags["strict"] and any(row["float_on_this_engine"] for row in rows):
-        click.echo("error: ops of the quantized model run in float (see above), and --strict was given", err=True)
-        sys.exit(BELOW_WHAT_WAS_ASKED)
     missed = [row["target"] for row in rows if not (row.get("evaluation") or {"met": True})["met"]]
     if missed:
         click.echo(f"error: {', '.join(missed)}: converted, but below what was asked; this is the best that was found",
                    err=True)
         sys.exit(BELOW_WHAT_WAS_ASKED)
+
+
+@contextmanager
+def _float_ops(as_json: bool) -> Iterator[None]:
+    """Print the ops that --strict does not allow, before the error ends the command."""
+    from edgeq.errors import FloatFallback
+    from edgeq.report.text import fallbacks
+
+    try:
+        yield
+    except FloatFallback as error:
+        found = error.found
+        print_result({"float_on_this_engine": found}, as_json, lambda: fallbacks(found))
+        raise
 
 
 def _options(flags: Mapping[str, Any]) -> Callable[[Progress], Options]:

@@ -1,10 +1,8 @@
 """What a model or a bundle holds, as plain data for `edgeq inspect`; and the small files that `edgeq convert` reads."""
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -80,7 +78,7 @@ def _model(source: str, model: ir.Model) -> dict[str, Any]:
                  {f"{bits} bits": weight_bytes(model, scheme) for bits, scheme in
                   ((32, PRESETS["float"]), (8, PRESETS["w8"]), (4, PRESETS["w4"]))},
         "peak_activation_bytes": peak_activation_bytes(graph),
-        "targets": {target.name: _on_target(model, target, quantized) for target in TARGETS.values()},
+        "targets": _on_targets(model, list(TARGETS.values()), quantized),
     }
 
 
@@ -142,26 +140,38 @@ def _bytes(value: ir.Value) -> int:
     return math.ceil(math.prod(int(d) for d in value.shape.numpy()) * value.dtype.itemsize)
 
 
-def _on_target(model: ir.Model, target: Target, quantized: bool) -> dict[str, Any]:
-    """What stays float when everything else is quantized to w8a8, and which nodes the target cannot run at all."""
-    missing, problems = _attempt(model, target)
-    return {"missing": missing, "cannot_run": problems, "stays_float": [] if quantized else _stays_float(model, target)}
+def _on_targets(model: ir.Model, targets: list[Target], quantized: bool) -> dict[str, dict[str, Any]]:
+    """What stays float when everything else is quantized to w8a8, and which nodes a target cannot run at all."""
+    from edgeq.report.prediction import float_ops
+
+    predicted = {} if quantized else float_ops(model, targets)
+    found = {}
+    for target in targets:
+        missing, problems, islands = _attempt(model, target)
+        found[target.name] = {
+            "missing": missing, "cannot_run": problems,
+            "stays_float": [] if quantized else _stays_float(model, target),
+            "float_on_this_engine": islands if quantized else predicted[target.name],
+        }
+    return found
 
 
-def _attempt(model: ir.Model, target: Target) -> tuple[str | None, list[dict[str, str]]]:
-    """Write the model as it is for a target, into nowhere: only the backend itself knows what it refuses."""
+def _attempt(model: ir.Model, target: Target) -> tuple[str | None, list[dict[str, str]], list[dict[str, str]]]:
+    """Write the model as it is for a target, into nowhere: only the backend itself knows what it refuses.
+
+    -> (what is not installed, the nodes that it refuses, those of a quantized model that it runs in float).
+    """
+    from edgeq.report.prediction import emitted
+
     open_nodes = [] if target.open_sizes else _open_nodes(model)
     if open_nodes:
-        return None, [asdict(problem) for problem in open_nodes]
-    backend, contract = (importlib.import_module(f"edgeq_converters.{name}") for name in (target.name, "contract"))
+        return None, [asdict(problem) for problem in open_nodes], []
     try:
-        with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-            backend.emit(model, Path(folder), contract.EmitOptions())
+        return None, [], [asdict(node) for node in emitted(target.name, model).float_nodes]
     except MissingExtra as error:
-        return str(error), []
+        return str(error), [], []
     except UnsupportedModel as error:
-        return None, [asdict(problem) for problem in error.problems]
-    return None, []
+        return None, [asdict(problem) for problem in error.problems], []
 
 
 def _open_nodes(model: ir.Model) -> list[Problem]:

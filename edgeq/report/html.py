@@ -49,7 +49,8 @@ class Evidence:
         if self.references.large:
             return "The layers were not compared: the float model is larger than what is held in memory at once."
         try:
-            return compare_graphs(self.network, self.graph, self.references.feeds[:FEEDS if self.references.real else GENERATED_FEEDS])
+            count = FEEDS if self.references.real else GENERATED_FEEDS
+            return compare_graphs(self.network, self.graph, self.references.feeds[:count])
         except EdgeqError as error:  # the page is no reason to lose the bundle
             return f"The layers could not be compared: {error}"
 

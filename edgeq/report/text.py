@@ -79,13 +79,18 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     if wider:
         bits = " and ".join(map(str, sorted(set(wider.values()))))
         out.print(f"{len(wider)} small or delicate layers keep {bits} bits", soft_wrap=True)
-    for row in rows:
-        _list(out, f"runs in float on {row['target']} all the same:", reasons(row["float_on_this_engine"]))
+    fallbacks({row["target"]: row["float_on_this_engine"] for row in rows})
     for warning in (*calibration_warnings(rows), *low_accuracy(rows)):
         out.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     for row in rows:
         out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
                   soft_wrap=True)
+
+
+def fallbacks(found: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    """By target, the ops that the plan does not keep float and that run in float."""
+    for target, nodes in found.items():
+        _list(console(), f"runs in float on {target} all the same:", reasons(nodes))
 
 
 def calibration_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -182,6 +187,9 @@ def _model(found: Mapping[str, Any]) -> None:
             out.print(f"{name}: runs every op")
         if not found["quantized"] and not problems:
             _list(out, f"{name}: stays float at 8 bits", reasons(target["stays_float"]) or ["nothing"])
+        if target["float_on_this_engine"]:
+            _list(out, f"{name}: runs in float all the same (--strict refuses it)",
+                  reasons(target["float_on_this_engine"]))
 
 
 def _bundle(found: Mapping[str, Any]) -> None:

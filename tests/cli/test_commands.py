@@ -213,19 +213,19 @@ def test_keep_qdq_saves_a_graph_that_plain_onnxruntime_runs(folder: Path) -> Non
     pytest.param(["last"], [], 3, id="an island"), pytest.param([], [], 0, id="none"),
     pytest.param(["last"], ["--keep-float", "last"], 0, id="an island that was asked for"),
 ])
-def test_strict_exits_with_3_when_an_op_runs_in_float(folder: Path, monkeypatch: pytest.MonkeyPatch, islands: list[str],
-                                                      more: list[str], code: int) -> None:
+def test_strict_writes_nothing_when_an_op_runs_in_float(folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        islands: list[str], more: list[str], code: int) -> None:
     import edgeq_converters.onnxruntime as backend
     from edgeq_converters.contract import FloatNode
 
     real = backend.emit
     nodes = tuple(FloatNode(name, "Gemm", "no kernel") for name in islands)
     monkeypatch.setattr(backend, "emit", lambda *arguments: replace(real(*arguments), float_nodes=nodes))
-    result = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--calibration", "data.npz", "--strict", *more,
-                   code=code)
+    result = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--calibration", "data.npz", "--strict",
+                   "--keep-qdq", "qdq.onnx", *more, code=code)
     assert ("--strict" in result.stderr) == (code == 3)
     assert ("1 Gemm: no kernel (last)" in result.stdout) == (code == 3)
-    assert Path("net.onnxruntime.edgeq").is_dir()
+    assert Path("net.onnxruntime.edgeq").exists() == Path("qdq.onnx").exists() == (code == 0)
 
 
 # -- verify, run, benchmark, inspect -----------------------------------------------------------------------------------
