@@ -1,9 +1,9 @@
 """The search over bits on real models: the smallest bundle that keeps a score, and a demand that nothing can meet.
 
-    python benchmarks/search.py [--targets onnxruntime,tflite] [--json FILE]
+    python benchmarks/search.py [--targets onnxruntime,tflite] [--items fsrcnn_x2,coco_fastestdet] [--json FILE]
 
 The score is the model's own scorer, given to `--eval` as a function. `met` False is exit code 3 on the command line.
-Below the table: the bits of each layer's weights, a * where the layer computes in float, and every mixture that was
+Above the table: the bits of each layer's weights, a * where the layer computes in float, and every mixture that was
 tried.
 """
 from __future__ import annotations
@@ -69,26 +69,30 @@ def convert(zoo: Any, item: str, name: str, scale: float, demand: dict[str, Any]
                   seconds), bundle
 
 
-def layers(bundle: Bundle) -> str:
-    found = bundle.report["search"]["layers"]
-    return " ".join(f"{layer['node']}:{layer['weight_bits']}{'*' if layer['float'] else ''}" for layer in found)
+def show(row: Row, bundle: Bundle) -> None:
+    search = bundle.report["search"]
+    bits = " ".join(f"{layer['node']}:{layer['weight_bits']}{'*' if layer['float'] else ''}"
+                    for layer in search["layers"])
+    print(f"{row.model}, {row.demand}: {bits}")
+    for point in sorted(search["points"], key=lambda point: point["bytes"]):
+        print(f"  {point['bytes']:8d} bytes {point['score']:8.3f}  {point['float_share']:.3f} in float"
+              f"{'  <- chosen' if point['chosen'] else ''}", flush=True)
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--targets", default="onnxruntime,tflite")
+    options.add_argument("--items", default=",".join(dict.fromkeys(case[0] for case in CASES)))
     chosen = options.parse_args()
     zoo = open_zoo(chosen.models)
-    found: list[tuple[Row, Bundle]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for item, name, scale, demand in CASES:
-            found += convert(zoo, item, name, scale, demand, chosen.targets.split(","), Path(folder))
-    report([row for row, _ in found], "search over bits, at most 100 calibration samples", chosen.json)
-    for row, bundle in found[::len(chosen.targets.split(","))]:
-        print(f"\n{row.model}, {row.demand}: {layers(bundle)}")
-        for point in sorted(bundle.report["search"]["points"], key=lambda point: point["bytes"]):
-            print(f"  {point['bytes']:8d} bytes {point['score']:8.3f}  {point['float_share']:.3f} in float"
-                  f"{'  <- chosen' if point['chosen'] else ''}")
+            if item in chosen.items.split(","):
+                found = list(convert(zoo, item, name, scale, demand, chosen.targets.split(","), Path(folder)))
+                show(*found[0])
+                rows += [row for row, _ in found]
+    report(rows, "search over bits, at most 100 calibration samples", chosen.json)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from edgeq.errors import EdgeqError
 from edgeq.graph import constant
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
-from edgeq.report.search import score_sentence, search_html
+from edgeq.report.search import repair_sentence, score_sentence, search_html
 from edgeq.report.text import reasons, share, size
 from edgeq.scheme import broadcast
 from edgeq.targets import ABSORBED, MULTIPLY_ACCUMULATE
@@ -268,11 +268,13 @@ def _plots(evidence: Evidence, found: LayerComparison) -> list[str]:
 def _kept(report: Mapping[str, Any]) -> str:
     kept = reasons(report["quantization"].get("kept_float", ()))
     islands = reasons(report["float_on_this_engine"])
+    said = repair_sentence(report["repair"]) if report.get("repair") else ""
 
     def items(lines: Sequence[str]) -> str:
         return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
-    body = items(kept) if kept else "<p>Nothing was kept in float.</p>"
+    body = f"<p>{escape(said)}</p>" if said else ""
+    body += items(kept) if kept else "<p>Nothing was kept in float.</p>"
     if islands:
         body += f"<p>Runs in float on {escape(report['target'])} all the same:</p>{items(islands)}"
     return _section("What stayed float, and why", body)

@@ -28,6 +28,16 @@ def search_sentence(found: Mapping[str, Any]) -> str:
             f"{chosen}; {share(found['float_share'])} of the work in float")
 
 
+def repair_sentence(found: Mapping[str, Any]) -> str:
+    """What single layers in float were worth, or why nothing was done about a poor output; "" where all is well."""
+    if found["note"]:
+        return f"everything is quantized: {found['note']}"
+    if not found["float_share"]:
+        return ""
+    return (f"{share(found['float_share'])} of the work stays in float, which brings the output from "
+            f"{found['plain_sqnr_db']:.1f} to {found['sqnr_db']:.1f} dB (--method sum-preserving quantizes everything)")
+
+
 def _score(found: Mapping[str, Any], score: float) -> str:
     return f"{score:.4g} {found['unit']}".rstrip()
 

@@ -52,7 +52,7 @@ def shape(spec: Mapping[str, Any]) -> str:
 
 def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per output of every bundle, then what stays float, then where the bundles are."""
-    from edgeq.report.search import score_sentence, search_sentence
+    from edgeq.report.search import repair_sentence, score_sentence, search_sentence
 
     out = console()
     found = table("target", ">size", ">of source", "output", ">dB to float", ">dB to graph", ">graph to float",
@@ -70,6 +70,9 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
     if rows and rows[0].get("search"):
         out.print(search_sentence(rows[0]["search"]), soft_wrap=True)
+    for said in dict.fromkeys(repair_sentence(row["repair"]) for row in rows if row.get("repair")):
+        if said:
+            out.print(said, soft_wrap=True)
     if any("scheme" in row["quantization"] for row in rows):
         out.print("The model came quantized: its integers and grids are kept, so --bits, --weights, --method and "
                   "--calibrator changed nothing. Give the float original to quantize anew.", soft_wrap=True)

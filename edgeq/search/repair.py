@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
 import onnx_ir as ir
 
+from edgeq.errors import ModelError
 from edgeq.quant.plan import Precision
 from edgeq.quant.prefix import Arrays
 from edgeq.search.mixtures import measured_path
@@ -28,44 +29,58 @@ MOST_FLOAT: Final = 0.25  # of all work: beyond, the user did not ask for a floa
 MOST_BYTES: Final = 1.1  # of plain W8A8's weights
 WORTH_DB: Final = 10.0  # what computing everything in float would have to gain: 10 % of the work, 1 dB
 TRIALS: Final = 8
+LARGEST: Final = 1 << 30  # bytes of weights: pieces of a model go through protobuf, which ends at 2 GiB
 FEEDS: Final = 16  # to compare outputs on
 PROBES: Final = 4  # of these, to measure single roundings on
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """sqnr_db: of the worst output. plain_db: the same of plain W8A8. float_share: what it adds to plain W8A8's."""
+    """sqnr_db: of the worst output. plain_db: the same of plain W8A8. float_share: what it adds to plain W8A8's. note:
+    why nothing was tried, or "".
+    """
 
     built: Built
     plain_db: float
     sqnr_db: float
-    float_share: float
+    float_share: float = 0.0
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {"plain_sqnr_db": round(self.plain_db, 2), "sqnr_db": round(self.sqnr_db, 2),
-                "float_share": round(self.float_share, 4)}
+                "float_share": round(self.float_share, 4), "note": self.note}
 
 
 def repair(bench: Workbench, feeds: Sequence[Arrays]) -> Repair:
     """Quantize to 8 bits, with as few layers in float as bring the outputs near enough to the float network's."""
     evaluation = fidelity(feeds, run_onnx(bench.network, feeds, fused=True))
     plain = bench.build({})
-    best = Repair(plain, _score(evaluation, plain.graph), 0.0, 0.0)
-    best = first = Repair(plain, best.plain_db, best.plain_db, 0.0)
+    plain_db = _score(evaluation, plain.graph)
+    best = Repair(plain, plain_db, plain_db)
     enough = SCORES_DB if _gives_scores(bench.network) else VALUES_DB
-    if first.sqnr_db >= enough or not plain.plan.groups:
-        return first
-    path = measured_path(bench, feeds[:PROBES], (8, 16))
+    if plain_db >= enough or not plain.plan.groups:
+        return best
+    if _constant_bytes(bench.network) > LARGEST:
+        return replace(best, note="the network is too large to measure its layers one by one")
+    try:
+        path = measured_path(bench, feeds[:PROBES], (8, 16))
+    except ModelError as error:  # plain W8A8 is what the user gets then, and is told
+        return replace(best, note=f"the layers could not be measured one by one: {error}")
     for place in _worth_trying(path):
         built = bench.build(_with_reasons(path[:place + 1]))
         share = bench.float_share(built.plan) - bench.float_share(plain.plan)
         if share > MOST_FLOAT:  # more than was predicted, where float spreads to the neighbours
             continue
-        found = Repair(built, first.plain_db, _score(evaluation, built.graph), share)
+        found = Repair(built, plain_db, _score(evaluation, built.graph), share)
         best = max(best, found, key=_worth)
         if found.sqnr_db >= enough:
             break
     return best
+
+
+def _constant_bytes(network: ir.Model) -> int:
+    return sum(value.const_value.nbytes for value in network.graph.initializers.values()
+               if value.const_value is not None)
 
 
 def _worth(found: Repair) -> float:

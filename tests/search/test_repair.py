@@ -61,6 +61,7 @@ def test_the_layer_that_ruins_the_outputs_computes_in_float(tmp_path: Path) -> N
     assert found["sqnr_db"] == pytest.approx(repaired, abs=1)
     assert 0 < found["float_share"] < repair.MOST_FLOAT
     assert bundle.manifest.quantization["wider_layers"] == {}
+    assert "of the work stays in float, which brings the output from" in (bundle.path / "report.html").read_text()
 
 
 def test_what_is_good_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +93,11 @@ def test_no_signal_gives_a_finite_model(what: str, tmp_path: Path, monkeypatch: 
         assert data.dtype.kind != "f" or np.isfinite(data).all(), value.name
     with edgeq_runtime.load(bundle.path) as engine:
         assert np.isfinite(engine.run(dict(FEEDS[0]))["y"]).all()
+
+
+def test_what_cannot_be_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "LARGEST", 1000)
+    bundle, _, kept = converted(gated(100.0), tmp_path / "b")
+    assert not kept
+    assert "too large to measure" in bundle.report["repair"]["note"]
+    assert "everything is quantized: the network is too large" in (bundle.path / "report.html").read_text()
