@@ -96,16 +96,16 @@ def store(request: dict[str, Any]) -> dict[str, Any]:
     root = request["root"]
     sweep(root)
     try:
-        for digest in request["archives"]:
-            unpack(os.path.join(root, "incoming", digest), os.path.join(root, "store", digest))
+        for digest, archive in request["archives"].items():
+            unpack(archive, os.path.join(root, "store", digest))
     finally:
-        for digest in request["archives"]:
-            remove(os.path.join(root, "incoming", digest))
+        for archive in request["archives"].values():
+            remove(archive)
     return {}
 
 
 def unpack(archive: str, place: str) -> None:
-    draft = f"{archive}.{os.getpid()}"
+    draft = f"{archive}.draft"
     try:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(draft)
@@ -148,7 +148,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
 
     -> {"missing": digests} before anything ran, or what `job` found, or how the process ended.
     """
-    places = [os.path.join(request["root"], "store", digest) for digest in (*request["packages"], request["bundle"])]
+    places = [os.path.join(request["root"], "store", digest) for digest in request["archives"]]
     missing = [os.path.basename(place) for place in places if not os.path.isdir(place)]
     if missing:
         return {"missing": missing}
@@ -170,7 +170,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         said["timeout"] = True
     elif os.WIFSIGNALED(status):
         said["signal"] = signal.Signals(os.WTERMSIG(status)).name
-    elif os.WEXITSTATUS(status):
+    elif not said.pop("done", False):
         said["error"] = f"the engine ended the process with code {os.WEXITSTATUS(status)}"
     return said
 
@@ -209,9 +209,10 @@ def run_job(request: dict[str, Any], places: list[str], writer: int) -> None:
     sys.path[:0] = places[:-1]
     try:
         job(request, places[-1], say)
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: nothing of the parent's may run here
         ours = any(kind.__name__ == "EdgeqError" for kind in type(error).__mro__)
         say(error=str(error) if ours else f"{type(error).__name__}: {error}")
+    say(done=True)
 
 
 def job(request: dict[str, Any], bundle: str, say: Callable[..., None]) -> None:

@@ -26,8 +26,11 @@ def made_once(place: Path, make: Callable[[Path], None]) -> Path:
                 draft = place.with_name(f".{place.name}.draft")
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir()
-                make(draft)
-                draft.rename(place)
+                try:
+                    make(draft)
+                    draft.rename(place)
+                finally:
+                    shutil.rmtree(draft, ignore_errors=True)
     return place
 
 

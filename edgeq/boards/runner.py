@@ -1,13 +1,13 @@
 """One bundle on one board: probe, choose wheels, push what is missing, run, bring back what was found."""
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
+import shutil
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from edgeq.boards.transport import SHORT_S, Completed, Transport
 from edgeq.boards.wheels import Packages, choose_packages
 from edgeq.errors import BoardError
 from edgeq_runtime.integrity import sha256
-from edgeq_runtime.manifest import Manifest
+from edgeq_runtime.manifest import FILE_NAME, Manifest
 
 # Reads its own length, its text and the request from stdin, whose end then means that the host is gone.
 BOOT: Final = ("import sys\n"
@@ -106,33 +106,21 @@ def run_on_board(transport: Transport, job: Job, say: Say = lambda what: None) -
     facts = probe(transport)
     clock.step("choosing wheels")
     packages = choose_packages(manifest, facts, job.engine)
-    archives = {sha256(wheel): wheel for wheel in packages.wheels}
     with TemporaryDirectory(prefix="edgeq-") as folder:
-        runtime = _zip_runtime(Path(folder))
-        bundle = hashlib.sha256((job.bundle / "manifest.json").read_bytes()).hexdigest()
-        request = _request(job, facts, packages, [*archives, sha256(runtime)], bundle)
-        if job.inputs is not None:
-            clock.step("pushing")
-            transport.push(job.inputs, request["inputs"])
-        try:
+        archives = _archives(packages, manifest, job.bundle, Path(folder))
+        request = _request(job, facts, packages, list(archives))
+        with _files(transport, job, request):
             clock.step("running")
-            reply = _work(transport, request, job.timeout)
-            pushed = 0
+            reply, pushed = _work(transport, request), 0
             if "missing" in reply:
                 clock.step("pushing")
-                places = {**archives, sha256(runtime): runtime, bundle: Path(folder) / "bundle.zip"}
-                if bundle in reply["missing"]:
-                    _zip(job.bundle, [file.path for file in manifest.files] + ["manifest.json"], places[bundle])
-                pushed = push_archives(transport, facts, {digest: places[digest] for digest in reply["missing"]})
+                missing = {digest: archives[digest]() for digest in reply["missing"]}
+                pushed = push_archives(transport, facts, missing)
                 clock.step("running")
-                reply = _work(transport, request, job.timeout)
+                reply = _work(transport, request)
             error = _explain(reply, packages.engine, job.timeout)
             if job.outputs is not None and error is None:
                 transport.pull(request["outputs"], job.outputs)
-        finally:
-            if job.inputs is not None:
-                with suppress(BoardError):  # the first error is the one to tell
-                    ask(transport, {"command": "discard", "paths": [request["inputs"], request["outputs"]]}, TIDY_S)
     reported = {key: reply[key] for key in ("accelerator", "self_test", "benchmark", "drift") if key in reply}
     return Found(facts, reply.get("engine", packages.engine), error=error, seconds=clock.stop(), pushed_bytes=pushed,
                  **reported)
@@ -157,18 +145,48 @@ class _Clock:
         return self._seconds
 
 
-def _request(job: Job, facts: Facts, packages: Packages, digests: Sequence[str], bundle: str) -> dict[str, Any]:
-    name = f"{facts.root}/incoming/{secrets.token_hex(8)}"
+def _archives(packages: Packages, manifest: Manifest, bundle: Path, folder: Path) -> dict[str, Callable[[], Path]]:
+    """What a board's store must hold: sha256 -> how to get the archive; the bundle last. It is packed when it is asked
+    for, and known by its manifest, which holds the checksums of everything else.
+    """
+    runtime = _zip_runtime(folder)
+    files = [*(file.path for file in manifest.files), FILE_NAME]
     return {
-        "command": "work", "root": facts.root, "packages": list(digests), "bundle": bundle,
-        "imports": packages.imports, "threads": job.threads, "self_test": job.self_test, "runs": job.runs,
-        "warmup": job.warmup, "timeout": job.timeout, "inputs": f"{name}.in" if job.inputs else None,
-        "outputs": f"{name}.out",
+        **{sha256(wheel): lambda wheel=wheel: wheel for wheel in packages.wheels},  # type: ignore[misc]
+        sha256(runtime): lambda: runtime,
+        sha256(bundle / FILE_NAME): lambda: _zip(bundle, files, folder / "bundle.zip"),
     }
 
 
-def _work(transport: Transport, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    reply, words = _exchange(transport, request, timeout + GRACE_S)
+def _request(job: Job, facts: Facts, packages: Packages, digests: Sequence[str]) -> dict[str, Any]:
+    name = f"{facts.root}/incoming/{secrets.token_hex(8)}"
+    return {
+        "command": "work", "root": facts.root, "archives": digests, "imports": packages.imports,
+        "threads": job.threads, "self_test": job.self_test, "runs": job.runs, "warmup": job.warmup,
+        "timeout": job.timeout, "inputs": f"{name}.in" if job.inputs else None, "outputs": f"{name}.out",
+    }
+
+
+@contextmanager
+def _files(transport: Transport, job: Job, request: Mapping[str, Any]) -> Iterator[None]:
+    """The user's inputs on the board, and neither they nor the outputs afterwards."""
+    if job.inputs is None:
+        yield
+        return
+    try:
+        transport.push(job.inputs, request["inputs"])
+        yield
+    finally:
+        _discard(transport, [request["inputs"], request["outputs"]])
+
+
+def _discard(transport: Transport, paths: Sequence[str]) -> None:
+    with suppress(BoardError):  # what went wrong before is the error to tell
+        ask(transport, {"command": "discard", "paths": paths}, TIDY_S)
+
+
+def _work(transport: Transport, request: Mapping[str, Any]) -> dict[str, Any]:
+    reply, words = _exchange(transport, request, request["timeout"] + GRACE_S)
     return {**reply, "last_words": words}
 
 
@@ -182,14 +200,14 @@ def push_archives(transport: Transport, facts: Facts, archives: Mapping[str, Pat
     if facts.free_bytes is not None and facts.free_bytes < ALLOWANCE * size:
         raise BoardError(f"the board has {facts.free_bytes / 1e6:.0f} MB free in {facts.root}; this bundle with its "
                          f"engine needs up to {ALLOWANCE * size / 1e6:.0f} MB: make room there")
-    incoming = {digest: f"{facts.root}/incoming/{digest}" for digest in archives}
+    mine = secrets.token_hex(4)  # somebody else may be pushing the same
+    incoming = {digest: f"{facts.root}/incoming/{digest}.{mine}" for digest in archives}
     try:
         for digest, archive in archives.items():
             transport.push(archive, incoming[digest])
-        ask(transport, {"command": "store", "root": facts.root, "archives": list(archives)}, UNPACK_S)
+        ask(transport, {"command": "store", "root": facts.root, "archives": incoming}, UNPACK_S)
     except BaseException:
-        with suppress(BoardError):
-            ask(transport, {"command": "discard", "paths": list(incoming.values())}, TIDY_S)
+        _discard(transport, list(incoming.values()))
         raise
     return size
 
@@ -248,7 +266,10 @@ def _zip_runtime(folder: Path) -> Path:
 
 def _zip(folder: Path, files: Sequence[str], target: Path) -> Path:
     """Files of a folder -> an archive whose bytes depend on theirs alone, so that a checksum names its content."""
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target, "w") as archive:
         for name in files:
-            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with (folder / name).open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
     return target

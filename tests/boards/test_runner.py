@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,26 @@ def test_an_engine_that_fails_to_import_is_quoted(local: Local, bundle: Path, us
         "ImportError: libstdc++.so.6: version GLIBCXX_3.4.29 not found")
 
 
-def test_an_engine_that_exits_is_a_finding(local: Local, bundle: Path, use_wheel: UseWheel) -> None:
-    use_wheel({"onnxruntime.py": "import os; os._exit(3)"})
-    assert result(local, bundle, engine=None).error == "the engine ended the process with code 3"
+@pytest.mark.parametrize(("source", "error"), [
+    ("import os; os._exit(3)", "the engine ended the process with code 3"),
+    ("import os; os._exit(0)", "the engine ended the process with code 0"),
+    ("import sys; sys.exit(0)", "SystemExit: 0"),
+])
+def test_an_engine_that_exits_is_a_finding(local: Local, bundle: Path, use_wheel: UseWheel, source: str, error: str,
+                                           ) -> None:
+    use_wheel({"onnxruntime.py": source})
+    found = result(local, bundle, engine=None)
+    assert (found.ok, found.error) == (False, error)
+
+
+def test_several_at_once_fill_one_store(cache: Path, bundle: Path, use_wheel: UseWheel) -> None:
+    """As emulated boards of one system do, and two people with one board."""
+    use_wheel({"nothing.py": ""})
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: result(Local(cache), bundle, engine=None), range(4)))
+    assert all(each.ok for each in found), found
+    assert len(list((cache / STORE).iterdir())) == 3
+    assert not list((cache / INCOMING).iterdir())
 
 
 # -- the board ---------------------------------------------------------------------------------------------------------
