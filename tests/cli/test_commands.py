@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 import edgeq_runtime
 from edgeq.cli import main
+from edgeq.targets import TARGETS
 
 LABELS = ("ant", "bee", "cat", "dog", "eel")
 
@@ -157,7 +158,7 @@ def test_every_option_reaches_the_pipeline(folder: Path, monkeypatch: pytest.Mon
     """An option that is parsed and then lost would convert, and do something else."""
     seen = {}
 
-    def capture(model: str, targets: list[str], options: Any, output: Path | None) -> tuple[()]:
+    def capture(model: str, targets: tuple[str, ...], options: Any, output: Path | None) -> tuple[()]:
         seen.update(model=model, targets=targets, options=options, output=output)
         return ()
 
@@ -168,7 +169,7 @@ def test_every_option_reaches_the_pipeline(folder: Path, monkeypatch: pytest.Mon
         --force -o out"""
     edgeq("convert", *words.split())
     options = seen["options"]
-    assert (seen["model"], seen["targets"], seen["output"]) == ("net.onnx", ["coreml"], Path("out"))
+    assert (seen["model"], seen["targets"], seen["output"]) == ("net.onnx", ("coreml",), Path("out"))
     assert options.preprocess == edgeq_runtime.preprocess.imagenet()
     wanted = {"bits": 4, "calibration": "data.npz", "samples": 3, "activations": "float", "weights": "block:32",
               "calibrator": "minmax", "keep_float": ("a.*", "b"), "inputs": {"image": (1, 3, 8, 8), "n": ()},
@@ -182,7 +183,7 @@ def test_the_command_lines_defaults_are_pythons(folder: Path, monkeypatch: pytes
 
     seen = []
 
-    def capture(model: str, targets: list[str], options: Any, output: Path | None) -> tuple[()]:
+    def capture(model: str, targets: tuple[str, ...], options: Any, output: Path | None) -> tuple[()]:
         seen.append(options)
         return ()
 
@@ -195,7 +196,6 @@ def test_the_command_lines_defaults_are_pythons(folder: Path, monkeypatch: pytes
 
 def test_the_names_that_the_command_line_spells_out_are_those_of_the_tables() -> None:
     from edgeq.cli.shared import TARGET_NAMES
-    from edgeq.targets import TARGETS
 
     assert tuple(TARGETS) == TARGET_NAMES
 
@@ -312,12 +312,12 @@ def test_inspect_a_model(folder: Path) -> None:
     found = reply("inspect", "net.onnx")
     assert found["ops"]["Conv"] == 1
     assert found["parameters"] == 6 * 3 * 9 + 6 + 6 * 5 + 5
-    assert set(found["targets"]) == {"onnxruntime", "tflite", "coreml"}
+    assert set(found["targets"]) == set(TARGETS)
     assert "203" in edgeq("inspect", "net.onnx").stdout
 
 
 def test_targets_and_doctor(folder: Path) -> None:
-    assert [row["name"] for row in reply("targets")] == ["onnxruntime", "tflite", "coreml"]
+    assert [row["name"] for row in reply("targets")] == list(TARGETS)
     assert "INT8 on tflite" in edgeq("targets").stdout
     assert reply("doctor")["packages"]["numpy"] == np.__version__
     assert "numpy" in edgeq("doctor").stdout
