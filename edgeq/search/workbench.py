@@ -53,7 +53,7 @@ class Workbench:
     method: Method
     keep_float: Sequence[str] = ()
     progress: Progress = lambda what, done=0, total=None: None
-    _fitted: dict[tuple[str, QuantType], Fitted] = field(default_factory=dict)
+    _fitted: dict[tuple[str, QuantType], Fitted | None] = field(default_factory=dict)
 
     @cached_property
     def work(self) -> dict[str, int]:
@@ -109,10 +109,12 @@ class Workbench:
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """A fit that is asked only when it has not seen some of the weights. known: (weight, type) -> what was found."""
+    """A fit that is asked only when it has not seen some of the weights. known: (weight, type) -> what was found, None
+    for a weight that cannot be fitted.
+    """
 
     fit: Fit
-    known: dict[tuple[str, QuantType], Fitted]
+    known: dict[tuple[str, QuantType], Fitted | None]
     wanted: Sequence[Weight]
 
     def __call__(self, model: ir.Model, rounded: ir.Model, twins: Mapping[str, ir.Node], plan: QuantPlan,
@@ -120,9 +122,8 @@ class _Remembered:
         keys = {(weight.value, weight.type) for weight in self.wanted}
         if not keys <= self.known.keys():
             found = self.fit(model, rounded, twins, plan)
-            types = {weight.value: weight.type for weight in plan.weights}
-            self.known.update({(name, types[name]): fitted for name, fitted in found.items()})
-        return {name: self.known[name, kind] for name, kind in keys if (name, kind) in self.known}
+            self.known.update({(weight.value, weight.type): found.get(weight.value) for weight in plan.weights})
+        return {name: fitted for name, kind in keys if (fitted := self.known[name, kind]) is not None}
 
 
 def work(node: ir.Node) -> int:

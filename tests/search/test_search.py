@@ -17,6 +17,7 @@ from edgeq.errors import UsageError
 from edgeq.options import Options
 from edgeq.pipeline import convert
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
+from edgeq.quant.fit import Fit
 from edgeq.quant.methods import method_named
 from edgeq.quant.samples import open_samples
 from edgeq.record import input_specs
@@ -61,6 +62,25 @@ def test_the_last_mixture_is_float(bench: Workbench) -> None:
     built = bench.build(precisions(mixture.bits, mixture.floats))
     assert not built.plan.groups
     assert noise(bench, built.graph) < 1e-5, "weights in half precision"
+
+
+def test_weights_are_fitted_once_for_all_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that two layers share cannot be fitted, which must not start the others again."""
+    model = network("""
+        g (float[1,6] x) => (float[1,5] y) {
+            a = MatMul (x, w)
+            b = MatMul (a, w)
+            y = MatMul (b, v)
+        }""", w=normal(6, 6), v=normal(6, 5))
+    samples = open_samples(feeds((1, 6), 8), input_specs(model))
+    bench = Workbench(model, [ONNXRUNTIME], PRESETS["w8"], samples, {}, CALIBRATORS["mse"], method_named("auto"))
+    calls, fit = [], Fit.__call__
+    monkeypatch.setattr(Fit, "__call__", lambda *arguments: calls.append(1) or fit(*arguments))
+    for bits in ({"MatMul_0": 4, "MatMul_1": 4, "MatMul_2": 4}, {"MatMul_2": 4}, {"MatMul_0": 4, "MatMul_1": 4}):
+        bench.build(precisions(bits, ()))
+    assert len(calls) == 1
+    bench.build(precisions({"MatMul_2": 4}, ()), refit=True)
+    assert len(calls) == 2
 
 
 def test_multiplications() -> None:
