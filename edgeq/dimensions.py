@@ -14,13 +14,21 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 Sizes: TypeAlias = Mapping[str, int]  # name of a dimension -> its size in one run
-Shape: TypeAlias = Sequence[int | str | Range | Choice]  # as users give it; "1..128" is read as on the command line
+# As users give it: "1x1..128", or an entry for each axis, of which texts are read as on the command line.
+Shape: TypeAlias = str | Sequence[int | str | Range | Choice]
 
 GRAMMAR: Final = "a size (224), a range (1..128), sizes to choose from (224/320) or a name (T, T=1..128)"
 _DIMENSION: Final = re.compile(
     r"(?P<name>[A-Za-z_]\w*)|((?P<of>[A-Za-z_]\w*)=)?((?P<low>\d+)\.\.(?P<high>\d*)|(?P<sizes>\d+(/\d+)*))")
 _METADATA: Final = "edgeq.free."  # a copy of the model has its metadata too, and so has a saved file
 _UNLIMITED: Final = 32  # the least size that stands for those of a range without end
+
+
+def read_shape(given: Shape) -> tuple[Dimension, ...]:
+    """A shape in any of the forms that users give it."""
+    if isinstance(given, str):
+        return parse_shape(given)
+    return tuple(parse_dimension(d) if isinstance(d, str) else d for d in given)
 
 
 def parse_shape(text: str) -> tuple[Dimension, ...]:

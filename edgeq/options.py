@@ -30,7 +30,7 @@ class Options:
     dicts); activations are quantized exactly when it is given, unless `activations` says "float". weights:
     "per-channel", "per-tensor" or "block:SIZE". calibrator: a name of `CALIBRATORS`, or "auto". calibration_cache: a
     file that keeps what calibration saw. inputs: input name -> shape, for models with free dimensions;
-    an axis is a number, or as on the command line "1..128", "224/320" or "T". eval: labelled
+    as on the command line ("1x1..128"), or an entry for each axis. eval: labelled
     data, or a function that scores a predictor. metric: a name of `edgeq.metrics.METRICS`, "module:function" or a
     function. max_drop (such as 1.0 or "1%"), min_metric, max_bytes (such as "600kB"): search the bits of each layer.
     strict: refuse what a target runs in float against the plan.

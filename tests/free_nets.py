@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def streaming(op: str) -> onnx.ModelProto:
         b=normal(1, gates * 16, seed=3, scale=0.1), u=normal(8, 3, seed=4), axis=np.array([1]))
 
 
+@cache
 def torch_encoder() -> Any:
     """torch's own encoder layer with the batch and the length free, as torch.export keeps them."""
     import torch

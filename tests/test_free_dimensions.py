@@ -14,9 +14,12 @@ from zoo_models import needs_zoo, zoo
 import edgeq_runtime
 from edgeq.errors import CalibrationError, InputError, UnsupportedModel
 from edgeq.pipeline import convert
+from edgeq.report.estimate import estimate
+from edgeq.verify.again import verify_again, verify_layers
 from edgeq.verify.check import NOISE_FACTOR, NOISE_FLOOR_DB
 from edgeq.verify.compare import compare
 from edgeq.verify.reference import run_onnx
+from edgeq_runtime.dimensions import Range
 
 TARGETS = ("onnxruntime", "tflite", "coreml")
 RELATIVE = 1e-5
@@ -58,7 +61,9 @@ def test_float_at_every_size(net: FreeNet, target: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(got[name], array, rtol=0, atol=RELATIVE * np.abs(array).max())
 
 
-@pytest.mark.parametrize(("net", "target"), CASES)
+@pytest.mark.parametrize(("net", "target"), [
+    pytest.param(*case.values, id=case.id, marks=pytest.mark.full) if "torch" in str(case.id) else case
+    for case in CASES])
 def test_eight_bits_at_every_size(net: FreeNet, target: str, tmp_path: Path) -> None:
     """As near to float as the quantized graph itself, but for ties that another kernel rounds the other way."""
     model, feeds = source(net), net.feeds()
@@ -81,6 +86,46 @@ def test_a_folder_of_samples_of_different_lengths(tmp_path: Path) -> None:
                      output=tmp_path / "b")
     assert bundle.manifest.calibration is not None
     assert bundle.manifest.calibration["samples"] == len(net.sizes)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_bundle_is_verified_again_and_layer_by_layer(target: str, tmp_path: Path) -> None:
+    net = next(net for net in NETS if net.name == "encoder")
+    onnx.save(encoder(), tmp_path / "encoder.onnx")
+    bundle = convert(tmp_path / "encoder.onnx", target=target, calibration=net.feeds(), inputs={"tokens": "1..3x1..32"},
+                     output=tmp_path / "b")
+    checked = verify_again(bundle.path, net.feeds(), tmp_path / "encoder.onnx")
+    assert checked.passed
+    assert checked.samples == len(net.sizes)
+    layers = verify_layers(bundle.path, tmp_path / "encoder.onnx", net.feeds()).layers
+    assert "y" in {layer.value for layer in layers}
+    assert min(layer.sqnr_db for layer in layers) > 20
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_quantized_graph_that_was_saved_is_still_free(target: str, tmp_path: Path) -> None:
+    net = next(net for net in NETS if net.name == "encoder")
+    convert(encoder(), target="onnxruntime", calibration=net.feeds(), inputs=net.inputs,
+            keep_qdq=tmp_path / "graph.onnx", output=tmp_path / "first")
+    again = convert(tmp_path / "graph.onnx", target=target, output=tmp_path / "again")
+    assert again.manifest.inputs[0].shape == (Range("N", 1, 3), Range("T", 1, 32))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_channels_last_images_of_several_sizes(target: str, tmp_path: Path) -> None:
+    net = next(net for net in NETS if net.name == "conv, image")
+    bundle = convert(net.make(), target=target, bits=32, inputs=net.inputs, layout="nhwc", output=tmp_path / "b")
+    assert bundle.manifest.inputs[0].shape[3] == 3
+    turned = [{"x": np.ascontiguousarray(feed["x"].transpose(0, 2, 3, 1))} for feed in net.feeds()]
+    (difference,) = compare(expected(net.make(), net.feeds()), outputs(bundle.path, turned))
+    assert difference.sqnr_db > 100
+
+
+def test_memory_is_told_for_the_largest_size() -> None:
+    def peak(shape: str) -> int:
+        return int(estimate(encoder(), {"tokens": shape})["bits"][0]["activation_bytes"])
+
+    assert peak("1..3x1..32") == peak("3x32") > peak("3x31")
 
 
 def test_samples_beyond_the_limits_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from edgeq.dimensions import Shape, free_dimensions, parse_dimension
+from edgeq.dimensions import Shape, free_dimensions, read_shape
 from edgeq.errors import ModelError
 from edgeq.graph import real_inputs
 from edgeq_runtime.dimensions import Dimension, Free, Range
@@ -25,8 +25,7 @@ def bind_inputs(model: ir.Model, inputs: Mapping[str, Shape]) -> dict[str, Free]
     unknown = [name for name in inputs if name not in values]
     if unknown:
         raise ModelError(f"the model has no input '{unknown[0]}'; its inputs are {', '.join(values) or 'none'}")
-    given = _spelled_out({name: tuple(parse_dimension(d) if isinstance(d, str) else d for d in asked)
-                          for name, asked in inputs.items()})
+    given = _spelled_out({name: read_shape(asked) for name, asked in inputs.items()})
     sizes: dict[str, Dimension] = {}
     for name, asked in given.items():
         _bind(values[name], asked, sizes)

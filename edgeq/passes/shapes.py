@@ -10,14 +10,14 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from edgeq.dimensions import Shape, keep_free
+from edgeq.dimensions import Shape, free_dimensions, keep_free, witnesses
 from edgeq.errors import ModelError
 from edgeq.graph import constant, initializer, label, shape
 from edgeq.passes.control_flow import inline_constant_if
 from edgeq.passes.fold import evaluate, fold_node
 from edgeq.passes.interface import bind_inputs
 from edgeq.passes.loops import infer_loop, infer_scan
-from edgeq.passes.witnesses import infer_from_witnesses
+from edgeq.passes.witnesses import infer_from_witnesses, specialized
 
 _DATA_DEPENDENT: Final = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit"})
 _CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -62,6 +62,16 @@ def fix_shapes(model: ir.Model, inputs: Mapping[str, Shape] = {}, *, open_sizes:
     RemoveUnusedNodesPass()(model)
     _check(model, failures, open_sizes=open_sizes)
     _name_free_axes(model.graph)
+
+
+def largest_run(model: ir.Model) -> ir.Model:
+    """A model under the largest sizes of its free dimensions; itself where it has none."""
+    free = free_dimensions(model)
+    if not free:
+        return model
+    largest = specialized(model, witnesses(free)[0])
+    fix_shapes(largest, open_sizes=True)
+    return largest
 
 
 def _infer_all(model: ir.Model) -> dict[ir.Node, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
-from edgeq.dimensions import Sizes, keep_free, witnesses
+from edgeq.dimensions import Sizes, extremes, keep_free, witnesses
 from edgeq.errors import ModelError
 from edgeq.graph import all_nodes, real_inputs
 from edgeq_runtime.dimensions import Free
@@ -28,6 +28,7 @@ def infer_from_witnesses(model: ir.Model, free: Mapping[str, Free], infer: Calla
     keep_free(model, free)
     seen = witnesses(free)
     known = [_described(_inferred(model, sizes, infer)) for sizes in seen]
+    _check_smallest(model, next(extremes(free)), infer, _empty(known[0]))
     names = {tuple(sizes[name] for sizes in seen): name for name in free}
     for value in _values(model):
         found = [values.get(value.name or "") for values in known]
@@ -56,10 +57,26 @@ def _inferred(model: ir.Model, sizes: Sizes, infer: Callable[[ir.Model], None]) 
     try:
         infer(copy)
     except ModelError as error:
-        chosen = ", ".join(f"{name} = {size}" for name, size in sizes.items())
-        raise ModelError(f"the model does not run with {chosen}: {error}\nlimit the range, or enumerate the sizes that "
-                         "it takes, such as --input NAME:1x3x64/96") from None
+        raise _beyond(sizes, str(error)) from None
     return copy
+
+
+def _check_smallest(model: ir.Model, sizes: Sizes, infer: Callable[[ir.Model], None], expected: set[str]) -> None:
+    """The smallest sizes may be less than a window reads. expected: what is empty anyway."""
+    empty = sorted(_empty(_described(_inferred(model, sizes, infer))) - expected)
+    if empty:
+        raise _beyond(sizes, f"'{empty[0]}' is empty")
+
+
+def _empty(values: Mapping[str, ir.Value]) -> set[str]:
+    return {name for name, value in values.items()
+            if value.shape is not None and any(isinstance(d, int) and d <= 0 for d in value.shape)}
+
+
+def _beyond(sizes: Sizes, reason: str) -> ModelError:
+    chosen = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+    return ModelError(f"the model does not run with {chosen}: {reason}\nlimit the range, or enumerate the sizes that "
+                      "it takes, such as --input NAME:1x3x64/96")
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

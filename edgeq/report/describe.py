@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.dimensions import Shape
+from edgeq.dimensions import Shape, dimensions, free_dimensions
 from edgeq.errors import BundleError, MissingExtra, Problem, UnsupportedModel, UsageError
 from edgeq.scheme import PRESETS, QuantScheme
+from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -62,29 +63,30 @@ def _advice(path: Path) -> dict[str, Any]:
 
 def _model(source: str, model: ir.Model) -> dict[str, Any]:
     from edgeq.graph import real_inputs
+    from edgeq.passes.shapes import largest_run
     from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
     from edgeq.targets import TARGETS
 
-    graph = model.graph
+    graph, free = model.graph, free_dimensions(model)
     quantized = any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in graph)
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
     return {
         "kind": "model", "path": source, "quantized": quantized,
-        "inputs": [_value(value) for value in real_inputs(graph)],
-        "outputs": [_value(value) for value in graph.outputs],
+        "inputs": [_value(value, free) for value in real_inputs(graph)],
+        "outputs": [_value(value, free) for value in graph.outputs],
         "ops": dict(Counter(node.op_type for node in graph).most_common()),
         "parameters": sum(tensor.size for tensor in tensors),
         "bytes": {"as it is": sum(tensor.nbytes for tensor in tensors)} if quantized else
                  {f"{bits} bits": weight_bytes(model, scheme) for bits, scheme in
                   ((32, PRESETS["float"]), (8, PRESETS["w8"]), (4, PRESETS["w4"]))},
-        "peak_activation_bytes": peak_activation_bytes(graph),
+        "peak_activation_bytes": peak_activation_bytes(largest_run(model).graph),
         "targets": _on_targets(model, list(TARGETS.values()), quantized),
     }
 
 
-def _value(value: ir.Value) -> dict[str, Any]:
+def _value(value: ir.Value, free: Mapping[str, Free]) -> dict[str, Any]:
     return {"name": value.name, "dtype": value.dtype.numpy().name if value.dtype is not None else None,
-            "shape": [d if isinstance(d, int) else str(d.value) for d in value.shape or ()]}
+            "shape": [d if isinstance(d, int) else str(d) for d in dimensions(value, free)]}
 
 
 def weight_bytes(model: ir.Model, scheme: QuantScheme) -> int:

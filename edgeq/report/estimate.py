@@ -27,6 +27,7 @@ def estimate(source: Any, inputs: Mapping[str, Shape]) -> dict[str, Any]:
     """
     from edgeq.frontends import load_model
     from edgeq.passes import canonicalize
+    from edgeq.passes.shapes import largest_run
     from edgeq.quant.half import store_half
     from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 
@@ -35,13 +36,14 @@ def estimate(source: Any, inputs: Mapping[str, Shape]) -> dict[str, Any]:
     if any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in model.graph):
         raise UsageError(f"{source} is quantized already; `edgeq inspect` tells its size")
     structure = _structure_bytes(model)
-    peak = peak_activation_bytes(model.graph)
+    largest = largest_run(model).graph
+    peak = peak_activation_bytes(largest)
     weights = {32: weight_bytes(model, PRESETS["float"]), 16: _constants(store_half(model)),
                8: weight_bytes(model, PRESETS["w8"]), 4: weight_bytes(model, PRESETS["w4"])}
     rows = [{"bits": bits, "disk_bytes": count + structure, "weight_bytes": count,
              "activation_bytes": peak * ACTIVATION_BYTES[bits] // 4,
              "memory_bytes": count + peak * ACTIVATION_BYTES[bits] // 4} for bits, count in weights.items()]
-    return {"path": str(source), "bits": rows, "unknown": _unknown(model.graph)}
+    return {"path": str(source), "bits": rows, "unknown": _unknown(largest)}
 
 
 def _constants(model: ir.Model) -> int:

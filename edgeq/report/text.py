@@ -9,6 +9,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from edgeq_runtime.dimensions import from_json
+
 LOW_SQNR_DB: Final = 10.0  # the error has a third of the signal's amplitude: hardly a model any more
 SHOWN_NODES: Final = 3
 NAME_WIDTH: Final = 60
@@ -45,7 +47,8 @@ def share(value: float | None) -> str:
 
 
 def shape(spec: Mapping[str, Any]) -> str:
-    return f"{spec['name']}: {spec['dtype']}[{','.join(map(str, spec['shape']))}]"
+    sizes = (from_json(dimension, spec["name"]) for dimension in spec["shape"])
+    return f"{spec['name']}: {spec['dtype']}[{','.join(map(str, sizes))}]"
 
 
 # -- convert -----------------------------------------------------------------------------------------------------------

@@ -93,9 +93,11 @@ def _score(evaluation: Evaluation, graph: ir.Model) -> float:
 
 
 def _gives_scores(network: ir.Model) -> bool:
-    """True when every output is one row of scores, of which the largest counts."""
-    sizes = [value.shape.numpy() for value in network.graph.outputs if value.shape is not None]
-    return all(size and size[-1] > 1 and math.prod(size) == size[-1] for size in sizes)
+    """True when every output is one row of scores, of which the largest counts; or one for each of a free batch."""
+    shapes = [list(value.shape) for value in network.graph.outputs if value.shape is not None]
+    return all(shape and isinstance(shape[-1], int) and shape[-1] > 1 and all(
+        size == 1 or (axis == 0 and not isinstance(size, int)) for axis, size in enumerate(shape[:-1]))
+        for shape in shapes)
 
 
 def _worth_trying(path: Sequence[Mixture]) -> Iterator[int]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import MissingExtra, ModelError
 from edgeq.graph import consumers, is_constant, label
+from edgeq.passes.shapes import largest_run
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerTensor, QuantParams, QuantType, dequantize
 from edgeq.targets import ABSORBED
@@ -350,9 +351,11 @@ class TFLiteProbe:
         self._interpreter.allocate_tensors()
         self._inputs = {detail["name"]: detail for detail in self._interpreter.get_input_details()}
         self._names = {spec.name: spec.engine_name or spec.name for spec in inputs}
+        self._given = {engine: name for name, engine in self._names.items()}
         values = {value.name: value for value in _float_values(network.graph)}
         details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
-        shapes = {value.name or "": tuple(int(d) for d in value.shape.numpy()) for value in values.values()
+        largest = _float_values(largest_run(network).graph)  # the sizes that the file declares
+        shapes = {value.name or "": tuple(int(d) for d in value.shape.numpy()) for value in largest
                   if value.shape is not None and value.shape.is_static()}
         self._tensors: dict[str, tuple[int, tuple[int, ...], QuantParams | None]] = {}
         for name in details.keys() & shapes.keys() - self._inputs.keys():
@@ -367,6 +370,12 @@ class TFLiteProbe:
         return list(self._tensors)
 
     def run(self, feed: Arrays) -> Mapping[str, Seen]:
+        resized = [(detail["index"], size) for detail in self._interpreter.get_input_details()
+                   if (size := feed[self._given[detail["name"]]].shape) != tuple(detail["shape"])]
+        for index, size in resized:
+            self._interpreter.resize_tensor_input(index, size)
+        if resized:
+            self._interpreter.allocate_tensors()
         for name, array in feed.items():
             detail = self._inputs[self._names[name]]
             self._interpreter.set_tensor(detail["index"], array.astype(detail["dtype"]))

@@ -316,6 +316,18 @@ def test_inspect_a_model(folder: Path) -> None:
     assert "203" in edgeq("inspect", "net.onnx").stdout
 
 
+def test_a_batch_that_each_run_chooses(folder: Path) -> None:
+    onnx.save(network(shape=("N", 3, 8, 8)), "free.onnx")
+    edgeq("convert", "free.onnx", "--target", "onnxruntime", "--input", "image:1..4x3x8x8", "-o", "free.edgeq")
+    assert "image: float32[N=1..4,3,8,8]" in edgeq("inspect", "free.edgeq").stdout
+    assert "image: float32[N=1..4,3,8,8]" in edgeq("inspect", "free.onnx", "--input", "image:1..4x3x8x8").stdout
+    np.save("four.npy", samples(4))
+    np.save("five.npy", samples(5))
+    assert reply("run", "free.edgeq", "--input", "four.npy")["outputs"]["scores"]["shape"][0] == 4
+    refused = edgeq("run", "free.edgeq", "--input", "five.npy", code=1)
+    assert "expected image: float32 [N=1..4, 3, 8, 8]" in refused.stderr
+
+
 def test_targets_and_doctor(folder: Path) -> None:
     assert [row["name"] for row in reply("targets")] == list(TARGETS)
     assert "INT8 on tflite" in edgeq("targets").stdout

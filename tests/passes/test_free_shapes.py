@@ -74,6 +74,9 @@ def test_what_does_not_fit(inputs: dict[str, Shape], message: str) -> None:
 
 
 def test_sizes_that_the_model_does_not_take_are_said() -> None:
+    with pytest.raises(ModelError, match=r"the model does not run with T = 2: 'y' is empty\nlimit the range"):
+        load("g (float[1,1,T] x) => (float[] y) { y = Conv(x, w) }", {"w": np.ones((1, 1, 3), np.float32)},
+             x=(1, 1, "2..9"))
     with pytest.raises(ModelError, match=r"the model does not run with T = 9: (.|\n)*Reshape(.|\n)*limit the range"):
         load("g (float[T] x) => (float[] y) { y = Reshape(x, s) }", {"s": np.array([-1, 2])}, x=("1..9",))
     assert shapes(load("g (float[T] x) => (float[] y) { y = Reshape(x, s) }", {"s": np.array([-1, 2])},

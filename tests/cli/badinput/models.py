@@ -85,5 +85,7 @@ MODELS = (
     Case("shape that depends on data", _for("tflite", computed_shape), r"NonZero 'places'.*depends on the data"),
     Case("NaN weights", model(_with_nan), r"NaN.*\bw\b"),
     Case("--input of another name", model(network, "--input", "picture:1x3x8x8"), r"picture.*image"),
+    Case("--input that frees a fixed size", model(network, "--input", "image:1x3x4..8x8"),
+         r"image.*8 on axis 2.*4\.\.8"),
     Case("--input that contradicts the model", model(network, "--input", "image:1x4x8x8"), r"image.*(4|3)"),
 )

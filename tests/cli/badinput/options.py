@@ -91,6 +91,7 @@ OPTIONS = (
     Case("a metric that is not a number", _own("return float('nan')"), r"--metric own:metric: the score is nan"),
     Case("not a regular expression", options("--keep-float", "("), r"--keep-float.*regular expression", 2),
     Case("shape that is none", options("--input", "image"), r"--input.*image:1x3x224x224", 2),
+    Case("size that is none", options("--input", "image:1x3x8..4x8"), r"--input.*'8\.\.4' is no size of an axis", 2),
     Case("unknown target", argument("convert", "net.onnx", "--target", "tpu"), r"--target.*tpu.*onnxruntime", 2),
     Case("no target", argument("convert", "net.onnx"), r"--target", 2),
     Case("--dry-run and --keep-qdq", options("--dry-run", "--keep-qdq", "q.onnx"), r"--dry-run.*--keep-qdq", 2),
