@@ -26,7 +26,7 @@ def outputs(bundle: Path) -> list[dict[str, np.ndarray]]:
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16, 32])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, "tensorrt"])
 def test_every_target_at_every_width_is_near_the_float_model(target: str, bits: int, tmp_path: Path) -> None:
     bundle = convert(residual(), target=target, bits=bits, output=tmp_path / "b",
                      calibration=feeds(SHAPE) if bits < 16 else None)

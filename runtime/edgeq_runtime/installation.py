@@ -12,29 +12,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Dict, Iterator, Optional, Union
+from typing import IO, Iterator, Optional, Union
 
 from .archive import MAX_BYTES, extract
 from .errors import BundleError
 from .manifest import FILE_NAME, Manifest
+from .pointer import CURRENT, VERSION, Versions, read_versions
 from .selftest import SelfTestResult
 from .session import load
 
-CURRENT, DRAFT, LOCK = "current", ".draft", ".lock"
-_VERSION = re.compile(r"version-(\d+)")
-
-
-@dataclass(frozen=True)
-class Versions:
-    """Names of folders. previous: None until there has been an update, or after a rollback."""
-
-    current: str
-    previous: Optional[str] = None
+DRAFT, LOCK = ".draft", ".lock"
 
 
 @dataclass(frozen=True)
@@ -88,21 +79,12 @@ def rollback(folder: Union[str, Path]) -> Path:
     """
     folder = Path(folder)
     with _locked(folder):
-        previous = _read(folder).previous
+        previous = read_versions(folder).previous
         if previous is None:
             raise BundleError(f"{folder} holds no version before the current one")
         Manifest.read(folder / previous, verify=True)
         _write(folder, Versions(previous))
         return folder / previous
-
-
-def current(folder: Union[str, Path]) -> Path:
-    """The bundle in use of a folder that `install` has filled.
-
-    Raises:
-        BundleError: nothing was installed there.
-    """
-    return Path(folder) / _read(Path(folder)).current
 
 
 def _test(draft: Path, archive: Union[str, Path], threads: Optional[int]) -> SelfTestResult:
@@ -122,20 +104,7 @@ def _is_installed(bundle: Path, manifest: Manifest) -> bool:
 
 
 def _state(folder: Path) -> Optional[Versions]:
-    return _read(folder) if (folder / CURRENT).exists() else None
-
-
-def _read(folder: Path) -> Versions:
-    try:
-        data: Dict[str, Optional[str]] = json.loads((folder / CURRENT).read_text(encoding="utf-8"))
-        versions = Versions(**data)  # type: ignore[arg-type]
-        if not all(_VERSION.fullmatch(name) for name in (versions.current, versions.previous) if name is not None):
-            raise ValueError("it names no version")
-        return versions
-    except FileNotFoundError:
-        raise BundleError(f"nothing is installed in {folder}") from None
-    except (OSError, TypeError, ValueError) as error:
-        raise BundleError(f"{folder / CURRENT} cannot be read ({error}); install again into another folder") from None
+    return read_versions(folder) if (folder / CURRENT).exists() else None
 
 
 def _write(folder: Path, versions: Versions) -> None:
@@ -150,7 +119,7 @@ def _write(folder: Path, versions: Versions) -> None:
 
 
 def _next_name(folder: Path) -> str:
-    numbers = [int(found.group(1)) for found in map(_VERSION.fullmatch, os.listdir(folder)) if found]
+    numbers = [int(found.group(1)) for found in map(VERSION.fullmatch, os.listdir(folder)) if found]
     return f"version-{max(numbers, default=0) + 1}"
 
 
@@ -159,7 +128,7 @@ def _sweep(folder: Path) -> None:
     versions = _state(folder)
     kept = set() if versions is None else {versions.current, versions.previous}
     for name in os.listdir(folder):
-        if name == DRAFT or (_VERSION.fullmatch(name) and name not in kept):
+        if name == DRAFT or (VERSION.fullmatch(name) and name not in kept):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -198,7 +167,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _check_ours(folder: Path) -> None:
     foreign = [name for name in os.listdir(folder) if name not in (CURRENT, f"{CURRENT}.new", DRAFT, LOCK)
-               and not _VERSION.fullmatch(name)]
+               and not VERSION.fullmatch(name)]
     if foreign and not (folder / CURRENT).is_file():
         what = "is a bundle itself" if FILE_NAME in foreign else f"holds '{foreign[0]}' and no installation"
         raise BundleError(f"{folder} {what}; install into a folder of its own")

@@ -36,9 +36,9 @@ def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: boo
         raise InputError(f"threads must be at least 1, got {threads}")
     folder = os.fspath(folder)
     if os.path.isfile(os.path.join(folder, "current")):
-        from .installation import current
+        from .pointer import read_versions
 
-        folder = str(current(folder))
+        folder = os.path.join(folder, read_versions(folder).current)
     manifest = Manifest.read(folder, verify=verify)
     drift = None
     if watch and manifest.calibration is not None and "ranges" in manifest.calibration:

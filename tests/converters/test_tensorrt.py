@@ -63,6 +63,25 @@ def test_int4_weights(case: Case, tmp_path: Path) -> None:
     check(case, quantize_weights(case), SINGLE, {"": 1e-5}, tmp_path)
 
 
+def test_a_shortcut_that_slices_and_pads(tmp_path: Path) -> None:
+    """onnxruntime's pass from int8 to uint8 refuses its Slice (onnxruntime#25526), where ranges are chosen and here."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        net (float[1,3,8,8] x) => (float[1,5] y) <int64[2] first = {0, 0}, int64[2] last = {100, 100},
+                int64[2] axes = {2, 3}, int64[2] steps = {2, 2}, int64[8] pads = {0, 1, 0, 0, 0, 1, 0, 0}> {
+            a = Conv <pads = [1, 1, 1, 1]> (x, w0) r = Relu (a)
+            s = Slice (r, first, last, axes, steps) p = Pad (s, pads)
+            c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (r, w1) d = Add (c, p) e = Relu (d)
+            f = Conv <pads = [1, 1, 1, 1]> (e, w2) g = Relu (f)
+            h = GlobalAveragePool (g) i = Flatten (h) y = Gemm (i, w3) }""")
+    rng = np.random.default_rng(0)
+    for name, shape in (("w0", (4, 3, 3, 3)), ("w1", (6, 4, 3, 3)), ("w2", (6, 6, 3, 3)), ("w3", (6, 5))):
+        weights = rng.normal(size=shape, scale=.3).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    feeds = [{"x": rng.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(8)]
+    bundle = convert(model, target="tensorrt", bits=8, calibration=feeds, output=tmp_path / "b")
+    assert bundle.report["verification"]["against_float"][0]["sqnr_db"] > 28
+
+
 # What the file looks like
 
 def product(rows: int = 64, columns: int = 24) -> onnx.ModelProto:
