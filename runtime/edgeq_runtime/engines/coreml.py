@@ -68,10 +68,11 @@ class CoreML:
                                    for name, array in zip(self._inputs, arrays, strict=True)})
         outputs = [np.asarray(found[name], dtype).reshape(() if shape == () else np.shape(found[name]))
                    for name, dtype, shape in self._outputs]
-        for target, source in zip(out or (), outputs):  # noqa: B905 (without `out` there is nothing to do)
+        for position, target in enumerate(out or ()):
             if target is not None:
-                target[...] = source
-        return outputs if out is None else [s if t is None else t for t, s in zip(out, outputs, strict=True)]
+                target[...] = outputs[position]
+                outputs[position] = target
+        return outputs
 
     def close(self) -> None:
         with self._lock:
