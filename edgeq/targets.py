@@ -88,8 +88,8 @@ ONNXRUNTIME: Final = Target(
     "onnxruntime", "onnxruntime", "ONNX Runtime: Raspberry Pi, Jetson, Android, desktop",
     "int8 per channel; int4 per channel, or per block for MatMul", "uint8 static", "",
     _rows(
-        _each(("Conv", "Add", "Mul", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Relu", "Clip", "Concat"), _FREE,
-              _ORT),
+        _each(("Conv", "Add", "Mul", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Relu", "Clip", "Concat",
+               "HardSwish"), _FREE, _ORT),
         _each(("Gemm", "MatMul"), _FREE, _ORT, float_output=True),
         _each((*_MOVES, "Where"), _SAME, _ORT),
         _each(("Sigmoid", "Softmax"), Fixed(1 / 256, 0), _ORT),

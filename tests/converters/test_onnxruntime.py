@@ -109,6 +109,22 @@ def conv(weight: NDArray[Any], activation: Any = np.uint8) -> ir.Model:
 
 
 X = normal(1, 3, 9, 7, seed=1)
+HARD_SWISH = """g (float[1,3,9,7] x) => (float[1,3,9,7] y) {
+    xq = QuantizeLinear (x, xs, z) xd = DequantizeLinear (xq, xs, z) h = HardSwish (xd)
+    yq = QuantizeLinear (h, ys, k) y = DequantizeLinear (yq, ys, k)
+}"""
+
+
+@pytest.mark.parametrize(("kind", "zero"), [(np.uint8, 120), (np.int8, -8)])
+def test_hard_swish_runs_on_integers(tmp_path: Path, kind: Any, zero: int) -> None:
+    """Where the clip is flat, where it is not, and where it is cut on either side."""
+    model = network(HARD_SWISH, xs=np.float32(.05), z=kind(zero), ys=np.float32(.03), k=kind(zero - 100))
+    feeds = {"x": np.linspace(-8, 8, X.size, dtype=np.float32).reshape(X.shape)}
+    assert "HardSigmoid" in kernels_as_given(model, tmp_path)  # what ONNX Runtime makes of HardSwish
+    emit(model, tmp_path, EmitOptions())
+    found = session(tmp_path / MODEL, None, tmp_path).run(None, feeds)[0]
+    assert kernels(tmp_path) == {"QuantizeLinear": 1, "QLinearAdd": 1, "QLinearMul": 1, "DequantizeLinear": 1}
+    np.testing.assert_allclose(found, reference(model, feeds, tmp_path), rtol=0, atol=1.01 * .03)
 
 
 @pytest.mark.parametrize("activation", [np.uint8, np.int8])

@@ -13,6 +13,7 @@ from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.onnxfile import MODEL, save
 from edgeq_converters.onnxruntime.anchors import anchor_float_weights
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
+from edgeq_converters.onnxruntime.hard_swish import integer_hard_swish
 from edgeq_converters.onnxruntime.lstm import dynamic_lstm
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
 from edgeq_converters.onnxruntime.padding import keep_zeros_before_max_pool
@@ -51,6 +52,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     unsigned_operands(graph)
     signed_weights(graph)
     gemm_of_biased_matmul(graph)
+    integer_hard_swish(graph)
     keep_zeros_before_max_pool(graph)
     islands = float_nodes(graph)
     forms = WeightForms(graph)

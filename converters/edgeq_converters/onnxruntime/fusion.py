@@ -133,4 +133,7 @@ def _resize(node: ir.Node) -> str:
     return "" if attribute(node, "mode", "nearest") == "nearest" else "only Resize by nearest neighbour takes integers"
 
 
-_CONDITIONS: Final[Mapping[str, Callable[[ir.Node], str]]] = MappingProxyType({"Gemm": _gemm, "Resize": _resize})
+_CONDITIONS: Final[Mapping[str, Callable[[ir.Node], str]]] = MappingProxyType({
+    "Gemm": _gemm, "Resize": _resize,
+    "HardSwish": lambda node: "it is written in integer kernels between two uint8 grids alone",
+})

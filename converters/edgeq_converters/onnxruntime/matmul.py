@@ -57,7 +57,7 @@ def _write_gemm(graph: ir.Graph, matmul: ir.Node, add: ir.Node, flat: dict[ir.Va
     product.name, product.type = f"{result.name}_gemm", result.type
     product.shape = ir.Shape([math.prod(shape[:-1]), shape[-1]])
     graph.insert_before(add, gemm)
-    quantize = _only_quantize(result)
+    quantize = only_quantize(result)
     if len(shape) == 2:
         _take_over(result, product)
     elif quantize is None:
@@ -110,7 +110,8 @@ def _take_over(old: ir.Value, new: ir.Value) -> None:
     new.name = name
 
 
-def _only_quantize(value: ir.Value) -> ir.Node | None:
+def only_quantize(value: ir.Value) -> ir.Node | None:
+    """The QuantizeLinear with a constant scale that alone reads a value."""
     readers = [use.node for use in value.uses()]
     alone = len(readers) == 1 and not value.is_graph_output() and readers[0].op_type == QUANTIZE
     return readers[0] if alone and constant(readers[0].inputs[1]) is not None else None
