@@ -23,6 +23,7 @@ from edgeq.passes.witnesses import specialized
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, fold_qdq
 from edgeq.targets import MULTIPLY_ACCUMULATE
 from edgeq_converters.numbers import plain_numbers
+from edgeq_converters.recurrent import write_out_recurrent
 
 DOMAIN: Final = "edgeq"  # ops that exist only here, never in a saved file
 _WITH_LIMITS: Final = (*MULTIPLY_ACCUMULATE, "Add", "Sub", "Mul")  # what Relu and Clip usually follow
@@ -85,6 +86,7 @@ def expand_unhandled(model: ir.Model, handled: Collection[str]) -> None:
     loops = {"Loop", "Scan"}.difference(handled)
     unrolled = unroll_loops(model) if any(node.op_type in loops for node in model.graph) else 0
     kept = {*handled, QUANTIZE, DEQUANTIZE}
+    unrolled += write_out_recurrent(model)
     expanded = expand(model, lambda node: node.domain == "" and node.op_type not in kept)
     if unrolled or expanded:
         fix_shapes(model, open_sizes=True)

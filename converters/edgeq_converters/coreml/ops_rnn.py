@@ -1,4 +1,4 @@
-"""Recurrent layers.
+"""Recurrent layers, those aside that edgeq_converters.recurrent has written out.
 
 LSTM is MIL's own op. GRU and RNN are unrolled: MIL's gru leaves open where its reset gate applies, and has no second
 bias before iOS 18.
@@ -91,7 +91,7 @@ def _as_laid_out(b: Builder, layout: int, y: Var, *states: Var) -> tuple[Var, ..
 
 @op("LSTM")
 def lstm(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, sequence_lens: Operand = None,
-         initial_h: Operand = None, initial_c: Operand = None, peephole: Operand = None, *,
+         initial_h: Operand = None, initial_c: Operand = None, *,
          activations: Sequence[str] | None = None, direction: str = "forward", hidden_size: int,
          layout: int = 0) -> Any:
     """x [S,batch,I], w [D,4H,I], r [D,4H,H] -> Y [S,D,batch,H], Y_h [D,batch,H], Y_c [D,batch,H]."""
@@ -109,9 +109,6 @@ def lstm(b: Builder, x: Operand, w: Operand, r: Operand, bias: Operand = None, s
         arguments[f"weight_ih{suffix}"] = _rows(b, w, "W", index, IOFC_TO_IFOZ)
         arguments[f"weight_hh{suffix}"] = _rows(b, r, "R", index, IOFC_TO_IFOZ)
         arguments[f"bias{suffix}"] = _bias(b, bias, index, IOFC_TO_IFOZ, hidden_size).sum(0)
-        if peephole is not None:  # ONNX iof, MIL ifo
-            parts = b.need(peephole, "P")[index].reshape(3, hidden_size)
-            arguments[f"peephole{suffix}"] = parts[[0, 2, 1]].ravel()
     arguments["x"] = x
     arguments["initial_h"] = _initial(b, initial_h, count, batch, hidden_size)
     arguments["initial_c"] = _initial(b, initial_c, count, batch, hidden_size)

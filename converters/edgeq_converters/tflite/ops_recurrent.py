@@ -1,4 +1,5 @@
 """Recurrent layers, one step after the other: a product for all inputs at once, then one per step for the state.
+What edgeq_converters.recurrent has written out does not come here.
 
 UNIDIRECTIONAL_SEQUENCE_LSTM keeps its state in variables that no caller can set, so models that carry state in and out
 need this form.
@@ -31,14 +32,12 @@ class Layer:
     """One direction: w [G*H, I], the products with r [G*H, H], and the names of its activations' kernels.
 
     state: one product for the whole of r, or one for each part that the cell multiplies at a different time.
-    peepholes: what each of the gates i, o and f sees of the cell, [H] each.
     """
 
     w: Product
     state: tuple[Product, ...]
     kernels: tuple[str, ...]
     hidden: int
-    peepholes: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +66,7 @@ def lstm_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> Stat
     total = Real(b, projected) + Real(b, layer.state[0](b, hidden.tensor))
     i, o, f, c = _gates(b, total.tensor, layer.hidden)
     gate, inner, outer = layer.kernels
-    if layer.peepholes:
-        i, f = i + cell * layer.peepholes[0], f + cell * layer.peepholes[2]
     cell = f.run(gate) * cell + i.run(gate) * c.run(inner)
-    if layer.peepholes:
-        o = o + cell * layer.peepholes[1]
     return o.run(gate) * cell.run(outer), cell
 
 
@@ -103,7 +98,7 @@ def rnn_step(b: Builder, layer: Layer, projected: Tensor, state: State) -> State
 
 def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: Value | None,
          initial: Sequence[Value | None], step: Step, direction: str, activations: Sequence[str], layout: int,
-         parts: Sequence[int] = (1,), peepholes: NDArray[np.float32] | None = None) -> tuple[Value | None, ...]:
+         parts: Sequence[int] = (1,)) -> tuple[Value | None, ...]:
     """-> Y [T, D, B, H] and the last states [D, B, H] (layout 1: batch first)."""
     tensor = b.read(x, (1, 0, 2) if layout else None)
     steps, batch, _ = tensor.shape
@@ -111,8 +106,6 @@ def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: 
         raise CannotLower("sequences of different lengths")
     directions = w.shape[0]
     layers = _layers(b, x, w, r, bias, activations, parts)
-    if peepholes is not None:
-        layers = [replace(layer, peepholes=tuple(np.split(p, 3))) for layer, p in zip(layers, peepholes, strict=True)]
     every: list[Tensor] = []
     last: list[list[Tensor]] = []
     for index, layer in enumerate(layers):
@@ -212,35 +205,23 @@ def _outputs(b: Builder, every: list[Tensor], last: list[list[Tensor]], shape: t
     return tuple(results)
 
 
-def _plain(clip: float | None) -> None:
-    if clip is not None:
-        raise CannotLower(f"clip={clip}")
-
-
 def _names(given: Sequence[str], default: Sequence[str], directions: int) -> list[str]:
     return list(given) if given else list(default) * directions
 
 
 @op("LSTM")
 def lstm(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
-         h: Value | None = None, c: Value | None = None, p: Value | None = None, *, hidden_size: int | None = None,
-         direction: str = "forward", activations: Sequence[str] | None = None, layout: int = 0, input_forget: int = 0,
-         clip: float | None = None) -> tuple[Value | None, ...]:
-    _plain(clip)
-    if input_forget:
-        raise CannotLower("coupled gates")
-    peepholes = None if p is None or not np.any(b.array(p, "peepholes")) else b.array(p, "peepholes").astype(np.float32)
+         h: Value | None = None, c: Value | None = None, *, hidden_size: int | None = None, direction: str = "forward",
+         activations: Sequence[str] | None = None, layout: int = 0) -> tuple[Value | None, ...]:
     names = _names(activations or (), ("Sigmoid", "Tanh", "Tanh"), w.shape[0])
-    return _run(b, x, w, r, bias, lengths, (h, c), lstm_step, direction, names, layout,
-                peepholes=peepholes)
+    return _run(b, x, w, r, bias, lengths, (h, c), lstm_step, direction, names, layout)
 
 
 @op("GRU")
 def gru(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
         h: Value | None = None, *, hidden_size: int | None = None, direction: str = "forward",
         activations: Sequence[str] | None = None, layout: int = 0, linear_before_reset: int = 0,
-        clip: float | None = None) -> tuple[Value | None, ...]:
-    _plain(clip)
+        ) -> tuple[Value | None, ...]:
     step = gru_step if linear_before_reset else gru_reset_first_step
     names = _names(activations or (), ("Sigmoid", "Tanh"), w.shape[0])
     parts = (1,) if linear_before_reset else (2, 1)
@@ -250,9 +231,7 @@ def gru(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, len
 @op("RNN")
 def rnn(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
         h: Value | None = None, *, hidden_size: int | None = None, direction: str = "forward",
-        activations: Sequence[str | bytes] = [b"Tanh", b"Tanh"], layout: int = 0,
-        clip: float | None = None) -> tuple[Value | None, ...]:
-    _plain(clip)
+        activations: Sequence[str | bytes] = [b"Tanh", b"Tanh"], layout: int = 0) -> tuple[Value | None, ...]:
     given = [name.decode() if isinstance(name, bytes) else name for name in activations]
     names = given[:w.shape[0]]
     return _run(b, x, w, r, bias, lengths, (h,), rnn_step, direction, names, layout)

@@ -86,11 +86,14 @@ def _beyond_the_kernels(weights: Tensor) -> bool:
 
 
 def _reals(b: Builder, w: Value, form: Filter) -> Tensor:
-    """Float weights. Large integer ones stay integers in the file, behind a DEQUANTIZE."""
+    """Float weights. Large integer ones stay integers in the file, behind one DEQUANTIZE for all that read them."""
     if w.grid is not None and w.size > SMALL_CONSTANT and not isinstance(w.grid.type.granularity, PerBlock):
-        made = _integers(b, w, form)
+        made = _integers(b, w, form) if form.stored is not None or form.perm not in w.reals else None
         if made is not None:
-            return b.convert(made, None)
+            real = b.convert(made, None)
+            if form.stored is not None:
+                return real
+            w.reals[form.perm] = real
     tensor = b.read(w, form.perm, integer=False)
     return tensor if form.stored is None else b.reshape(tensor, form.stored)
 
