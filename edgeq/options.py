@@ -28,9 +28,9 @@ class Options:
 
     bits: of the weights: 4, 8, 16 or 32 (float). calibration: samples (path, "module:function", or an iterable of
     dicts); activations are quantized exactly when it is given, unless `activations` says "float". weights:
-    "per-channel", "per-tensor" or "block:SIZE". calibrator: a name of `CALIBRATORS`, or "auto". calibration_cache: a
-    file that keeps what calibration saw. inputs: input name -> shape, for models with free dimensions;
-    as on the command line ("1x1..128"), or an entry for each axis. eval: labelled
+    "per-channel", "per-tensor", "block:SIZE" or "table:CHANNELS". calibrator: a name of `CALIBRATORS`, or "auto".
+    calibration_cache: a file that keeps what calibration saw. inputs: input name -> shape, for models with free
+    dimensions; as on the command line ("1x1..128"), or an entry for each axis. eval: labelled
     data, or a function that scores a predictor. metric: a name of `edgeq.metrics.METRICS`, "module:function" or a
     function. max_drop (such as 1.0 or "1%"), min_metric, max_bytes (such as "600kB"): search the bits of each layer.
     strict: refuse what a target runs in float against the plan.
@@ -82,7 +82,21 @@ def scheme_of(options: Options, *, symmetric: bool = False) -> QuantScheme:
         return QuantScheme()
     static = options.calibration is not None and options.activations in ("auto", "8")
     activation = QuantType(8, signed=symmetric, symmetric=symmetric) if static else None
+    if options.weights.partition(":")[0] == "table":
+        return QuantScheme(QuantType(4, granularity=PerChannel()), activation, _table_channels(options))
     return QuantScheme(QuantType(options.bits, granularity=_granularity(options.weights)), activation)
+
+
+def _table_channels(options: Options) -> int:
+    """Of --weights table[:CHANNELS]."""
+    size = options.weights.partition(":")[2] or "1"
+    if not size.isdigit() or not int(size):
+        raise UsageError(f"--weights {options.weights}: use table, or table:CHANNELS with how many share one")
+    if options.bits != 4:
+        raise UsageError(f"--weights {options.weights} goes with --bits 4: a table has 16 numbers")
+    if options.min_os < 18:
+        raise UsageError(f"--weights {options.weights} needs --min-os 18: before, a whole tensor shares one table")
+    return int(size)
 
 
 def _granularity(text: str) -> PerTensor | PerChannel | PerBlock:
@@ -91,4 +105,4 @@ def _granularity(text: str) -> PerTensor | PerChannel | PerBlock:
         return PerBlock(int(size))
     if text in ("per-channel", "per-tensor"):
         return PerChannel() if text == "per-channel" else PerTensor()
-    raise UsageError(f"--weights {text}: use per-channel, per-tensor or block:SIZE")
+    raise UsageError(f"--weights {text}: use per-channel, per-tensor, block:SIZE or table:CHANNELS")

@@ -58,6 +58,10 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
               options: Options, goal: Goal | None, size: Callable[[ir.Model], int]) -> Quantized:
     """The QDQ graph of a canonical network. size: such a graph -> bytes of the largest artifact that it becomes."""
     limited = goal is not None and goal.limits != Limits()
+    without = [target.name for target in targets if not target.tables]
+    if scheme.table_channels and without:
+        raise UsageError(f"--weights {options.weights}: {' and '.join(without)} multiply 4-bit integers with a scale; "
+                         "tables of numbers exist on coreml alone")
     if _is_quantized(network):
         if limited:
             raise UsageError("the model is quantized already; a search needs its float original")

@@ -61,10 +61,15 @@ class QuantType:
 
 @dataclass(frozen=True, slots=True)
 class QuantScheme:
-    """What to do with weights and activations; ``None`` leaves that side in float."""
+    """What to do with weights and activations; ``None`` leaves that side in float.
+
+    table_channels: 4-bit weights are indices into tables of 16 numbers, one for each so many output channels; 0: they
+    are integers.
+    """
 
     weight: QuantType | None = None
     activation: QuantType | None = None
+    table_channels: int = 0
 
 
 _A8: Final = QuantType(8, signed=False, symmetric=False)

@@ -52,7 +52,7 @@ class Target:
 
     rows: ONNX op -> how it runs in INT8. needs: the extra that installs its converter, or ''. open_sizes: it runs
     tensors whose size the data decides, as what NonZero finds. symmetric: its activations lie on signed grids around 0,
-    so that it shares no plan with the others.
+    so that it shares no plan with the others. tables: its 4-bit weights may be indices into any 16 numbers.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Target:
     rows: Mapping[str, Row]
     open_sizes: bool = False
     symmetric: bool = False
+    tables: bool = False
 
 
 _ORT: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
@@ -119,7 +120,7 @@ COREML: Final = Target(
         _each(("Conv", "Add", "Mul", "Relu", "Clip", "Concat", "GlobalAveragePool", "AveragePool"), _FREE, _COREML),
         _each(("Gemm", "MatMul"), _FREE, _COREML, float_output=True),
         _each(_MOVES, _SAME, _COREML),
-    ))
+    ), tables=True)
 
 # "Q/DQ Layer-Placement Recommendations" there: round the inputs of weighted layers, not their outputs as such.
 _TENSORRT: Final = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
 @click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True,
               help="auto: 8 bits when there is calibration data.")
-@click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
+@click.option("--weights", default="per-channel", show_default=True,
+              help="per-channel, per-tensor, block:SIZE, or (Core ML, 4 bits) table:CHANNELS.")
 @click.option("--method", default="auto", show_default=True, metavar="auto|STEP+STEP...",
               help="How weights become integers; auto takes what measured best for these bits and samples. "
                    "Steps, such as equalize+gptq+descent, are listed in docs/methods.md.")

@@ -18,8 +18,9 @@ from edgeq.quant.solve.geometry import Geometry, Product, Window
 from edgeq.quant.solve.grids import Blocks
 from edgeq.quant.solve.layer import DEFAULT, Layer, Settings, Solution, solve
 from edgeq.quant.solve.moments import Moments
+from edgeq.quant.solve.table import Tabled, round_to_tables, solve_tables
 from edgeq.quant.weights import quantize_weight, weight_params
-from edgeq.scheme import Granularity, PerBlock, PerTensor, QuantParams, dequantize
+from edgeq.scheme import Granularity, PerBlock, PerTensor, QuantParams, QuantType, dequantize
 from edgeq.targets import MULTIPLY_ACCUMULATE
 
 _LEAST_COLUMNS: Final = 65536  # of all samples together: fewer are all used
@@ -145,6 +146,8 @@ def gather_moments(geometry: Geometry, rows: Array, seen: Sequence[NDArray[Any]]
 
 def _fit(data: Array, weight: Weight, geometry: Geometry, moments: tuple[Moments, Moments], settings: Settings,
          bias: Array | None) -> Fitted:
+    if weight.table_channels:
+        return _fit_tables(data, weight, geometry, moments, settings, bias)
     plain = weight_params(data, weight.type)
     rows, granularity = geometry.rows(data), weight.type.granularity
     blocks = Blocks(not isinstance(granularity, PerTensor),
@@ -158,6 +161,25 @@ def _fit(data: Array, weight: Weight, geometry: Geometry, moments: tuple[Moments
     params = replace(plain, scale=_scale(found.steps, plain.scale.shape, geometry, granularity))
     moved = bias + found.shift.reshape(-1) if bias is not None and found.shift is not None else None
     return Fitted(params, stored, moved)
+
+
+def _fit_tables(data: Array, weight: Weight, geometry: Geometry, moments: tuple[Moments, Moments], settings: Settings,
+                bias: Array | None) -> Fitted:
+    found = solve_tables(geometry.rows(data), weight.table_channels, *moments, bias is not None, settings)
+    moved = bias + found.shift.reshape(-1) if bias is not None and found.shift is not None else None
+    return Fitted(_tabled_params(found, weight), geometry.weight(found.codes, data.shape).astype(np.int8), moved)
+
+
+def rounded_to_tables(data: Array, weight: Weight, geometry: Geometry) -> Fitted:
+    """A weight of tables without samples."""
+    found = round_to_tables(geometry.rows(data), weight.table_channels)
+    return Fitted(_tabled_params(found, weight), geometry.weight(found.codes, data.shape).astype(np.int8), None)
+
+
+def _tabled_params(found: Tabled, weight: Weight) -> QuantParams:
+    """8-bit integers, which standard ONNX holds, of which each table knows 16."""
+    zero_point = np.zeros(len(found.scale), np.int32)
+    return QuantParams(QuantType(8, granularity=weight.type.granularity), found.scale, zero_point)
 
 
 def _steps(scale: Array, geometry: Geometry, granularity: Granularity) -> Array:

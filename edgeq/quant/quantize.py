@@ -4,6 +4,7 @@ executes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from onnx_ir.passes.common import NameFixPass
 from edgeq.graph import all_nodes, bodies, constant, initializer, label
 from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import TensorStatistics
-from edgeq.quant.fit import Fitted, Fitter
+from edgeq.quant.fit import Fitted, Fitter, geometry_of, rounded_to_tables
 from edgeq.quant.half import store_half_in_place
 from edgeq.quant.params import grid
-from edgeq.quant.plan import Bias, QuantPlan
+from edgeq.quant.plan import Bias, QuantPlan, Weight
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.rounding import Rounding, sum_preserving
 from edgeq.quant.steps import StepSearch, full
@@ -29,7 +30,7 @@ from edgeq.quant.weights import (
     weight_params,
     widen_for_bias,
 )
-from edgeq.scheme import PerBlock, PerChannel, QuantParams, QuantType
+from edgeq.scheme import PerBlock, PerChannel, QuantParams, QuantType, dequantize
 from edgeq.scheme import quantize as to_integers
 from edgeq.targets import Fixed
 
@@ -94,10 +95,16 @@ class _Writer:
     def write_weights(self, fitted: Mapping[str, Fitted]) -> None:
         for weight in {weight.value: weight for weight in self.plan.weights}.values():
             biases = [bias for bias in self.plan.biases if bias.weight == weight.value]
-            found = fitted.get(weight.value)
+            found = fitted.get(weight.value) or self._from_table(weight)
             if found is not None and found.bias is not None:
                 self.graph.initializers[weight.bias].const_value = ir.tensor(found.bias, name=weight.bias)
             self._write_weight(weight.value, weight.type, biases, found)
+
+    def _from_table(self, weight: Weight) -> Fitted | None:
+        """A weight of tables that was not fitted."""
+        node = self.nodes.get(weight.node) if weight.table_channels else None
+        geometry = None if node is None else geometry_of(node)
+        return None if geometry is None else rounded_to_tables(self._data(weight.value), weight, geometry)
 
     def _write_weight(self, name: str, kind: QuantType, biases: list[Bias], fitted: Fitted | None) -> None:
         """One weight and the biases of every node that reads it (a shared weight has several)."""
@@ -107,7 +114,11 @@ class _Writer:
         for bias in biases:
             params = widen_for_bias(params, float(self.grids[bias.activation].scale), self._data(bias.value))
         if fitted is not None and not np.array_equal(params.scale, fitted.params.scale):
-            fitted = None  # its integers belong to another step
+            if params.type.bits == kind.bits:
+                fitted = None  # its integers belong to another step
+            else:  # a table, whose numbers move to the new step
+                real = dequantize(fitted.stored, fitted.params)
+                fitted = replace(fitted, stored=to_integers(real, params).astype(np.int8))
         for bias in biases:
             addend = self._data(bias.value)
             offsets = bias_params(params, np.float32(self.grids[bias.activation].scale), addend.size)
@@ -126,11 +137,11 @@ class _Writer:
         name = value.name or ""
         data = initializer(self.graph, f"{name}_q", stored_array(stored, params.type), value)
         unique = data.name or ""
-        dequantize = self._node(DEQUANTIZE, [data, *self._parameters(name, params)], params, unique)
-        real = dequantize.outputs[0]
+        to_real = self._node(DEQUANTIZE, [data, *self._parameters(name, params)], params, unique)
+        real = to_real.outputs[0]
         real.name, real.shape, real.type = f"{unique}_dq", value.shape, ir.TensorType(ir.DataType.FLOAT)
         outermost = [self.outermost.get(reader, reader) for reader in readers]
-        self.graph.insert_before(min(outermost, key=self.order.__getitem__), dequantize)
+        self.graph.insert_before(min(outermost, key=self.order.__getitem__), to_real)
         for use in list(value.uses()):
             if use.node in readers:
                 use.node.replace_input_with(use.idx, real)

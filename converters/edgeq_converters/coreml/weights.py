@@ -6,6 +6,8 @@ Which op exists where: https://apple.github.io/coremltools/docs-guides/source/op
     int4, per tensor or channel   iOS 16, 17  one 16-entry table; scales are   iOS 18  one 16-entry table per channel,
                                               multiplied onto the output               scale included; short
                                                                                        channels as before iOS 18
+    int8 of 16 numbers a channel                                           iOS 18  such a table for each run of
+                                                                                   channels that it suffices for
     int4 or int8, per block       iOS 18 off the Neural Engine: constexpr_blockwise_shift_scale
 
 A table of 16 entries holds 4-bit integers exactly, and unlike int4 it is legal on the Neural Engine.
@@ -65,6 +67,9 @@ def dense(b: Builder, constant: Constant) -> Var:
     if isinstance(constant.params.type.granularity, PerBlock):
         return _blocks(b, constant)
     if constant.params.type.bits == 8:
+        tables = find_tables(constant) if b.options.min_os >= 18 else None
+        if tables is not None:
+            return _lookup(b, constant, tables)
         return _shift_scale(b, constant) if b.options.min_os >= 18 else _affine(b, constant)
     if not _needs_multiplier(b, constant):
         return _bytes(b, constant) if _is_short(b, constant) else _table(b, constant)
@@ -139,6 +144,45 @@ def _table_per_channel(b: Builder, constant: Constant) -> Var:
     indices = constant.data.astype(np.int16) - levels[0]
     b.packed4.add(pack4(indices).tobytes())
     return b.op("constexpr_lut_to_dense", indices=Raw(_typed(indices, "uint4")), lut=table)
+
+
+def find_tables(constant: Constant) -> NDArray[np.float32] | None:
+    """Ascending tables [S,16] that hold all numbers of 8-bit channels, S dividing their number; the fewest that do.
+    None where some channel has more than 16 different numbers, or tables would not make the file smaller.
+
+    So an 8-bit weight of standard ONNX becomes 4 bits here without losing anything.
+    """
+    params = constant.params
+    assert params is not None
+    if not isinstance(params.type.granularity, PerChannel) or params.zero_point.any():
+        return None
+    codes = np.moveaxis(constant.data, params.type.granularity.axis, 0).reshape(params.scale.size, -1)
+    real = codes * params.scale[:, None]
+    if any(np.unique(row).size > LEVELS for row in codes):
+        return None
+    for count in (size for size in range(1, len(real) + 1) if len(real) % size == 0):
+        found = [np.unique(group) for group in real.reshape(count, -1)]
+        if max(map(len, found)) <= LEVELS:
+            smaller = codes.size / 2 + 2 * LEVELS * count < codes.size
+            return np.array([np.pad(part, (0, LEVELS - len(part)), "edge") for part in found]) if smaller else None
+    return None
+
+
+def _lookup(b: Builder, constant: Constant, tables: NDArray[np.float32]) -> Var:
+    """iOS 18: indices uint4 of the data's shape; table [.., S, .., 16, 1], each for a run of channels."""
+    params = constant.params
+    assert params is not None
+    assert isinstance(params.type.granularity, PerChannel)
+    axis, rank = params.type.granularity.axis, constant.data.ndim
+    codes = np.moveaxis(constant.data, axis, 0)
+    real = (codes.reshape(params.scale.size, -1) * params.scale[:, None]).reshape(len(tables), -1)
+    found = np.stack([np.searchsorted(table, row) for table, row in zip(tables, real, strict=True)])
+    indices = np.moveaxis(found.reshape(codes.shape), 0, axis)
+    b.packed4.add(pack4(indices.astype(np.int8)).tobytes())
+    shape = [1] * rank
+    shape[axis] = len(tables)
+    return b.op("constexpr_lut_to_dense", indices=Raw(_typed(indices, "uint4")),
+                lut=tables.reshape(*shape, LEVELS, 1).astype(b.dtype))
 
 
 def _affine(b: Builder, constant: Constant) -> Var:

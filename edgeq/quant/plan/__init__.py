@@ -42,7 +42,7 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
     units = Units(model.graph, targets)
     keep = [_pattern(text, units) for text in keep_float]
     weights, half = ((), ()) if scheme.weight is None else plan_weights(
-        units, weighted_layers(units, keep), scheme.weight, layers)
+        units, weighted_layers(units, keep), scheme.weight, layers, scheme.table_channels)
     if scheme.activation is None:
         return QuantPlan(None, {}, (), {}, frozenset(), frozenset(), weights, (), (), half)
     integers = IntegerNodes(units, keep, layers)

@@ -35,13 +35,15 @@ class Kept:
 class Weight:
     """How one constant operand of a node that multiplies is stored.
 
-    value: its initializer's name. bias: the initializer that is added to the product, or "".
+    value: its initializer's name. bias: the initializer that is added to the product, or "". table_channels: as in
+    QuantScheme.
     """
 
     node: str
     value: str
     type: QuantType
     bias: str = ""
+    table_channels: int = 0
 
 
 @dataclass(frozen=True, slots=True)

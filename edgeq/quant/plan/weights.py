@@ -28,9 +28,9 @@ def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]]) -> list[ir.No
 
 
 def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, given: Mapping[str, Precision],
-                 ) -> tuple[tuple[Weight, ...], tuple[str, ...]]:
-    """-> the integer weights, and the names of those stored as float16. wanted: of the scheme. given: layer -> what it
-    gets instead.
+                 table_channels: int = 0) -> tuple[tuple[Weight, ...], tuple[str, ...]]:
+    """-> the integer weights, and the names of those stored as float16. wanted, table_channels: of the scheme. given:
+    layer -> what it gets instead.
     """
     delicate = find_delicate(units) if wanted.bits < 8 else set()
     weights, half = [], []
@@ -43,9 +43,15 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
             granularity = wanted.granularity if bits == wanted.bits else PerChannel()
             kind = QuantType(bits, granularity=_granularity(node, granularity))
             bias = _bias_of(node, units)
-            weights += [Weight(label(node), name, kind, bias.name or "" if bias else "") for name in names]
+            tables = table_channels if bits == 4 and _has_tables(node, kind) else 0
+            weights += [Weight(label(node), name, kind, bias.name or "" if bias else "", tables) for name in names]
     integers = {weight.value for weight in weights}  # where layers share a weight and disagree, these win
     return tuple(weights), tuple(name for name in dict.fromkeys(half) if name not in integers)
+
+
+def _has_tables(node: ir.Node, kind: QuantType) -> bool:
+    """Whether the rows of a weight are its output channels in order, each with a grid of its own."""
+    return isinstance(kind.granularity, PerChannel) and node.op_type not in RECURRENT
 
 
 def plan_biases(units: Units, integer: set[ir.Node], weights: Sequence[Weight]) -> tuple[Bias, ...]:

@@ -73,18 +73,20 @@ def solve(layer: Layer, fitted: Moments, held: Moments, rounded: Sequence[Soluti
     wins where fitting does no better.
     """
     free = settings.bias and layer.has_bias
-    correction = _correction(layer, fitted, held, free, settings)
+    correction = best_correction(layer.weight, fitted, held, free, settings)
     trials = [_begin(layer, fitted, correction, free, settings), *rounded]
     best = int(np.argmin([_judge(layer, trial, held) for trial in trials]))
     return trials[best] if best else _finish(layer, fitted.merge(held), correction, free, settings)
 
 
-def _correction(layer: Layer, fitted: Moments, held: Moments, free: bool, settings: Settings) -> float:
-    """The correction whose real weights, before any rounding, do best on samples that they have not seen."""
+def best_correction(weight: Array, fitted: Moments, held: Moments, free: bool, settings: Settings) -> float:
+    """The correction whose real weights, before any rounding, do best on samples that they have not seen. free: the
+    layer has a bias that may move.
+    """
     def error(correction: float) -> float:
-        problem = objective(layer.weight, fitted, free_bias=free, correction=correction, damping=settings.damping)
-        shift = mean_error(layer.weight, problem.target, fitted) if free else None
-        return float(output_error(layer.weight, problem.target, shift, held).sum())
+        problem = objective(weight, fitted, free_bias=free, correction=correction, damping=settings.damping)
+        shift = mean_error(weight, problem.target, fitted) if free else None
+        return float(output_error(weight, problem.target, shift, held).sum())
 
     return min(settings.corrections, key=error) if len(settings.corrections) > 1 else settings.corrections[0]
 
