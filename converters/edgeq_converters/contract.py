@@ -4,7 +4,8 @@ A backend is a package of edgeq_converters with one function::
 
     def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact
 
-`model` is standard ONNX (opset 21, IR 10, static shapes, float32), with or without QuantizeLinear/DequantizeLinear.
+`model` is standard ONNX (opset 21, IR 10, float32), with or without QuantizeLinear/DequantizeLinear. Its shapes are
+static, but for the dimensions that edgeq.dimensions.free_dimensions finds.
 It is not changed. The files are written into `folder`, which exists and is the bundle in the making. Every node that
 the target cannot run is reported in one `UnsupportedModel`, and then nothing may be left in the folder.
 """
