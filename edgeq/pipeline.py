@@ -163,6 +163,7 @@ def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None
     if record.goal is not None:
         options.progress(f"scoring {target}")
         report["evaluation"] = record.goal.to_json(_score(folder, record.goal, record.turned), size)
+        manifest = replace(manifest, accuracy={**manifest.accuracy, "metric": report["evaluation"]})
         write_report(folder, report)
     write_page(folder, report, size, evidence)
     _save(manifest, folder)

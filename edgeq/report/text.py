@@ -199,6 +199,8 @@ def _model(found: Mapping[str, Any]) -> None:
 
 
 def _bundle(found: Mapping[str, Any]) -> None:
+    from edgeq.report.search import score_sentence
+
     out = console()
     quantization = {key: value for key, value in found["quantization"].items()
                     if key not in ("kept_float", "wider_layers")}
@@ -214,6 +216,8 @@ def _bundle(found: Mapping[str, Any]) -> None:
     rows.add_row("labels", str(len(found["labels"])))
     for line in found["accuracy"].get("against_float", ()):
         rows.add_row("accuracy", f"{line['output']}: {_db(line)} dB to float, top-1 agreement {share(line['top1'])}")
+    if "metric" in found["accuracy"]:
+        rows.add_row("metric", score_sentence(found["accuracy"]["metric"]))
     rows.add_row("made by", f"edgeq {found['edgeq_version']} from sha256 {found['source_sha256'] or '-'}")
     for file in found["files"]:
         rows.add_row("file", f"{file['path']}, {size(file['bytes'])}")

@@ -156,6 +156,8 @@ def test_what_cannot_be_met_is_written_and_exits_with_3(tmp_path: Path) -> None:
     assert not report["search"]["met"]
     assert report["search"]["score"] == max(point["score"] for point in report["search"]["points"])
     assert "Search</h2>" in (tmp_path / "b/report.html").read_text()
+    inspected = CliRunner().invoke(main, ["inspect", str(tmp_path / "b")])
+    assert "top1 100 %, float 100 % (at least 101 % was asked): MISSED" in inspected.stdout
     assert edgeq_runtime.load(tmp_path / "b", verify=True).self_test().ok
 
 
