@@ -27,7 +27,7 @@ lint: .venv/test.stamp
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-BENCHMARKS := calibration latency conversion runtime zoo basic_pitch coreml_interpreter bad_input
+BENCHMARKS := calibration latency conversion runtime install zoo basic_pitch coreml_interpreter bad_input
 bench: .venv/test.stamp
 	@mkdir -p build/benchmarks
 	@for name in $(BENCHMARKS); do \
