@@ -11,7 +11,7 @@ from opcases import run_onnxruntime
 from small_graphs import network, normal
 
 from edgeq_converters.lowered import lower_form
-from edgeq_converters.tflite.assign import BYTE, Problem, proposals, solve
+from edgeq_converters.tflite.assign import BYTE, Problem, assign, proposals, solve
 from edgeq_converters.tflite.backend import lower
 from edgeq_converters.tflite.mincut import SINK, SOURCE, Network
 from edgeq_converters.tflite.ops import table
@@ -85,6 +85,14 @@ def test_the_price_is_what_the_file_pays(seed: int) -> None:
     found = run(emitted(model)[0], feeds)
     for name, expected in run_onnxruntime(model, feeds).items():
         assert off(found[name], expected) < 1e-5
+
+
+def test_an_output_that_nobody_asked_for_has_no_layout() -> None:
+    model = network("""g (float[1,5,4,3] x) => (float[1,5,4,3] y) {
+        a = Conv (x, c)  n, m = LayerNormalization (a, s)  y = Conv (n, c) }""", c=normal(C, C, 1, 1), s=normal(W))
+    unused = next(node for node in model.graph if node.op_type == "LayerNormalization").outputs[1]
+    unused.name, unused.shape = "", None
+    assert [form.works for form in assign(model.graph).values()] == [(0, 2, 3, 1)]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -35,7 +35,8 @@ Proposal: TypeAlias = Mapping[ir.Node, Form]
 def assign(graph: ir.Graph) -> dict[str, Form]:
     """The form of every node that has a choice, by the name of its first output; the graph's inputs and outputs are in
     ONNX order."""
-    if not all(value.shape is not None and value.shape.is_static() for node in graph for value in node.outputs):
+    used = (value for node in graph for value in node.outputs if value.uses() or value.is_graph_output())
+    if not all(map(_is_known, used)):
         return {}  # to be refused, by name, while it is lowered
     problem = Problem.of(graph)
     solve(problem)
@@ -65,7 +66,7 @@ class Problem:
                 continue
             problem.rules[node] = found
             for other in dict.fromkeys((*node.inputs, *node.outputs)):
-                if other is not None and not is_constant(other):
+                if other is not None and not is_constant(other) and _is_known(other):
                     problem.around[other].append(node)
         return problem
 
@@ -87,7 +88,13 @@ def ports(node: ir.Node, form: Form) -> Iterator[tuple[ir.Value, Layout]]:
         value = node.inputs[position]
         assert value is not None
         yield value, layout
-    yield from zip(node.outputs, form.makes, strict=True)
+    yield from ((value, layout) for value, layout in zip(node.outputs, form.makes, strict=True)
+                if _is_known(value))
+
+
+def _is_known(value: ir.Value) -> bool:
+    """False for optional outputs that nobody asked for."""
+    return value.shape is not None and value.shape.is_static()
 
 
 def _has(node: ir.Node, form: Form, value: ir.Value) -> set[Layout]:

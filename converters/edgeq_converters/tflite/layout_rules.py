@@ -210,7 +210,7 @@ def _gathered_back(node: ir.Node, made: Layout) -> Layout | None:
 
 
 def _axis_last(node: ir.Node, layout: Layout) -> Layout | None:
-    return layout if layout and layout[-1] == attribute(node, "axis", -1) % len(layout) else None
+    return layout if not layout or layout[-1] == attribute(node, "axis", -1) % len(layout) else None
 
 
 def _onnx_or_channels_last(node: ir.Node, layout: Layout) -> Layout | None:
