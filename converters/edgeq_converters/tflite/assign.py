@@ -29,7 +29,7 @@ BYTE: Final = 1 << 20  # a byte outweighs any number of operators, so that these
 UNTHINKABLE: Final = 1 << 62
 ACTIVATIONS: Final = frozenset(("Relu", "Clip"))  # fused into the kernel before them, unless a TRANSPOSE stands between
 
-Proposal: TypeAlias = Mapping[ir.Node, Form]
+Key: TypeAlias = Callable[[Layout], tuple[int, ...]]
 
 
 def assign(graph: ir.Graph) -> dict[str, Form]:
@@ -40,18 +40,37 @@ def assign(graph: ir.Graph) -> dict[str, Form]:
         return {}  # to be refused, by name, while it is lowered
     problem = Problem.of(graph)
     solve(problem)
-    return {node.outputs[0].name or "": form for node, form in problem.chosen.items()}
+    return {node.outputs[0].name or "": placed.form for node, placed in problem.chosen.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A form of one node, and which layouts its values have there."""
+
+    form: Form
+    has: Mapping[ir.Value, frozenset[Layout]] = field(compare=False)
+
+    @classmethod
+    def of(cls, node: ir.Node, form: Form) -> Placed:
+        found: dict[ir.Value, frozenset[Layout]] = {}
+        for value, layout in ports(node, form):
+            found[value] = found.get(value, frozenset()) | {layout}
+        return cls(form, found)
+
+
+Proposal: TypeAlias = Mapping[ir.Node, Placed]
 
 
 @dataclass(slots=True)
 class Problem:
-    """rules: the nodes with a choice. fixed: the layouts that all others and the interface have of a value. chosen: the
-    form of each node so far."""
+    """rules: the nodes with a choice. fixed: the layouts that all others and the interface have of a value. around: the
+    nodes with a choice at a value. chosen: the form of each node so far."""
 
     rules: dict[ir.Node, Rule] = field(default_factory=dict)
     fixed: dict[ir.Value, set[Layout]] = field(default_factory=lambda: defaultdict(set))
     around: dict[ir.Value, list[ir.Node]] = field(default_factory=lambda: defaultdict(list))
-    chosen: dict[ir.Node, Form] = field(default_factory=dict)
+    chosen: dict[ir.Node, Placed] = field(default_factory=dict)
+    _prices: dict[ir.Value, tuple[tuple[int, Key], ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: ir.Graph) -> Problem:
@@ -72,14 +91,20 @@ class Problem:
 
     def layouts(self, value: ir.Value) -> set[Layout]:
         """All in which a value is made or read."""
-        return self.fixed.get(value, set()).union(
-            layout for node in self.around.get(value, ()) for layout in _has(node, self.chosen[node], value))
+        return self.fixed.get(value, set()).union(*(
+            self.chosen[node].has.get(value, ()) for node in self.around.get(value, ())))
+
+    def prices(self, value: ir.Value) -> tuple[tuple[int, Key], ...]:
+        """See `prices`; a value is asked for many times."""
+        if value not in self._prices:
+            self._prices[value] = prices(value)
+        return self._prices[value]
 
     def cost(self, values: Iterable[ir.Value] | None = None) -> int:
         """Of all values, or of these: transposed bytes times BYTE, plus operators."""
         return sum(weight * (len({key(layout) for layout in self.layouts(value)}) - 1)
                    for value in ({**self.fixed, **self.around} if values is None else values)
-                   for weight, key in prices(value))
+                   for weight, key in self.prices(value))
 
 
 def ports(node: ir.Node, form: Form) -> Iterator[tuple[ir.Value, Layout]]:
@@ -95,13 +120,6 @@ def ports(node: ir.Node, form: Form) -> Iterator[tuple[ir.Value, Layout]]:
 def _is_known(value: ir.Value) -> bool:
     """False for optional outputs that nobody asked for."""
     return value.shape is not None and value.shape.is_static()
-
-
-def _has(node: ir.Node, form: Form, value: ir.Value) -> set[Layout]:
-    return {layout for other, layout in ports(node, form) if other is value}
-
-
-Key: TypeAlias = Callable[[Layout], tuple[int, ...]]
 
 
 def prices(value: ir.Value) -> tuple[tuple[int, Key], ...]:
@@ -134,12 +152,12 @@ def proposals(problem: Problem) -> list[Proposal]:
     for node, found in problem.rules.items():
         if node not in covered:
             form = default_form(node, found)
-            made.append(_spread(problem, dict(ports(node, form)), {node: form}, seen))
+            made.append(_spread(problem, dict(ports(node, form)), {node: Placed.of(node, form)}, seen))
             covered.update(made[-1])
-    return made
+    return [proposal for proposal in made if proposal]
 
 
-def _spread(problem: Problem, layouts: dict[ir.Value, Layout], forms: dict[ir.Node, Form],
+def _spread(problem: Problem, layouts: dict[ir.Value, Layout], forms: dict[ir.Node, Placed],
             seen: set[tuple[ir.Value, Layout]]) -> Proposal:
     waiting = deque(layouts)
     while waiting:
@@ -151,7 +169,7 @@ def _spread(problem: Problem, layouts: dict[ir.Value, Layout], forms: dict[ir.No
             form = _following(problem.rules[node], node, value, layouts[value])
             if form is None:
                 continue
-            forms[node] = form
+            forms[node] = Placed.of(node, form)
             for other, layout in ports(node, form):
                 if other not in layouts:
                     layouts[other] = layout
@@ -174,29 +192,29 @@ def solve(problem: Problem) -> None:
     """Fill `problem.chosen`."""
     offered = proposals(problem)
     for proposal in offered:
-        for node, form in proposal.items():
-            problem.chosen.setdefault(node, form)
+        for node, placed in proposal.items():
+            problem.chosen.setdefault(node, placed)
     while sum(expand(problem, proposal) for proposal in offered):
         pass
 
 
 def expand(problem: Problem, proposal: Proposal) -> bool:
     """Adopt the proposal wherever that is cheaper, by one minimum cut; whether it was anywhere."""
-    free = {node: form for node, form in proposal.items() if form != problem.chosen[node]}
-    touched = dict.fromkeys(value for node in free for form in (free[node], problem.chosen[node])
-                            for value, _ in ports(node, form))
+    chosen = problem.chosen
+    free = {node: placed for node, placed in proposal.items() if placed != chosen[node]}
+    touched = dict.fromkeys(value for node, placed in free.items() for value in (*placed.has, *chosen[node].has))
     network = Network()
     place = {node: network.node() for node in free}  # on the source's side: takes the proposal
     for value in touched:
-        for weight, key in prices(value):
+        for weight, key in problem.prices(value):
             _add_price(network, place, problem, proposal, value, weight, key)
     side = network.source_side()
-    before, chosen = problem.cost(touched), dict(problem.chosen)
-    problem.chosen.update((node, form) for node, form in free.items() if place[node] in side)
+    taken = {node: placed for node, placed in free.items() if place[node] in side}
+    before, kept = problem.cost(touched), {node: chosen[node] for node in taken}
+    chosen.update(taken)
     if problem.cost(touched) < before:
         return True
-    problem.chosen.clear()
-    problem.chosen.update(chosen)
+    chosen.update(kept)
     return False
 
 
@@ -211,8 +229,8 @@ def _add_price(network: Network, place: Mapping[ir.Node, int], problem: Problem,
     taking: dict[Layout, set[int]] = defaultdict(set)
     anyway = {key(layout) for layout in problem.fixed.get(value, ())}
     for node in problem.around.get(value, ()):
-        now = {key(layout) for layout in _has(node, problem.chosen[node], value)}
-        then = {key(layout) for layout in _has(node, proposal[node], value)} if node in place else now
+        now = set(map(key, problem.chosen[node].has.get(value, ())))
+        then = set(map(key, proposal[node].has.get(value, ()))) if node in place else now
         anyway |= now & then
         for layout in now - then:
             keeping[layout].add(place[node])
