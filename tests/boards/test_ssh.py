@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from boards.local import UseWheel
-from boards.sshd import Sshd, make_key
+from boards.sshd import Sshd, find_sshd, make_key
 from cli.badinput import samples
 
 from edgeq.boards.addresses import Ssh
@@ -112,6 +113,22 @@ def test_a_full_disk(over_ssh: OverSsh, bundle: Path, board: Path) -> None:
     with pytest.raises(BoardError, match=r"the board cannot keep .*archive: No space left on device"):
         over_ssh.push(bundle / "model.onnx", str(board / "incoming" / "archive"))
     assert not list((board / "incoming").iterdir())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a disk that is small enough")
+def test_a_disk_that_fills_up_while_unpacking(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = find_sshd()
+    if program is None:
+        pytest.skip("no sshd")
+    small = f"mount -t tmpfs -o nr_inodes=16 none {tmp_path}/board &&"  # room for bytes, not for files
+    with Sshd.started(program, tmp_path, small) as daemon:
+        daemon.use_as_board(monkeypatch)
+        with closing(OverSsh(Ssh("board"), sys.executable)) as transport:
+            with pytest.raises(BoardError, match=r"the board cannot use .*/incoming/.*: No space left on device"):
+                run_on_board(transport, job(bundle))
+            root = probe(transport).root
+            left = transport.run(["-c", f"import os; print(os.listdir('{root}/store'), os.listdir('{root}/incoming'))"])
+            assert left.out == "[] []\n"
 
 
 def test_a_connection_cut_while_pushing(over_ssh: OverSsh, board: Path, tmp_path: Path) -> None:
