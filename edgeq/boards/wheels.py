@@ -37,19 +37,19 @@ class Recipe:
 
 
 INSTALLED: Final = "installed"
-_64: Final = frozenset({"x86_64", "aarch64"})
-_32: Final = frozenset({"armv7l", "armv8l"})
+ON_64_BITS: Final = frozenset({"x86_64", "aarch64"})
+ON_32_BITS: Final = frozenset({"armv7l", "armv8l"})
 RECIPES: Final = (
     # https://pypi.org/project/onnxruntime/#files; its other requirements serve its tools, not inference.
-    Recipe("onnxruntime", _64, "onnxruntime", ("numpy", "onnxruntime"), ("numpy",)),
+    Recipe("onnxruntime", ON_64_BITS, "onnxruntime", ("numpy", "onnxruntime"), ("numpy",)),
     # https://pypi.org/project/ai-edge-litert/#files; the interpreter imports flatbuffers, not the rest.
-    Recipe("tflite", _64, "ai-edge-litert", ("numpy", "ai_edge_litert.interpreter"), ("numpy", "flatbuffers")),
+    Recipe("tflite", ON_64_BITS, "ai-edge-litert", ("numpy", "ai_edge_litert.interpreter"), ("numpy", "flatbuffers")),
     # The only engine with an armv7l wheel: 2.14.0, the last release, for Python up to 3.11.
     # https://pypi.org/project/tflite-runtime/#files. Built against numpy 1.
-    Recipe("tflite", _32, "tflite-runtime", ("numpy", "tflite_runtime.interpreter"), installed=("numpy",),
+    Recipe("tflite", ON_32_BITS, "tflite-runtime", ("numpy", "tflite_runtime.interpreter"), installed=("numpy",),
            last="2.14.0", remedy="sudo apt install python3-numpy"),
     # https://packages.debian.org/trixie/python3-onnxruntime: Debian 13 builds it for armhf, PyPI and piwheels do not.
-    Recipe("onnxruntime", _32, "onnxruntime", ("numpy", "onnxruntime"),
+    Recipe("onnxruntime", ON_32_BITS, "onnxruntime", ("numpy", "onnxruntime"),
            installed=("numpy", "onnxruntime"), remedy="sudo apt install python3-onnxruntime (from Debian 13 on)"),
 )
 
@@ -158,6 +158,9 @@ def _platform_arguments(facts: Facts) -> list[str]:
 
 
 def _why_not(pip: str, requirements: Sequence[str], facts: Facts) -> str:
+    if "after connection broken by" in pip:  # it says "No matching distribution" then too
+        reasons = re.findall(r"\[Errno -?\d+\] ([^')]+)", pip) or ["no connection"]
+        return f"pip cannot reach its index for {', '.join(requirements)}: {reasons[-1]}"
     lines = [line.removeprefix("ERROR: ") for line in pip.splitlines() if line.startswith("ERROR: ")]
     if any("No matching distribution" in line for line in lines):
         absent = re.findall(r"No matching distribution found for (\S+)", pip) or requirements
