@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import attribute, constant, initializer, is_constant, label, shape
-from edgeq.passes.rewrite import nodes_of
+from edgeq.passes.rewrite import nodes_of, static
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.quant.weights import stored_array
 from edgeq.scheme import PerChannel, PerTensor, dequantize
@@ -46,8 +46,10 @@ def write_out_recurrent(model: ir.Model) -> int:
 
 
 def _needs_it(node: ir.Node) -> bool:
-    names = _activations(node)
-    steps = shape(node.inputs[0])[0] if node.inputs[0] is not None else 0
+    names, sizes = _activations(node), static(node.inputs[0])
+    if sizes is None:
+        return False
+    steps = sizes[0]
     possible = (set(names) <= set(_PARAMETERS) and steps <= MAX_STEPS and not attribute(node, "layout", 0)
                 and all(_constant_weight(node.inputs[index]) for index in (1, 2)))
     return possible and (attribute(node, "clip") is not None or bool(attribute(node, "input_forget", 0))

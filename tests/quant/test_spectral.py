@@ -73,6 +73,18 @@ def test_what_computes_and_reads_a_spectrum(case: str) -> None:
     assert {node.outputs[0].name for node in spectral_layers(build(body).graph)} == expected
 
 
+def test_a_sum_of_unknown_size_is_no_magnitude() -> None:
+    model = network("""g (float[1,1,128] x) => (float[n] y) {
+        f = Conv (x, half)
+        i = NonZero (f)
+        g = Cast <to = 1> (i)
+        a = Mul (g, g)
+        p = ReduceSum <keepdims = 0> (a, one)
+        y = Sqrt (p)
+    }""", half=np.ones((1, 1, 2), np.float32), one=np.array([1]))
+    assert spectral_layers(model.graph) == set()
+
+
 def noise(seed: int, loudness: float) -> dict[str, NDArray[Any]]:
     return {"x": loudness * normal(1, 1, 128, seed=seed)}
 

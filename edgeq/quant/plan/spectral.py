@@ -68,6 +68,12 @@ def _is_of_a_network(node: ir.Node) -> bool:
         case "Clip":
             return len(node.inputs) > 2 and node.inputs[2] is not None
         case "ReduceSum":
-            assert node.inputs[0] is not None
-            return math.prod(shape(node.inputs[0])) > _PARTS * math.prod(shape(node.outputs[0]))
+            before, after = (_size(value) for value in (node.inputs[0], node.outputs[0]))
+            return before is None or after is None or before > _PARTS * after
     return False
+
+
+def _size(value: ir.Value | None) -> int | None:
+    """The number of elements, where the data does not decide it."""
+    known = value is not None and value.shape is not None and value.shape.is_static()
+    return math.prod(shape(value)) if value is not None and known else None
