@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,12 +42,20 @@ def enter(net: bool) -> None:
         sys.exit(f"unshare: {os.strerror(ctypes.get_errno())}")
     os.write(ready[1], b"x")
     os.read(go[0], 1)
+    die_with_parent(libc)
     first = os.fork()  # of the new process numbers: when it ends, the kernel ends all others
     if first:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]))
-    libc.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: it is number 1 there, and ignores everything else
     os.setgid(0)
     os.setuid(0)
+    die_with_parent(libc)
+
+
+def die_with_parent(libc: ctypes.CDLL) -> None:
+    """By SIGKILL, because number 1 of a namespace ignores everything else; after the last change of user, which resets
+    it (prctl(2), PR_SET_PDEATHSIG).
+    """
+    libc.prctl(1, signal.SIGKILL)
 
 
 def mount(root: Path, qemu: Path) -> None:
