@@ -5,7 +5,7 @@ of its solutions. Plain arithmetic; nothing is quantized or run here.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
@@ -113,8 +113,3 @@ class _Walk:
         noise += sum(value.noise for value in self.rounded.values())
         size = sum(layer.weight_bytes[self.bits[name]] for name, layer in self.layers.items())
         return Mixture(dict(self.bits), frozenset(self.floats), noise, size, self._share(self.floats))
-
-
-def first(mixtures: Sequence[Mixture], noise: float) -> int:
-    """The place of the first mixture with at most so much predicted noise; the last one where none has."""
-    return next((place for place, mixture in enumerate(mixtures) if mixture.noise <= noise), len(mixtures) - 1)

@@ -371,6 +371,10 @@ class Builder:
         out = self.node.outputs[output]
         return Value(out.name or "", shape(out), data.dtype, data=np.ascontiguousarray(data).reshape(shape(out)))
 
+    def holds_another(self, tensor: Tensor) -> None:
+        """What was fused into its kernel made another value of it, whose name it bears from then on."""
+        self._named.discard(tensor)
+
     def renamed(self, value: Value, tensors: dict[Layout, Tensor]) -> Value:
         """The node's output as another view of the same tensors, on the same grid."""
         out = self.node.outputs[0]

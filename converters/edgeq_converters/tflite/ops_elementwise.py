@@ -225,6 +225,7 @@ def bounded(b: Builder, x: Value, low: float, high: float) -> Value:
     one_grid = x.grid is None if b.grid is None else tensor.grid is not None and tensor.grid.same_grid(b.grid)
     if name and producer is not None and fusing and not x.shared and one_grid:
         producer.options["fusedActivationFunction"] = number
+        b.holds_another(tensor)
         return b.result(tensor, layout)
     if tensor.grid is not None:
         return b.result(_bounded_integers(b, tensor, low, high), layout)
