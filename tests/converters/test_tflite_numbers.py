@@ -117,3 +117,11 @@ def test_an_integer_interface_keeps_its_kernels() -> None:
     feeds = {"x": np.random.default_rng(1).integers(0, 255, (1, 3, 9, 7), np.uint8)}
     found, expected = run(content, feeds)["y"], run_onnxruntime(model, feeds)["y"]
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["float16", "double"])
+def test_the_first_node_may_read_what_is_no_float32(kind: str) -> None:
+    """The cast that widens an input belongs to the node that reads it, also where no node came before."""
+    x = np.array([[-1.5, 2, -3], [0, -0.25, 4]], kind)
+    found = run(emitted(graph(f"({kind}[2,3] x) => ({kind}[2,3] y) {{ y = Abs (x) }}"))[0], {"x": x}, "AUTO")
+    np.testing.assert_array_equal(found["y"], np.abs(x))

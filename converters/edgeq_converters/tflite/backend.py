@@ -172,6 +172,7 @@ class _Lowering:
         except Unreached:
             self.ops.handler(node)  # which may fail on its own account
             raise
+        self.builder.begin(node, integer=False)
         if node.op_type not in CARRIED:
             inputs = [self._widened(value) for value in inputs]
         reason = float_reason(node, inputs)
