@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from edgeq.graph import constant, is_constant
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.verify.check import Verification
+from edgeq.verify.compare import Difference
 from edgeq.verify.reference import Arrays
 from edgeq_converters.contract import Artifact
 from edgeq_runtime.selftest import Case, Tolerance
@@ -59,15 +60,20 @@ def golden_tolerance(graph: ir.Model, artifact: Artifact, verification: Verifica
         share = HALF_ERROR if is_half else FLOAT_ERROR
         return Tolerance(f"floats are summed in another order on another processor: {share:.1g} of the largest value",
                          error={name: share * value for name, value in largest.items()})
-    measured = {found.output: 2 * found.max_abs for found in verification.graph}
-    noise = {found.output: math.sqrt(found.noise / sum(sample[found.output].size for sample in outputs))
-             for found in verification.quantized if found.noise >= 0}  # not NaN
-    floor = HALF_ERROR if is_half else 0.0
+    floor = {name: (HALF_ERROR if is_half else 0.0) * value for name, value in largest.items()}
+    quantized, engine = (_noise(found, outputs) for found in (verification.quantized, verification.graph))
+    measured = {found.output: found.max_abs for found in verification.graph}
     return Tolerance(
         "another processor rounds in other places: one step of the output, and twice what this engine differs from the "
         "graph run op by op or, if that is more, what quantization itself adds on average",
-        error={name: max(measured[name], noise.get(name, 0.0), floor * largest[name]) + steps[name]
-               for name in largest})
+        error={name: max(2 * measured[name], quantized[name], floor[name]) + steps[name] for name in largest},
+        noise={name: max(2 * engine[name], quantized[name], floor[name]) + steps[name] for name in largest})
+
+
+def _noise(found: Sequence[Difference], outputs: Sequence[Arrays]) -> dict[str, float]:
+    """Root mean square of the differences of each output; 0 where they are not numbers."""
+    sizes = {name: sum(sample[name].size for sample in outputs) for name in outputs[0]}
+    return {one.output: math.sqrt(one.noise / sizes[one.output]) if one.noise >= 0 else 0.0 for one in found}
 
 
 def _largest(array: NDArray[Any]) -> float:

@@ -68,7 +68,7 @@ def test_a_float_island_takes_the_exactness_away(tmp_path: Path) -> None:
     """Sin has no integer kernel: a processor that computes it a bit otherwise may round it to another step."""
     model = network(nodes=[onnx.helper.make_node("Sin", ["relu"], ["features"], "wave")])
     found, _ = tolerance(tmp_path, "onnxruntime", model, calibration=calibration(tmp_path))
-    assert found.error["scores"] > 0
+    assert found.error["scores"] >= found.noise["scores"] > 0
 
 
 @pytest.mark.parametrize(("flags", "saturates"), [

@@ -51,6 +51,17 @@ def test_tolerance(bundle: Path, tolerance: Tolerance, ok: bool) -> None:
     assert (tolerance.source if ok else "sample 1, output 'sum' at [1, 2]: expected 10.75, got 11") in str(found)
 
 
+def test_one_number_may_be_far_off_and_not_all(bundle: Path) -> None:
+    """A rounding that flipped moves one; a broken kernel moves all of them, each within the largest error."""
+    tolerance = Tolerance("a rounding may flip", {"sum": .5}, {"sum": .25})
+    assert result(bundle, off_by(.5), tolerance).status == "within tolerance"
+    found = result(bundle, {**RIGHT, "sum": RIGHT["sum"] + np.float32(.5)}, tolerance)
+    assert found.status == "fail"
+    assert found.difference is not None
+    assert (found.difference.noise, found.difference.allowed) == (.5, .25)
+    assert "sample 1, output 'sum': errors of 0.5 on average, allowed are 0.25" in str(found)
+
+
 def test_an_integer_output_is_judged_in_steps_of_one(bundle: Path) -> None:
     off = {**RIGHT, "count": np.array(7)}
     assert result(bundle, off, Tolerance("one step", {"count": 1})).status == "within tolerance"
