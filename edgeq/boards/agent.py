@@ -123,7 +123,7 @@ def sweep(root: str) -> None:
     folder = os.path.join(root, "incoming")
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if os.stat(path).st_mtime < time.time() - STALE_S:
+        if os.stat(path).st_ctime < time.time() - STALE_S:  # adb gives a file the modification time of its source
             remove(path)
 
 

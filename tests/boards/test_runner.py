@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 from boards.local import Local, UseWheel
 from cli.badinput import samples
 
+from edgeq.boards import agent
 from edgeq.boards.runner import Found, Job, ask, probe, push_archives, run_on_board
 from edgeq.bundle import file_entries
 from edgeq.errors import BoardError
@@ -226,3 +228,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.05)
     pytest.fail("it did not happen")
+
+
+def test_an_old_archive_that_has_just_arrived_is_not_swept_away(tmp_path: Path) -> None:
+    """adb gives it the modification time of its source, a wheel of last month."""
+    for folder in ("incoming", "store"):
+        (tmp_path / folder).mkdir()
+    archive = tmp_path / "incoming" / "wheel"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("engine.py", "")
+    os.utime(archive, (0, 0))
+    agent.store({"root": str(tmp_path), "archives": {"digest": str(archive)}})
+    assert (tmp_path / "store" / "digest" / "engine.py").is_file()
+    assert not list((tmp_path / "incoming").iterdir())
