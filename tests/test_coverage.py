@@ -49,7 +49,7 @@ REFUSED: Final[dict[str, dict[str, str]]] = {
     },
 }
 # The whole of the 1404: at least so many right, none wrong.
-LEAST: Final = {"onnxruntime": 1300, "tflite": 1234, "coreml": 1000}
+LEAST: Final = {"onnxruntime": 1308, "tflite": 1252, "coreml": 1216}
 
 
 def measured(target: str, folder: Path, *options: str) -> list[dict[str, Any]]:
