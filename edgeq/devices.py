@@ -1,12 +1,14 @@
 """Devices that a conversion can be for: what runs there, which releases, and what does not, as rows with sources."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from edgeq.errors import UsageError
+from edgeq.errors import UsageError, all_of
+from edgeq.options import Options
+from edgeq.targets import TARGETS
 from edgeq_runtime.engines.versions import matches
 from edgeq_runtime.manifest import Manifest
 
@@ -16,13 +18,20 @@ class Available:
     """An engine as it can be had for a device.
 
     newest: the last release of `package` there, or "" where that is everybody's. excluded: releases that do not run
-    there, as a specifier. source: who says so.
+    there, as a specifier. least_bits: of the weights that its kernels read. source, bits_source: who says so.
     """
 
     package: str = ""
     newest: str = ""
     excluded: str = ""
     source: str = ""
+    least_bits: int = 4
+    bits_source: str = ""
+
+    def needs_newer(self, engine_version: str, options: Mapping[str, Any]) -> str:
+        """The specifier that asks for more than the newest release there, or "". As in an `Artifact` or `Manifest`."""
+        needed = str(options["tflite_runtime"]) if self.package == "tflite-runtime" else engine_version
+        return needed if self.newest and not matches(self.newest, needed) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +43,24 @@ class Device:
     targets: Mapping[str, Available]
     threads: int | None = None
 
-    def chosen(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """The targets of a conversion.
-
-        Raises:
-            UsageError: one that the device does not run.
-        """
-        wrong = [name for name in asked if name not in self.targets]
-        if wrong:
-            raise UsageError(f"--device {self.name} does not run {', '.join(wrong)}; it runs {', '.join(self.targets)}")
-        return tuple(dict.fromkeys(asked)) or (next(iter(self.targets)),)
+    def refuse_newer(self, target: str, engine_version: str, options: Mapping[str, Any]) -> None:
+        """Raises UsageError: an artifact needs a newer engine than the device can have."""
+        there = self.targets[target]
+        needed = there.needs_newer(engine_version, options)
+        if needed:
+            raise UsageError(f"--device {self.name}: the bundle needs {there.package} {needed}, and {there.newest} is "
+                             f"the newest for it ({there.source}); more bits or another --weights may need less")
 
     def fitted(self, manifest: Manifest) -> Manifest:
         """The manifest of a bundle for this device: with its threads, and without the releases that fail there.
 
         Raises:
-            UsageError: the bundle needs a newer engine than the device can have.
+            UsageError: see refuse_newer.
         """
-        there = self.targets[manifest.target]
-        needed = str(manifest.options["tflite_runtime"]) if there.package == "tflite-runtime" \
-            else manifest.engine_version
-        if there.newest and not matches(there.newest, needed):
-            raise UsageError(f"--device {self.name}: the bundle needs {there.package} {needed}, and {there.newest} is "
-                             f"the newest for it ({there.source}); more bits may need less")
+        self.refuse_newer(manifest.target, manifest.engine_version, manifest.options)
+        excluded = self.targets[manifest.target].excluded
         threads = {"threads": self.threads} if self.threads is not None else {}
-        return replace(manifest, engine_version=",".join(filter(None, (manifest.engine_version, there.excluded))),
+        return replace(manifest, engine_version=",".join(filter(None, (manifest.engine_version, excluded))),
                        options={**manifest.options, **threads})
 
 
@@ -70,7 +72,10 @@ DEVICES: Final[Mapping[str, Device]] = MappingProxyType({device.name: device for
     Device("pi4", "Raspberry Pi 4, 64-bit", {"tflite": _ANY, "onnxruntime": _NOT_1_21_0}, 4),
     Device("pi5", "Raspberry Pi 5, 64-bit", {"tflite": _ANY, "onnxruntime": _ANY}, 4),
     Device("pi-32bit", "32-bit Raspberry Pi OS 12", {
-        "tflite": Available("tflite-runtime", "2.14.0", source="https://pypi.org/project/tflite-runtime/#files"),
+        # Its CONV_2D, FULLY_CONNECTED and DEQUANTIZE are of versions that know no 4-bit weights.
+        "tflite": Available(
+            "tflite-runtime", "2.14.0", source="https://pypi.org/project/tflite-runtime/#files", least_bits=8,
+            bits_source="https://github.com/tensorflow/tensorflow/blob/v2.14.0/tensorflow/lite/core/kernels/register.cc"),
     }, 4),
     # The CPU's engines are those of JetPack 6's Python 3.10; TensorRT comes with onnxruntime from NVIDIA's own index.
     Device("jetson-orin", "Jetson Orin with JetPack 6", {
@@ -89,14 +94,43 @@ def device_named(name: str) -> Device:
     return DEVICES[name]
 
 
-def targets_of(asked: Sequence[str], device: str | None) -> tuple[str, ...]:
+def targets_of(asked: Sequence[str], options: Options) -> tuple[str, ...]:
     """The targets of a conversion that names some, or a device, or both.
 
     Raises:
-        UsageError: neither, or a target that the device does not run.
+        UsageError: neither, or whatever the options want that a target or the device does not offer, all of it.
     """
-    if device is not None:
-        return device_named(device).chosen(asked)
-    if not asked:
+    device = None if options.device is None else device_named(options.device)
+    default = [] if device is None else [next(iter(device.targets))]
+    targets = tuple(dict.fromkeys(asked or default))
+    if not targets:
         raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(DEVICES)}")
-    return tuple(dict.fromkeys(asked))
+    refused = list(_refused_tables(targets, options))
+    if device is not None:
+        refused += _refused_by(device, targets, options)
+    if refused:
+        raise all_of([UsageError(reason) for reason in refused])
+    return targets
+
+
+def least_bits(device: str | None, targets: Sequence[str]) -> int:
+    """Of the weights that all targets of a conversion can have."""
+    return 4 if device is None else max(device_named(device).targets[name].least_bits for name in targets)
+
+
+def _refused_tables(targets: Sequence[str], options: Options) -> Iterator[str]:
+    without = [name for name in targets if name in TARGETS and not TARGETS[name].tables]
+    if options.weights.partition(":")[0] == "table" and without:
+        yield (f"--weights {options.weights}: {' and '.join(without)} multiply 4-bit integers with a scale; "
+               "tables of numbers exist on coreml alone")
+
+
+def _refused_by(device: Device, targets: Sequence[str], options: Options) -> Iterator[str]:
+    absent = [name for name in targets if name not in device.targets]
+    if absent:
+        yield f"--device {device.name} does not run {', '.join(absent)}; it runs {', '.join(device.targets)}"
+    for name in targets:
+        there = device.targets.get(name)
+        if there is not None and options.bits < there.least_bits:
+            yield (f"--device {device.name} runs {name} with {there.package} {there.newest}, which has no "
+                   f"{options.bits}-bit weights ({there.bits_source}): use --bits {there.least_bits}")

@@ -24,7 +24,7 @@ from edgeq_runtime.errors import BundleError, EdgeqError, EngineError, InputErro
 __all__ = [
     "BoardError", "BundleError", "CalibrationError", "EdgeqError", "EngineError", "EvaluationError",
     "FloatFallback", "InputError", "MissingExtra", "ModelError", "Problem", "UnsupportedModel", "UsageError",
-    "VerificationError",
+    "VerificationError", "all_of",
 ]
 
 
@@ -90,3 +90,11 @@ class UnsupportedModel(EdgeqError):
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         count = len(self.problems)
         super().__init__(f"{count} {'node' if count == 1 else 'nodes'} cannot run on {target}:\n{lines}")
+
+
+def all_of(errors: Sequence[EdgeqError]) -> EdgeqError:
+    """One error that says what several say: of their class where they have one in common."""
+    if len(errors) == 1:
+        return errors[0]
+    kind = UsageError if all(isinstance(error, UsageError) for error in errors) else EdgeqError
+    return kind("\n".join(["nothing was converted, for these reasons:", *(f"- {error}" for error in errors)]))

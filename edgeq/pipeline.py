@@ -31,13 +31,14 @@ from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.quantized import Quantized, open_goal, quantized
 from edgeq.record import Record, check_meaning, input_specs, model_name
+from edgeq.rehearsal import rehearse
 from edgeq.report.html import Evidence, write_page
 from edgeq.search import Goal, limits_of
 from edgeq.streamed import is_large
 from edgeq.targets import TARGETS, are_symmetric
 from edgeq.verify.check import verify_bundle
 from edgeq.verify.references import References
-from edgeq_converters.contract import Backend, EmitOptions
+from edgeq_converters.contract import Artifact, Backend, EmitOptions
 from edgeq_runtime.manifest import FILE_NAME, Manifest
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST_NAME
 from edgeq_runtime.selftest import write_selftest
@@ -60,7 +61,7 @@ def convert(model: Any, *, target: str = "", output: str | Path | None = None, *
 def convert_all(model: Any, targets: Sequence[str], options: Options, output: str | Path | None = None,
                 ) -> tuple[Bundle, ...]:
     """Convert a model for several targets under one plan, so that the bundles share every grid. One bundle a target."""
-    targets = targets_of(targets, options.device)
+    targets = targets_of(targets, options)
     paths = {name: output_path(model, name, output, alone=len(targets) == 1) for name in targets}
     for name, path in paths.items():
         check_free(path, force=options.force)
@@ -73,6 +74,9 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     canonicalize(network)
     turned = channels_first_names(network.graph) if options.layout == "nhwc" else []
     samples = _samples(network, options)
+    if samples is not None or options.eval is not None:
+        rehearse(network, targets, scheme, samples, options,
+                 lambda name, graph: _emitted(name, graph, options))
     goal = open_goal(network, input_specs(network), samples, limits, options)
     result = quantized(network, [TARGETS[name] for name in targets], scheme, samples, options, goal,
                        lambda graph: _artifact_bytes(graph, targets, options))
@@ -127,13 +131,16 @@ def _artifact_bytes(graph: ir.Model, targets: Sequence[str], options: Options) -
 
 def _refuse_float(result: Quantized, targets: Sequence[str], options: Options) -> None:
     """Raises FloatFallback where a target runs more in float than the plan says."""
-    found = {}
-    for name in targets:
-        with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-            artifact = backend(name).emit(result.graph, Path(folder), _emit_options(options))
-        found[name] = [asdict(node) for node in artifact.float_beyond(result.kept)]
+    found = {name: [asdict(node) for node in _emitted(name, result.graph, options).float_beyond(result.kept)]
+             for name in targets}
     if any(found.values()):
         raise FloatFallback({name: rows for name, rows in found.items() if rows})
+
+
+def _emitted(target: str, graph: ir.Model, options: Options) -> Artifact:
+    """What a target would make of a graph, written into nowhere."""
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+        return backend(target).emit(graph, Path(folder), _emit_options(options))
 
 
 def _emit_options(options: Options) -> EmitOptions:

@@ -8,6 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from edgeq.devices import least_bits
 from edgeq.errors import UsageError
 from edgeq.options import Options
 from edgeq.passes.dynamic import is_dynamic
@@ -24,6 +25,7 @@ from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantScheme
 from edgeq.search import Found, Goal, Limits, Workbench, goal_on, observed, search
+from edgeq.search.mixtures import BITS
 from edgeq.search.repair import FEEDS as REPAIR_FEEDS
 from edgeq.search.repair import Repair, repair
 from edgeq.search.workbench import spread
@@ -58,11 +60,7 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
               options: Options, goal: Goal | None, size: Callable[[ir.Model], int]) -> Quantized:
     """The QDQ graph of a canonical network. size: such a graph -> bytes of the largest artifact that it becomes."""
     limited = goal is not None and goal.limits != Limits()
-    without = [target.name for target in targets if not target.tables]
-    if scheme.table_channels and without:
-        raise UsageError(f"--weights {options.weights}: {' and '.join(without)} multiply 4-bit integers with a scale; "
-                         "tables of numbers exist on coreml alone")
-    if _is_quantized(network):
+    if is_quantized(network):
         if limited:
             raise UsageError("the model is quantized already; a search needs its float original")
         if options.bits in (4, 16):
@@ -82,7 +80,8 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
     bench = Workbench(network, targets, scheme, samples, statistics, _by_value(calibrators, plan), method,
                       options.keep_float, options.progress)
     if goal is not None and limited:
-        found = search(bench, goal, size)
+        least = least_bits(options.device, [target.name for target in targets])
+        found = search(bench, goal, size, [bits for bits in BITS if bits >= least])
         return Quantized(network, found.chosen.built.graph, found.chosen.built.plan, statistics, scaled, found)
     if repairing:
         assert samples is not None
@@ -139,7 +138,8 @@ def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samp
     return fidelity(feeds, run_onnx(network, feeds, fused=True))
 
 
-def _is_quantized(network: ir.Model) -> bool:
+def is_quantized(network: ir.Model) -> bool:
+    """Whether the source came with grids of its own."""
     return is_dynamic(network.graph) or any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph)
 
 

@@ -2,19 +2,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from cli.badinput import network
 from click.testing import CliRunner
+from small_graphs import feeds, normal
+from small_graphs import network as small_graph
 
 from edgeq.cli import main
 from edgeq.cli.shared import DEVICE_NAMES
 from edgeq.devices import DEVICES, targets_of
-from edgeq.errors import UsageError
+from edgeq.errors import EdgeqError, UsageError
+from edgeq.options import Options
+from edgeq.pipeline import convert, convert_all
 from edgeq.targets import TARGETS
 from edgeq_runtime import Manifest, TensorSpec, load
 from edgeq_runtime.manifest import FileEntry
@@ -40,20 +47,29 @@ def test_a_row_that_restricts_names_its_source() -> None:
 
 
 def test_chooses_the_target() -> None:
-    assert targets_of([], "pi4") == ("tflite",)
-    assert targets_of([], "iphone") == ("coreml",)
-    assert targets_of(["onnxruntime", "tflite", "onnxruntime"], "pi4") == ("onnxruntime", "tflite")
-    assert targets_of(["coreml"], None) == ("coreml",)
+    assert targets_of([], Options(device="pi4")) == ("tflite",)
+    assert targets_of([], Options(device="iphone")) == ("coreml",)
+    assert targets_of(["onnxruntime", "tflite", "onnxruntime"], Options(device="pi4")) == ("onnxruntime", "tflite")
+    assert targets_of(["coreml"], Options()) == ("coreml",)
 
 
-@pytest.mark.parametrize(("asked", "device", "message"), [
-    (["coreml"], "pi4", "--device pi4 does not run coreml; it runs tflite, onnxruntime"),
-    ([], None, "--target, or --device with one of pi4"),
-    ([], "pi9", "there is no device 'pi9'; there are pi4"),
+@pytest.mark.parametrize(("asked", "options", "message"), [
+    (["coreml"], Options(device="pi4"), "--device pi4 does not run coreml; it runs tflite, onnxruntime"),
+    ([], Options(), "--target, or --device with one of pi4"),
+    ([], Options(device="pi9"), "there is no device 'pi9'; there are pi4"),
+    ([], Options(device="pi-32bit", bits=4), "2.14.0, which has no 4-bit weights .*: use --bits 8"),
+    (["tflite"], Options(weights="table", bits=4), "--weights table: tflite multiply .* on coreml alone"),
 ])
-def test_refuses(asked: list[str], device: str | None, message: str) -> None:
+def test_refuses(asked: list[str], options: Options, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        targets_of(asked, device)
+        targets_of(asked, options)
+
+
+def test_tells_all_reasons_at_once() -> None:
+    with pytest.raises(UsageError) as refused:
+        targets_of(["tflite", "coreml"], Options(device="pi-32bit", bits=4, weights="table"))
+    for reason in ("does not run coreml", "no 4-bit weights", "tables of numbers exist on coreml alone"):
+        assert reason in str(refused.value)
 
 
 def test_leaves_out_the_release_that_dies_there() -> None:
@@ -74,6 +90,69 @@ def test_refuses_what_needs_a_newer_engine(device: str, given: Manifest, message
     with pytest.raises(UsageError, match=message):
         DEVICES[device].fitted(given)
     DEVICES[device].fitted(replace(given, engine_version=">=1.18", options={"tflite_runtime": ">=2.14"}))
+
+
+class Watched:
+    """Samples that say how many of them were read."""
+
+    def __init__(self, samples: list[dict[str, Any]]):
+        self.samples, self.read = samples, 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for sample in self.samples:
+            self.read += 1
+            yield sample
+
+
+def products() -> ir.Model:
+    """The larger of two layers stays at 4 bits in a network of 4."""
+    return small_graph("""
+        g (float[1,64] x) => (float[1,32] y) {
+            a = MatMul (x, w1)
+            r = Relu (a)
+            y = MatMul (r, w2)
+        }""", w1=normal(64, 256, seed=1), w2=normal(256, 32, seed=2))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"device": "jetson-orin", "target": "onnxruntime", "activations": "float"},
+     "needs onnxruntime >=1.25, and 1.23.2 is the newest for it"),
+    ({"device": "jetson-orin"}, "multiplies INT4 weights with INT8 activations .*add --activations float"),
+    ({"device": "iphone", "min_os": 17, "weights": "block:32"}, "weights with a scale per block need iOS 18"),
+])
+def test_refuses_before_the_samples_are_read(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    samples = Watched(feeds((1, 64), 20))
+    with pytest.raises(EdgeqError, match=message):
+        convert(products(), bits=4, calibration=samples, output=tmp_path / "b", **options)
+    assert samples.read <= 1
+    assert not (tmp_path / "b").exists()
+
+
+def test_refuses_for_all_targets_at_once(tmp_path: Path) -> None:
+    """An engine that is too old, and an operator that is not there."""
+    samples = Watched(feeds((1, 64), 20))
+    graph = small_graph("""
+        g (float[1,64] x) => (float[1,32] y, float[1,1,2,2] z) {
+            a = MatMul (x, w1)
+            r = Relu (a)
+            y = MatMul (r, w2)
+            i = Reshape (r, size)
+            z = MaxRoiPool <pooled_shape = [2, 2]> (i, roi)
+        }""", w1=normal(64, 256, seed=1), w2=normal(256, 32, seed=2), size=np.array([1, 1, 16, 16]),
+                        roi=np.array([[0, 1, 1, 9, 9]], np.float32))
+    with pytest.raises(EdgeqError) as refused:
+        convert_all(graph, ["onnxruntime", "tflite"], Options(
+            device="jetson-orin", bits=4, activations="float", calibration=samples), tmp_path)
+    assert "needs onnxruntime >=1.25" in str(refused.value)
+    assert "cannot run on tflite" in str(refused.value)
+    assert samples.read <= 1
+
+
+def test_a_search_gives_no_layer_fewer_bits_than_the_device_has(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"calibration": feeds((1, 64), 8), "metric": "sqnr", "max_bytes": "1kB"}
+    for device, least in (("pi-32bit", 8), ("pi4", 4)):
+        bundle = convert(products(), device=device, output=tmp_path / device, verify=False, **asked)
+        assert min(layer["weight_bits"] for layer in bundle.report["search"]["layers"]) == least
 
 
 def test_convert_for_a_device(tmp_path: Path) -> None:

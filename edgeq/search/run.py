@@ -4,14 +4,14 @@
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import onnx_ir as ir
 
 from edgeq.search.limits import FEEDS, Goal
-from edgeq.search.mixtures import measured_path
+from edgeq.search.mixtures import BITS, measured_path
 from edgeq.search.path import Mixture
 from edgeq.search.workbench import Built, Workbench, precisions, spread
 from edgeq.verify.reference import opened
@@ -55,15 +55,16 @@ class Found:
         }
 
 
-def search(bench: Workbench, goal: Goal, size: Callable[[ir.Model], int]) -> Found:
+def search(bench: Workbench, goal: Goal, size: Callable[[ir.Model], int], bits: Collection[int] = BITS) -> Found:
     """Find the mixture of precisions that the goal asks for. size: quantized graph -> bytes of its largest artifact.
+    bits: that a layer's weights may have.
 
     Where none keeps its limits, the best that was tried, with met=False. At most BUDGET mixtures are scored.
 
     Raises:
         EvaluationError: the metric gives no score.
     """
-    return _Search(bench, goal, size).run()
+    return _Search(bench, goal, size, bits).run()
 
 
 def score_alone(bench: Workbench, goal: Goal, layer: str) -> float:
@@ -79,10 +80,11 @@ def _score(goal: Goal, graph: ir.Model) -> float:
 
 
 class _Search:
-    def __init__(self, bench: Workbench, goal: Goal, size: Callable[[ir.Model], int]):
+    def __init__(self, bench: Workbench, goal: Goal, size: Callable[[ir.Model], int], bits: Collection[int]):
         self.bench, self.goal, self.size = bench, goal, size
         self.trials: list[Trial] = []
-        self.path = measured_path(bench, spread(bench.samples, FEEDS) if bench.samples is not None else goal.feeds)
+        feeds = spread(bench.samples, FEEDS) if bench.samples is not None else goal.feeds
+        self.path = measured_path(bench, feeds, bits)
 
     def run(self) -> Found:
         end = len(self.path) - 1
