@@ -4,9 +4,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+FETCHED: Final = ("wheels", "qemu", "sysroot")  # folders whose entries came from somebody's index
+_DAY_S: Final = 86400
 
 
 def cache_folder() -> Path:
@@ -32,6 +38,34 @@ def made_once(place: Path, make: Callable[[Path], None]) -> Path:
                 finally:
                     shutil.rmtree(draft, ignore_errors=True)
     return place
+
+
+def age_days(place: Path) -> int:
+    """Whole days since something was made."""
+    return int((time.time() - place.stat().st_mtime) // _DAY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was removed of one of FETCHED: how many entries, their bytes, and the age of the oldest in days."""
+
+    kind: str
+    entries: int
+    bytes: int
+    oldest_days: int
+
+
+def forget_fetched() -> list[Forgotten]:
+    """Remove what was fetched, so that whoever needs it next fetches the newest. No board may be running."""
+    found = []
+    for kind in FETCHED:
+        folder = cache_folder() / kind
+        entries = [entry for entry in folder.glob("[!.]*") if entry.is_dir()]
+        if entries:
+            size = sum(file.lstat().st_size for file in folder.rglob("*"))
+            found.append(Forgotten(kind, len(entries), size, max(map(age_days, entries))))
+            shutil.rmtree(folder)
+    return found
 
 
 @contextmanager

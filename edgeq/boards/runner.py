@@ -64,7 +64,7 @@ class Found:
     """What a board found. self_test, benchmark: as edgeq_runtime gives them. error: why there is no more.
 
     drift: sentences about inputs outside the range of the calibration. seconds: by step. pushed_bytes: what the board
-    did not have yet.
+    did not have yet. engine_age_days: since the newest engine was looked for.
     """
 
     facts: Facts
@@ -76,6 +76,7 @@ class Found:
     error: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     pushed_bytes: int = 0
+    engine_age_days: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -123,7 +124,7 @@ def run_on_board(transport: Transport, job: Job, say: Say = lambda what: None) -
                 transport.pull(request["outputs"], job.outputs)
     reported = {key: reply[key] for key in ("accelerator", "self_test", "benchmark", "drift") if key in reply}
     return Found(facts, reply.get("engine", packages.engine), error=error, seconds=clock.stop(), pushed_bytes=pushed,
-                 **reported)
+                 engine_age_days=packages.age_days, **reported)
 
 
 class _Clock:

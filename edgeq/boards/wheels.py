@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgeq.boards.cache import cache_folder, made_once
+from edgeq.boards.cache import age_days, cache_folder, made_once
 from edgeq.boards.facts import Facts
 from edgeq.errors import BoardError, UsageError
 from edgeq_runtime.engines.versions import matches
@@ -56,11 +56,14 @@ RECIPES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """wheels: files to push, in the order of sys.path. engine: "onnxruntime 1.24.1". imports: modules."""
+    """wheels: files to push, in the order of sys.path. engine: "onnxruntime 1.24.1". imports: modules. age_days: since
+    the newest was looked for, None where nothing was chosen.
+    """
 
     wheels: tuple[Path, ...]
     engine: str
     imports: tuple[str, ...]
+    age_days: int | None = None
 
 
 def choose_packages(manifest: Manifest, facts: Facts, engine: str | None = None) -> Packages:
@@ -88,7 +91,8 @@ def choose_packages(manifest: Manifest, facts: Facts, engine: str | None = None)
         raise UsageError(f"--engine {engine}: this bundle runs on {recipe.package} there")
     wheels = download([engine or f"{recipe.package}{_versions(recipe, manifest)}", *recipe.wheels], facts)
     version = next(wheel.name.split("-")[1] for wheel in wheels if _name(wheel.name.split("-")[0]) == recipe.package)
-    return Packages(wheels, f"{recipe.package} {version}", recipe.imports)
+    return Packages(wheels, f"{recipe.package} {version}", recipe.imports,
+                    age_days(wheels[0].parent) if engine is None else None)
 
 
 def _recipe(manifest: Manifest, facts: Facts) -> Recipe:

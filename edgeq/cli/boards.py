@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeq.cli.shared import BAD_INPUT, board_options, common, print_result
+from edgeq.cli.shared import BAD_INPUT, board_option, common, job_options, job_words, print_result
 
 
 @click.group()
@@ -80,9 +80,26 @@ def clean(name: str, as_json: bool) -> None:
     print_result({"board": name, "removed": folder}, as_json, lambda: click.echo(f"{name}: removed {folder}"))
 
 
+@board.command()
+@common
+def refresh(as_json: bool) -> None:
+    """Let the next run fetch the newest engines, qemu and Debian packages.
+
+    What was fetched once stays as it is until then, so that results can be repeated and no network is needed.
+    """
+    from dataclasses import asdict
+
+    from edgeq.boards.cache import forget_fetched
+    from edgeq.report.boards import forgotten
+
+    rows = [asdict(found) for found in forget_fetched()]
+    print_result(rows, as_json, lambda: forgotten(rows))
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@board_options(required=True)
+@board_option(required=True)
+@job_options
 @common
 def test(bundle: Path, boards: tuple[str, ...], as_json: bool, **words: Any) -> None:
     """Run a bundle's self-test on boards: do they compute what the converter promised?
@@ -92,7 +109,7 @@ def test(bundle: Path, boards: tuple[str, ...], as_json: bool, **words: Any) -> 
     from edgeq.boards.runner import Job
     from edgeq.report.boards import test_table
 
-    rows = on_boards(boards, Job(bundle, **words))
+    rows = on_boards(boards, Job(bundle, **job_words(boards, words)))
     print_result(rows, as_json, lambda: test_table(rows))
     if not all(row["ok"] for row in rows):
         sys.exit(BAD_INPUT)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgeq.cli.boards import on_boards
-from edgeq.cli.shared import BAD_INPUT, board_options, common, print_result
+from edgeq.cli.shared import BAD_INPUT, board_option, common, job_options, job_words, print_result
 
 
 @click.command()
@@ -48,13 +48,15 @@ def verify(bundle: Path, data: str | None, reference: str | None, samples: int |
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the outputs here, as .npz.")
 @click.option("--board", metavar="NAME|ADDRESS", help="Run it there instead of here.")
+@job_options
 @common
-def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, board: str | None, as_json: bool) -> None:
+def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, board: str | None, as_json: bool,
+        **words: Any) -> None:
     """Run a bundle on one input."""
     from edgeq.report.run import run_bundle
     from edgeq.report.text import outputs
 
-    result = run_bundle(bundle, inputs, top, output, board)
+    result = run_bundle(bundle, inputs, top, output, board, **job_words(board, words))
     print_result(result, as_json, lambda: outputs(result))
 
 
@@ -62,7 +64,8 @@ def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, bo
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.")
-@board_options(required=False)
+@board_option(required=False)
+@job_options
 @common
 def benchmark(bundle: Path, runs: int, threads: int | None, boards: tuple[str, ...], as_json: bool,
               **words: Any) -> None:
@@ -70,6 +73,7 @@ def benchmark(bundle: Path, runs: int, threads: int | None, boards: tuple[str, .
 
     Latency percentiles, the first run, peak memory and size.
     """
+    words = job_words(boards, words)
     if boards:
         from edgeq.boards.runner import Job
         from edgeq.report.boards import benchmark_table

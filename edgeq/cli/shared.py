@@ -52,16 +52,26 @@ def input_option(function: F) -> F:
                         "range), image:1x3x224/320x224/320 (enumerated), audio:1xT (any size). Repeatable.")(function)
 
 
-def board_options(*, required: bool) -> Callable[[F], F]:
-    """Which boards, and how."""
-    def decorate(function: F) -> F:
-        function = click.option("--timeout", type=click.FloatRange(min=1), default=300, show_default=True,
-                                help="Seconds for the engine on a board.")(function)
-        function = click.option("--engine", metavar="REQUIREMENT|installed",
-                                help="Instead of the newest that fits, such as onnxruntime==1.21.0.")(function)
-        return click.option("--board", "boards", multiple=True, required=required, metavar="NAME|ADDRESS",
-                            help="A name given by `edgeq board add`, or an address. Repeatable.")(function)
-    return decorate
+def board_option(*, required: bool) -> Callable[[F], F]:
+    """Which boards."""
+    return click.option("--board", "boards", multiple=True, required=required, metavar="NAME|ADDRESS",
+                        help="A name given by `edgeq board add`, or an address. Repeatable.")
+
+
+def job_options(function: F) -> F:
+    """How a bundle runs on a board: fields of `boards.runner.Job`, None where nothing is said."""
+    function = click.option("--timeout", type=click.FloatRange(min=1),
+                            help="Seconds for the engine on a board.  [default: 300]")(function)
+    return click.option("--engine", metavar="REQUIREMENT|installed",
+                        help="On a board, instead of the newest that fits, such as onnxruntime==1.21.0.")(function)
+
+
+def job_words(board: object, words: dict[str, Any]) -> dict[str, Any]:
+    """What was said of `job_options`. Refuses it without a board, where it would mean nothing."""
+    said = {key: value for key, value in words.items() if value is not None}
+    if said and not board:
+        raise click.UsageError(f"{' and '.join(f'--{key}' for key in said)}: only with --board")
+    return said
 
 
 def _keep_debug(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from edgeq.report.text import console, size, table
 
 EMULATION_NOTE: Final = "* emulated: what it computes counts, how long it takes means nothing"
+OLD_DAYS: Final = 30  # onnxruntime and LiteRT bring out a release every month or two
 
 
 class Progress:
@@ -71,6 +72,16 @@ def board_list(rows: Sequence[Mapping[str, Any]]) -> None:
     out.print(found)
 
 
+def forgotten(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What `edgeq board refresh` removed."""
+    out = console()
+    for row in rows:
+        out.print(f"forgot {row['kind']}: {row['entries']}, {size(row['bytes'])}, the oldest of "
+                  f"{row['oldest_days']} days ago", soft_wrap=True)
+    if not rows:
+        out.print("nothing was fetched yet")
+
+
 def board_facts(found: Mapping[str, Any]) -> None:
     """What one board is."""
     rows = table("", "")
@@ -116,9 +127,12 @@ def _print(found: Table, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _reasons(row: Mapping[str, Any]) -> Iterator[str]:
-    """Why a board's result is not bit for bit what was promised."""
+    """Why a board's result is not bit for bit what was promised, or not of today."""
     if row.get("error"):
         yield row["error"]
+    if (row.get("engine_age_days") or 0) > OLD_DAYS:
+        yield (f"{row['engine']} was the newest {row['engine_age_days']} days ago; `edgeq board refresh` lets the next "
+               "run look again")
     result = row.get("self_test") or {}
     difference = result.get("difference")
     if difference:

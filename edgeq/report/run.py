@@ -1,7 +1,7 @@
 """One run of a bundle, as plain data for `edgeq run`."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,16 +20,17 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None = None, board: str | None = None,
-               ) -> dict[str, Any]:
+               **job: Any) -> dict[str, Any]:
     """Run once. inputs: "x.npy" or an image where the model has one input, "name=x.npy", or "all.npz".
 
-    output: where to save the whole arrays, as .npz. board: a name or an address; by default this machine.
+    output: where to save the whole arrays, as .npz. board: a name or an address; by default this machine. job: engine
+    and timeout there, as in boards.runner.Job.
 
     Raises:
         InputError: a file that cannot be read, or does not fit. BundleError, EngineError: see edgeq_runtime.load.
         BoardError: see boards.runner.
     """
-    ran = _run_here(path, inputs) if board is None else _run_there(board, path, inputs)
+    ran = _run_here(path, inputs) if board is None else _run_there(board, path, inputs, job)
     if output is not None:
         _save(output, ran.outputs)
     manifest = Manifest.read(path)
@@ -55,7 +56,7 @@ def _run_here(path: Path, inputs: Sequence[str]) -> _Ran:
         return _Ran(model.engine, model.accelerator, drift, outputs)
 
 
-def _run_there(board: str, path: Path, inputs: Sequence[str]) -> _Ran:
+def _run_there(board: str, path: Path, inputs: Sequence[str], words: Mapping[str, Any]) -> _Ran:
     from edgeq.boards.fleet import run_on_boards
     from edgeq.boards.registry import find_board
     from edgeq.boards.runner import Job
@@ -63,7 +64,8 @@ def _run_there(board: str, path: Path, inputs: Sequence[str]) -> _Ran:
     with TemporaryDirectory(prefix="edgeq-") as folder:
         given, got = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         _save(given, read_inputs(Manifest.read(path), inputs))
-        found = run_on_boards([find_board(board)], Job(path, self_test=False, inputs=given, outputs=got))[0].found
+        job = Job(path, self_test=False, inputs=given, outputs=got, **words)
+        found = run_on_boards([find_board(board)], job)[0].found
         if isinstance(found, BoardError):
             raise found
         if found.error:

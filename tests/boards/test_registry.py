@@ -2,15 +2,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from boards.local import Local
+from boards.local import Local, UseWheel
+from cli.badinput import samples
 from click.testing import CliRunner, Result
 
 from edgeq.boards.addresses import Adb, Address, EmulatedAs, Ssh, parse_address
 from edgeq.boards.profiles import EMULATED
+from edgeq.boards.wheels import choose_packages
 from edgeq.cli import main
 from edgeq.errors import BoardError, UsageError
 
@@ -109,6 +113,24 @@ def test_tests_on_several_boards(bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_tells_the_age_of_an_engine(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = "test", str(bundle), "--board", "one", "--engine", "installed"
+    assert "days ago" not in edgeq(*arguments).stdout
+    monkeypatch.setattr("edgeq.boards.runner.choose_packages", lambda *words: replace(choose_packages(*words),
+                                                                                      age_days=63))
+    assert "was the newest 63 days ago; `edgeq board refresh`" in edgeq(*arguments).stdout
+
+
+def test_refresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "nothing was fetched yet" in edgeq("board", "refresh").stdout
+    (tmp_path / "edgeq" / "sysroot" / "bookworm-arm64").mkdir(parents=True)
+    (tmp_path / "edgeq" / "home").mkdir()
+    assert "forgot sysroot: 1, " in edgeq("board", "refresh").stdout
+    assert [folder.name for folder in (tmp_path / "edgeq").iterdir()] == ["home"]
+
+
+@pytest.mark.usefixtures("here")
 def test_one_board_that_fails_does_not_hide_the_others(bundle: Path) -> None:
     result = edgeq("test", str(bundle), "--board", "one", "--board", "away", "--engine", "installed", code=1)
     assert "pass" in result.stdout
@@ -120,6 +142,40 @@ def test_benchmarks_there(bundle: Path) -> None:
     arguments = "benchmark", str(bundle), "--board", "one", "--runs", "2", "--engine", "installed"
     assert reply(*arguments)[0]["benchmark"]["runs"] == 2
     assert "p99 ms" in edgeq(*arguments).stdout
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    np.save(tmp_path / "image.npy", samples(1), allow_pickle=False)
+    return str(tmp_path / "image.npy")
+
+
+@pytest.mark.usefixtures("here")
+def test_runs_there(bundle: Path, image: str) -> None:
+    arguments = "run", str(bundle), "--input", image
+    there = reply(*arguments, "--board", "one", "--engine", "installed")
+    assert there["outputs"] == reply(*arguments)["outputs"]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("options", "message"), [
+    (["--engine", "ai-edge-litert==2.3.0"], "this bundle runs on onnxruntime there"),
+    (["--timeout", "1"], "not done within 1 s (--timeout gives it more)"),
+])
+@pytest.mark.parametrize("command", ["run", "test", "benchmark"])
+def test_every_command_passes_engine_and_timeout_on(bundle: Path, image: str, use_wheel: UseWheel, command: str,
+                                                    options: list[str], message: str) -> None:
+    use_wheel({"onnxruntime.py": "import time\ntime.sleep(60)"})
+    words = [command, str(bundle), *(["--input", image] if command == "run" else []), "--board", "one", *options]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code
+    assert message in result.output
+
+
+@pytest.mark.parametrize("command", [["run", "--input", "x.npy"], ["benchmark"]])
+def test_an_engine_of_no_board_is_refused(bundle: Path, command: list[str]) -> None:
+    result = edgeq(command[0], str(bundle), *command[1:], "--engine", "installed", "--timeout", "9", code=2)
+    assert "--engine and --timeout: only with --board" in result.stderr
 
 
 @pytest.mark.usefixtures("here")

@@ -1,7 +1,9 @@
 """Which packages a board gets. pip is real; its index is a folder of small wheels."""
 from __future__ import annotations
 
+import os
 import re
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edgeq.boards.cache import forget_fetched
 from edgeq.boards.facts import Facts
 from edgeq.boards.wheels import choose_packages
 from edgeq.errors import BoardError, UsageError
@@ -27,17 +30,22 @@ INDEX = [
 ]
 
 
+def write_wheel(folder: Path, name: str) -> None:
+    """An empty wheel with what pip reads of it."""
+    project, version, tags = name.split("-", 2)
+    with zipfile.ZipFile(folder / f"{name}.whl", "w") as archive:
+        info = f"{project}-{version}.dist-info"
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tags}\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
 @pytest.fixture(autouse=True)
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "index"
     folder.mkdir()
     for name in INDEX:
-        project, version, tags = name.split("-", 2)
-        with zipfile.ZipFile(folder / f"{name}.whl", "w") as archive:
-            info = f"{project}-{version}.dist-info"
-            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n")
-            archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tags}\n")
-            archive.writestr(f"{info}/RECORD", "")
+        write_wheel(folder, name)
     for name, value in (("CONFIG_FILE", "/dev/null"), ("NO_INDEX", "1"), ("FIND_LINKS", str(folder))):
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -70,6 +78,25 @@ def test_what_was_chosen_once_needs_no_index(index: Path) -> None:
     for wheel in index.iterdir():
         wheel.unlink()
     assert choose_packages(manifest(), PI) == first
+
+
+def test_a_newer_release_is_found_after_a_refresh(index: Path) -> None:
+    """The old choice first stays, and tells its age; one that the user made has none."""
+    first = choose_packages(manifest(), PI)
+    write_wheel(index, INDEX[1].replace("1.24.0", "1.24.9"))
+    long_ago = time.time() - 63.5 * 86400
+    os.utime(first.wheels[0].parent, (long_ago, long_ago))
+    kept = choose_packages(manifest(), PI)
+    assert (kept.engine, kept.age_days) == ("onnxruntime 1.24.0", 63)
+    assert choose_packages(manifest(), PI, "onnxruntime==1.19.0").age_days is None
+    size = sum(wheel.stat().st_size for wheel in first.wheels)
+    (forgotten,) = forget_fetched()
+    assert (forgotten.kind, forgotten.entries, forgotten.oldest_days) == ("wheels", 2, 63)
+    assert forgotten.bytes > size
+    newest = choose_packages(manifest(), PI)
+    assert (newest.engine, newest.age_days) == ("onnxruntime 1.24.9", 0)
+    forget_fetched()
+    assert forget_fetched() == []
 
 
 def test_the_boards_own_engine() -> None:
