@@ -53,6 +53,7 @@ class Target:
     rows: ONNX op -> how it runs in INT8. needs: the extra that installs its converter, or ''. open_sizes: it runs
     tensors whose size the data decides, as what NonZero finds. symmetric: its activations lie on signed grids around 0,
     so that it shares no plan with the others. tables: its 4-bit weights may be indices into any 16 numbers.
+    keeps_embeddings: why the tables that a Gather looks up stay float, or ''.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Target:
     open_sizes: bool = False
     symmetric: bool = False
     tables: bool = False
+    keeps_embeddings: str = ""
 
 
 _ORT: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
@@ -131,7 +133,10 @@ TENSORRT: Final = Target(
         _each(("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "AveragePool", "GlobalAveragePool"), _FREE, _TENSORRT,
               float_output=True),
         _each(_MOVES, _SAME, _TENSORRT),
-    ), symmetric=True)
+    ), symmetric=True,
+    # "an IDequantizeLayer is required between the weights and the linear operator that uses them":
+    # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html
+    keeps_embeddings="TensorRT documents integer constants for layers that multiply, not for the table of a Gather")
 
 TARGETS: Final[Mapping[str, Target]] = MappingProxyType({t.name: t for t in (ONNXRUNTIME, TFLITE, COREML, TENSORRT)})
 
@@ -155,6 +160,8 @@ RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 # The inputs that may hold weights. Recurrent ones are [directions, gates * hidden, inputs or hidden].
 WEIGHT_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
     **dict.fromkeys(MULTIPLY_ACCUMULATE, (1,)), **dict.fromkeys(RECURRENT, (1, 2))})
+# The same and the tables that rows are picked from: whatever is stored in fewer bits where it is constant.
+STORED_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({**WEIGHT_INPUTS, "Gather": (0,)})
 # The grid of a multiply-accumulate op may do what these do, so nothing is left to compute (edgeq_converters.lowered).
 ABSORBED: Final = frozenset({"Relu", "Clip"})
 # The inputs that carry data; where an op is absent, all of its inputs do.

@@ -6,7 +6,7 @@ from onnx_ir.passes.common import NameFixPass
 
 from edgeq.graph import all_nodes, constant, initializer, is_constant
 from edgeq.passes.rewrite import nodes_of
-from edgeq.targets import WEIGHT_INPUTS
+from edgeq.targets import STORED_INPUTS
 
 
 def inline_constant_if(model: ir.Model) -> int:
@@ -51,7 +51,7 @@ def weights_to_main_graph(model: ir.Model) -> int:
     """
     moved = 0
     for node in all_nodes(model.graph):
-        for index in WEIGHT_INPUTS.get(node.op_type, ()):
+        for index in STORED_INPUTS.get(node.op_type, ()):
             weight = node.inputs[index]
             body = weight.graph if weight is not None else None
             if weight is None or not is_constant(weight) or body in (None, model.graph) or weight.is_graph_output():

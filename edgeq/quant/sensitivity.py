@@ -21,7 +21,7 @@ from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.prefix import Arrays, part_session, reads
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.walk import Columns, Walk
-from edgeq.targets import WEIGHT_INPUTS
+from edgeq.targets import STORED_INPUTS, WEIGHT_INPUTS
 
 CEILING_DB: Final = 200.0  # of outputs that are equal
 
@@ -115,11 +115,15 @@ def find_units(network: ir.Model, graph: ir.Model) -> list[Unit]:
                 units.append(unit)
                 covered.update(unit.nodes)
     for node in graph.graph:
-        if node.op_type in WEIGHT_INPUTS and node not in covered and _is_dequantized(node.inputs[1]):
+        if node not in covered and _has_quantized_weights(node):
             read = next(value for value in node.outputs if value.uses() or value.is_graph_output())
             unit = _unit(graph, read, (), floats, twins)
             units += [] if unit is None else [unit]
     return list({unit.value: unit for unit in units}.values())
+
+
+def _has_quantized_weights(node: ir.Node) -> bool:
+    return any(_is_dequantized(node.inputs[index]) for index in STORED_INPUTS.get(node.op_type, ()))
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:

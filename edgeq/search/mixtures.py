@@ -12,6 +12,7 @@ from edgeq.graph import shape as shape_of
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.units import data_inputs, weights_of
+from edgeq.quant.plan.weights import fewest_bits
 from edgeq.quant.prefix import Arrays
 from edgeq.search.noise import activation_roundings, noises, weight_roundings
 from edgeq.search.path import Layer, Mixture, Rounded, path
@@ -43,8 +44,9 @@ def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> 
     """Bytes of the codes, and of a float32 scale for each channel: of as many as the longest axis, at most."""
     shapes = [shape_of(value) for value in weights_of(node)]
     elements, scales = sum(map(math.prod, shapes)), 4 * sum(max(shape, default=1) for shape in shapes)
-    sizes = {width: elements * width // 8 + (scales if width < 16 else 0) for width in bits}
-    return Layer(sizes, {width: noise.get(width, 0.0) for width in bits})
+    widths = [width for width in bits if width >= fewest_bits(node)]
+    sizes = {width: elements * width // 8 + (scales if width < 16 else 0) for width in widths}
+    return Layer(sizes, {width: noise.get(width, 0.0) for width in widths})
 
 
 def _around(value: ir.Value, integers: IntegerNodes) -> frozenset[str]:

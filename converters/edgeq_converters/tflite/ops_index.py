@@ -6,14 +6,81 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.scheme import PerChannel, PerTensor, QuantParams
 from edgeq_converters.optable import CannotLower
-from edgeq_converters.tflite.builder import Builder, NeedsFloat
-from edgeq_converters.tflite.layout import last
-from edgeq_converters.tflite.ops_shape import gathered, wrapped
-from edgeq_converters.tflite.program import Value
+from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder, NeedsFloat
+from edgeq_converters.tflite.kernels import FLOAT32
+from edgeq_converters.tflite.layout import Layout, last, without
+from edgeq_converters.tflite.ops_shape import gathered, window
+from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
 
 REDUCTIONS = {"none": None, "add": "ADD", "mul": "MUL", "max": "MAXIMUM", "min": "MINIMUM"}
+
+
+@op("Gather")
+def gather(b: Builder, x: Value, index: Value, *, axis: int = 0) -> Value:
+    axis %= x.rank
+    if index.data is None:
+        where = b.read(index, integer=False)
+        if where.dtype.kind != "i":
+            where = b.cast(where, np.int32)
+        # The kernel reads outside the tensor for a negative index; those count from the end in ONNX.
+        where = wrapped(b, where, x.shape[axis])
+        if x.data is not None and x.grid is not None:
+            return b.result(_looked_up(b, x, x.grid, where, axis))
+        return b.result(b.through("GATHER", [b.read(x), where], b.shape, axis=axis))
+    numbers = np.where(index.data < 0, index.data + x.shape[axis], index.data)
+    if x.data is not None:
+        return b.result(gathered(b, b.read(x), numbers, axis))
+    layout = b.common_layout(x)
+    tensor, place = b.read(x, layout), layout.index(axis)
+    consecutive = numbers.size and numbers.ndim <= 1 and bool(np.all(np.diff(numbers.ravel()) == 1))
+    if consecutive:
+        tensor = window(b, tensor, {place: (int(numbers.flat[0]), numbers.size)})
+    else:
+        tensor = gathered(b, tensor, numbers.reshape(-1), place)
+    return b.result(*_split_axis(b, tensor, layout, axis, numbers.shape))
+
+
+def _looked_up(b: Builder, x: Value, grid: QuantParams, where: Tensor, axis: int) -> Tensor:
+    """What lies at computed places of a constant on a grid: integers where they have one scale, else reals.
+
+        int8 table [V,D], scale [V]      =>      CAST(GATHER(table)) * GATHER(scale [V,1])
+
+    DEQUANTIZE of the table, or EMBEDDING_LOOKUP with a scale for each row (its version 4, which tflite-runtime 2.14
+    lacks), would do as well; the one holds the whole table in float.
+    """
+    kind = grid.type
+    if kind.bits <= 8 and isinstance(kind.granularity, PerTensor):
+        return b.through("GATHER", [b.read(x, integer=True), where], b.shape, axis=axis)
+    by_row = kind.granularity == PerChannel(axis) and kind.bits <= 8 and not grid.zero_point.any()
+    if not by_row or x.size <= SMALL_CONSTANT:
+        return b.through("GATHER", [b.read(x, integer=False), where], b.shape, axis=axis)
+    assert x.data is not None
+    column = (*[1] * axis, x.shape[axis], *[1] * (x.rank - 1 - axis))
+    sizes = (*[1] * axis, *where.shape, *[1] * (x.rank - 1 - axis))
+    rows = b.call("GATHER", [b.constant(x.data, name=x.name), where], b.shape, axis=axis)
+    scales = b.call("GATHER", [b.constant(grid.scale.reshape(column), name=f"{x.name}_scale"), where], sizes, axis=axis)
+    return b.call("MUL", [b.cast(rows, FLOAT32), scales], b.shape)
+
+
+def _split_axis(b: Builder, tensor: Tensor, layout: Layout, axis: int, shape: Sequence[int]) -> tuple[Tensor, Layout]:
+    """One axis becomes several (or none): the tensor after RESHAPE, and its layout."""
+    place, extra = layout.index(axis), len(shape)
+    out = (*tensor.shape[:place], *shape, *tensor.shape[place + 1:])
+    if not extra:
+        return b.reshape(tensor, out), without(layout, [axis])
+    renumbered = [a if a < axis else a + extra - 1 for a in layout]
+    return b.reshape(tensor, out), (*renumbered[:place], *range(axis, axis + extra), *renumbered[place + 1:])
+
+
+def wrapped(b: Builder, index: Tensor, size: int) -> Tensor:
+    """Computed indices, negative ones counted from the end."""
+    zero = b.constant(np.zeros((), index.dtype))
+    negative = b.call("LESS", [index, zero], index.shape, dtype=np.bool_, to=None)
+    moved = b.through("ADD", [index, b.constant(np.array(size, index.dtype))], index.shape)
+    return b.call("SELECT_V2", [negative, moved, index], index.shape)
 
 
 @op("GatherElements")

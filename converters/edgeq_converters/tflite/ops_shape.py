@@ -17,7 +17,6 @@ from edgeq_converters.tflite.layout import (
     permute,
     reshape_layouts,
     transposed,
-    without,
 )
 from edgeq_converters.tflite.narrow import carrier, is_narrow, narrowed
 from edgeq_converters.tflite.program import Tensor, Value
@@ -235,47 +234,6 @@ def gathered(b: Builder, tensor: Tensor, index: NDArray[Any], axis: int) -> Tens
     """index: constant, of any rank, no negative numbers."""
     out = (*tensor.shape[:axis], *index.shape, *tensor.shape[axis + 1:])
     return b.through("GATHER", [tensor, b.ints(index)], out, axis=axis)
-
-
-@op("Gather")
-def gather(b: Builder, x: Value, index: Value, *, axis: int = 0) -> Value:
-    axis %= x.rank
-    if index.data is None:
-        where = b.read(index, integer=False)
-        if where.dtype.kind != "i":
-            where = b.cast(where, np.int32)
-        # The kernel reads outside the tensor for a negative index; those count from the end in ONNX.
-        where = wrapped(b, where, x.shape[axis])
-        return b.result(b.through("GATHER", [b.read(x), where], b.shape, axis=axis))
-    numbers = np.where(index.data < 0, index.data + x.shape[axis], index.data)
-    if x.data is not None:
-        return b.result(gathered(b, b.read(x), numbers, axis))
-    layout = b.common_layout(x)
-    tensor, place = b.read(x, layout), layout.index(axis)
-    consecutive = numbers.size and numbers.ndim <= 1 and bool(np.all(np.diff(numbers.ravel()) == 1))
-    if consecutive:
-        tensor = window(b, tensor, {place: (int(numbers.flat[0]), numbers.size)})
-    else:
-        tensor = gathered(b, tensor, numbers.reshape(-1), place)
-    return b.result(*_split_axis(b, tensor, layout, axis, numbers.shape))
-
-
-def _split_axis(b: Builder, tensor: Tensor, layout: Layout, axis: int, shape: Sequence[int]) -> tuple[Tensor, Layout]:
-    """One axis becomes several (or none): the tensor after RESHAPE, and its layout."""
-    place, extra = layout.index(axis), len(shape)
-    out = (*tensor.shape[:place], *shape, *tensor.shape[place + 1:])
-    if not extra:
-        return b.reshape(tensor, out), without(layout, [axis])
-    renumbered = [a if a < axis else a + extra - 1 for a in layout]
-    return b.reshape(tensor, out), (*renumbered[:place], *range(axis, axis + extra), *renumbered[place + 1:])
-
-
-def wrapped(b: Builder, index: Tensor, size: int) -> Tensor:
-    """Computed indices, negative ones counted from the end."""
-    zero = b.constant(np.zeros((), index.dtype))
-    negative = b.call("LESS", [index, zero], index.shape, dtype=np.bool_, to=None)
-    moved = b.through("ADD", [index, b.constant(np.array(size, index.dtype))], index.shape)
-    return b.call("SELECT_V2", [negative, moved, index], index.shape)
 
 
 @op("Expand")

@@ -19,7 +19,7 @@ from edgeq.quant.plan.grids import Grids
 from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.types import Bias, Kept, Precision, QuantPlan, Weight
 from edgeq.quant.plan.units import Units, weights_of
-from edgeq.quant.plan.weights import plan_biases, plan_weights, weighted_layers
+from edgeq.quant.plan.weights import kept_embeddings, plan_biases, plan_weights, weighted_layers
 from edgeq.scheme import QuantScheme
 from edgeq.targets import Target
 
@@ -41,13 +41,15 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
     """
     units = Units(model.graph, targets)
     keep = [_pattern(text, units) for text in keep_float]
+    integers = IntegerNodes(units, keep, layers) if scheme.activation is not None else None
+    on_integers = integers.nodes if integers is not None else set()
     weights, half = ((), ()) if scheme.weight is None else plan_weights(
-        units, weighted_layers(units, keep), scheme.weight, layers, scheme.table_channels)
-    if scheme.activation is None:
-        return QuantPlan(None, {}, (), {}, frozenset(), frozenset(), weights, (), (), half)
-    integers = IntegerNodes(units, keep, layers)
+        units, weighted_layers(units, keep, on_integers), scheme.weight, layers, scheme.table_channels)
+    reasons = (integers.kept if integers is not None else {}) | kept_embeddings(units, on_integers)
+    kept = tuple(Kept(label(node), node.op_type, reason) for node, reason in reasons.items())
+    if scheme.activation is None or integers is None:
+        return QuantPlan(None, {}, (), {}, frozenset(), frozenset(), weights, (), kept, half)
     grids = Grids(integers)
-    kept = tuple(Kept(label(node), node.op_type, reason) for node, reason in integers.kept.items())
     return QuantPlan(scheme.activation, grids.groups(), grids.sources(), grids.fixed, frozenset(grids.rounded),
                      frozenset(grids.readers), weights, plan_biases(units, integers.nodes, weights), kept, half)
 

@@ -1,13 +1,19 @@
 """Units: the ops that one kernel computes together, and small questions about nodes that every part of a plan asks."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Final
 
 import onnx_ir as ir
 
 from edgeq import graph as graphs
 from edgeq.graph import attribute, consumers, is_constant
 from edgeq.targets import ABSORBED, DATA_INPUTS, MULTIPLY_ACCUMULATE, RECURRENT, WEIGHT_INPUTS, Target
+
+# Bytes that the 8 bits of an embedding must save. Scaling the rows that were looked up takes 240 bytes in an ONNX file
+# and 440 in a TFLite one, beside the scales; and three more nodes in every run, which a few hundred are not worth.
+EMBEDDING_SAVES: Final = 1024
 
 
 class Units:
@@ -74,6 +80,12 @@ class Units:
         found = (target.rows[node.op_type].constraint for target in self.targets if node.op_type in target.rows)
         return next((constraint for constraint in found if isinstance(constraint, kind)), None)
 
+    @property
+    def keeps_embeddings(self) -> str:
+        """Why tables of embeddings stay float, or '': targets that share a plan agree."""
+        reasons = [target.keeps_embeddings for target in self.targets]
+        return reasons[0] if reasons and all(reasons) else ""
+
 
 def _is_bias(product: ir.Node, add: ir.Node) -> bool:
     other = next((value for value in add.inputs if value is not product.outputs[0]), None)
@@ -95,9 +107,33 @@ def holds_weights(node: ir.Node, index: int) -> bool:
 
 
 def weights_of(node: ir.Node) -> list[ir.Value]:
-    """The float constants that a node multiplies its inputs with: two for a recurrent layer, else one or none."""
-    inputs = [node.inputs[index] for index in WEIGHT_INPUTS.get(node.op_type, ()) if node.domain == ""]
+    """The float constants that a node multiplies its inputs with, or picks rows of: two for a recurrent layer, else one
+    or none.
+    """
+    if (table := embedding_of(node)) is not None:
+        return [table]
+    inputs = [value for index, value in enumerate(node.inputs) if _multiplies(node, index)]
     return [value for value in inputs if value is not None and is_constant(value) and is_float(value)]
+
+
+def embedding_of(node: ir.Node) -> ir.Value | None:
+    """The table [rows, ..] of an embedding that is worth a scale for each row: constant, looked up by computed indices.
+
+    A layer may multiply with the same table where its output channels are the rows, as a language model's head.
+    """
+    if node.op_type != "Gather" or node.domain != "" or attribute(node, "axis", 0) != 0:
+        return None
+    table, indices = node.inputs
+    if table is None or not is_constant(table) or not is_float(table) or is_constant(indices):
+        return None
+    sizes = shape(table)
+    saves = 3 * math.prod(sizes) - 4 * sizes[0] if len(sizes) > 1 else 0
+    by_row = all(channel_axis(use.node) == 0 for use in table.uses() if _multiplies(use.node, use.idx))
+    return table if saves >= EMBEDDING_SAVES and by_row else None
+
+
+def _multiplies(node: ir.Node, index: int) -> bool:
+    return node.domain == "" and index in WEIGHT_INPUTS.get(node.op_type, ())
 
 
 def data_indices(node: ir.Node) -> tuple[int, ...]:
@@ -121,8 +157,10 @@ def shape(value: ir.Value | None) -> tuple[int, ...]:
 
 def channel_axis(node: ir.Node) -> int:
     """The axis of the weight that counts output channels (within a group, for ConvTranspose; those of all gates, for a
-    recurrent layer).
+    recurrent layer); of a table the axis that counts rows.
     """
+    if node.op_type == "Gather":
+        return 0
     if node.op_type == "Gemm":
         return 0 if attribute(node, "transB", 0) else 1
     assert node.inputs[1] is not None

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import onnx_ir as ir
@@ -12,7 +13,7 @@ from edgeq.graph import all_nodes, attribute, is_constant, label
 from edgeq.quant.plan.integers import is_kept
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
-from edgeq.quant.plan.units import Units, channel_axis, feeds_only, shape, weights_of
+from edgeq.quant.plan.units import Units, channel_axis, embedding_of, feeds_only, shape, weights_of
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
 from edgeq.targets import RECURRENT
 
@@ -22,9 +23,19 @@ LAST: Final = 0.15  # a language model's head of 12 % costs as much at 4 bits as
 SMALLEST: Final = 0.05
 
 
-def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]]) -> list[ir.Node]:
-    """The nodes whose weights may be stored in fewer bits, in graph order; those of bodies too."""
-    return [node for node in all_nodes(units.graph) if weights_of(node) and not is_kept(node, units, keep)]
+def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]], integer: Collection[ir.Node]) -> list[ir.Node]:
+    """The nodes whose weights may be stored in fewer bits, in graph order; those of bodies too.
+
+    integer: the nodes that compute on integers. The table of an embedding among them lies on the grid of its result.
+    """
+    return [node for node in all_nodes(units.graph) if weights_of(node) and not is_kept(node, units, keep)
+            and not (embedding_of(node) and (node in integer or units.keeps_embeddings))]
+
+
+def kept_embeddings(units: Units, integer: Collection[ir.Node]) -> dict[ir.Node, str]:
+    """The embeddings whose tables an engine wants in float -> why."""
+    return {node: units.keeps_embeddings for node in all_nodes(units.graph)
+            if embedding_of(node) and units.keeps_embeddings and node not in integer}
 
 
 def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, given: Mapping[str, Precision],
@@ -34,9 +45,11 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
     """
     delicate = find_delicate(units) if wanted.bits < 8 else set()
     weights, half = [], []
+    embeddings: dict[str, QuantType] = {}  # which a layer that multiplies with the same table takes over
     for node in layers:
         names = [value.name or "" for value in weights_of(node)]
         bits = given.get(label(node), Precision()).weight_bits or (8 if node in delicate else wanted.bits)
+        bits = max(bits, fewest_bits(node))
         if bits == 16:
             half += names
         elif bits < 16:
@@ -45,8 +58,16 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
             bias = _bias_of(node, units)
             tables = table_channels if bits == 4 and _has_tables(node, kind) else 0
             weights += [Weight(label(node), name, kind, bias.name or "" if bias else "", tables) for name in names]
+            embeddings |= dict.fromkeys(names, kind) if embedding_of(node) else {}
+    weights = [replace(weight, type=embeddings[weight.value], table_channels=0) if weight.value in embeddings
+               else weight for weight in weights]
     integers = {weight.value for weight in weights}  # where layers share a weight and disagree, these win
     return tuple(weights), tuple(name for name in dict.fromkeys(half) if name not in integers)
+
+
+def fewest_bits(node: ir.Node) -> int:
+    """An embedding costs a language model as much at 4 bits as 40 % of all its layers, and next to nothing at 8."""
+    return 8 if embedding_of(node) else 4
 
 
 def _has_tables(node: ir.Node, kind: QuantType) -> bool:
@@ -87,7 +108,7 @@ def find_delicate(units: Units) -> set[ir.Node]:
     Depthwise filters, what computes or reads a spectrum, the first layer and the last; and as many of the smallest
     layers as fit into a twentieth.
     """
-    layers = [node for node in all_nodes(units.graph) if weights_of(node)]
+    layers = [node for node in all_nodes(units.graph) if weights_of(node) and not embedding_of(node)]
     sizes = {node: sum(math.prod(shape(weight)) for weight in weights_of(node)) for node in layers}
     total = sum(sizes.values())
     found = {node for node in layers if node.op_type == "Conv" and int(attribute(node, "group", 1)) > 1
@@ -108,7 +129,7 @@ def find_delicate(units: Units) -> set[ir.Node]:
 
 
 def _granularity(node: ir.Node, wanted: Granularity) -> Granularity:
-    sizes, axis = shape(node.inputs[1]), channel_axis(node)
+    sizes, axis = shape(weights_of(node)[0]), channel_axis(node)
     if node.op_type == "ConvTranspose" and int(attribute(node, "group", 1)) > 1:
         return PerTensor()  # the output channel is spread over two axes
     match wanted:
