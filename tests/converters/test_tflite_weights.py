@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from opcases import BY_ID, build, run_onnxruntime, sample
+from opcases import BY_ID, build, quantize_weights, run_onnxruntime, sample
 from small_graphs import network, normal
 
 from edgeq.graph import constant, initializer
@@ -113,3 +113,27 @@ def test_integers_in_a_row_of_the_table() -> None:
     assert set(found) == {"y", "y_h", "y_c"}
     for name, array in expected.items():
         assert off(found[name], array) < 1e-5
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("resolver", RESOLVERS)
+def test_an_embedding_looks_up_integers_and_their_scales(resolver: str, bits: int) -> None:
+    """Every kernel of it exists in tflite-runtime 2.14 too, and none holds the table in float."""
+    row = BY_ID["gather-embedding-packed"]
+    model = quantize_weights(row, bits=bits)
+    content, artifact = emitted(model)
+    found = kernels(content)
+    assert (found["GATHER"], found["CAST"], found["MUL"], found["DEQUANTIZE"]) == (2, 1, 1, 0)
+    assert artifact.options["tflite_runtime"] == ">=2.14"
+    np.testing.assert_array_equal(run(content, sample(row), resolver)["y"], run_onnxruntime(model, sample(row))["y"])
+
+
+def test_an_embedding_on_the_grid_of_its_result_is_one_kernel() -> None:
+    model = network("""g (int64[2,3] ids) => (float[2,3,9] y) {
+        t = DequantizeLinear (q, s, z)  e = Gather (t, ids)
+        a = QuantizeLinear (e, s, z)  y = DequantizeLinear (a, s, z) }""", s=np.float32(.02), z=np.uint8(131),
+        q=np.random.default_rng(0).integers(0, 256, (40, 9)).astype(np.uint8))
+    content, _ = emitted(model)
+    ids = {"ids": np.array([[0, 39, 7], [5, 7, 1]])}
+    assert (kernels(content)["GATHER"], kernels(content)["DEQUANTIZE"], kernels(content)["QUANTIZE"]) == (1, 1, 0)
+    np.testing.assert_array_equal(run(content, ids)["y"], run_onnxruntime(model, ids)["y"])

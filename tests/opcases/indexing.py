@@ -19,6 +19,8 @@ CASES: Final[tuple[Case, ...]] = (
     case("gather-scalar", "Gather", x(2, 3, 5), given(2), axis=1),
     case("gather-channel", "Gather", x(1, 4, 3, 5), given([2, 0, 3]), axis=1),
     case("gather-embedding", "Gather", const(9, 5), x(2, 3, dtype="int64", high=9)),
+    case("gather-embedding-packed", "Gather", const(40, 9), x(3, 2, dtype="int64", low=-40, high=40)),
+    case("gather-embedding-matrices", "Gather", const(30, 3, 5), x(4, dtype="int64", high=30)),
     case("gather-dynamic", "Gather", x(2, 6, 3), x(4, dtype="int64", high=6), axis=1),
     case("gather-elements", "GatherElements", x(3, 5), given([[4, 0], [1, 1], [-1, 3]]), axis=1),
     case("gather-elements-axis-0", "GatherElements", x(3, 4), given([[2, 0, 1, -3]]), axis=0),

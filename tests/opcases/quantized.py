@@ -34,16 +34,18 @@ _ALL: Final = tuple(range(8))
 # Constant inputs that are data, by position; every other constant (statistics, bounds, recurrent weights) stays float.
 CONSTANT_DATA: Final[Mapping[str, tuple[int, ...]]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Min", "Max", "Sum", "Mean", "Concat", "Greater", "Less"), _ALL),
-    "Where": (1, 2), "PRelu": (1,), "Gather": (0,), "MatMul": (0,), "Einsum": (1,),
+    "Where": (1, 2), "PRelu": (1,), "MatMul": (0,), "Einsum": (1,),
 }
+# The input that holds weights, where it is constant; the rows of an embedding are such.
+WEIGHT_INPUT: Final[Mapping[str, int]] = {**dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), 1), "Gather": 0}
 _FOREIGN: Final = QuantType(8, signed=True, symmetric=False)
 _ACTIVATION: Final = QuantType(8, signed=False, symmetric=False)
 _SYMMETRIC: Final = QuantType(8)
 
 
 def has_weights(case: Case) -> bool:
-    """True when the second input is a constant weight of a convolution or matrix product."""
-    return case.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and getattr(case.inputs[1], "constant", False)
+    """True when an input is a constant weight of a convolution or matrix product, or the table of an embedding."""
+    return case.op in WEIGHT_INPUT and getattr(case.inputs[WEIGHT_INPUT[case.op]], "constant", False)
 
 
 def quantize(case: Case, *, bits: int = 8, foreign: bool = False,
@@ -146,9 +148,9 @@ def _weight_grid(data: NDArray[Any], bits: int, axis: int | None) -> QuantParams
 
 
 def _output_axis(case: Case, rank: int) -> int | None:
-    """The weight axis that counts output channels, or None where one scale must do for all."""
+    """The weight axis that counts output channels, or rows, or None where one scale must do for all."""
     match case.op:
-        case "Conv":
+        case "Conv" | "Gather":
             return 0
         case "ConvTranspose":  # with groups the axis holds the channels of one group only
             return 1 if case.attributes.get("group", 1) == 1 else None
@@ -162,7 +164,7 @@ def _store_weights(graph: ir.Graph, case: Case, bits: int, grids: Grids) -> None
     if not has_weights(case):
         return
     first = next(node for node in graph if node.op_type == case.op)
-    weight = first.inputs[1]
+    weight = first.inputs[WEIGHT_INPUT[case.op]]
     assert weight is not None
     assert weight.const_value is not None
     data = weight.const_value.numpy()
