@@ -290,6 +290,28 @@ def test_an_embedding_is_looked_up_before_it_is_scaled(tmp_path: Path, dtype: An
     np.testing.assert_array_equal(found, reference(model, feeds, tmp_path))
 
 
+@pytest.mark.parametrize("static", [True, False])
+def test_a_table_that_is_a_weight_too_is_stored_once(tmp_path: Path, static: bool) -> None:
+    table = ints(np.int8, 40, 16)
+    model = network("""g (int64[2,3] x) => (float[2,3,40] y) {
+        td = DequantizeLinear <axis = 0> (t, ts)
+        e = Gather (td, x)
+        q = QuantizeLinear (e, s, z)
+        d = DequantizeLinear (q, s, z)
+        wd = DequantizeLinear <axis = 1> (w, ts)
+        y = MatMul (ACTIVATION, wd)
+    }""".replace("ACTIVATION", "d" if static else "e"), t=table, w=table.T.copy(), ts=scales(40), s=np.float32(.02),
+        z=np.uint8(128))
+    feeds = {"x": np.array([[0, 39, 7], [7, 1, -1]])}
+    found, ops, _ = convert(model, feeds, tmp_path)
+    assert "Transpose" not in ops, "it folds when the session loads"
+    assert ("MatMul" in ops) != static
+    expected = reference(model, feeds, tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    stored = [tensor for tensor in onnx.load(tmp_path / "bundle" / MODEL).graph.initializer if len(tensor.dims) == 2]
+    assert [list(tensor.dims) for tensor in stored if tensor.data_type == onnx.TensorProto.INT8] == [[40, 16]]
+
+
 @pytest.mark.parametrize("op", ["MatMul (xd, wd)", "Gemm (xd, wd)"])
 @pytest.mark.parametrize("dtype", [np.int8, ml_dtypes.int4])
 def test_blocks_and_static_activations_never_meet_in_a_kernel(tmp_path: Path, op: str, dtype: Any) -> None:

@@ -23,6 +23,7 @@ from edgeq_converters.onnxruntime.signs import (
     unsigned_activations,
     unsigned_operands,
 )
+from edgeq_converters.onnxruntime.tied import store_tied_once
 from edgeq_converters.onnxruntime.weights import WeightForms
 
 __all__ = ["emit"]
@@ -62,6 +63,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
         forms.used.add("MatMul in integers")
     forms.rewrite()
     anchor_float_weights(graph)
+    store_tied_once(graph)
     _drop_unread(graph)
     save(model, folder)
     return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms), float_nodes=tuple(islands))

@@ -44,7 +44,8 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
     integers = IntegerNodes(units, keep, layers) if scheme.activation is not None else None
     on_integers = integers.nodes if integers is not None else set()
     weights, half = ((), ()) if scheme.weight is None else plan_weights(
-        units, weighted_layers(units, keep, on_integers), scheme.weight, layers, scheme.table_channels)
+        units, weighted_layers(units, keep, on_integers), scheme.weight, layers,
+        scheme.table_channels, on_integers)
     reasons = (integers.kept if integers is not None else {}) | kept_embeddings(units, on_integers)
     kept = tuple(Kept(label(node), node.op_type, reason) for node, reason in reasons.items())
     if scheme.activation is None or integers is None:

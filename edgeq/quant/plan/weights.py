@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import all_nodes, attribute, is_constant, label
+from edgeq.graph import all_nodes, attribute, constant, is_constant, label
 from edgeq.quant.plan.integers import is_kept
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
@@ -39,13 +40,16 @@ def kept_embeddings(units: Units, integer: Collection[ir.Node]) -> dict[ir.Node,
 
 
 def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, given: Mapping[str, Precision],
-                 table_channels: int = 0) -> tuple[tuple[Weight, ...], tuple[str, ...]]:
+                 table_channels: int = 0, integer: Collection[ir.Node] = (),
+                 ) -> tuple[tuple[Weight, ...], tuple[str, ...]]:
     """-> the integer weights, and the names of those stored as float16. wanted, table_channels: of the scheme. given:
-    layer -> what it gets instead.
+    layer -> what it gets instead. integer: the nodes that compute on integers.
     """
+    ties = _ties(layers)
     delicate = find_delicate(units) if wanted.bits < 8 else set()
+    delicate |= {node for node in ties if node in integer}  # 8 bits for both are less than 8 and 4
     weights, half = [], []
-    embeddings: dict[str, QuantType] = {}  # which a layer that multiplies with the same table takes over
+    embeddings: dict[str, QuantType] = {}  # initializer -> how it is stored
     for node in layers:
         names = [value.name or "" for value in weights_of(node)]
         bits = given.get(label(node), Precision()).weight_bits or (8 if node in delicate else wanted.bits)
@@ -59,8 +63,8 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
             tables = table_channels if bits == 4 and _has_tables(node, kind) else 0
             weights += [Weight(label(node), name, kind, bias.name or "" if bias else "", tables) for name in names]
             embeddings |= dict.fromkeys(names, kind) if embedding_of(node) else {}
-    weights = [replace(weight, type=embeddings[weight.value], table_channels=0) if weight.value in embeddings
-               else weight for weight in weights]
+    tables_of = {label(node): table.name or "" for node, table in ties.items()}
+    weights = [_alike(weight, tables_of.get(weight.node, weight.value), embeddings) for weight in weights]
     integers = {weight.value for weight in weights}  # where layers share a weight and disagree, these win
     return tuple(weights), tuple(name for name in dict.fromkeys(half) if name not in integers)
 
@@ -68,6 +72,34 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
 def fewest_bits(node: ir.Node) -> int:
     """An embedding costs a language model as much at 4 bits as 40 % of all its layers, and next to nothing at 8."""
     return 8 if embedding_of(node) else 4
+
+
+def _ties(layers: Sequence[ir.Node]) -> dict[ir.Node, ir.Value]:
+    """The layers that multiply with the transpose [D,V] of an embedding's table [V,D], as a language model's head."""
+    tables = [table for node in layers if (table := embedding_of(node)) is not None]
+    found: dict[ir.Node, ir.Value] = {}
+    for node in layers:
+        if node.op_type in ("MatMul", "Gemm") and channel_axis(node) == 1:
+            table = next((table for table in tables if _is_transposed(weights_of(node)[0], table)), None)
+            found |= {} if table is None else {node: table}
+    return found
+
+
+def _alike(weight: Weight, table: str, embeddings: Mapping[str, QuantType]) -> Weight:
+    """A weight of 8 bits with the integers of a table that holds the same numbers, or their transpose."""
+    kind = embeddings.get(table)
+    if kind is None or (weight.value != table and weight.type.bits != 8):
+        return weight
+    turned = weight.value != table and isinstance(kind.granularity, PerChannel)
+    kind = replace(kind, granularity=PerChannel(1)) if turned else kind
+    return replace(weight, type=kind, table_channels=0, tied=True)
+
+
+def _is_transposed(weight: ir.Value, table: ir.Value) -> bool:
+    if len(shape(weight)) != 2 or weight is table or shape(weight) != shape(table)[::-1]:
+        return False
+    data, rows = constant(weight), constant(table)
+    return data is not None and rows is not None and np.array_equal(data, rows.T)
 
 
 def _has_tables(node: ir.Node, kind: QuantType) -> bool:
