@@ -15,7 +15,8 @@ from edgeq.quant.plan import QuantPlan
 from edgeq.quant.prefix import Arrays
 from edgeq.quant.rounding import Rounding, nearest, sum_preserving
 from edgeq.quant.scaling.accept import Scaled, scale_channels
-from edgeq.quant.scaling.proposals import NEED_SAMPLES
+from edgeq.quant.scaling.proposals import NEED_SAMPLES, PROPOSALS
+from edgeq.quant.scaling.rotate import ROTATE, rotate_channels
 from edgeq.quant.solve.layer import DEFAULT, NO_CORRECTION, Settings
 from edgeq.quant.steps import StepSearch, clipped, full, half_quadratic
 
@@ -26,7 +27,7 @@ _SCALING_SAMPLES: Final = 32  # a scale for each channel takes less to choose th
 @dataclass(frozen=True, slots=True)
 class Method:
     """rounding, search: of what is not fitted, and of its steps. settings: of the fit to samples, or None for a method
-    that needs none. scalings: of channels, before anything is rounded (names of `scaling.proposals`).
+    that needs none. scalings: of channels, before anything is rounded (names of `scaling.proposals`, and ROTATE).
 
     optional: without samples, and at 8 bits, where rounding alone loses next to nothing, it does without the fit.
     """
@@ -45,11 +46,15 @@ class Method:
         """
         if not self.scalings:
             return []
-        blind = [name for name in self.scalings if name in NEED_SAMPLES and samples is None]
+        blind = [name for name in self.scalings if name in (*NEED_SAMPLES, ROTATE) and samples is None]
         if blind:
             raise UsageError(f"--method {blind[0]} needs real samples: add --calibration DATA")
         feeds = None if samples is None else list(islice(samples, _SCALING_SAMPLES))
-        return scale_channels(model, plan, self.scalings, feeds, fitted=self._fits(feeds, bits))
+        fitted, names = self._fits(feeds, bits), [name for name in self.scalings if name in PROPOSALS]
+        done = scale_channels(model, plan, names, feeds, fitted=fitted) if names else []
+        if ROTATE in self.scalings and feeds is not None:
+            done += rotate_channels(model, plan, feeds, fitted=fitted)
+        return done
 
     def fit(self, samples: Iterable[Arrays] | None, bits: int) -> Fit | None:
         """How weights of so many bits are fitted, or None where rounding does it alone.
@@ -87,6 +92,7 @@ STEPS: Final[Mapping[str, Callable[[Method], Method]]] = MappingProxyType({
     "equalize": _scaled("equalize"),
     "smooth": _scaled("smooth"),
     "awq": _scaled("awq"),
+    ROTATE: _scaled(ROTATE),
     "nearest": lambda method: replace(method, rounding=nearest),
     "sum-preserving": lambda method: replace(method, rounding=sum_preserving),
     "clip": lambda method: replace(method, search=clipped),

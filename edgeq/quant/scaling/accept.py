@@ -13,7 +13,7 @@ from edgeq.graph import constant, label
 from edgeq.quant.fit import gather_moments, geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.prefix import Arrays, Prefix
-from edgeq.quant.scaling.places import Place, Reader, find_places
+from edgeq.quant.scaling.places import SCALED, Place, Reader, find_places
 from edgeq.quant.scaling.proposals import PROPOSALS, Channels, Scale
 from edgeq.quant.solve.gptq import gptq
 from edgeq.quant.solve.grids import Blocks, clipped_steps
@@ -67,7 +67,7 @@ def scale_channels(model: ir.Model, plan: QuantPlan, methods: Collection[str], f
     found = []
     for node in nodes:
         prefix.run_until(twins[node])
-        sights[node] = _sight(readers[node], twins[node], prefix.inputs(twins[node], 0))
+        sights[node] = sight_of(readers[node], twins[node], prefix.inputs(twins[node], 0))
         ready = [place for place in open_ if all(reader.node in sights for reader in place.readers)]
         found += [done for place in ready if (done := _decide(place, sights, planned, plan, methods, fitted=fitted))]
         open_ = [place for place in open_ if place not in ready]
@@ -90,7 +90,8 @@ def _without_samples(places: Sequence[Place], planned: Mapping[str, Weight], pla
     return [done for done in found.values() if done.error_ratio < GAIN]
 
 
-def _sight(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) -> Sight:
+def sight_of(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) -> Sight:
+    """What a reader sees of its channels in the inputs of its `twin` in an untouched model, one for each sample."""
     geometry, data = geometry_of(twin), constant(twin.inputs[1])
     assert geometry is not None
     assert data is not None
@@ -111,8 +112,8 @@ def _decide(place: Place, sights: Mapping[ir.Node, Sight], planned: Mapping[str,
                         np.mean([s.mean for s in seen], axis=0) if seen else None, place.gain)
 
     def error(scale: Scale) -> float:
-        return sum(_error(reader, planned[label(reader.node)], scale, sights.get(reader.node), channels, plan, fitted)
-                   for reader in place.readers)
+        return sum(rounding_error(reader, planned[label(reader.node)], scale, sights.get(reader.node), channels, plan,
+                                  fitted=fitted) for reader in place.readers)
 
     before = error(np.ones(place.channels, np.float32))
     trials = [(error(scale), name, scale) for name in methods for scale in PROPOSALS[name](channels)]
@@ -123,8 +124,8 @@ def _decide(place: Place, sights: Mapping[ir.Node, Sight], planned: Mapping[str,
     return Scaled(place.name, name, after / before)
 
 
-def _error(reader: Reader, weight: Weight, scale: Scale, sight: Sight | None, channels: Channels, plan: QuantPlan,
-           fitted: bool) -> float:
+def rounding_error(reader: Reader, weight: Weight, scale: Scale, sight: Sight | None, channels: Channels,
+                   plan: QuantPlan, *, fitted: bool) -> float:
     """Of the reader's output, from rounding its weights and its input, in units of the output's square."""
     geometry, data = geometry_of(reader.node), constant(reader.node.inputs[1])
     assert geometry is not None
@@ -145,7 +146,8 @@ def _error(reader: Reader, weight: Weight, scale: Scale, sight: Sight | None, ch
     rounded = _rounded(rows, problem.square, weight, fitted)
     total = judged.error(rounded).sum()
     read = reader.node.inputs[0]
-    if sight is not None and plan.activation is not None and read is not None and read.name in plan.groups:
+    name = "" if read is None else (read.name or "").removesuffix(SCALED)  # as it was called when the plan was made
+    if sight is not None and plan.activation is not None and name in plan.groups:
         low, high = min((sight.low / scale).min(), 0.0), max((sight.high / scale).max(), 0.0)
         step = (high - low) / (2**plan.activation.bits - 1)
         total += step**2 / 12 * np.square(rows, dtype=np.float64).sum()

@@ -81,7 +81,7 @@ class Place:
         """Magnitudes of the factors of a normalization [C], or None for a product."""
         if self.node.op_type not in ("LayerNormalization", "Mul"):
             return None
-        return np.abs(_data(self.operands[0][0])).reshape(-1)
+        return np.abs(data_of(self.operands[0][0])).reshape(-1)
 
     @property
     def before(self) -> Array | None:
@@ -89,26 +89,27 @@ class Place:
         if self.gain is not None:
             return None
         value, axis = self.operands[0]
-        return np.asarray(np.moveaxis(np.abs(_data(value)), axis, 0).reshape(self.channels, -1).max(axis=1), np.float32)
+        moved = np.moveaxis(np.abs(data_of(value)), axis, 0).reshape(self.channels, -1)
+        return np.asarray(moved.max(axis=1), np.float32)
 
     @property
     def after(self) -> Array:
         """The largest weight that reads each channel [C]."""
         found = []
         for reader in self.readers:
-            largest = reader.largest(_data(reader.node.inputs[1]), self.channels * reader.repeat)
+            largest = reader.largest(data_of(reader.node.inputs[1]), self.channels * reader.repeat)
             found.append(largest.reshape(self.channels, reader.repeat).max(axis=1))
         return np.asarray(np.max(found, axis=0), np.float32)
 
     def apply(self, scale: Array) -> None:
         """Divide before, multiply behind. The values between get new names: they hold other numbers now."""
         for value, axis in self.operands:
-            data = _data(value)
-            _store(value, data / scale.reshape([-1 if k == axis else 1 for k in range(data.ndim)]))
+            data = data_of(value)
+            store(value, data / scale.reshape([-1 if k == axis else 1 for k in range(data.ndim)]))
         for reader in self.readers:
             weight = reader.node.inputs[1]
             assert weight is not None
-            _store(weight, reader.scale(_data(weight), scale))
+            store(weight, reader.scale(data_of(weight), scale))
         for between in self.values:
             between.name = f"{(between.name or '').removesuffix(SCALED)}{SCALED}"
 
@@ -247,11 +248,13 @@ _PASSING: Final[Mapping[str, Step]] = MappingProxyType({
 })
 
 
-def _data(value: Any) -> Array:
+def data_of(value: Any) -> Array:
+    """The data of a constant, as float32."""
     data = constant(value)
     assert data is not None
     return data.astype(np.float32)
 
 
-def _store(value: ir.Value, data: Array) -> None:
+def store(value: ir.Value, data: NDArray[Any]) -> None:
+    """Give a constant other data, as float32."""
     value.const_value = ir.tensor(np.ascontiguousarray(data, np.float32), name=value.name)
