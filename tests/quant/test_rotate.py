@@ -167,6 +167,15 @@ def test_gains_of_nothing_and_shared_gains_are_taken_up() -> None:
     assert decibel(model, turned, tokens(4)) > 100
 
 
+def test_how_many_tokens_there_are_may_stay_free() -> None:
+    model = transformer()
+    for node in model.graph:
+        for value in node.outputs:
+            sizes = [] if value.shape is None else list(value.shape.numpy())
+            value.shape = ir.Shape(["T" if size == TOKENS else size for size in sizes])
+    assert [stream.size for stream in find_streams(model.graph)] == [4, WIDTH]
+
+
 @needs_zoo
 def test_a_real_language_model_stays_the_same_function() -> None:
     samples = list(zoo().feeds("lm_stories260k", "calib", 1))

@@ -5,4 +5,7 @@ function and its integers lose less:
 
 `places` finds where that is possible, `proposals` says which s the published methods take, `accept` measures each of
 them at each place and carries out the best, where there is one.
+
+`rotate` is the same with an orthogonal matrix R in place of 1 / s, between products alone: `streams` finds where,
+`rotations` makes R.
 """

@@ -23,7 +23,8 @@ SEED: Final = 0  # of five, on a real language model, none was better than the o
 
 def rotate_channels(model: ir.Model, plan: QuantPlan, feeds: Sequence[Arrays], *, fitted: bool) -> list[Scaled]:
     """Rotate the streams of the float `model`, in place, each as a whole where that lowers the sum of its products'
-    relative errors -> where it did. Arguments are those of `scale_channels`.
+    relative errors -> where it did. Both what writes a stream and what reads it counts: both get other weights.
+    Arguments are those of `scale_channels`.
     """
     planned = {weight.node: weight for weight in plan.weights}
     done: dict[Stream, Scaled] = {}
