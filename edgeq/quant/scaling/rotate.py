@@ -18,7 +18,7 @@ from edgeq.quant.scaling.rotations import rotation
 from edgeq.quant.scaling.streams import Stream, find_streams
 
 ROTATE: Final = "rotate"
-SEED: Final = 0  # of five, on a real language model, none was better than the others by more than a hundredth
+SEED: Final = 0  # on a language model's stream, five of them left errors within 2 % of one another
 
 
 def rotate_channels(model: ir.Model, plan: QuantPlan, feeds: Sequence[Arrays], *, fitted: bool) -> list[Scaled]:
