@@ -290,6 +290,19 @@ def test_an_embedding_is_looked_up_before_it_is_scaled(tmp_path: Path, dtype: An
     np.testing.assert_array_equal(found, reference(model, feeds, tmp_path))
 
 
+def test_an_embedding_on_the_grid_of_its_result_stays_in_integers(tmp_path: Path) -> None:
+    model = network("""g (int64[2,3] x) => (float[2,3,16] y) {
+        td = DequantizeLinear (t, s, z)
+        e = Gather (td, x)
+        q = QuantizeLinear (e, s, z)
+        y = DequantizeLinear (q, s, z)
+    }""", t=ints(np.uint8, 40, 16), s=np.float32(.02), z=np.uint8(131))
+    feeds = {"x": np.array([[0, 39, 7], [7, 1, -1]])}
+    found, ops, _ = convert(model, feeds, tmp_path)
+    assert ops == {"Gather": 1, "DequantizeLinear": 1}
+    np.testing.assert_array_equal(found, reference(model, feeds, tmp_path))
+
+
 @pytest.mark.parametrize("static", [True, False])
 def test_a_table_that_is_a_weight_too_is_stored_once(tmp_path: Path, static: bool) -> None:
     table = ints(np.int8, 40, 16)

@@ -83,6 +83,7 @@ def test_a_table_is_a_weight_of_8_bits_and_a_scale_for_each_row(scheme: Any) -> 
     plan = make_plan(tagger(), SHARED, scheme)
     assert kinds(plan)["Gather_0"] == ROWS
     assert "table" not in plan.groups
+    assert "Gather_0" not in {kept.node for kept in plan.kept}
 
 
 BARE = {

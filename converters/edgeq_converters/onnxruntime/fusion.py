@@ -34,7 +34,7 @@ def float_reason(node: ir.Node) -> str:
     inputs = [_read_params(value) for value in data_inputs(node)]
     if not all(inputs):
         return "an input is not quantized"
-    outputs = [_written_params(value) for value in node.outputs if value.uses() or value.is_graph_output()]
+    outputs = [written_params(value) for value in node.outputs if value.uses() or value.is_graph_output()]
     if not all(outputs) and not row.float_output:
         return "its output is not quantized, or Relu or Clip behind it cuts the grid"
     known = [params for params in (*inputs, *outputs) if params is not None]
@@ -84,7 +84,7 @@ def is_static(node: ir.Node) -> bool:
 
 
 def _is_island_candidate(node: ir.Node) -> bool:
-    return is_static(node) and (node.op_type in MULTIPLY_ACCUMULATE or any(map(_written_params, node.outputs)))
+    return is_static(node) and (node.op_type in MULTIPLY_ACCUMULATE or any(map(written_params, node.outputs)))
 
 
 def _read_params(value: ir.Value) -> QuantParams | None:
@@ -92,14 +92,14 @@ def _read_params(value: ir.Value) -> QuantParams | None:
     return node_params(source) if source is not None else None
 
 
-def _written_params(value: ir.Value) -> QuantParams | None:
+def written_params(value: ir.Value) -> QuantParams | None:
     """The grid of the one QuantizeLinear that reads a value, through a Relu or Clip that the grid makes redundant."""
     readers = [use.node for use in value.uses()]
     if len(readers) != 1 or value.is_graph_output():
         return None
     if readers[0].op_type == QUANTIZE:
         return node_params(readers[0])
-    return _written_params(readers[0].outputs[0]) if _is_absorbed(readers[0]) else None
+    return written_params(readers[0].outputs[0]) if _is_absorbed(readers[0]) else None
 
 
 def _is_absorbed(node: ir.Node) -> bool:
@@ -107,7 +107,7 @@ def _is_absorbed(node: ir.Node) -> bool:
 
     relu_quant_fusion and clip_quant_fusion: core/optimizer/qdq_transformer/{relu,clip}_quantizelinear.cc
     """
-    if node.op_type not in ("Relu", "Clip") or (params := _written_params(node.outputs[0])) is None:
+    if node.op_type not in ("Relu", "Clip") or (params := written_params(node.outputs[0])) is None:
         return False
     low, high = params.real_range()
     slack = float(params.scale) * 1e-3  # a grid end is a rounded multiple of its scale

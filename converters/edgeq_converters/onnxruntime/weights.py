@@ -21,7 +21,7 @@ from edgeq.quant.qdq import _params as node_params
 from edgeq.quant.weights import stored_array
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, broadcast
 from edgeq_converters.onnxruntime.anchors import is_between_integers
-from edgeq_converters.onnxruntime.fusion import float_reason, is_static
+from edgeq_converters.onnxruntime.fusion import float_reason, is_static, written_params
 
 # Feature of the written graph -> the first release that runs it well. Measured with the releases 1.18 to 1.31.
 NEEDS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({
@@ -71,6 +71,8 @@ class WeightForms:
         """The method that rewrites this constant for this reader; None to leave it as it is."""
         if reader.graph is not self.graph:
             return WeightForms.unfolded  # no fusion looks into a body, or out of one
+        if reader.op_type == "Gather" and index == 0 and params.same_grid(written_params(reader.outputs[0])):
+            return None  # looks up integers: DropQDQNodesRules, in the file of `_ORT` in edgeq.targets
         if reader.op_type == "Gather" and index == 0 and _is_by_row(reader, params):
             return WeightForms.gathered
         if is_static(reader) and not float_reason(reader):

@@ -18,7 +18,7 @@ from edgeq.graph import label
 from edgeq.quant.plan.grids import Grids
 from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.types import Bias, Kept, Precision, QuantPlan, Weight
-from edgeq.quant.plan.units import Units, weights_of
+from edgeq.quant.plan.units import Units, embedding_of, weights_of
 from edgeq.quant.plan.weights import kept_embeddings, plan_biases, plan_weights, weighted_layers
 from edgeq.scheme import QuantScheme
 from edgeq.targets import Target
@@ -44,10 +44,11 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
     integers = IntegerNodes(units, keep, layers) if scheme.activation is not None else None
     on_integers = integers.nodes if integers is not None else set()
     weights, half = ((), ()) if scheme.weight is None else plan_weights(
-        units, weighted_layers(units, keep, on_integers), scheme.weight, layers,
-        scheme.table_channels, on_integers)
+        units, weighted_layers(units, keep, on_integers), scheme.weight, layers, scheme.table_channels, on_integers)
     reasons = (integers.kept if integers is not None else {}) | kept_embeddings(units, on_integers)
-    kept = tuple(Kept(label(node), node.op_type, reason) for node, reason in reasons.items())
+    stored = {weight.node for weight in weights}
+    kept = tuple(Kept(label(node), node.op_type, reason) for node, reason in reasons.items()
+                 if label(node) not in stored or embedding_of(node) is None)  # one that is stored looks up integers
     if scheme.activation is None or integers is None:
         return QuantPlan(None, {}, (), {}, frozenset(), frozenset(), weights, (), kept, half)
     grids = Grids(integers)
