@@ -5,7 +5,7 @@ that the model was trained on. Sounds: edgeq_runtime.sound.
 """
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from math import ceil
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
@@ -23,12 +23,15 @@ class Preprocess:
     """Steps in this order; each is skipped at its default.
 
     resize_shorter: pixels of the shorter side, the other side in proportion. resize, crop: (height, width), the crop
-    from the centre. interpolation: "bilinear" or "bicubic". order: "RGB", or "BGR" to reverse the channels. Then
+    from the centre. letterbox: (height, width) into which the image is fitted whole, in the middle of pixels of value
+    `pad`. interpolation: "bilinear" or "bicubic". order: "RGB", or "BGR" to reverse the channels. Then
     (pixel * scale - mean) / std, per channel in the order after reversing. layout: "NCHW" or "NHWC".
     """
 
     resize_shorter: Optional[int] = None
     resize: Optional[Tuple[int, int]] = None
+    letterbox: Optional[Tuple[int, int]] = None
+    pad: int = 114
     crop: Optional[Tuple[int, int]] = None
     interpolation: str = "bilinear"
     order: str = "RGB"
@@ -41,15 +44,16 @@ class Preprocess:
         for field, known in (("order", ("RGB", "BGR")), ("layout", ("NCHW", "NHWC")), ("interpolation", _FILTERS)):
             if getattr(self, field) not in known:
                 raise BundleError(f"preprocessing: {field} is {' or '.join(known)}; got {getattr(self, field)}")
-        if self.resize_shorter is not None and self.resize is not None:
-            raise BundleError("preprocessing: 'resize' and 'resize_shorter' exclude each other")
-        sizes = [n for size in (self.resize, self.crop) if size is not None for n in size]
-        if any(len(size) != 2 for size in (self.resize, self.crop) if size is not None):
-            raise BundleError("preprocessing: 'resize' and 'crop' are (height, width)")
-        if self.resize_shorter is not None:
-            sizes.append(self.resize_shorter)
-        if any(n < 1 for n in sizes) or any(value == 0 for value in self.std):
-            raise BundleError("preprocessing: sizes are positive, and no std is 0")
+        if (self.resize_shorter, self.resize, self.letterbox).count(None) < 2:
+            raise BundleError("preprocessing: 'resize', 'resize_shorter' and 'letterbox' exclude each other")
+        if self.letterbox is not None and self.crop is not None:
+            raise BundleError("preprocessing: 'letterbox' keeps the whole image, so it excludes 'crop'")
+        sizes = [size for size in (self.resize, self.letterbox, self.crop) if size is not None]
+        if any(len(size) != 2 for size in sizes):
+            raise BundleError("preprocessing: 'resize', 'letterbox' and 'crop' are (height, width)")
+        sides = [n for size in sizes for n in size] + ([] if self.resize_shorter is None else [self.resize_shorter])
+        if any(n < 1 for n in sides) or any(value == 0 for value in self.std) or not 0 <= self.pad <= 255:
+            raise BundleError("preprocessing: sizes are positive, no std is 0, and pad is 0 to 255")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
@@ -58,7 +62,9 @@ class Preprocess:
         return found
 
     def to_dict(self) -> Dict[str, Any]:
-        return {"kind": "image", **asdict(self)}
+        """What differs from the defaults, so that a runtime without a newer key reads whatever does not use it."""
+        return {"kind": "image", **{f.name: getattr(self, f.name) for f in fields(self)
+                                    if getattr(self, f.name) != f.default}}
 
     def __call__(self, image: Any) -> Any:
         """image uint8 [H,W,C] or [H,W] -> float32 [1,C,h,w] or [1,h,w,C].
@@ -81,17 +87,25 @@ class Preprocess:
     def _pixels(self, image: Any) -> Any:
         height, width = self._resized(image.shape[0], image.shape[1])
         image = resize(image, height, width, self.interpolation)
+        if self.letterbox is not None:
+            return framed(image, *self.letterbox, self.pad)
         return image if self.crop is None else center_crop(image, *self.crop)
 
     def _resized(self, height: int, width: int) -> Tuple[int, int]:
         if self.resize_shorter is not None:
             return shorter_side(height, width, self.resize_shorter)
+        if self.letterbox is not None:
+            return fitted(height, width, *self.letterbox)
         return (height, width) if self.resize is None else self.resize
 
     def to_image(self, boxes: Any, height: int, width: int) -> Any:
         """boxes [N,4] x0 y0 x1 y1 in pixels of the model's input -> in those of the image [height,width], inside it."""
         high, wide = self._resized(height, width)
-        top, left = (0, 0) if self.crop is None else _corner(high, wide, *self.crop)
+        top, left = 0, 0
+        if self.letterbox is not None:
+            top, left = (-margin for margin in _margins(high, wide, *self.letterbox))
+        elif self.crop is not None:
+            top, left = _corner(high, wide, *self.crop)
         corner, factor = np.array([left, top] * 2), np.array([width / wide, height / high] * 2)
         return np.clip((np.asarray(boxes, np.float64) + corner) * factor, 0, [width, height] * 2)
 
@@ -132,6 +146,27 @@ def shorter_side(height: int, width: int, size: int) -> Tuple[int, int]:
     if height <= width:
         return size, int(size * width / height)
     return int(size * height / width), size
+
+
+def fitted(height: int, width: int, frame_height: int, frame_width: int) -> Tuple[int, int]:
+    """(height, width) of the same proportions, as large as the frame allows, rounded as framed's source does."""
+    factor = min(frame_height / height, frame_width / width)
+    return max(round(height * factor), 1), max(round(width * factor), 1)
+
+
+def framed(image: Any, height: int, width: int, value: int) -> Any:
+    """image [H,W,C], not larger -> [height,width,C], around it pixels of one value; the odd row and column come last.
+
+    LetterBox of https://github.com/ultralytics/ultralytics/blob/main/ultralytics/data/augment.py
+    """
+    top, left = _margins(image.shape[0], image.shape[1], height, width)
+    frame = np.full((height, width, image.shape[2]), value, np.uint8)
+    frame[top:top + image.shape[0], left:left + image.shape[1]] = image
+    return frame
+
+
+def _margins(height: int, width: int, frame_height: int, frame_width: int) -> Tuple[int, int]:
+    return (frame_height - height) // 2, (frame_width - width) // 2
 
 
 def center_crop(image: Any, height: int, width: int) -> Any:

@@ -156,7 +156,7 @@ def test_refuses_outputs(outputs: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("preprocess", [
     Preprocess(resize=(20, 40)), Preprocess(resize_shorter=20, crop=(20, 20)), Preprocess(), Preprocess(crop=(31, 17)),
-    Preprocess(resize_shorter=64, crop=(50, 64))])
+    Preprocess(resize_shorter=64, crop=(50, 64)), Preprocess(letterbox=(70, 41)), Preprocess(letterbox=(51, 200))])
 def test_boxes_come_back_to_the_image(preprocess: Preprocess) -> None:
     """A white rectangle goes through the preprocessing; the box around what is white there is the rectangle again."""
     image = np.zeros((50, 80, 3), np.uint8)

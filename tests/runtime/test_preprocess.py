@@ -62,6 +62,26 @@ def test_imagenet_is_torchvisions_recipe(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(found[0], expected.transpose(2, 0, 1), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [(37, 53), (53, 37), (300, 401), (64, 64), (1, 90), (640, 3)])
+@pytest.mark.parametrize("frame", [(64, 64), (33, 70)])
+def test_letterbox_is_ultralytics_recipe(size: tuple[int, int], frame: tuple[int, int]) -> None:
+    """The sizes and margins of its LetterBox, with Pillow's pixels: resized, and pasted onto a grey image."""
+    image = picture(*size)
+    factor = min(frame[0] / size[0], frame[1] / size[1])
+    wide, high = max(round(size[1] * factor), 1), max(round(size[0] * factor), 1)
+    left, top = round((frame[1] - wide) / 2 - 0.1), round((frame[0] - high) / 2 - 0.1)
+    expected = Image.new("RGB", frame[::-1], (114, 114, 114))
+    rows = Image.fromarray(image).resize((wide, size[0]), Image.Resampling.BILINEAR)
+    expected.paste(rows.resize((wide, high), Image.Resampling.BILINEAR), (left, top))
+    found = Preprocess(letterbox=frame, layout="NHWC")(image)
+    np.testing.assert_array_equal(found[0], np.asarray(expected, np.float32))
+
+
+def test_pad_is_a_pixel_before_everything_else() -> None:
+    found = Preprocess(letterbox=(2, 6), pad=200, scale=1 / 255, mean=(.5, .4, .3), order="BGR")(picture(4, 4))
+    np.testing.assert_allclose(found[0, :, 0, 0], 200 / 255 - np.array([.5, .4, .3]), rtol=0, atol=1e-6)
+
+
 def test_bgr_mean_and_layout() -> None:
     image = picture(5, 4)
     found = Preprocess(order="BGR", mean=(104, 117, 123), layout="NHWC")(image)
@@ -76,8 +96,12 @@ def test_a_grey_image_has_one_channel() -> None:
 
 
 def test_survives_the_manifest() -> None:
-    for make in PRESETS.values():
-        assert from_dict(json.loads(json.dumps(make().to_dict()))) == make()
+    for given in (*(make() for make in PRESETS.values()), Preprocess(letterbox=(2, 3), pad=0, layout="NHWC")):
+        assert from_dict(json.loads(json.dumps(given.to_dict()))) == given
+
+
+def test_a_runtime_without_letterbox_reads_what_does_not_use_it() -> None:
+    assert Preprocess(resize=(2, 3)).to_dict() == {"kind": "image", "resize": (2, 3)}
 
 
 @pytest.mark.parametrize(("data", "message"), [
@@ -89,6 +113,10 @@ def test_survives_the_manifest() -> None:
     ({"crop": [0, 1]}, "sizes are positive"),
     ({"crop": [1.5, 1]}, r"crop\[0\] should be an integer"),
     ({"resize": [1, 1], "resize_shorter": 1}, "exclude each other"),
+    ({"letterbox": [1, 1], "resize": [1, 1]}, "exclude each other"),
+    ({"letterbox": [1, 1], "crop": [1, 1]}, "'letterbox' keeps the whole image, so it excludes 'crop'"),
+    ({"letterbox": [64]}, r"'letterbox' and 'crop' are \(height, width\)"),
+    ({"letterbox": [64, 64], "pad": 256}, "pad is 0 to 255"),
     ({"mean": ["a"]}, r"mean\[0\] should be a number"),
     ({"std": [0.0]}, "no std is 0"),
 ])
