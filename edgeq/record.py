@@ -82,6 +82,7 @@ class Record:
             "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
             "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(self.quantized.kept)],
+            "notes": [asdict(note) for note in artifact.notes],
             "verification": verification.to_json() if verification else None,
             "search": decided.to_json() if isinstance(decided, Found) else None,
             "repair": decided.to_json() if isinstance(decided, Repair) else None,

@@ -38,12 +38,14 @@ Constraint: TypeAlias = Free | Same | Fixed
 class Row:
     """How an op with integer inputs runs. source: where the engine says so.
 
-    float_output: the kernel may write float from integer inputs (a MatMul in front of a float op).
+    float_output: the kernel may write float from integer inputs (a MatMul in front of a float op). fused: ops whose
+    result the kernel takes from their accumulators: it never exists as integers.
     """
 
     constraint: Constraint
     source: str
     float_output: bool = False
+    fused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +128,15 @@ COREML: Final = Target(
 
 # "Q/DQ Layer-Placement Recommendations" there: round the inputs of weighted layers, not their outputs as such.
 _TENSORRT: Final = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"
+# Conv + Add is one kernel where the shortcut is rounded and the convolution's own result is not.
+_TENSORRT_RESIDUAL: Final = "https://docs.nvidia.com/deeplearning/tensorrt/tensorflow-quantization-toolkit/docs/docs/add_custom_qdq_cases.html"
 TENSORRT: Final = Target(
     "tensorrt", "onnxruntime", "TensorRT, CUDA or CPU through ONNX Runtime: Jetson",
     "int8 per channel; int4 per block for MatMul", "int8 static, symmetric; float16", "",
     _rows(
-        _each(("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "AveragePool", "GlobalAveragePool"), _FREE, _TENSORRT,
+        _each(("Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool"), _FREE, _TENSORRT,
               float_output=True),
+        {"Add": Row(_FREE, _TENSORRT_RESIDUAL, float_output=True, fused=frozenset({"Conv"}))},
         _each(_MOVES, _SAME, _TENSORRT),
     ), symmetric=True,
     # "an IDequantizeLayer is required between the weights and the linear operator that uses them":

@@ -44,6 +44,15 @@ class FloatNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What an artifact does with a node otherwise than the graph says: it costs bytes or time, and no number."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """What `emit` wrote.
 
@@ -51,7 +60,7 @@ class Artifact:
     engine, engine_version: who runs it, and a version specifier such as ">=1.23".
     names: graph input or output name -> the engine's name for it, where they differ.
     options: what the engine must be told at load (session options, compute units); goes into the manifest as it is.
-    float_nodes: islands of float inside a quantized graph.
+    float_nodes: islands of float inside a quantized graph. notes: what the user pays for and would not expect.
     """
 
     entry: str
@@ -60,6 +69,7 @@ class Artifact:
     names: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     float_nodes: tuple[FloatNode, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def float_beyond(self, kept: Iterable[str]) -> list[FloatNode]:
         """The islands but for those that the plan keeps float, which have a reason of their own."""

@@ -277,6 +277,8 @@ def _kept(report: Mapping[str, Any]) -> str:
     body += items(kept) if kept else "<p>Nothing was kept in float.</p>"
     if islands:
         body += f"<p>Runs in float on {escape(report['target'])} all the same:</p>{items(islands)}"
+    if report["notes"]:
+        body += f"<p>Otherwise than planned on {escape(report['target'])}:</p>{items(reasons(report['notes']))}"
     return _section("What stayed float, and why", body)
 
 

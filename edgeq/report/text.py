@@ -86,6 +86,8 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
         bits = " and ".join(map(str, sorted(set(wider.values()))))
         out.print(f"{len(wider)} small or delicate layers keep {bits} bits", soft_wrap=True)
     fallbacks({row["target"]: row["float_on_this_engine"] for row in rows})
+    for row in rows:
+        _list(out, f"otherwise than planned on {row['target']}:", reasons(row["notes"]))
     for warning in (*calibration_warnings(rows), *low_accuracy(rows)):
         out.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     for row in rows:

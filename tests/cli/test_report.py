@@ -230,6 +230,7 @@ def row(target: str, decibels: float) -> dict[str, Any]:
     kept = [{"node": f"[n{k}]", "op": "Softmax", "reason": "tail"} for k in range(200)]
     return {"path": f"net.{target}.edgeq", "bytes": 2500, "source_bytes": 10_000, "target": target,
             "quantization": {"kept_float": kept}, "float_on_this_engine": [],
+            "notes": [{"node": f"[w{k}]", "op": "Conv", "reason": "stored in int8"} for k in range(2)],
             "verification": {"samples": 8, "inputs": "calibration samples", "engine": "some engine",
                              "against_float": [line], "against_graph": [line], "graph_against_float": [line]}}
 
@@ -241,5 +242,7 @@ def test_a_conversion_in_text(capsys: pytest.CaptureFixture[str]) -> None:
                  "wrote net.tflite.edgeq", "wrote net.coreml.edgeq"):
         assert part in shown
     assert shown.count("200 Softmax: tail ([n0], [n1], [n2], ...)") == 1  # one plan, one list, one line
+    assert "otherwise than planned on tflite:" in shown
+    assert "2 Conv: stored in int8 ([w0], [w1])" in shown
     assert shown.count("warning") == 1
     assert "warning: output '[scores]' on coreml is 9.9 dB" in shown

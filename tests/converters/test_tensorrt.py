@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from opcases import CASES, Case, build, has_weights, quantize, quantize_weights, run_onnxruntime, sample
 from opcases.engines import run
 from opcases.limits import REFUSED
@@ -146,6 +147,81 @@ def test_what_has_no_blocks_keeps_its_integers_in_int8(tmp_path: Path) -> None:
     assert np.abs(data).max() == 7
 
 
+def mixed() -> onnx.ModelProto:
+    """A convolution and two products, of which one has rows that no block divides."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        net (float[1,3,9,9] x) => (float[1,12] y) {
+            a = Conv <pads = [1, 1, 1, 1]> (x, w0) b = Relu (a) c = Conv (b, w1) d = Relu (c)
+            e = GlobalAveragePool (d) f = Flatten (e) g = MatMul (f, w2) h = Relu (g) i = MatMul (h, w3) j = Relu (i)
+            y = MatMul (j, w4) }""")
+    rng = np.random.default_rng(0)
+    for k, size in enumerate([(16, 3, 3, 3), (64, 16, 3, 3), (64, 90), (90, 64), (64, 12)]):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=size).astype(np.float32), f"w{k}"))
+    return model
+
+
+def test_the_report_lists_4_bit_weights_that_take_more(tmp_path: Path) -> None:
+    bundle = convert(mixed(), target="tensorrt", bits=4, output=tmp_path / "b", verify=False)
+    graph = written(bundle.path).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    first_inputs = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    wide = {node.name for node in graph.node if len(node.input) > 1 and node.input[1] in first_inputs
+            and kinds[first_inputs[node.input[1]]] == onnx.TensorProto.INT8}
+    eight = set(bundle.report["quantization"]["wider_layers"])
+    notes = {note["node"]: note["reason"] for note in bundle.report["notes"]}
+    assert set(notes) == wide - eight
+    assert any("int8: INT4 is for matrix products" in reason for reason in notes.values())
+    assert any("int8: no block of 16 or more divides its rows" in reason for reason in notes.values())
+    assert "INT4 is for matrix products" in (bundle.path / "report.html").read_text()
+
+
+def shortcuts() -> onnx.ModelProto:
+    """A shortcut through a Pad, which TensorRT has in float alone, then one that is the value in front."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        net (float[1,4,8,8] x) => (float[1,5] y) <int64[8] pads = {0, 1, 0, 0, 0, 1, 0, 0}> {
+            p = Pad (x, pads) c = Conv <pads = [1, 1, 1, 1]> (x, w0) d = Add (c, p) e = Relu (d)
+            f = Conv <pads = [1, 1, 1, 1]> (e, w1) g = Add (e, f) h = Relu (g)
+            i = Conv <pads = [1, 1, 1, 1]> (h, w1) j = Relu (i) k = GlobalAveragePool (j) l = Flatten (k)
+            y = Gemm (l, w2) }""")
+    rng = np.random.default_rng(0)
+    for k, size in enumerate([(6, 4, 3, 3), (6, 6, 3, 3), (6, 5)]):
+        weights = rng.normal(size=size, scale=.3).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, f"w{k}"))
+    return model
+
+
+def test_a_sum_rounds_its_shortcut_and_not_the_convolution(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    feeds = [{"x": rng.normal(size=(1, 4, 8, 8)).astype(np.float32)} for _ in range(8)]
+    bundle = convert(shortcuts(), target="tensorrt", method="sum-preserving", calibration=feeds, output=tmp_path / "b")
+    graph = ir.load(bundle.path / "model.onnx").graph
+    sums = [node for node in graph if node.op_type == "Add"]
+    assert len(sums) == 2
+    for node in sums:
+        assert sorted(value.producer().op_type for value in node.inputs) == ["Conv", "DequantizeLinear"]
+    assert bundle.report["notes"] == []
+    assert bundle.report["verification"]["against_float"][0]["sqnr_db"] > 28
+
+
+def test_a_network_that_rounds_both_runs_and_is_told(tmp_path: Path) -> None:
+    """As onnxruntime's quantizer writes it: two grids at the sum."""
+    onnx.save(shortcuts(), tmp_path / "float.onnx")
+    quantize_static(tmp_path / "float.onnx", tmp_path / "net.onnx", Reader(), activation_type=QuantType.QInt8,
+                    extra_options={"ActivationSymmetric": True, "QuantizeBias": False})
+    bundle = convert(tmp_path / "net.onnx", target="tensorrt", output=tmp_path / "b")
+    assert {note["op"] for note in bundle.report["notes"]} == {"Add"}
+    assert "is rounded before the sum" in bundle.report["notes"][0]["reason"]
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self) -> None:
+        rng = np.random.default_rng(1)
+        self.feeds = iter([{"x": rng.normal(size=(1, 4, 8, 8)).astype(np.float32)} for _ in range(4)])
+
+    def get_next(self) -> Any:
+        return next(self.feeds, None)
+
+
 def test_it_shares_no_plan(tmp_path: Path) -> None:
     from edgeq.options import Options
 
@@ -169,6 +245,10 @@ BROKEN: Final = {
     "signed-integers": ("float[2,3] x", "uint8[2,3] y", "y = QuantizeLinear (x, c, u8)"),
     "float-bias": ("int32[2,3] x", "float[2,3] y", "y = DequantizeLinear (x, c)"),
     "one-activation-scale": ("float[2,3] x", "int8[2,3] y", "y = QuantizeLinear <axis = 1> (x, c3, z3)"),
+    "one-rounded-summand": (
+        "float[1,1,4,4] x, float[1,1,1,1] w", "float[1,1,4,4] y",
+        "p = Conv (x, w) q = QuantizeLinear (p, c, z8) a = DequantizeLinear (q, c, z8) r = QuantizeLinear (x, c, z8) "
+        "b = DequantizeLinear (r, c, z8) y = Add (a, b)"),
     "int4-weights-in-blocks": ("float[2,3] x", "int4[2,3] y", "y = QuantizeLinear (x, c, z4)"),
 }
 

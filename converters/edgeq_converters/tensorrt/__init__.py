@@ -12,7 +12,7 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from edgeq.errors import Problem, UnsupportedModel
-from edgeq_converters.contract import Artifact, EmitOptions
+from edgeq_converters.contract import Artifact, EmitOptions, Note
 from edgeq_converters.onnxfile import MODEL, save
 from edgeq_converters.tensorrt.half import compute_in_half
 from edgeq_converters.tensorrt.lint import lint
@@ -42,15 +42,19 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     model = model.clone()
     graph = model.graph
     float_biases(graph)
-    block_int4_weights(graph)
-    problems = [Problem(found.node, found.op, f"{found.reason} [{found.rule}]", found.remedy) for found in lint(graph)]
-    if problems:
-        raise UnsupportedModel("tensorrt", problems)
+    notes = block_int4_weights(graph)
+    found = lint(graph)
+    refused = [each for each in found if each.refused]
+    if refused:
+        raise UnsupportedModel("tensorrt", [Problem(each.node, each.op, f"{each.reason} [{each.rule}]", each.remedy)
+                                            for each in refused])
+    notes += [Note(each.node, each.op, each.reason) for each in found]
     half = options.precision == "float16"
     if half:
         compute_in_half(graph)
     save(model, folder)
     tensorrt = {**_TENSORRT, "trt_fp16_enable": str(half)}
     providers: list[Any] = [["TensorrtExecutionProvider", tensorrt], "CUDAExecutionProvider", "CPUExecutionProvider"]
-    return Artifact(MODEL, "onnxruntime", ENGINE_VERSION, options={"providers": providers, "session_options": _CPU})
+    return Artifact(MODEL, "onnxruntime", ENGINE_VERSION, options={"providers": providers, "session_options": _CPU},
+                    notes=tuple(notes))
 

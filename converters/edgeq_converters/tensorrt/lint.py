@@ -1,4 +1,6 @@
-"""What TensorRT's parser refuses, as rules with their sources: better said here than on the device after minutes."""
+"""What TensorRT's parser refuses, or its builder cannot fuse, as rules with their sources: better said here than on the
+device after minutes.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from edgeq.scheme import PerBlock, PerTensor
 
 _OPERATORS: Final = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
 _EXPLICIT: Final = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"
+_RESIDUAL: Final = "https://docs.nvidia.com/deeplearning/tensorrt/tensorflow-quantization-toolkit/docs/docs/add_custom_qdq_cases.html"
 _BIAS: Final = "https://github.com/microsoft/onnxruntime/issues/14229"
 
 # Marked N there.
@@ -30,12 +33,13 @@ _CONVERT: Final = "convert the float model with --target tensorrt"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """check: node -> why it breaks the rule, or ''."""
+    """check: node -> why it breaks the rule, or ''. refused: by the parser; else it runs, and slower."""
 
     name: str
     source: str
     remedy: str
     check: Callable[[ir.Node], str]
+    refused: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,12 @@ class Finding:
     reason: str
     source: str
     remedy: str
+    refused: bool
 
 
 def lint(graph: ir.Graph) -> list[Finding]:
     """Everything that breaks a rule, in graph order, control-flow bodies included."""
-    return [Finding(rule.name, label(node), node.op_type, reason, rule.source, rule.remedy)
+    return [Finding(rule.name, label(node), node.op_type, reason, rule.source, rule.remedy, rule.refused)
             for node in all_nodes(graph) for rule in RULES if (reason := rule.check(node))]
 
 
@@ -110,6 +115,32 @@ def _int4(node: ir.Node) -> str:
     return ""
 
 
+def _residual(node: ir.Node) -> str:
+    """Conv -> Q -> DQ -> Add <- DQ <- Q: both inputs are rounded, and the first need not be."""
+    if node.op_type != "Add" or node.domain != "":
+        return ""
+    rounded = [_rounded(value) for value in node.inputs]
+    product = next((value.producer() for value in rounded if value is not None and _is_product(value)), None)
+    if None in rounded or product is None:
+        return ""
+    return f"'{label(product)}' is rounded before the sum, so that no kernel computes both"
+
+
+def _is_product(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Conv" and len(value.uses()) == 1
+
+
+def _rounded(value: ir.Value | None) -> ir.Value | None:
+    """x of x -> Q -> DQ -> value."""
+    for op in (DEQUANTIZE, QUANTIZE):
+        producer = None if value is None else value.producer()
+        if producer is None or producer.op_type != op:
+            return None
+        value = producer.inputs[0]
+    return value
+
+
 def _is_qdq(node: ir.Node) -> bool:
     return node.op_type in (QUANTIZE, DEQUANTIZE) and node.domain == ""
 
@@ -124,4 +155,5 @@ RULES: Final = (
     Rule("float-bias", _BIAS, _CONVERT, _bias),
     Rule("one-activation-scale", _EXPLICIT, _CONVERT, _activation_scale),
     Rule("int4-weights-in-blocks", _EXPLICIT, "add --activations float, or use --bits 8", _int4),
+    Rule("one-rounded-summand", _RESIDUAL, _CONVERT, _residual, refused=False),
 )

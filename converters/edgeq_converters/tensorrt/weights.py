@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, initializer, is_constant, shape
+from edgeq.graph import attribute, constant, consumers, initializer, is_constant, label, shape
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.scheme import PerBlock, PerChannel, dequantize
+from edgeq_converters.contract import Note
 
 _BLOCKS: Final = (128, 64, 32, 16)  # sizes that its kernels know; the largest that divides the axis
 _INT4: Final = frozenset({"MatMul", "Gemm"})
@@ -29,12 +30,15 @@ def float_biases(graph: ir.Graph) -> None:
             _replace(graph, node, dequantize(data, grid).astype(np.float32))
 
 
-def block_int4_weights(graph: ir.Graph) -> None:
+def block_int4_weights(graph: ir.Graph) -> list[Note]:
     """INT4 is for the weights of a MatMul, in blocks along its rows or columns: a scale per channel is repeated for
     each block of the channel. Other layers get their 4-bit integers stored as int8, which computes the same.
 
         DQ(int4 w [K,N], s [N], axis 1)  =>  DQ(int4 w [K,N], s [K/128,N], axis 0, block_size 128)
+
+    -> the layers whose weights take more than 4 bits.
     """
+    notes = []
     for node in list(graph):
         stored = node.inputs[0] if node.op_type == DEQUANTIZE else None
         if stored is None or stored.dtype not in (ir.DataType.INT4, ir.DataType.UINT4) or not is_constant(stored):
@@ -42,15 +46,19 @@ def block_int4_weights(graph: ir.Graph) -> None:
         grid, data = grid_of(node), constant(stored)
         if grid is None or data is None or grid.zero_point.any():
             continue
-        readers = {use.node.op_type for use in node.outputs[0].uses()}
-        size = _block_size(shape(stored), grid.type.granularity) if readers <= _INT4 and data.ndim == 2 else None
-        if isinstance(grid.type.granularity, PerBlock) and readers <= _INT4:
+        readers = consumers(node.outputs[0])
+        product = data.ndim == 2 and all(reader.op_type in _INT4 for reader in readers)
+        if isinstance(grid.type.granularity, PerBlock) and product:
             continue
+        size = _block_size(shape(stored), grid.type.granularity) if product else None
         if size is not None:
             _in_blocks(graph, node, np.broadcast_to(grid.scale, shape(stored)[_axis(grid.type.granularity)]), size,
                        _axis(grid.type.granularity))
-        else:
-            _as_int8(graph, node, data)
+            continue
+        why = f"no block of {_BLOCKS[-1]} or more divides its rows" if product else "INT4 is for matrix products"
+        notes += [Note(label(reader), reader.op_type, f"its 4-bit weights are stored in {kind}: {why}")
+                  for kind in [_widened(graph, node, data)] for reader in readers]
+    return notes
 
 
 def _axis(granularity: object) -> int:
@@ -77,18 +85,19 @@ def _in_blocks(graph: ir.Graph, node: ir.Node, scale: NDArray[Any], size: int, c
     node.attributes["block_size"] = ir.AttrInt64("block_size", size)
 
 
-def _as_int8(graph: ir.Graph, node: ir.Node, data: NDArray[Any]) -> None:
-    """The zero point is dropped rather than widened: it is 0."""
+def _widened(graph: ir.Graph, node: ir.Node, data: NDArray[Any]) -> str:
+    """-> what the weights became. The zero point is dropped rather than widened: it is 0."""
     stored = node.inputs[0]
     assert stored is not None
     if attribute(node, "block_size", 0):
         grid = grid_of(node)
         assert grid is not None
         _replace(graph, node, dequantize(data, grid).astype(np.float32))
-        return
+        return "float"
     node.replace_input_with(0, initializer(graph, f"{stored.name}_int8", data.astype(np.int8)))
     if len(node.inputs) > 2:
         node.resize_inputs(2)
+    return "int8"
 
 
 def _replace(graph: ir.Graph, node: ir.Node, data: NDArray[Any]) -> None:

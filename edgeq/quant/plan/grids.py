@@ -42,9 +42,10 @@ class Grids:
 
     def _plan_values(self) -> None:
         for node in self._nodes():
+            fused = self.integers.fused_input(node)
             for index in data_indices(node):
                 value = node.inputs[index]
-                if value is not None and is_float(value) and not holds_weights(node, index):
+                if value is not None and value is not fused and is_float(value) and not holds_weights(node, index):
                     self.planned[value] = None
                     self.readers.add((label(node), index))
             for value in self.units.outputs(node):

@@ -45,7 +45,12 @@ class IntegerNodes:
     def is_read(self, value: ir.Value) -> bool:
         """True when integers are what some reader of a value wants."""
         return any(self.units.head(reader) in self.nodes and self.units.head(reader) is reader
-                   for reader in consumers(value))
+                   and self.fused_input(reader) is not value for reader in consumers(value))
+
+    def fused_input(self, node: ir.Node) -> ir.Value | None:
+        """As Units.fused_input, of an accumulator of integers."""
+        value = self.units.fused_input(node)
+        return value if value is not None and value.producer() in self.nodes else None
 
     def _asked_for(self, node: ir.Node, keep: Sequence[re.Pattern[str]], layers: Mapping[str, Precision]) -> str:
         if is_kept(node, self.units, keep):
@@ -71,7 +76,7 @@ class IntegerNodes:
             for node in self.units.graph:
                 if node not in self.nodes or holds_weights(node, 1):
                     continue
-                if not all(self._arrives(value) for value in data_inputs(node)):
+                if self.fused_input(node) is None and not all(self._arrives(value) for value in data_inputs(node)):
                     self._keep(node, "an input arrives in float")
                 elif not self.is_read(self.units.output(node)):
                     self._keep(node, "only float ops read its result")

@@ -75,6 +75,15 @@ class Units:
     def may_write_float(self, node: ir.Node) -> bool:
         return all(target.rows[node.op_type].float_output for target in self.targets if node.op_type in target.rows)
 
+    def fused_input(self, node: ir.Node) -> ir.Value | None:
+        """The input that a kernel takes from another's accumulators: of several, the first."""
+        rows = [target.rows[node.op_type] for target in self.targets if node.op_type in target.rows]
+        for value in data_inputs(node) if rows else ():
+            producer = value.producer()
+            if producer is not None and only_reader(value) is node and all(producer.op_type in r.fused for r in rows):
+                return value
+        return None
+
     def constraint(self, node: ir.Node, kind: type) -> object:
         """The first constraint of this kind that any target puts on the node, or None."""
         found = (target.rows[node.op_type].constraint for target in self.targets if node.op_type in target.rows)
