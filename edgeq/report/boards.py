@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from edgeq.report.text import console, size, table
+from edgeq.report.text import console, print_rows, size, table
 
 EMULATION_NOTE: Final = "* emulated: what it computes counts, how long it takes means nothing"
 OLD_DAYS: Final = 30  # onnxruntime and LiteRT bring out a release every month or two
@@ -27,6 +27,7 @@ class Progress:
 
     def __rich__(self) -> Table:
         found = table("", "")
+        found.columns[0].overflow, found.columns[1].no_wrap = "ellipsis", True  # a name gives way to what happens
         for name, state in self._states.items():
             found.add_row(name, state)
         return found
@@ -69,7 +70,7 @@ def board_list(rows: Sequence[Mapping[str, Any]]) -> None:
     found = table("board", "address", "")
     for row in rows:
         found.add_row(row["board"], row["address"], row["note"])
-    out.print(found)
+    print_rows(out, found)
 
 
 def forgotten(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -118,12 +119,12 @@ def _seconds(row: Mapping[str, Any]) -> str:
 
 def _print(found: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     out = console()
-    out.print(found)
+    print_rows(out, found)
     if any(row["emulated"] for row in rows):
         out.print(EMULATION_NOTE)
     for row in rows:
         for reason in _reasons(row):
-            out.print(f"{row['board']}: {reason}", soft_wrap=True)
+            out.print(f"{row['board']}: {reason}", soft_wrap=not out.is_terminal)
 
 
 def _reasons(row: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from edgeq_runtime.dimensions import from_json
@@ -30,6 +31,22 @@ def table(*columns: str, title: str = "") -> Table:
         made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left",
                         overflow="fold")
     return made
+
+
+def print_rows(out: Console, found: Table) -> None:
+    """A table, or a block for each of its rows where the terminal is narrower than its lines."""
+    unlimited = out.options.update(max_width=PIPE_WIDTH)
+    if Measurement.get(out, unlimited, found).maximum <= out.width:
+        out.print(found)
+        return
+    names = [str(column.header) for column in found.columns]
+    for first, *rest in zip(*(column.cells for column in found.columns), strict=True):
+        block = table("", "")
+        for name, cell in zip(names[1:], rest, strict=True):
+            if cell != "-":
+                block.add_row(f"  {name}", cell)
+        out.print(first, style="bold")
+        out.print(block)
 
 
 def size(count: int | None) -> str:

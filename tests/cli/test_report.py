@@ -1,6 +1,7 @@
 """What the reports say: numbers computed by hand, and texts that hold what the data holds."""
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from importlib.metadata import PackageNotFoundError
@@ -15,6 +16,7 @@ import pytest
 from cli.badinput import network, samples
 from cli.badinput.models import computed_shape
 from onnx import TensorProto, helper
+from rich.console import Console
 
 from edgeq.errors import InputError, MissingExtra, UsageError
 from edgeq.frontends import load_model
@@ -204,6 +206,20 @@ def test_reasons_are_grouped_and_counted() -> None:
     nodes.append({"node": "long" * 100, "op": "Pad", "reason": "why"})
     assert text.reasons(nodes) == ["4 Softmax, 1 Exp: tail (n0, n1, n2, ...)", "1 Resize: cubic ([odd])",
                                    f"1 Pad: why ({'long' * 14}l...)"]
+
+
+@pytest.mark.parametrize(("width", "expected"), [
+    (36, ["board    engine              seconds", "kitchen  onnxruntime 1.32.0      3.1",
+          "hall     -                         -"]),
+    (35, ["kitchen", "  engine   onnxruntime 1.32.0", "  seconds  3.1", "hall"]),
+])
+def test_a_table_for_a_narrow_terminal(width: int, expected: list[str]) -> None:
+    found = text.table("board", "engine", ">seconds")
+    found.add_row("kitchen", "onnxruntime 1.32.0", "3.1")
+    found.add_row("hall", "-", "-")
+    printed = io.StringIO()
+    text.print_rows(Console(file=printed, width=width), found)
+    assert [line.rstrip() for line in printed.getvalue().splitlines()] == expected
 
 
 @pytest.mark.parametrize("data", [[], ["--calibration", "data.npz"]], ids=["weights", "activations too"])
