@@ -9,7 +9,7 @@ from typing import Any, Final
 from edgeq.errors import UsageError, all_of
 from edgeq.options import Options
 from edgeq.targets import TARGETS
-from edgeq_runtime.engines.versions import matches
+from edgeq_runtime.engines.versions import matches, specifier
 from edgeq_runtime.manifest import Manifest
 
 
@@ -30,7 +30,7 @@ class Available:
 
     def needs_newer(self, engine_version: str, options: Mapping[str, Any]) -> str:
         """The specifier that asks for more than the newest release there, or "". As in an `Artifact` or `Manifest`."""
-        needed = str(options["tflite_runtime"]) if self.package == "tflite-runtime" else engine_version
+        needed = specifier(self.package, engine_version, options)
         return needed if self.newest and not matches(self.newest, needed) else ""
 
 

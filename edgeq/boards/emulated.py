@@ -36,13 +36,20 @@ class Emulated:
         return run_process([*self._command, *arguments], stdin, timeout, environment=self._environment)
 
     def push(self, source: Path, target: str) -> None:
-        shutil.copyfile(source, target)
+        _copy(source, Path(target))
 
     def pull(self, source: str, target: Path) -> None:
-        shutil.copyfile(source, target)
+        _copy(Path(source), target)
 
     def close(self) -> None:
         """Nothing lasts longer than one command."""
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise BoardError(f"cannot copy {source.name} to {target}: {error.strerror}") from None
 
 
 def _environment(row: EmulatedBoard, root: Path, home: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -66,7 +67,7 @@ def find_board(name: str) -> Board:
 def add_board(name: str, address: str, python: str) -> Board:
     """Raises UsageError: a name that is taken or could be an address, or no address."""
     boards = read_boards()
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("-"):
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(f"'{name}' is no name for a board: use letters, digits, dots, dashes and underscores")
     if name in boards:
         raise UsageError(f"the board '{name}' is {boards[name].address}: edgeq board remove {name} first")

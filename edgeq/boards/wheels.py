@@ -13,7 +13,7 @@ from typing import Final
 from edgeq.boards.cache import age_days, cache_folder, made_once
 from edgeq.boards.facts import Facts
 from edgeq.errors import BoardError, UsageError
-from edgeq_runtime.engines.versions import matches
+from edgeq_runtime.engines.versions import matches, specifier
 from edgeq_runtime.manifest import Manifest
 
 
@@ -76,20 +76,28 @@ def choose_packages(manifest: Manifest, facts: Facts, engine: str | None = None)
         BoardError: nothing fits this board; says what was looked for and what helps.
     """
     recipe = _recipe(manifest, facts)
-    if recipe.last and not matches(recipe.last, _versions(recipe, manifest)):
+    if recipe.last and not matches(recipe.last, _releases(recipe, manifest)):
         raise BoardError(f"{recipe.package} {recipe.last} is the last for {facts.machine}, and the bundle needs "
-                         f"{recipe.package} {_versions(recipe, manifest)}: convert it with --bits 8")
+                         f"{recipe.package} {_releases(recipe, manifest)}: convert it with --bits 8")
     installed = recipe.installed if engine != INSTALLED else ("numpy", recipe.package)
     for package in installed:
         _check_installed(package, recipe, manifest, facts)
     if recipe.package in installed:
-        if engine not in (None, INSTALLED):
-            raise BoardError(f"PyPI has no {recipe.package} for {facts.machine}, so --engine has no choice: the board "
-                             f"has {facts.packages[recipe.package]}")
-        return Packages((), f"{recipe.package} {facts.packages[recipe.package]}", recipe.imports)
+        return _boards_own(recipe, facts, engine)
+    return _downloaded(recipe, manifest, facts, engine)
+
+
+def _boards_own(recipe: Recipe, facts: Facts, engine: str | None) -> Packages:
+    if engine not in (None, INSTALLED):
+        raise BoardError(f"PyPI has no {recipe.package} for {facts.machine}, so --engine has no choice: the board has "
+                         f"{facts.packages[recipe.package]}")
+    return Packages((), f"{recipe.package} {facts.packages[recipe.package]}", recipe.imports)
+
+
+def _downloaded(recipe: Recipe, manifest: Manifest, facts: Facts, engine: str | None) -> Packages:
     if engine is not None and _name(engine) != recipe.package:
         raise UsageError(f"--engine {engine}: this bundle runs on {recipe.package} there")
-    wheels = download([engine or f"{recipe.package}{_versions(recipe, manifest)}", *recipe.wheels], facts)
+    wheels = download([engine or f"{recipe.package}{_releases(recipe, manifest)}", *recipe.wheels], facts)
     version = next(wheel.name.split("-")[1] for wheel in wheels if _name(wheel.name.split("-")[0]) == recipe.package)
     return Packages(wheels, f"{recipe.package} {version}", recipe.imports,
                     age_days(wheels[0].parent) if engine is None else None)
@@ -109,16 +117,15 @@ def _recipe(manifest: Manifest, facts: Facts) -> Recipe:
 def _check_installed(package: str, recipe: Recipe, manifest: Manifest, facts: Facts) -> None:
     found = facts.packages.get(package)
     if found is None:
-        raise BoardError(f"the board's Python has no {package}, and PyPI has none for {facts.machine}: {recipe.remedy}"
-                         if package in recipe.installed else f"the board's Python has no {package}")
-    needed = _versions(recipe, manifest) if package == recipe.package else ""
+        remedy = f", and PyPI has none for {facts.machine}: {recipe.remedy}" if package in recipe.installed else ""
+        raise BoardError(f"the board's Python has no {package}{remedy}")
+    needed = _releases(recipe, manifest) if package == recipe.package else ""
     if not matches(found, needed):
         raise BoardError(f"the bundle needs {package} {needed}, the board's Python has {found}")
 
 
-def _versions(recipe: Recipe, manifest: Manifest) -> str:
-    return str(manifest.options.get("tflite_runtime", "")) if recipe.package == "tflite-runtime" \
-        else manifest.engine_version
+def _releases(recipe: Recipe, manifest: Manifest) -> str:
+    return specifier(recipe.package, manifest.engine_version, manifest.options)
 
 
 def _name(requirement: str) -> str:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from edgeq.report.text import console, print_rows, size, table
+from edgeq_runtime.selftest import Difference
 
 EMULATION_NOTE: Final = "* emulated: what it computes counts, how long it takes means nothing"
 OLD_DAYS: Final = 30  # onnxruntime and LiteRT bring out a release every month or two
@@ -135,9 +136,7 @@ def _reasons(row: Mapping[str, Any]) -> Iterator[str]:
         yield (f"{row['engine']} was the newest {row['engine_age_days']} days ago; `edgeq board refresh` lets the next "
                "run look again")
     result = row.get("self_test") or {}
-    difference = result.get("difference")
-    if difference:
-        yield (f"sample {difference['case']}, output '{difference['output']}' at {list(difference['index'])}: expected "
-               f"{difference['expected']:.6g}, got {difference['got']:.6g}, allowed error {difference['allowed']:.3g}")
+    if result.get("difference"):
+        yield str(Difference(**result["difference"]))
     elif result.get("status") == "within tolerance":
         yield f"within tolerance: {result['tolerance']['source']}"

@@ -94,7 +94,9 @@ def _read_inputs(model: Model, given: List[str]) -> Dict[str, Any]:
     """["name=x.npy"], ["x.npy"] or ["x.jpg"] where there is one input, or ["all.npz"] -> arrays by name."""
     inputs: Dict[str, Any] = {}
     for text in given:
-        name, _, file = text.rpartition("=")
+        name, _, file = text.partition("=")
+        if not file or Path(text).exists():  # a file's name may hold the sign too
+            name, file = "", text
         if file.endswith((".npy", ".npz")):
             inputs.update(_read_arrays(name or model.inputs[0].name, file))
         else:

@@ -22,10 +22,9 @@ DTYPES = frozenset({
 class TensorSpec:
     """One input or output as the user sees it.
 
-    shape: see dimensions. dtype: a numpy name. engine_name: what the engine calls it,
-    where that differs. layout: "NCHW", "NHWC" ("NCW", "NWC", "NCDHW", "NDHWC") or "" where the converter knows of
-    none. source_layout: of the model that was converted, where that is another. scale, zero_point: only where the
-    user's array holds integers of a grid.
+    shape: see dimensions. dtype: a numpy name. engine_name: what the engine calls it, where that differs. layout:
+    "NCHW", "NHWC" ("NCW", "NWC", "NCDHW", "NDHWC") or "" where the converter knows of none. source_layout: of the model
+    that was converted, where that is another. scale, zero_point: only where the user's array holds integers of a grid.
     """
 
     name: str
@@ -59,10 +58,9 @@ class Manifest:
 
     entry: the file or folder that the engine opens. engine_version: a specifier such as ">=1.23". options: what the
     engine is told at load. preprocessing: how an image or sound becomes the input, or None. postprocessing: what the
-    outputs mean, or None. quantization: scheme, and
-    the nodes kept in float with their reasons. calibration: number of samples, the sha256 of the data and the range of
-    each input, or None.
-    accuracy: what verification measured on the host.
+    outputs mean, or None. quantization: scheme, and the nodes kept in float with their reasons. calibration: number of
+    samples, the sha256 of the data and the range of each input, or None. accuracy: what verification measured on the
+    host.
     """
 
     name: str

@@ -185,9 +185,8 @@ def read_selftest(path: Union[str, Path]) -> Tuple[List[Case], Tolerance]:
         for key, array in arrays.items():
             side, number, name = key.split("/", 2)
             case = found.setdefault(int(number), Case({}, {}))
-            {"input": dict, "output": dict}[side]  # KeyError: neither
-            target: Any = case.inputs if side == "input" else case.outputs
-            target[name] = array
+            sides: Dict[str, Any] = {"input": case.inputs, "output": case.outputs}
+            sides[side][name] = array
         return [found[number] for number in range(len(found))], tolerance
     except Exception as error:  # zipfile, numpy and json each raise their own
         raise BundleError(f"{FILE_NAME} is damaged: {type(error).__name__} {error}") from None

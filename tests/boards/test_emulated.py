@@ -146,6 +146,11 @@ def test_boards_have_the_processor_of_their_row(name: str, core: str, present: s
     assert absent not in facts.features
 
 
+def test_a_copy_that_fails_is_the_boards_error(tmp_path: Path) -> None:
+    with pytest.raises(BoardError, match=r"cannot copy a\.whl to /nowhere/a\.whl: No such file"):
+        board("pi4").push(tmp_path / "a.whl", "/nowhere/a.whl")
+
+
 def test_nothing_of_this_machine_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('the host')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

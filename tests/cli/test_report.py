@@ -20,7 +20,7 @@ from rich.console import Console
 
 from edgeq.errors import InputError, MissingExtra, UsageError
 from edgeq.frontends import load_model
-from edgeq.report import doctor, text
+from edgeq.report import boards, doctor, text
 from edgeq.report.describe import describe, peak_activation_bytes, read_labels, read_preprocess, weight_bytes
 from edgeq.report.run import read_inputs, summary
 from edgeq.scheme import PRESETS
@@ -239,6 +239,14 @@ def test_describe_a_quantized_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     islands = found["targets"]["tflite"].pop("float_on_this_engine")
     assert [node["op"] for node in islands] == (["Gemm"] if data else [])  # the last, whose result stays float
     assert found["targets"]["tflite"] == {"missing": None, "cannot_run": [], "stays_float": []}
+
+
+def test_a_self_test_that_fails_on_average_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """The limit of the noise is none of a single value."""
+    difference = {"case": 0, "output": "y", "index": (0, 1), "expected": 1.0, "got": 1.5, "allowed": 0.25, "noise": 0.5}
+    boards.test_table([{"board": "kitchen", "emulated": False, "self_test": {
+        "status": "fail", "largest_error": {"y": 0.5}, "tolerance": {"source": "why"}, "difference": difference}}])
+    assert "kitchen: sample 0, output 'y': errors of 0.5 on average, allowed are 0.25" in capsys.readouterr().out
 
 
 def row(target: str, decibels: float) -> dict[str, Any]:

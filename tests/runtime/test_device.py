@@ -42,6 +42,14 @@ def test_run_reads_and_writes(make_bundle: MakeBundle, tmp_path: Path, capsys: p
     np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["sum"], [[2, 6, 4]])
 
 
+@pytest.mark.parametrize("prefix", ["", "image="])
+def test_a_files_name_may_hold_an_equals_sign(make_bundle: MakeBundle, tmp_path: Path, prefix: str) -> None:
+    np.save(tmp_path / "a=1.npy", np.array([[1, 3, 2]], np.float32))
+    np.savez(tmp_path / "rest.npz", offset=np.zeros(3, np.float32))
+    given = ["--input", f"{prefix}{tmp_path / 'a=1.npy'}", "--input", str(tmp_path / "rest.npz")]
+    assert main([str(make_bundle()), "run", *given]) == 0
+
+
 @pytest.mark.parametrize("given", ["nowhere.npy", "image=nowhere.npy"])
 def test_errors_are_one_line(bundle: Path, capsys: pytest.CaptureFixture[str], given: str) -> None:
     assert main([str(bundle), "run", "--input", given]) == 1

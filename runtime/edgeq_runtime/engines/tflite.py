@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from edgeq_runtime.engines import missing
-from edgeq_runtime.engines.versions import require
+from edgeq_runtime.engines.versions import require, specifier
 from edgeq_runtime.errors import BundleError, EngineError, InputError
 from edgeq_runtime.manifest import Manifest, TensorSpec
 
@@ -25,8 +25,7 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> TFLite:
         raise BundleError(f"options that this runtime does not know: {', '.join(unknown)}; update edgeq-runtime")
     package, interpreter_class = _import_interpreter()
     version = _version(package)
-    older = package == "tflite-runtime"
-    require(package, version, manifest.options.get("tflite_runtime", "") if older else manifest.engine_version)
+    require(package, version, specifier(package, manifest.engine_version, manifest.options))
     try:
         interpreter = interpreter_class(model_path=os.path.join(folder, manifest.entry), num_threads=threads)
         interpreter.allocate_tensors()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import operator
 import re
 from itertools import zip_longest
-from typing import Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Mapping, Tuple
 
 from edgeq_runtime.errors import BundleError, EngineError
 
@@ -12,6 +12,14 @@ _OPERATORS: Dict[str, Callable[[int, int], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }
 _CLAUSE = re.compile(r"(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)")
+
+
+def specifier(package: str, engine_version: str, options: Mapping[str, Any]) -> str:
+    """The releases of a package that a bundle runs on; numbers of tflite-runtime do not compare with its successor's.
+
+    engine_version, options: of a manifest.
+    """
+    return str(options.get("tflite_runtime", "")) if package == "tflite-runtime" else engine_version
 
 
 def require(package: str, version: str, specifier: str) -> None:
