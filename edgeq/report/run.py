@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeq.errors import BoardError, BundleError, InputError
 from edgeq.quant.samples import ARRAYS, IMAGES, SOUNDS
 from edgeq_runtime import Manifest, load
-from edgeq_runtime.predict import interpreted, read_source, steps
+from edgeq_runtime.predict import image_size, interpreted, read_source, steps
 
 SHOWN_VALUES: Final = 8
 Arrays = dict[str, NDArray[Any]]
@@ -34,7 +34,9 @@ def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None 
     if output is not None:
         _save(output, ran.outputs)
     manifest = Manifest.read(path)
-    found = None if manifest.postprocessing is None else list(map(asdict, interpreted(manifest, ran.outputs)))
+    size = image_size(_split(inputs[0])[1]) if len(inputs) == 1 else None
+    found = None if manifest.postprocessing is None else [
+        asdict(one) for one in interpreted(manifest, ran.outputs, steps(manifest), size)]
     return {"engine": ran.engine, "accelerator": ran.accelerator, "drift": ran.drift, "found": found,
             "outputs": {name: summary(array, manifest.labels, top) for name, array in ran.outputs.items()}}
 

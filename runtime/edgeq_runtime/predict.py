@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -35,26 +35,26 @@ def predict(model: Model, source: Any) -> Any:
     outputs = model.run({model.inputs[0].name: source if before is None else before(source)})
     if after is None:
         return outputs
-    found = _interpreted(after, model.manifest, outputs)
-    if isinstance(before, Preprocess) and isinstance(after, postprocess.Detect) and found:
-        height, width = np.shape(source)[:2]
-        boxes = before.to_image([detection.box for detection in found], height, width)
-        return [replace(detection, box=tuple(map(float, box))) for detection, box in zip(found, boxes, strict=True)]
-    return found
+    size = np.shape(source)[:2] if isinstance(before, Preprocess) else None
+    return interpreted(model.manifest, outputs, model.steps, size)
 
 
-def interpreted(manifest: Manifest, outputs: Mapping[str, Any]) -> List[Any]:
-    """A run's outputs as the declared postprocessing reads them; boxes are in pixels of the model's input."""
-    return _interpreted(postprocess.from_dict(manifest.postprocessing or {}), manifest, outputs)
+def interpreted(manifest: Manifest, outputs: Mapping[str, Any], declared: Tuple[Before, After],
+                size: Optional[Sequence[int]] = None) -> List[Any]:
+    """A run's outputs as the declared postprocessing reads them; integers of a grid are the numbers that they stand
+    for.
 
-
-def _interpreted(after: Union[postprocess.Classify, postprocess.Detect], manifest: Manifest,
-                 outputs: Mapping[str, Any]) -> List[Any]:
-    """Integers of a grid become the numbers that they stand for."""
+    declared: of `steps`. size: (height, width) of the image, in whose pixels boxes are then, or else in the model's.
+    """
+    before, after = declared
     numbers = {spec.name: outputs[spec.name] if spec.scale is None else
                (outputs[spec.name].astype(np.float64) - (spec.zero_point or 0)) * spec.scale
                for spec in manifest.outputs}
-    return list(after(numbers, manifest.labels))
+    found: List[Any] = [] if after is None else list(after(numbers, manifest.labels))
+    if size is None or not found or not isinstance(before, Preprocess) or not isinstance(after, postprocess.Detect):
+        return found
+    boxes = before.to_image([detection.box for detection in found], size[0], size[1])
+    return [replace(detection, box=tuple(map(float, box))) for detection, box in zip(found, boxes, strict=True)]
 
 
 def read_source(path: Union[str, Path], before: Before) -> Any:
@@ -78,3 +78,13 @@ def read_source(path: Union[str, Path], before: Before) -> Any:
             return before(np.asarray(image.convert("RGB")))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the image {path}: {error}") from None
+
+
+def image_size(path: Union[str, Path]) -> Optional[Tuple[int, int]]:
+    """(height, width) of a file that `read_source` has read as an image; None of a sound or an array."""
+    if str(path).lower().endswith((".wav", ".npy", ".npz")):
+        return None
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.height, image.width

@@ -49,6 +49,27 @@ def images(*colours: tuple[int, int, int]) -> None:
         image.fromarray(pixels.astype(np.uint8)).save(f"images/{number}.png")
 
 
+def test_boxes_come_back_in_pixels_of_the_photo(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The network finds one box, always: the middle half of a square image in a letterbox of 20 x 40."""
+    images((99, 99, 99))
+    pytest.importorskip("PIL.Image").open("images/0.png").resize((100, 100)).save("photo.png")
+    save("(float[1,3,20,40] image) => (float[1,1,5] y) { p = GlobalAveragePool (image) f = Flatten (p) "
+         "g = Gemm (f, w, b) y = Reshape (g, s) }", ("w", np.zeros((3, 5), np.float32)),
+         ("b", np.array([10, 5, 30, 15, 1], np.float32)), ("s", np.array([1, 1, 5])))
+    Path("before.json").write_text(json.dumps({"letterbox": [20, 40]}))
+    Path("after.json").write_text(json.dumps({"kind": "detect", "boxes": "y"}))
+    edgeq("convert", "net.onnx", "--target", "onnxruntime", "--bits", "32", "--preprocess", "before.json",
+          "--postprocess", "after.json", "-o", "net.edgeq")
+    here = json.loads(edgeq("run", "net.edgeq", "--input", "photo.png", "--json").stdout)["found"]
+    capsys.readouterr()
+    assert device(["net.edgeq", "run", "--input", "photo.png", "--json"]) == 0
+    there = json.loads(capsys.readouterr().out)["found"]
+    with edgeq_runtime.load("net.edgeq") as model:
+        (found,) = model.predict(np.zeros((100, 100, 3), np.uint8))
+    for box in (here[0]["box"], there[0]["box"], found.box):
+        np.testing.assert_allclose(box, (0, 25, 100, 75), atol=1e-4)
+
+
 def test_an_image_becomes_labels(folder: Path) -> None:
     """The network says which colour an image has most of."""
     images((200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 90, 0))
