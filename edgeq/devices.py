@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from edgeq.errors import UsageError, all_of
-from edgeq.options import Options
+from edgeq.options import Options, scheme_of
 from edgeq.targets import TARGETS
 from edgeq_runtime.engines.versions import matches, specifier
 from edgeq_runtime.manifest import Manifest
@@ -105,7 +105,7 @@ def targets_of(asked: Sequence[str], options: Options) -> tuple[str, ...]:
     targets = tuple(dict.fromkeys(asked or default))
     if not targets:
         raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(DEVICES)}")
-    refused = list(_refused_tables(targets, options))
+    refused = [*_contradictions(options), *_refused_tables(targets, options)]
     if device is not None:
         refused += _refused_by(device, targets, options)
     if refused:
@@ -116,6 +116,14 @@ def targets_of(asked: Sequence[str], options: Options) -> tuple[str, ...]:
 def least_bits(device: str | None, targets: Sequence[str]) -> int:
     """Of the weights that all targets of a conversion can have."""
     return 4 if device is None else max(device_named(device).targets[name].least_bits for name in targets)
+
+
+def _contradictions(options: Options) -> Iterator[str]:
+    """What fits no target, because the options do not fit one another."""
+    try:
+        scheme_of(options)
+    except UsageError as error:
+        yield str(error)
 
 
 def _refused_tables(targets: Sequence[str], options: Options) -> Iterator[str]:

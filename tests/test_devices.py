@@ -67,8 +67,9 @@ def test_refuses(asked: list[str], options: Options, message: str) -> None:
 
 def test_tells_all_reasons_at_once() -> None:
     with pytest.raises(UsageError) as refused:
-        targets_of(["tflite", "coreml"], Options(device="pi-32bit", bits=4, weights="table"))
-    for reason in ("does not run coreml", "no 4-bit weights", "tables of numbers exist on coreml alone"):
+        targets_of(["tflite", "coreml"], Options(device="pi-32bit", bits=4, weights="table", min_os=17))
+    for reason in ("does not run coreml", "no 4-bit weights", "tables of numbers exist on coreml alone",
+                   "needs --min-os 18"):
         assert reason in str(refused.value)
 
 
