@@ -1,13 +1,13 @@
 """Weights in half precision: the same graph, half the bytes."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import constant, initializer, is_constant
-from edgeq.targets import WEIGHT_INPUTS
+from edgeq.graph import all_nodes, constant, initializer
+from edgeq.quant.plan.units import weights_of
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -18,7 +18,7 @@ def store_half(model: ir.Model) -> ir.Model:
         Conv(x, float32 w)      =>      Conv(x, Cast(float16 w))
     """
     model = model.clone()
-    store_half_in_place(model, list(_weights(model.graph)))
+    store_half_in_place(model, _weights(model.graph))
     return model
 
 
@@ -38,10 +38,7 @@ def store_half_in_place(model: ir.Model, weights: Iterable[ir.Value]) -> None:
         del model.graph.initializers[weight.name or ""]
 
 
-def _weights(graph: ir.Graph) -> Iterator[ir.Value]:
-    for value in graph.initializers.values():
-        readers = {(use.node.op_type, use.idx) for use in value.uses()}
-        is_weight = any(index in WEIGHT_INPUTS.get(op, ()) for op, index in readers)
-        if is_weight and is_constant(value) and value.dtype == ir.DataType.FLOAT and not value.is_graph_output():
-            yield value
+def _weights(graph: ir.Graph) -> list[ir.Value]:
+    weights = {value for node in all_nodes(graph) for value in weights_of(node)}
+    return [value for value in graph.initializers.values() if value in weights and not value.is_graph_output()]
 

@@ -15,6 +15,7 @@ from small_graphs import network, normal
 from edgeq.graph import constant
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
+from edgeq.quant.half import store_half
 from edgeq.quant.plan import Precision, QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE
 from edgeq.quant.quantize import quantize
@@ -223,6 +224,16 @@ def test_engines_compute_what_the_graph_says(scheme: Any, backend: str, tmp_path
     assert np.abs(run(backend, made, feeds, tmp_path)["y"] - expected).max() < TOLERANCE[backend]
     size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert size < 4 * 40 * 24 + 300 * 44 + 9000, "the table is not stored in float"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_at_16_bits_it_is_stored_in_half_precision(backend: str, tmp_path: Path) -> None:
+    model = tagger(300, 40)
+    made = store_half(model)
+    expected = run_onnxruntime(made, IDS)["y"]
+    assert np.abs(run(backend, made, IDS, tmp_path)["y"] - expected).max() < TOLERANCE[backend]
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert size < 2 * (40 * 24 + 300 * 40) + 9000
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
