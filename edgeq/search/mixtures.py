@@ -22,8 +22,11 @@ from edgeq.targets import Same
 BITS: Final = (4, 8, 16)
 
 
-def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[int] = BITS) -> list[Mixture]:
-    """Quantize the network uniformly at each width, measure every rounding alone, and line up the mixtures."""
+def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[int] = BITS, growth: float = math.inf,
+                  ) -> list[Mixture]:
+    """Quantize the network uniformly at each width, measure every rounding alone, and line up the mixtures. growth: as
+    in `path`.
+    """
     built = {width: bench.build(precisions(dict.fromkeys(bench.layers, width), ())) for width in bits if width < 16}
     activations = activation_roundings(bench.network, built[max(built)].graph)
     weights = {width: weight_roundings(bench.network, done.graph, bench.layers) for width, done in built.items()}
@@ -37,7 +40,7 @@ def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[in
     values = {} if integers is None else {
         name: Rounded(measured[id(point)], _around(point.value, integers), _ties(plan, name, integers))
         for name, point in activations.items() if name in plan.sources or name in plan.fixed}
-    return path(layers, values, bench.work)
+    return path(layers, values, bench.work, growth)
 
 
 def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> Layer:

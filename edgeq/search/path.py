@@ -5,6 +5,7 @@ of its solutions. Plain arithmetic; nothing is quantized or run here.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -63,19 +64,23 @@ class _Step:
 
 
 def path(layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int],
-         ) -> list[Mixture]:
-    """Every mixture on the way. work: by node, of all that could compute on integers, in any unit."""
-    return list(_Walk(layers, values, work).mixtures())
+         growth: float = math.inf) -> list[Mixture]:
+    """Every mixture on the way. work: by node, of all that could compute on integers, in any unit. growth: of the
+    smallest mixture's weights, what all others have at most; a step beyond is left out, and smaller ones are taken.
+    """
+    return list(_Walk(layers, values, work, growth).mixtures())
 
 
 class _Walk:
-    def __init__(self, layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int]):
+    def __init__(self, layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int],
+                 growth: float):
         self.layers, self.work = layers, work
         self.bits = {name: min(layer.weight_bytes) for name, layer in layers.items()}
         self.floats: set[str] = set()
         self.rounded = dict(values)
         self.all_bytes = max(1, sum(layer.weight_bytes.get(8, 0) for layer in layers.values()))
         self.all_work = max(1, sum(work.values()))
+        self.most_bytes = growth * self._weight_bytes()
 
     def mixtures(self) -> Iterator[Mixture]:
         yield self._mixture()
@@ -89,12 +94,14 @@ class _Walk:
             yield self._mixture()
 
     def _steps(self) -> Iterator[_Step]:
+        room = self.most_bytes - self._weight_bytes()
         for name, layer in self.layers.items():
             now = self.bits[name]
             for bits, size in layer.weight_bytes.items():
-                if bits > now:
+                grown = size - layer.weight_bytes[now]
+                if bits > now and grown <= room:
                     nodes = frozenset({name} if bits >= 16 and self.work else ())
-                    cost = (size - layer.weight_bytes[now]) / self.all_bytes + self._float_cost(nodes)
+                    cost = grown / self.all_bytes + self._float_cost(nodes)
                     yield _Step(layer.noise[now] - layer.noise[bits], cost, name, bits, nodes)
         for value in self.rounded.values():
             yield _Step(value.noise, self._float_cost(value.nodes), nodes=value.nodes)
@@ -111,5 +118,7 @@ class _Walk:
     def _mixture(self) -> Mixture:
         noise = sum(layer.noise[self.bits[name]] for name, layer in self.layers.items())
         noise += sum(value.noise for value in self.rounded.values())
-        size = sum(layer.weight_bytes[self.bits[name]] for name, layer in self.layers.items())
-        return Mixture(dict(self.bits), frozenset(self.floats), noise, size, self._share(self.floats))
+        return Mixture(dict(self.bits), frozenset(self.floats), noise, self._weight_bytes(), self._share(self.floats))
+
+    def _weight_bytes(self) -> int:
+        return sum(layer.weight_bytes[self.bits[name]] for name, layer in self.layers.items())

@@ -63,7 +63,7 @@ def repair(bench: Workbench, feeds: Sequence[Arrays]) -> Repair:
     if _constant_bytes(bench.network) > LARGEST:
         return replace(best, note="the network is too large to measure its layers one by one")
     try:
-        path = measured_path(bench, feeds[:PROBES], (8, 16))
+        path = measured_path(bench, feeds[:PROBES], (8, 16), MOST_BYTES)
     except ModelError as error:  # plain W8A8 is what the user gets then, and is told
         return replace(best, note=f"the layers could not be measured one by one: {error}")
     for place in _worth_trying(path):
@@ -104,7 +104,7 @@ def _worth_trying(path: Sequence[Mixture]) -> Iterator[int]:
     """Places that are each predicted to be half a dB better than the one before, within the limits."""
     last, tried = path[0].noise, 0
     for place, mixture in enumerate(path[1:], 1):
-        if mixture.float_share > MOST_FLOAT or mixture.weight_bytes > MOST_BYTES * path[0].weight_bytes:
+        if mixture.float_share > MOST_FLOAT:
             return
         if mixture.noise <= last * 10**-0.05 and tried < TRIALS:
             last, tried = mixture.noise, tried + 1

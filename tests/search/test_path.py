@@ -51,3 +51,14 @@ def test_a_value_costs_what_must_then_compute_in_float() -> None:
     assert [mixture.float_share for mixture in walked] == pytest.approx([0, 0.1, 1.0])
     assert walked[-1].noise == 0, "what lies between float nodes is float for nothing"
     assert FLOAT_COST == 1.0
+
+
+def test_a_step_that_needs_too_many_bytes_does_not_end_the_path() -> None:
+    """An embedding holds half of a small language model; smaller layers behind it are still worth their bytes."""
+    given = {"embedding": Layer({8: 1000, 16: 2000}, {8: 1.0, 16: 0.0}),
+             "small": Layer({8: 100, 16: 200}, {8: 0.01, 16: 0.0}),
+             "tiny": Layer({8: 10, 16: 20}, {8: 0.0001, 16: 0.0})}
+    assert path(given, {}, {})[1].bits["embedding"] == 16
+    walked = path(given, {}, {}, growth=1.1)
+    assert [mixture.weight_bytes for mixture in walked] == [1110, 1210, 1220]
+    assert walked[-1].bits == {"embedding": 8, "small": 16, "tiny": 16}
