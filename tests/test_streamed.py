@@ -99,6 +99,25 @@ def test_the_same_file(options: dict[str, Any], tmp_path: Path, monkeypatch: pyt
     assert large.report["verification"]["against_graph"] == plain.report["verification"]["against_graph"]
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_and_its_head(tied: bool, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = normal(2 * WIDTH, WIDTH // 2)
+    head = table.T.copy() if tied else normal(WIDTH // 2, 2 * WIDTH, seed=1)
+    model = network(f"g (int64[1,5] ids) => (float[1,5,{2 * WIDTH}] y) {{ e = Gather (table, ids) t = Tanh (e) "
+                    "y = MatMul (t, head) }", table=table, head=head)
+    ir.save(model, tmp_path / "model.onnx", external_data="weights.bin", size_threshold_bytes=0)
+    plain = convert(tmp_path / "model.onnx", target="onnxruntime", bits=bits, output=tmp_path / "plain")
+    monkeypatch.setattr(streamed, "IN_MEMORY_BYTES", WEIGHT)
+    monkeypatch.setattr(streamed, "SMALL_BYTES", 64)
+    reads = Reads(monkeypatch)
+    large = convert(tmp_path / "model.onnx", target="onnxruntime", bits=bits, output=tmp_path / "large")
+    assert len(reads.whole) == 2
+    assert reads.peak <= 2.5 * WEIGHT
+    for name in ("model.onnx", "model.onnx.data"):
+        assert (large.path / name).read_bytes() == (plain.path / name).read_bytes()
+
+
 @pytest.mark.usefixtures("small_memory")
 @pytest.mark.parametrize(("target", "file"), [("tflite", "model.tflite"),
                                               ("coreml", "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin")])
