@@ -1,7 +1,7 @@
-"""Weights fitted to data, layer by layer from the inputs on, each to what the quantized layers before it left."""
+"""Weights fitted to data, layer by layer from the inputs on, each to what the weights before it left."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -39,8 +39,8 @@ class Fitted:
     bias: Array | None
 
 
-# model, the same with its activations rounded, label -> node of the latter, plan -> weight name -> what was found
-Fitter: TypeAlias = Callable[[ir.Model, ir.Model, Mapping[str, ir.Node], QuantPlan], dict[str, Fitted]]
+# float model, plan -> weight name -> what was found
+Fitter: TypeAlias = Callable[[ir.Model, QuantPlan], dict[str, Fitted]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +50,24 @@ class Fit:
     feeds: Sequence[Arrays]
     settings: Settings = DEFAULT
 
-    def __call__(self, model: ir.Model, rounded: ir.Model, twins: Mapping[str, ir.Node], plan: QuantPlan,
-                 ) -> dict[str, Fitted]:
+    def __call__(self, model: ir.Model, plan: QuantPlan) -> dict[str, Fitted]:
         """Weight name -> its integers, of the weights that can be fitted; the others are left to rounding.
 
-        model: float. rounded: the same with its activations rounded as planned. twins: label of a node of `model` ->
-        the same node of `rounded`. Both models stay as they are.
+        model: float; it stays as it is. Activations are not rounded in front of a layer, its weights alone are: the
+        error of a value that was cut off belongs to its sample, and weights that make up for it lose on others.
         """
         layers = _layers(model.graph, plan)
         replaced: dict[str, Array] = {}
         true = Prefix(model, [node for node, *_ in layers], self.feeds)
-        seen = Prefix(rounded, [twins[label(node)] for node, *_ in layers], self.feeds, replaced)
+        seen = Prefix(model, [node for node, *_ in layers], self.feeds, replaced)
         fitted: dict[str, Fitted] = {}
         for node, weight, geometry in layers:
-            twin = twins[label(node)]
             true.run_until(node)
-            seen.run_until(twin)
+            seen.run_until(node)
             data = constant(node.inputs[1])
             assert data is not None
             data = data.astype(np.float32)
-            moments = gather_moments(geometry, geometry.rows(data), seen.inputs(twin, 0), true.inputs(node, 0))
+            moments = gather_moments(geometry, geometry.rows(data), seen.inputs(node, 0), true.inputs(node, 0))
             bias = model.graph.initializers.get(weight.bias)
             alone = bias is not None and len(bias.uses()) == 1
             result = _fit(data, weight, geometry, moments, self.settings, constant(bias) if alone else None)

@@ -47,7 +47,7 @@ def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorSt
     result = model.clone()
     writer = _Writer(result.graph, plan, _grids(model.graph, plan, statistics, calibrator), rounding, search)
     writer.write_activations()
-    writer.write_weights(fit(model, result, writer.nodes, plan) if fit is not None else {})
+    writer.write_weights(fit(model, plan) if fit is not None else {})
     store_half_in_place(result, [result.graph.initializers[name] for name in plan.half])
     NameFixPass()(result)
     return result
