@@ -28,6 +28,7 @@ from edgeq.search import Found, Goal, Limits, Workbench, goal_on, observed, sear
 from edgeq.search.mixtures import BITS
 from edgeq.search.repair import FEEDS as REPAIR_FEEDS
 from edgeq.search.repair import Repair, repair
+from edgeq.search.wider import Wider, choose_wider
 from edgeq.search.workbench import spread
 from edgeq.targets import Target
 from edgeq.verify.evaluate import Evaluation, fidelity, open_evaluation
@@ -48,7 +49,7 @@ class Quantized:
     plan: QuantPlan | None
     statistics: Statistics
     scaled: Sequence[Scaled] = ()
-    decided: Found | Repair | None = None
+    decided: Found | Repair | Wider | None = None
 
     @property
     def kept(self) -> list[str]:
@@ -73,7 +74,8 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
         return Quantized(network, store_half(network), plan, Statistics({}, 0))
     network, scaled = _scaled(network, plan, method, samples, options)
     plan = make_plan(network, targets, scheme, keep_float=options.keep_float) if scaled else plan
-    repairing = options.method == "auto" and options.bits == 8 and plan.activation is not None
+    measuring = samples is not None and "auto" in options.method.split("+")
+    repairing = measuring and options.bits == 8 and plan.activation is not None
     values = observed(plan, network) if limited or repairing else plan.sources
     statistics = _calibrate(network, values, samples, options)
     calibrators = _calibrators(network, plan, statistics, samples, options)
@@ -87,11 +89,13 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
         assert samples is not None
         repaired = repair(bench, spread(samples, REPAIR_FEEDS))
         return Quantized(network, repaired.built.graph, repaired.built.plan, statistics, scaled, repaired)
+    wider = choose_wider(bench) if measuring and options.bits == 4 else Wider()
+    plan = bench.plan(wider.layers)
     fit = method.fit(samples, options.bits)
     if fit is not None:
         options.progress("fitting weights", 0)
     graph = quantize(network, plan, statistics, calibrators, method.rounding, fit, method.search)
-    return Quantized(network, graph, plan, statistics, scaled)
+    return Quantized(network, graph, plan, statistics, scaled, wider)
 
 
 def _scaled(network: ir.Model, plan: QuantPlan, method: Method, samples: Samples | None, options: Options,

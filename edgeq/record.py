@@ -23,6 +23,7 @@ from edgeq.quant.samples import InputSpec, Samples
 from edgeq.quantized import Quantized
 from edgeq.search import Found, Goal
 from edgeq.search.repair import Repair
+from edgeq.search.wider import Wider
 from edgeq.verify.check import Verification
 from edgeq_converters.contract import Artifact
 from edgeq_runtime import __version__
@@ -86,6 +87,7 @@ class Record:
             "verification": verification.to_json() if verification else None,
             "search": decided.to_json() if isinstance(decided, Found) else None,
             "repair": decided.to_json() if isinstance(decided, Repair) else None,
+            "wider": decided.to_json() if isinstance(decided, Wider) else None,
         }
 
     @property

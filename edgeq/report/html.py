@@ -16,7 +16,7 @@ from edgeq.errors import EdgeqError
 from edgeq.graph import constant
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
-from edgeq.report.search import repair_sentence, score_sentence, search_html
+from edgeq.report.search import repair_sentence, score_sentence, search_html, wider_sentence
 from edgeq.report.text import reasons, share, size
 from edgeq.scheme import broadcast
 from edgeq.targets import ABSORBED, MULTIPLY_ACCUMULATE
@@ -226,9 +226,8 @@ def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
                              f"{escape(quantization['method'])}"),
                  ("Activations", "float" if activation == 32 else
                   f"{activation} bits, ranges by {escape(str(quantization['calibrator']))}")]
-        if quantization["wider_layers"]:
-            widths = sorted({f"{bits} bits" for bits in quantization["wider_layers"].values()})
-            rows.append(("Wider layers", f"{len(quantization['wider_layers'])} keep {' or '.join(widths)}"))
+        wider = wider_sentence(quantization["wider_layers"], report.get("wider"))
+        rows += [("Wider layers", escape(wider))] if wider else []
         if quantization["scaled_channels"]:
             methods = dict.fromkeys(line["method"] for line in quantization["scaled_channels"])
             rows.append(("Scaled channels", f"at {len(quantization['scaled_channels'])} places, by "

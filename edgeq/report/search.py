@@ -38,6 +38,18 @@ def repair_sentence(found: Mapping[str, Any]) -> str:
             f"{found['plain_sqnr_db']:.1f} to {found['sqnr_db']:.1f} dB (--method sum-preserving quantizes everything)")
 
 
+def wider_sentence(layers: Mapping[str, int], found: Mapping[str, Any] | None) -> str:
+    """Which layers keep more bits than asked, and why these. layers: their bits. found: of the report, "wider"."""
+    if not layers:
+        return ""
+    bits = " or ".join(map(str, sorted(set(layers.values()))))
+    if found is None or not found["measured"]:
+        note = f"; not measured: {found['note']}" if found is not None and found["note"] else ""
+        return f"{len(layers)} small or delicate layers keep {bits} bits{note}"
+    return (f"{len(layers)} layers that lose most at fewer bits keep {bits}: the weights' rounding alone leaves "
+            f"{found['sqnr_db']:.1f} dB, with the same bytes by rule {found['rule_sqnr_db']:.1f} dB")
+
+
 def _score(found: Mapping[str, Any], score: float) -> str:
     return f"{score:.4g} {found['unit']}".rstrip()
 

@@ -72,7 +72,7 @@ def shape(spec: Mapping[str, Any]) -> str:
 
 def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per output of every bundle, then what stays float, then where the bundles are."""
-    from edgeq.report.search import repair_sentence, score_sentence, search_sentence
+    from edgeq.report.search import repair_sentence, score_sentence, search_sentence, wider_sentence
 
     out = console()
     found = table("target", ">size", ">of source", "output", ">dB to float", ">dB to graph", ">graph to float",
@@ -98,10 +98,10 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
                   "--calibrator changed nothing. Give the float original to quantize anew.", soft_wrap=True)
     for kept in dict.fromkeys(tuple(reasons(row["quantization"].get("kept_float", ()))) for row in rows):
         _list(out, "kept in float:", kept)
-    wider = rows[0]["quantization"].get("wider_layers") if rows and not rows[0].get("search") else None
-    if wider:
-        bits = " and ".join(map(str, sorted(set(wider.values()))))
-        out.print(f"{len(wider)} small or delicate layers keep {bits} bits", soft_wrap=True)
+    for said in dict.fromkeys(wider_sentence(row["quantization"].get("wider_layers", {}), row.get("wider"))
+                              for row in rows if not row.get("search")):
+        if said:
+            out.print(said, soft_wrap=True)
     fallbacks({row["target"]: row["float_on_this_engine"] for row in rows})
     for row in rows:
         _list(out, f"otherwise than planned on {row['target']}:", reasons(row["notes"]))

@@ -44,12 +44,16 @@ def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[in
 
 
 def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> Layer:
-    """Bytes of the codes, and of a float32 scale for each channel: of as many as the longest axis, at most."""
-    shapes = [shape_of(value) for value in weights_of(node)]
-    elements, scales = sum(map(math.prod, shapes)), 4 * sum(max(shape, default=1) for shape in shapes)
     widths = [width for width in bits if width >= fewest_bits(node)]
-    sizes = {width: elements * width // 8 + (scales if width < 16 else 0) for width in widths}
-    return Layer(sizes, {width: noise.get(width, 0.0) for width in widths})
+    return Layer({width: layer_bytes(node, width) for width in widths},
+                 {width: noise.get(width, 0.0) for width in widths})
+
+
+def layer_bytes(node: ir.Node, bits: int) -> int:
+    """Of the codes, and of a float32 scale for each channel: of as many as the longest axis, at most."""
+    shapes = [shape_of(value) for value in weights_of(node)]
+    scales = 4 * sum(max(shape, default=1) for shape in shapes) if bits < 16 else 0
+    return sum(map(math.prod, shapes)) * bits // 8 + scales
 
 
 def _around(value: ir.Value, integers: IntegerNodes) -> frozenset[str]:

@@ -18,7 +18,7 @@ from edgeq.quant.plan import Precision
 from edgeq.quant.prefix import Arrays
 from edgeq.search.mixtures import measured_path
 from edgeq.search.path import Mixture
-from edgeq.search.workbench import Built, Workbench, precisions
+from edgeq.search.workbench import LARGEST, Built, Workbench, constant_bytes, precisions
 from edgeq.verify.evaluate import Evaluation, fidelity
 from edgeq.verify.reference import opened, run_onnx
 
@@ -29,7 +29,6 @@ MOST_FLOAT: Final = 0.25  # of all work: beyond, the user did not ask for a floa
 MOST_BYTES: Final = 1.1  # of plain W8A8's weights
 WORTH_DB: Final = 10.0  # what computing everything in float would have to gain: 10 % of the work, 1 dB
 TRIALS: Final = 8
-LARGEST: Final = 1 << 30  # bytes of weights: pieces of a model go through protobuf, which ends at 2 GiB
 FEEDS: Final = 16  # to compare outputs on
 PROBES: Final = 4  # of these, to measure single roundings on
 
@@ -60,7 +59,7 @@ def repair(bench: Workbench, feeds: Sequence[Arrays]) -> Repair:
     enough = SCORES_DB if _gives_scores(bench.network) else VALUES_DB
     if plain_db >= enough or not plain.plan.groups:
         return best
-    if _constant_bytes(bench.network) > LARGEST:
+    if constant_bytes(bench.network) > LARGEST:
         return replace(best, note="the network is too large to measure its layers one by one")
     try:
         path = measured_path(bench, feeds[:PROBES], (8, 16), MOST_BYTES)
@@ -76,11 +75,6 @@ def repair(bench: Workbench, feeds: Sequence[Arrays]) -> Repair:
         if found.sqnr_db >= enough:
             break
     return best
-
-
-def _constant_bytes(network: ir.Model) -> int:
-    return sum(value.const_value.nbytes for value in network.graph.initializers.values()
-               if value.const_value is not None)
 
 
 def _worth(found: Repair) -> float:

@@ -26,6 +26,7 @@ from edgeq.quant.solve.layer import NO_CORRECTION
 from edgeq.scheme import QuantScheme, QuantType
 from edgeq.targets import MULTIPLY_ACCUMULATE, Target
 
+LARGEST: Final = 1 << 30  # bytes of weights: pieces of a model go through protobuf, which ends at 2 GiB
 _ELEMENT: Final = 8  # multiplications, while an element goes through memory
 _FREE: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})  # no element moves
 
@@ -117,11 +118,10 @@ class _Remembered:
     known: dict[tuple[str, QuantType], Fitted | None]
     wanted: Sequence[Weight]
 
-    def __call__(self, model: ir.Model, rounded: ir.Model, twins: Mapping[str, ir.Node], plan: QuantPlan,
-                 ) -> dict[str, Fitted]:
+    def __call__(self, model: ir.Model, plan: QuantPlan) -> dict[str, Fitted]:
         keys = {(weight.value, weight.type) for weight in self.wanted}
         if not keys <= self.known.keys():
-            found = self.fit(model, rounded, twins, plan)
+            found = self.fit(model, plan)
             self.known.update({(weight.value, weight.type): found.get(weight.value) for weight in plan.weights})
         return {name: fitted for name, kind in keys if (fitted := self.known[name, kind]) is not None}
 
@@ -144,6 +144,11 @@ def work(node: ir.Node) -> int:
             return math.prod(shape_of(node.inputs[0])) * math.prod(sizes[1:])
         case _:
             return elements * (sizes[-2] if node.op_type == "MatMul" else math.prod(sizes) // shape_of(output)[-1])
+
+
+def constant_bytes(network: ir.Model) -> int:
+    return sum(value.const_value.nbytes for value in network.graph.initializers.values()
+               if value.const_value is not None)
 
 
 def observed(plan: QuantPlan, network: ir.Model) -> tuple[str, ...]:

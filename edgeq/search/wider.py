@@ -1,0 +1,76 @@
+"""4 bits that still work: which layers keep 8 bits is measured, where rules would spend these bytes worse.
+
+The planner's rules say how many bytes go to wider layers. Every layer is rounded alone, to 4 and to 8 bits; the path of
+mixtures that follows is left where it has spent as much.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from edgeq.errors import ModelError
+from edgeq.quant.plan import Precision
+from edgeq.quant.plan.weights import fewest_bits
+from edgeq.search.limits import FEEDS
+from edgeq.search.mixtures import layer_bytes, measured_path
+from edgeq.search.workbench import LARGEST, Workbench, constant_bytes, precisions, spread
+from edgeq.verify.evaluate import Evaluation, fidelity
+from edgeq.verify.reference import opened, run_onnx
+
+WORTH_DB: Final = 0.5  # less is what other samples would have changed too
+TRIALS: Final = 3  # the noise of single layers adds up nearly, so a smaller mixture is sometimes the better one
+JUDGES: Final = 16  # samples to compare outputs on
+
+
+@dataclass(frozen=True, slots=True)
+class Wider:
+    """layers: what each gets; empty: the planner's rules hold. rule_db, sqnr_db: of the worst output, weights rounded
+    and nothing else, by the rules and as chosen. note: why nothing was measured, or "".
+    """
+
+    layers: Mapping[str, Precision] = field(default_factory=dict)
+    rule_db: float | None = None
+    sqnr_db: float | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"measured": bool(self.layers), "rule_sqnr_db": self.rule_db, "sqnr_db": self.sqnr_db, "note": self.note}
+
+
+def choose_wider(bench: Workbench) -> Wider:
+    """The layers that keep 8 bits in a network of 4, in as many bytes as the planner's rules would take.
+
+    Weights are rounded without a look at the samples here, so that these may judge.
+    """
+    if constant_bytes(bench.network) > LARGEST:
+        return Wider(note="the network is too large to measure its layers one by one")
+    assert bench.samples is not None
+    feeds = spread(bench.samples, JUDGES)
+    bench = replace(bench, method=replace(bench.method, settings=None), scheme=replace(bench.scheme, activation=None))
+    kept = {weight.node: weight.type.bits for weight in bench.plan({}).weights}
+    if all(kept[name] == fewest_bits(node) for name, node in bench.layers.items()):
+        return Wider()
+    room = sum(layer_bytes(node, kept[name]) for name, node in bench.layers.items())
+    evaluation = fidelity(feeds, run_onnx(bench.network, feeds, fused=True))
+    rule_db = _score(bench, {}, evaluation)
+    try:
+        path = measured_path(bench, feeds[:FEEDS], (4, 8))
+    except ModelError as error:
+        return Wider(rule_db=rule_db, sqnr_db=rule_db, note=f"the layers could not be measured one by one: {error}")
+    trials = [precisions(mixture.bits, ()) for mixture in path if mixture.weight_bytes <= room][-TRIALS:]
+    return _best(bench, trials, evaluation, Wider(rule_db=rule_db, sqnr_db=rule_db))
+
+
+def _best(bench: Workbench, trials: Sequence[Mapping[str, Precision]], evaluation: Evaluation, rules: Wider) -> Wider:
+    assert rules.rule_db is not None
+    scores = [_score(bench, layers, evaluation) for layers in trials]
+    best = max(scores, default=-1e9)
+    if best < rules.rule_db + WORTH_DB:
+        return rules
+    return Wider(trials[scores.index(best)], rules.rule_db, best)
+
+
+def _score(bench: Workbench, layers: Mapping[str, Precision], evaluation: Evaluation) -> float:
+    with opened(bench.build(layers).graph) as predict:
+        return evaluation.score(predict)
