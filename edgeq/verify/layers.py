@@ -291,10 +291,10 @@ class OnnxProbe:
             name = None if data is None or grid is None else _float_name(data, node.outputs[0], known)
             if name is not None and grid is not None and isinstance(grid.type.granularity, PerTensor):
                 self._grids[name] = node.outputs[0].name or "", grid
-        inputs = {value.name for value in model.graph.inputs}
-        self._plain = [value.name or "" for value in _float_values(model.graph)
-                       if value.name in known - inputs and value.name not in self._grids and not _is_inner(value)
-                       and value.producer() is not None]
+        # A bundle leaves out the types of inner values; what has the name of a float value is one, or says otherwise.
+        self._plain = [value.name or "" for node in model.graph for value in node.outputs
+                       if value.name in known and value.name not in self._grids and not _is_inner(value)
+                       and value.dtype in (None, ir.DataType.FLOAT)]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         for key, text in (session_options or {}).items():

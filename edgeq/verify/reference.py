@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -37,12 +37,22 @@ def run_parts(model: ir.Model, feeds: Iterable[Arrays], most: int, *, fused: boo
     known = [dict(feed) for feed in feeds]
     for part in parts_of(model, most):
         names = [value.name or "" for value in part.model.graph.inputs]
+        for value in part.model.graph.inputs:
+            _declare(value, [values[value.name or ""] for values in known])
         with opened(part.model, fused=fused, session_options=session_options, arena=False) as predict:
             for values in known:
                 values.update(predict({name: values[name] for name in names}))
                 for name in part.dead:
                     del values[name]
     return [{value.name or "": values[value.name or ""] for value in model.graph.outputs} for values in known]
+
+
+def _declare(value: ir.Value, arrays: Sequence[NDArray[Any]]) -> None:
+    """Give a value that the model tells nothing of the type of what it holds; sizes that differ stay free."""
+    if value.type is None:
+        value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
+        value.shape = ir.Shape([sizes[0] if len(set(sizes)) == 1 else None
+                                for sizes in zip(*(array.shape for array in arrays), strict=True)])
 
 
 @contextmanager

@@ -389,6 +389,33 @@ def test_the_given_model_is_not_changed(tmp_path: Path) -> None:
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
+def test_what_the_engine_does_not_need_is_left_out(tmp_path: Path) -> None:
+    model = network(CONV.replace("(b, bs)", "(b, bs, bz)"), w=ints(np.int8, 5, 3, 3, 3), ws=scales(5),
+                    bs=scales(5, seed=8), b=np.arange(5, dtype=np.int32), bz=np.zeros(5, np.int32), xs=np.float32(.03),
+                    xz=np.uint8(120), ys=np.float32(.03), yz=np.uint8(120))
+    for node in model.graph:
+        node.name = f"{node.outputs[0].name}_{node.op_type}"
+    as_given = kernels_as_given(model, tmp_path)
+    found, ops, _ = convert(model, {"x": X}, tmp_path)
+    assert ops == as_given
+    np.testing.assert_array_equal(found, session(tmp_path / "given.onnx", None, tmp_path).run(None, {"x": X})[0])
+    graph = onnx.load(tmp_path / "bundle" / MODEL).graph
+    assert not graph.value_info
+    assert [node.name for node in graph.node if node.name] == ["c_Conv"]  # for messages of the engine
+    assert [list(node.input) for node in graph.node if node.input[0] == "b"] == [["b", "bs"]]
+    assert {constant.name for constant in graph.initializer} == {"w", "ws", "wd_zero_point", "b", "bs", "xs", "xz"}
+
+
+@pytest.mark.parametrize("batch", [2, "N"])
+def test_outputs_keep_their_shapes(tmp_path: Path, batch: int | str) -> None:
+    model = network(f"g (float[{batch},3] x) => (float[{batch},3] y, float[{batch},3] z) {{ y = Relu (x) a = Neg (y) "
+                    "z = Relu (a) }")
+    emit(model, tmp_path, EmitOptions())
+    written = session(tmp_path / MODEL, None, tmp_path, fused=False)
+    assert [(value.name, value.type, value.shape) for value in written.get_outputs()] == [
+        (name, "tensor(float)", [batch, 3]) for name in "yz"]
+
+
 def test_large_weights_have_a_file_of_their_own(tmp_path: Path) -> None:
     text = MATMUL.replace("AXIS", "0").replace("BLOCK", ", block_size = 32").replace("64", "2048").replace("24", "1024")
     model = network(text, w=ints(ml_dtypes.int4, 2048, 1024), ws=scales(64, 1024))

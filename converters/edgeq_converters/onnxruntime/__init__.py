@@ -23,6 +23,7 @@ from edgeq_converters.onnxruntime.signs import (
     unsigned_activations,
     unsigned_operands,
 )
+from edgeq_converters.onnxruntime.spare import leave_out_the_spare
 from edgeq_converters.onnxruntime.tied import store_tied_once
 from edgeq_converters.onnxruntime.weights import WeightForms
 
@@ -64,6 +65,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     forms.rewrite()
     anchor_float_weights(graph)
     store_tied_once(graph)
+    leave_out_the_spare(model)
     _drop_unread(graph)
     save(model, folder)
     return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms), float_nodes=tuple(islands))
