@@ -406,6 +406,32 @@ def test_what_the_engine_does_not_need_is_left_out(tmp_path: Path) -> None:
     assert {constant.name for constant in graph.initializer} == {"w", "ws", "wd_zero_point", "b", "bs", "xs", "xz"}
 
 
+MASKED = "g (float[2,40,41] x) => (float[2,40,41] y) { y = Add (x, mask) }"
+
+
+@pytest.mark.parametrize("number", [-10000, -np.inf, np.finfo(np.float32).min, 1])
+@pytest.mark.parametrize(("cut", "diagonal"), [(np.triu, 0), (np.triu, 1), (np.tril, 0), (np.tril, -1)])
+@pytest.mark.parametrize("shape", [(40, 41), (2, 40, 41)])
+def test_a_causal_mask_is_computed_at_load(tmp_path: Path, shape: tuple[int, ...], cut: Any, diagonal: int,
+                                           number: float) -> None:
+    mask = cut(np.full(shape, number, np.float32), diagonal)
+    x = np.full((2, 40, 41), -0., np.float32)  # keeps the sign of a zero
+    emit(network(MASKED, mask=mask), tmp_path, EmitOptions())
+    found = session(tmp_path / MODEL, None, tmp_path).run(None, {"x": x})[0]
+    assert found.tobytes() == np.asarray(x + mask).tobytes()
+    assert kernels(tmp_path) == {"Add": 1}
+    assert (tmp_path / MODEL).stat().st_size < 512
+
+
+@pytest.mark.parametrize(("place", "number"), [((1, 3, 2), 1), ((0, 39, 0), -0.), ((1, 20, 19), 1e-30), ((0, 0, 7), 2)])
+def test_what_is_almost_a_mask_is_stored(tmp_path: Path, place: tuple[int, ...], number: float) -> None:
+    mask = np.triu(np.full((2, 40, 41), -10000, np.float32), 1)
+    mask[place] = number
+    emit(network(MASKED, mask=mask), tmp_path, EmitOptions())
+    stored, = ir.load(tmp_path / MODEL).graph.initializers.values()
+    assert stored.const_value.tobytes() == mask.tobytes()
+
+
 @pytest.mark.parametrize("batch", [2, "N"])
 def test_outputs_keep_their_shapes(tmp_path: Path, batch: int | str) -> None:
     model = network(f"g (float[{batch},3] x) => (float[{batch},3] y, float[{batch},3] z) {{ y = Relu (x) a = Neg (y) "

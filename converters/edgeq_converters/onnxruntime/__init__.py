@@ -15,6 +15,7 @@ from edgeq_converters.onnxruntime.anchors import anchor_float_weights
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.hard_swish import integer_hard_swish
 from edgeq_converters.onnxruntime.lstm import dynamic_lstm
+from edgeq_converters.onnxruntime.masks import generate_masks
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
 from edgeq_converters.onnxruntime.padding import keep_zeros_before_max_pool
 from edgeq_converters.onnxruntime.signs import (
@@ -65,6 +66,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     forms.rewrite()
     anchor_float_weights(graph)
     store_tied_once(graph)
+    generate_masks(graph)
     leave_out_the_spare(model)
     _drop_unread(graph)
     save(model, folder)
