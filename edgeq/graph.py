@@ -46,6 +46,14 @@ def shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(int(d) for d in value.shape.numpy())
 
 
+def dims(value: ir.Value | None) -> tuple[int | str, ...] | None:
+    """The shape of a value where all of it is known or has a name: what has one name has one size in every run."""
+    if value is None or value.shape is None:
+        return None
+    found = [d if isinstance(d, int) else d.value for d in value.shape]
+    return None if None in found else tuple(d for d in found if d is not None)
+
+
 def label(node: ir.Node) -> str:
     """A name for messages: the node's own, or its first output's."""
     return node.name or (node.outputs[0].name if node.outputs else None) or "?"

@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import constant
+from edgeq.graph import constant, dims
 from edgeq.passes.batch_norm import scale_outputs
-from edgeq.passes.rewrite import bypass, dims, nodes_of, only_reader, producer
+from edgeq.passes.rewrite import bypass, nodes_of, only_reader, producer
 
 
 def fold_affine(model: ir.Model) -> int:

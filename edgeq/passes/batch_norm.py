@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import all_nodes, attribute, constant, initializer
-from edgeq.passes.rewrite import bypass, constant_like, dims, float_weight, nodes_of, only_reader, replace
+from edgeq.graph import all_nodes, attribute, constant, dims, initializer
+from edgeq.passes.rewrite import bypass, constant_like, float_weight, nodes_of, only_reader, replace
 from edgeq.scheme import per_axis
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, consumers
+from edgeq.graph import attribute, constant, consumers, dims
 from edgeq.passes.rewrite import (
     constant_like,
-    dims,
     is_number,
     nodes_of,
     only_reader,

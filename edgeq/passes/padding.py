@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import attribute, constant
-from edgeq.passes.rewrite import dims, nodes_of, producer, scalar, static
+from edgeq.graph import attribute, constant, dims
+from edgeq.passes.rewrite import nodes_of, producer, scalar, static
 
 _WINDOWED: Final = ("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool")
 _NOT_NEGATIVE: Final = ("Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs")

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgeq.graph import attribute, constant
-from edgeq.passes.rewrite import dims, nodes_of, replace
+from edgeq.graph import attribute, constant, dims
+from edgeq.passes.rewrite import nodes_of, replace
 
 
 def mean_to_global_pool(model: ir.Model) -> int:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgeq.graph import attribute
-from edgeq.passes.rewrite import dims, nodes_of
+from edgeq.graph import attribute, dims
+from edgeq.passes.rewrite import nodes_of
 
 _SEQUENCE, _STATES = (1, 0, 2), (1, 0, 2)
 _OUTPUT = (2, 0, 1, 3)  # Y: [steps, directions, batch, hidden] -> [batch, steps, directions, hidden]

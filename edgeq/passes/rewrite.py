@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import all_nodes, constant, initializer
+from edgeq.graph import all_nodes, constant, dims, initializer
 
 SAME: Final = 1e-5  # relative difference up to which a constant is the one of a formula (float32 rounds at 6e-8)
 
@@ -57,14 +57,6 @@ def static(value: ir.Value | None) -> tuple[int, ...] | None:
     if value is None or value.shape is None or not value.shape.is_static():
         return None
     return tuple(int(d) for d in value.shape.numpy())
-
-
-def dims(value: ir.Value | None) -> tuple[int | str, ...] | None:
-    """The shape of a value where all of it is known or has a name: what has one name has one size in every run."""
-    if value is None or value.shape is None:
-        return None
-    found = [d if isinstance(d, int) else d.value for d in value.shape]
-    return None if None in found else tuple(d for d in found if d is not None)
 
 
 def same_shape(a: ir.Value, b: ir.Value) -> bool:

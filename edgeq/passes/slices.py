@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import constant
-from edgeq.passes.rewrite import constant_like, dims, nodes_of
+from edgeq.graph import constant, dims
+from edgeq.passes.rewrite import constant_like, nodes_of
 
 
 def positive_axes(model: ir.Model) -> int:

@@ -5,8 +5,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant
-from edgeq.passes.rewrite import constant_like, dims, nodes_of
+from edgeq.graph import attribute, constant, dims
+from edgeq.passes.rewrite import constant_like, nodes_of
 
 COPY, INFER, KEEP = 0, -1, 1  # an axis of the input, what is left over (Reshape); the input's size (Expand)
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, is_constant, label
+from edgeq.graph import attribute, constant, dims, is_constant, label
 from edgeq.graph import shape as shape_of
 
 SCALED: Final = "_scaled"
@@ -69,7 +69,8 @@ class Place:
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return shape_of(self.values[0])[self.axis]
+        value, axis = self.operands[0]
+        return shape_of(value)[axis]
 
     @property
     def name(self) -> str:
@@ -137,15 +138,15 @@ def _divided(node: ir.Node) -> tuple[ir.Value, tuple[tuple[ir.Value, int], ...],
     if node.op_type == "MatMul" and is_constant(weight) and weight.shape is not None and len(weight.shape) == 2:
         users = [use.node for use in output.uses()]
         added = next((v for v in users[0].inputs if v is not output), None) if len(users) == 1 else None
-        last = len(shape_of(output)) - 1
+        last = _rank(output) - 1
         if added is not None and users[0].op_type == "Add" and is_constant(added) and not output.is_graph_output() and (
                 shape_of(added) == shape_of(weight)[1:]):
             return users[0].outputs[0], ((weight, 1), (added, 0)), last
         return output, ((weight, 1),), last
     if node.op_type == "Mul":
         gain = next((v for v in node.inputs if v is not None and is_constant(v) and len(shape_of(v)) == 1), None)
-        rank = len(shape_of(output))
-        return None if gain is None or shape_of(gain) != shape_of(output)[-1:] else (output, ((gain, 0),), rank - 1)
+        whole = gain is not None and output.shape is not None and list(output.shape)[-1:] == list(shape_of(gain))
+        return (output, ((gain, 0),), _rank(output) - 1) if gain is not None and whole else None
     axes = {"Conv": 0, "Gemm": 0 if attribute(node, "transB", 0) else 1, "LayerNormalization": 0}
     if node.op_type == "ConvTranspose" and int(attribute(node, "group", 1)) == 1:
         axes["ConvTranspose"] = 1
@@ -153,13 +154,12 @@ def _divided(node: ir.Node) -> tuple[ir.Value, tuple[tuple[ir.Value, int], ...],
     plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
     if axis is None or not plain or not is_constant(weight) or not (bias is None or is_constant(bias)):
         return None
-    rank = len(shape_of(output))
     if node.op_type == "LayerNormalization" and len(shape_of(weight)) != 1:
         return None
     if bias is not None and len(shape_of(bias)) != 1:
         return None
     operands = ((weight, axis),) if bias is None else ((weight, axis), (bias, 0))
-    return output, operands, rank - 1 if node.op_type == "LayerNormalization" else 1
+    return output, operands, _rank(output) - 1 if node.op_type == "LayerNormalization" else 1
 
 
 def _alone(value: ir.Value) -> bool:
@@ -168,7 +168,7 @@ def _alone(value: ir.Value) -> bool:
 
 def _follow(value: ir.Value, axis: int, repeat: int, readers: list[Reader], values: list[ir.Value]) -> bool:
     """Collect who reads `value`, through ops that let scales pass; False where somebody else does."""
-    if value.is_graph_output() or not value.uses():
+    if value.is_graph_output() or not value.uses() or value.shape is None:
         return False
     values.append(value)
     for use in value.uses():
@@ -187,14 +187,13 @@ def _reads(node: ir.Node, value: ir.Value, axis: int) -> bool:
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     if weight is None or not is_constant(weight) or not _alone(weight):
         return False
-    rank = len(shape_of(value))
     match node.op_type:
         case "Conv" | "ConvTranspose":
             return axis == 1
         case "Gemm":
             return axis == 1 and not attribute(node, "transA", 0)
         case "MatMul":
-            return axis == rank - 1 and len(shape_of(weight)) == 2
+            return axis == _rank(value) - 1 and len(shape_of(weight)) == 2
     return False
 
 
@@ -212,7 +211,7 @@ def _spatial(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | Non
 
 def _pad(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
     """Zeros stay zeros. Not along the channels."""
-    pads, rank = constant(node.inputs[1]), len(shape_of(value))
+    pads, rank = constant(node.inputs[1]), _rank(value)
     number = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
     if attribute(node, "mode", "constant") != "constant" or pads is None or len(pads) != 2 * rank or number is None:
         return None
@@ -220,13 +219,16 @@ def _pad(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
 
 
 def _flatten(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
-    return (1, math.prod(shape_of(value)[2:])) if axis == 1 and attribute(node, "axis", 1) == 1 else None
+    inner = _inner(value)
+    return (1, inner) if inner is not None and axis == 1 and attribute(node, "axis", 1) == 1 else None
 
 
 def _reshape(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
     """Only what a Flatten would do."""
-    before, after = shape_of(value), shape_of(node.outputs[0])
-    return (1, math.prod(before[2:])) if axis == 1 and after == (before[0], math.prod(before[1:])) else None
+    before, after, inner = dims(value), dims(node.outputs[0]), _inner(value)
+    if axis != 1 or before is None or inner is None or not isinstance(before[1], int):
+        return None
+    return (1, inner) if after == (before[0], before[1] * inner) else None
 
 
 def _transpose(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
@@ -237,8 +239,9 @@ def _transpose(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | N
 def _times(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
     """A gate: the other factor is computed, and as large."""
     other = next((v for v in node.inputs if v is not value), None)
-    alike = other is not None and not is_constant(other) and shape_of(other) == shape_of(value)
-    return (axis, 1) if alike and shape_of(node.outputs[0]) == shape_of(value) else None
+    if other is None or is_constant(other) or dims(value) is None:
+        return None
+    return (axis, 1) if dims(other) == dims(value) == dims(node.outputs[0]) else None
 
 
 _PASSING: Final[Mapping[str, Step]] = MappingProxyType({
@@ -246,6 +249,17 @@ _PASSING: Final[Mapping[str, Step]] = MappingProxyType({
     "AveragePool": _spatial, "GlobalAveragePool": _spatial, "GlobalMaxPool": _spatial, "Pad": _pad,
     "Flatten": _flatten, "Reshape": _reshape, "Transpose": _transpose, "Mul": _times,
 })
+
+
+def _inner(value: ir.Value) -> int | None:
+    """How many numbers one channel of [N,C,...] holds; None where each run chooses it."""
+    sizes = [] if value.shape is None else list(value.shape)[2:]
+    known = [size for size in sizes if isinstance(size, int)]
+    return math.prod(known) if value.shape is not None and len(known) == len(sizes) else None
+
+
+def _rank(value: ir.Value) -> int:
+    return 0 if value.shape is None else len(value.shape)
 
 
 def data_of(value: Any) -> Array:
