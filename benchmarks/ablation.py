@@ -28,24 +28,29 @@ from edgeq.quant.choose import SAMPLES, choose_calibrators
 from edgeq.quant.methods import Method, method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
+from edgeq.quant.samples import open_samples
 from edgeq.quant.scaling.places import data_of, store
 from edgeq.quant.scaling.streams import find_streams
 from edgeq.quant.solve.layer import NO_CORRECTION, Settings
+from edgeq.record import input_specs
 from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType
+from edgeq.search import Workbench
+from edgeq.search.wider import choose_wider
 from edgeq.targets import TARGETS
 from edgeq.verify.compare import sqnr_db
 from edgeq.verify.reference import run_onnx
 
 LM = "lm_stories260k"
 LM_TOKENS = 384
+MEASURED = "auto, measured layers"  # what `edgeq convert` does; in the other rows rules say which layers keep 8 bits
 _BARE = Settings(clip=False, passes=0, refits=0, corrections=(NO_CORRECTION,), bias=False)
 ROWS: dict[str, Method] = {
     **{name: method_named(name) for name in (
         "nearest", "sum-preserving", "clip", "hqq", "equalize", "fold-gains+equalize+sum-preserving", "bias")},
     "gptq, full range": Method(settings=_BARE),
-    **{name: method_named(name) for name in (
+    **{name: method_named(name.partition(",")[0]) for name in (
         "gptq", "descent", "adaround", "gptq+descent", "gptq+refit", "gptq+refit+bias", "gptaq+refit+bias", "auto",
-        "fold-gains+auto", "equalize+auto", "smooth+auto", "awq+auto", "rotate+auto", "rotate+gptq+descent")},
+        MEASURED, "fold-gains+auto", "equalize+auto", "smooth+auto", "awq+auto", "rotate+auto", "rotate+gptq+descent")},
 }
 
 
@@ -112,6 +117,10 @@ class Bench:
         chosen = CALIBRATORS[self.calibrator] if self.calibrator != "auto" else choose_calibrators(
             model, plan, statistics, self.feeds[:SAMPLES])
         started = time.perf_counter()
+        if name == MEASURED:
+            samples = open_samples(self.feeds, input_specs(model))
+            bench = Workbench(model, self.targets, self.scheme, samples, statistics, chosen, method)
+            plan = bench.plan(choose_wider(bench).layers)
         graph = quantize(model, plan, statistics, chosen, method.rounding, method.fit(self.feeds, bits), method.search)
         seconds = scaling + time.perf_counter() - started
         got = self._run(graph)
