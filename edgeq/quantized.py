@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -18,7 +18,7 @@ from edgeq.quant.choose import DEFAULT, choose_calibrators
 from edgeq.quant.choose import SAMPLES as CHOICE_SAMPLES
 from edgeq.quant.half import store_half
 from edgeq.quant.methods import Method, method_named
-from edgeq.quant.plan import QuantPlan, make_plan
+from edgeq.quant.plan import Precision, QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import InputSpec, Samples, open_samples
@@ -26,7 +26,6 @@ from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantScheme
 from edgeq.search import Found, Goal, Limits, Workbench, goal_on, observed, search
 from edgeq.search.mixtures import BITS
-from edgeq.search.repair import FEEDS as REPAIR_FEEDS
 from edgeq.search.repair import Repair, repair
 from edgeq.search.wider import Wider, choose_wider
 from edgeq.search.workbench import spread
@@ -49,7 +48,9 @@ class Quantized:
     plan: QuantPlan | None
     statistics: Statistics
     scaled: Sequence[Scaled] = ()
-    decided: Found | Repair | Wider | None = None
+    found: Found | None = None
+    repaired: Repair | None = None
+    wider: Wider | None = None
 
     @property
     def kept(self) -> list[str]:
@@ -75,7 +76,7 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
     network, scaled = _scaled(network, plan, method, samples, options)
     plan = make_plan(network, targets, scheme, keep_float=options.keep_float) if scaled else plan
     measuring = samples is not None and "auto" in options.method.split("+")
-    repairing = measuring and options.bits == 8 and plan.activation is not None
+    repairing = measuring and plan.activation is not None
     values = observed(plan, network) if limited or repairing else plan.sources
     statistics = _calibrate(network, values, samples, options)
     calibrators = _calibrators(network, plan, statistics, samples, options)
@@ -85,17 +86,24 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
         least = least_bits(options.device, [target.name for target in targets])
         found = search(bench, goal, size, [bits for bits in BITS if bits >= least])
         return Quantized(network, found.chosen.built.graph, found.chosen.built.plan, statistics, scaled, found)
-    if repairing:
-        assert samples is not None
-        repaired = repair(bench, spread(samples, REPAIR_FEEDS))
-        return Quantized(network, repaired.built.graph, repaired.built.plan, statistics, scaled, repaired)
-    wider = choose_wider(bench) if measuring and options.bits == 4 else Wider()
-    plan = bench.plan(wider.layers)
+    repaired = repair(bench.with_8_bit_weights()) if repairing else None
+    wider = choose_wider(bench) if measuring and options.bits == 4 else None
+    plan = bench.plan(_together(wider, repaired))
     fit = method.fit(samples, options.bits)
     if fit is not None:
         options.progress("fitting weights", 0)
-    graph = quantize(network, plan, statistics, calibrators, method.rounding, fit, method.search)
-    return Quantized(network, graph, plan, statistics, scaled, wider)
+    graph = quantize(network, plan, statistics, bench.calibrator, method.rounding, fit, method.search)
+    return Quantized(network, graph, plan, statistics, scaled, None, repaired, wider)
+
+
+def _together(wider: Wider | None, repaired: Repair | None) -> Mapping[str, Precision]:
+    """At 8 bits what is repaired; at 4 the bits of weights as measured, and the float layers of the repair."""
+    given = {} if repaired is None else repaired.layers
+    if wider is None:
+        return given
+    floats = {name: replace(wider.layers.get(name, Precision()), integer_activations=False, reason=precision.reason)
+              for name, precision in given.items() if precision.integer_activations is False}
+    return {**wider.layers, **floats}
 
 
 def _scaled(network: ir.Model, plan: QuantPlan, method: Method, samples: Samples | None, options: Options,

@@ -78,16 +78,14 @@ class Record:
     def report(self, target: str, artifact: Artifact, verification: Verification | None, seconds: float,
                ) -> dict[str, Any]:
         """What the conversion did and measured; seconds: of emitting alone."""
-        decided = self.quantized.decided
+        quantized = self.quantized
         return {
             "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
             "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(self.quantized.kept)],
             "notes": [asdict(note) for note in artifact.notes],
-            "verification": verification.to_json() if verification else None,
-            "search": decided.to_json() if isinstance(decided, Found) else None,
-            "repair": decided.to_json() if isinstance(decided, Repair) else None,
-            "wider": decided.to_json() if isinstance(decided, Wider) else None,
+            "verification": _json(verification),
+            "search": _json(quantized.found), "repair": _json(quantized.repaired), "wider": _json(quantized.wider),
         }
 
     @property
@@ -104,8 +102,8 @@ class Record:
         if self.plan is None:
             return {"scheme": "as in the source model"}
         activation = self.plan.activation
-        decided = self.quantized.decided
-        given = decided.chosen.mixture.bits if isinstance(decided, Found) else {}
+        found = self.quantized.found
+        given = found.chosen.mixture.bits if found is not None else {}
         bits = min(given.values(), default=self.options.bits)
         wider = {weight.node: weight.type.bits for weight in self.plan.weights} | dict(given)
         wider = {name: width for name, width in wider.items() if width != bits}
@@ -150,6 +148,10 @@ class Record:
         if not _is_file(self.source):
             return None
         return sum(path.stat().st_size for path in (Path(self.source), Path(f"{self.source}.data")) if path.is_file())
+
+
+def _json(part: Verification | Found | Repair | Wider | None) -> dict[str, Any] | None:
+    return None if part is None else part.to_json()
 
 
 def model_name(source: Any) -> str:

@@ -6,8 +6,8 @@ alone, and the path of mixtures is followed as long as what it repairs is worth 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -15,10 +15,9 @@ import onnx_ir as ir
 
 from edgeq.errors import ModelError
 from edgeq.quant.plan import Precision
-from edgeq.quant.prefix import Arrays
 from edgeq.search.mixtures import measured_path
 from edgeq.search.path import Mixture
-from edgeq.search.workbench import LARGEST, Built, Workbench, constant_bytes, precisions
+from edgeq.search.workbench import LARGEST, Workbench, constant_bytes, precisions, spread
 from edgeq.verify.evaluate import Evaluation, fidelity
 from edgeq.verify.reference import opened, run_onnx
 
@@ -35,13 +34,13 @@ PROBES: Final = 4  # of these, to measure single roundings on
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """sqnr_db: of the worst output. plain_db: the same of plain W8A8. float_share: what it adds to plain W8A8's. note:
-    why nothing was tried, or "".
+    """layers: what each gets; empty: plain W8A8. sqnr_db: of the worst output. plain_db: the same of plain W8A8.
+    float_share: what it adds to plain W8A8's. note: why nothing was tried, or "".
     """
 
-    built: Built
     plain_db: float
     sqnr_db: float
+    layers: Mapping[str, Precision] = field(default_factory=dict)
     float_share: float = 0.0
     note: str = ""
 
@@ -50,12 +49,14 @@ class Repair:
                 "float_share": round(self.float_share, 4), "note": self.note}
 
 
-def repair(bench: Workbench, feeds: Sequence[Arrays]) -> Repair:
-    """Quantize to 8 bits, with as few layers in float as bring the outputs near enough to the float network's."""
+def repair(bench: Workbench) -> Repair:
+    """As few layers in float as bring the outputs near enough to the float network's. bench: of 8-bit weights."""
+    assert bench.samples is not None
+    feeds = spread(bench.samples, FEEDS)
     evaluation = fidelity(feeds, run_onnx(bench.network, feeds, fused=True))
     plain = bench.build({})
     plain_db = _score(evaluation, plain.graph)
-    best = Repair(plain, plain_db, plain_db)
+    best = Repair(plain_db, plain_db)
     enough = SCORES_DB if _gives_scores(bench.network) else VALUES_DB
     if plain_db >= enough or not plain.plan.groups:
         return best
@@ -66,11 +67,12 @@ def repair(bench: Workbench, feeds: Sequence[Arrays]) -> Repair:
     except ModelError as error:  # plain W8A8 is what the user gets then, and is told
         return replace(best, note=f"the layers could not be measured one by one: {error}")
     for place in _worth_trying(path):
-        built = bench.build(_with_reasons(path[:place + 1]))
+        layers = _with_reasons(path[:place + 1])
+        built = bench.build(layers)
         share = bench.float_share(built.plan) - bench.float_share(plain.plan)
         if share > MOST_FLOAT:  # more than was predicted, where float spreads to the neighbours
             continue
-        found = Repair(built, plain_db, _score(evaluation, built.graph), share)
+        found = Repair(plain_db, _score(evaluation, built.graph), layers, share)
         best = max(best, found, key=_worth)
         if found.sqnr_db >= enough:
             break

@@ -23,10 +23,11 @@ from edgeq.quant.prefix import Arrays
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import Samples
 from edgeq.quant.solve.layer import NO_CORRECTION
-from edgeq.scheme import QuantScheme, QuantType
+from edgeq.scheme import PerChannel, QuantScheme, QuantType
 from edgeq.targets import MULTIPLY_ACCUMULATE, Target
 
 LARGEST: Final = 1 << 30  # bytes of weights: pieces of a model go through protobuf, which ends at 2 GiB
+_W8: Final = QuantType(8, granularity=PerChannel())
 _ELEMENT: Final = 8  # multiplications, while an element goes through memory
 _FREE: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})  # no element moves
 
@@ -67,6 +68,11 @@ class Workbench:
         """Of the work that could be done on integers, what a plan does in float."""
         total = sum(self.work.values())
         return sum(self.work.get(kept.node, 0) for kept in plan.kept) / total if total else 0.0
+
+    def with_8_bit_weights(self) -> Workbench:
+        """The same, to see what rounding activations costs alone, next to which 8-bit weights cost little."""
+        eight = self.scheme.weight if self.scheme.weight and self.scheme.weight.bits == 8 else _W8
+        return replace(self, scheme=replace(self.scheme, weight=eight, table_channels=0))
 
     def plan(self, layers: Mapping[str, Precision]) -> QuantPlan:
         return make_plan(self.network, self.targets, self.scheme, keep_float=self.keep_float, layers=layers)

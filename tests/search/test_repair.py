@@ -61,7 +61,17 @@ def test_the_layer_that_ruins_the_outputs_computes_in_float(tmp_path: Path) -> N
     assert found["sqnr_db"] == pytest.approx(repaired, abs=1)
     assert 0 < found["float_share"] < repair.MOST_FLOAT
     assert bundle.manifest.quantization["wider_layers"] == {}
-    assert "of the work stays in float, which brings the output from" in (bundle.path / "report.html").read_text()
+    assert "of the work stays in float, which brings the output of" in (bundle.path / "report.html").read_text()
+
+
+def test_the_same_layers_compute_in_float_behind_4_bit_weights(tmp_path: Path) -> None:
+    fitted = "sum-preserving+gptaq+refit+bias"
+    _, plain, none = converted(gated(100.0), tmp_path / "plain", bits=4, method=fitted)
+    bundle, repaired, kept = converted(gated(100.0), tmp_path / "repaired", bits=4)
+    assert not none
+    assert {"Conv_0", "Sigmoid_1"} <= set(kept)
+    assert repaired > plain + 3
+    assert bundle.manifest.quantization["weight_bits"] == 4
 
 
 def test_what_is_good_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
