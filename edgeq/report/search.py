@@ -47,7 +47,7 @@ def wider_sentence(layers: Mapping[str, int], found: Mapping[str, Any] | None) -
         note = f"; not measured: {found['note']}" if found is not None and found["note"] else ""
         return f"{len(layers)} small or delicate layers keep {bits} bits{note}"
     return (f"{len(layers)} layers that lose most at fewer bits keep {bits}: the weights' rounding alone leaves "
-            f"{found['sqnr_db']:.1f} dB, with the same bytes by rule {found['rule_sqnr_db']:.1f} dB")
+            f"{found['sqnr_db']:.1f} dB, by rule {found['rule_sqnr_db']:.1f} dB")
 
 
 def _score(found: Mapping[str, Any], score: float) -> str:

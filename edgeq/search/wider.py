@@ -1,10 +1,11 @@
 """4 bits that still work: which layers keep 8 bits is measured, where rules would spend these bytes worse.
 
 The planner's rules say how many bytes go to wider layers. Every layer is rounded alone, to 4 and to 8 bits; the path of
-mixtures that follows is left where it has spent as much.
+mixtures that follows is left where it has spent as much, or a little later where the next layers are worth it.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -14,11 +15,14 @@ from edgeq.quant.plan import Precision
 from edgeq.quant.plan.weights import fewest_bits
 from edgeq.search.limits import FEEDS
 from edgeq.search.mixtures import layer_bytes, measured_path
+from edgeq.search.path import Mixture
 from edgeq.search.workbench import LARGEST, Workbench, constant_bytes, precisions, spread
 from edgeq.verify.evaluate import Evaluation, fidelity
 from edgeq.verify.reference import opened, run_onnx
 
 WORTH_DB: Final = 0.5  # less is what other samples would have changed too
+DOUBLED_DB: Final = 24.0  # what doubling all bytes, from 4 to 8 bits, gains: a layer has to give more for its bytes
+MOST_BYTES: Final = 1.15  # of what the rules take
 TRIALS: Final = 3  # the noise of single layers adds up nearly, so a smaller mixture is sometimes the better one
 JUDGES: Final = 16  # samples to compare outputs on
 
@@ -39,7 +43,7 @@ class Wider:
 
 
 def choose_wider(bench: Workbench) -> Wider:
-    """The layers that keep 8 bits in a network of 4, in as many bytes as the planner's rules would take.
+    """The layers that keep 8 bits in a network of 4, in about as many bytes as the planner's rules would take.
 
     Weights are rounded without a look at the samples here, so that these may judge.
     """
@@ -58,17 +62,32 @@ def choose_wider(bench: Workbench) -> Wider:
         path = measured_path(bench, feeds[:FEEDS], (4, 8))
     except ModelError as error:
         return Wider(rule_db=rule_db, sqnr_db=rule_db, note=f"the layers could not be measured one by one: {error}")
-    trials = [precisions(mixture.bits, ()) for mixture in path if mixture.weight_bytes <= room][-TRIALS:]
-    return _best(bench, trials, evaluation, Wider(rule_db=rule_db, sqnr_db=rule_db))
+    return _best(bench, _worth_trying(path, room), room, evaluation, Wider(rule_db=rule_db, sqnr_db=rule_db))
 
 
-def _best(bench: Workbench, trials: Sequence[Mapping[str, Precision]], evaluation: Evaluation, rules: Wider) -> Wider:
+def _worth_trying(path: Sequence[Mixture], room: int) -> list[Mixture]:
+    """The last mixtures that the room holds, and those around the one that is worth most of what needs more."""
+    inside = sum(mixture.weight_bytes <= room for mixture in path)
+    outside = sum(mixture.weight_bytes <= MOST_BYTES * room for mixture in path)
+    best = max(range(max(inside - 1, 0), outside), default=0,
+               key=lambda place: _worth(-10 * math.log10(max(path[place].noise, 1e-30)), path[place], room))
+    places = {*range(inside - TRIALS, inside), *range(best + 1 - TRIALS, best + 1)}
+    return [path[place] for place in sorted(places) if 0 <= place < outside]
+
+
+def _worth(decibel: float, mixture: Mixture, room: int) -> float:
+    return decibel - DOUBLED_DB * max(0.0, mixture.weight_bytes / room - 1)
+
+
+def _best(bench: Workbench, trials: Sequence[Mixture], room: int, evaluation: Evaluation, rules: Wider) -> Wider:
     assert rules.rule_db is not None
-    scores = [_score(bench, layers, evaluation) for layers in trials]
-    best = max(scores, default=-1e9)
-    if best < rules.rule_db + WORTH_DB:
-        return rules
-    return Wider(trials[scores.index(best)], rules.rule_db, best)
+    best, most = rules, rules.rule_db + WORTH_DB
+    for mixture in trials:
+        layers = precisions(mixture.bits, ())
+        found = _score(bench, layers, evaluation)
+        if _worth(found, mixture, room) > most:
+            best, most = Wider(layers, rules.rule_db, found), _worth(found, mixture, room)
+    return best
 
 
 def _score(bench: Workbench, layers: Mapping[str, Precision], evaluation: Evaluation) -> float:
