@@ -22,7 +22,7 @@ from edgeq.verify.reference import opened, run_onnx
 
 WORTH_DB: Final = 0.5  # less is what other samples would have changed too
 DOUBLED_DB: Final = 24.0  # what doubling all bytes, from 4 to 8 bits, gains: a layer has to give more for its bytes
-MOST_BYTES: Final = 1.15  # of what the rules take
+MOST_BYTES: Final = 1.15  # of what the rules take for layers that can have 4 bits
 TRIALS: Final = 3  # the noise of single layers adds up nearly, so a smaller mixture is sometimes the better one
 JUDGES: Final = 16  # samples to compare outputs on
 
@@ -55,11 +55,13 @@ def choose_wider(bench: Workbench) -> Wider:
     kept = {weight.node: weight.type.bits for weight in bench.plan({}).weights}
     if all(kept[name] == fewest_bits(node) for name, node in bench.layers.items()):
         return Wider()
-    room = sum(layer_bytes(node, kept[name]) for name, node in bench.layers.items())
+    fixed = sum(layer_bytes(node, 8) for node in bench.layers.values() if fewest_bits(node) == 8)
+    room = sum(layer_bytes(node, kept[name]) for name, node in bench.layers.items()) - fixed
     evaluation = fidelity(feeds, run_onnx(bench.network, feeds, fused=True))
     rule_db = _score(bench, {}, evaluation)
     try:
-        path = measured_path(bench, feeds[:FEEDS], (4, 8))
+        path = [replace(mixture, weight_bytes=mixture.weight_bytes - fixed)
+                for mixture in measured_path(bench, feeds[:FEEDS], (4, 8))]
     except ModelError as error:
         return Wider(rule_db=rule_db, sqnr_db=rule_db, note=f"the layers could not be measured one by one: {error}")
     return _best(bench, _worth_trying(path, room), room, evaluation, Wider(rule_db=rule_db, sqnr_db=rule_db))

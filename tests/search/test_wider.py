@@ -72,6 +72,24 @@ def test_rules_hold_where_nothing_better_is_measured(tmp_path: Path, monkeypatch
     assert bundle.report["quantization"]["wider_layers"] == by_rule.report["quantization"]["wider_layers"]
 
 
+def test_an_embedding_table_pays_for_no_other_layer(tmp_path: Path) -> None:
+    """It has 8 bits in any case, and here more bytes than all else at 8 bits would add."""
+    model = network("""
+        g (int64[1,8] ids) => (float[1,8,10] y) {
+            e = Gather (table, ids)
+            a = MatMul (e, w1)
+            r = Relu (a)
+            b = MatMul (r, w2)
+            s = Relu (b)
+            y = MatMul (s, w3)
+        }""", table=normal(2000, 16), w1=normal(16, 64, seed=1), w2=normal(64, 64, seed=2), w3=normal(64, 10, seed=3))
+    random = np.random.default_rng(0)
+    samples = [{"ids": random.integers(0, 2000, (1, 8))} for _ in range(12)]
+    bundle = convert(model, target="onnxruntime", bits=4, activations="float", calibration=samples,
+                     output=tmp_path / "b")
+    assert "MatMul_3" not in bundle.report["quantization"]["wider_layers"]
+
+
 def test_what_is_too_large_to_measure_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wider, "LARGEST", 1000)
     bundle, _ = converted(tmp_path / "b")
