@@ -72,7 +72,7 @@ def analyze(model: Any, targets: Sequence[str], options: Options, scored: int = 
 
 def print_damage(found: Mapping[str, Any], shown: int) -> None:
     """The worst layers as a table for people."""
-    from edgeq.report.text import console, size, table
+    from edgeq.report.console import console, size, table
 
     metric = [f">{found['metric']} (float: {found['float_score']:.4g})"] if "metric" in found else []
     rows = table("layer", "op", ">bits", ">weights", ">dB of the output", *metric,

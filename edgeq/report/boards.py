@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from edgeq.report.text import console, print_rows, size, table
+from edgeq.report.console import console, print_rows, size, table
 from edgeq_runtime.selftest import Difference
 
 EMULATION_NOTE: Final = "* emulated: what it computes counts, how long it takes means nothing"

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from edgeq.errors import EdgeqError
 from edgeq.graph import constant
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
+from edgeq.report.console import share, size
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
 from edgeq.report.search import repair_sentence, score_sentence, search_html, wider_sentence
-from edgeq.report.text import reasons, share, size
+from edgeq.report.text import reasons
 from edgeq.scheme import broadcast
 from edgeq.targets import ABSORBED, MULTIPLY_ACCUMULATE
 from edgeq.verify.layers import BROKEN_DB, Layer, LayerComparison, compare_graphs

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from edgeq.report.text import share, size
+from edgeq.report.console import share, size
 
 
 def score_sentence(found: Mapping[str, Any]) -> str:

@@ -1,66 +1,19 @@
 """What a command found, as text for people. Every function takes the plain data that `--json` prints."""
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
+from edgeq.report.console import console, share, size, table
+from edgeq.report.search import repair_sentence, score_sentence, search_sentence, wider_sentence
 from edgeq_runtime.dimensions import from_json
 
 LOW_SQNR_DB: Final = 10.0  # the error has a third of the signal's amplitude: hardly a model any more
 SHOWN_NODES: Final = 3
 NAME_WIDTH: Final = 60
-PIPE_WIDTH: Final = 160  # a table that nobody's screen limits
-
-
-def console() -> Console:
-    """stdout. Node names hold brackets, which are no markup."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, highlight=False)
-
-
-def table(*columns: str, title: str = "") -> Table:
-    """An empty table; columns that start with > are numbers."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold",
-                 show_header=any(column.removeprefix(">") for column in columns))
-    for column in columns:
-        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left",
-                        overflow="fold")
-    return made
-
-
-def print_rows(out: Console, found: Table) -> None:
-    """A table, or a block for each of its rows where the terminal is narrower than its lines."""
-    unlimited = out.options.update(max_width=PIPE_WIDTH)
-    if Measurement.get(out, unlimited, found).maximum <= out.width:
-        out.print(found)
-        return
-    names = [str(column.header) for column in found.columns]
-    for first, *rest in zip(*(column.cells for column in found.columns), strict=True):
-        block = table("", "")
-        for name, cell in zip(names[1:], rest, strict=True):
-            if cell != "-":
-                block.add_row(f"  {name}", cell)
-        out.print(first, style="bold")
-        out.print(block)
-
-
-def size(count: int | None) -> str:
-    """Bytes in decimal units, three digits."""
-    if count is None:
-        return "-"
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{f'{value:#.3g}'.rstrip('.')} {units[0]}" if units[0] != "B" else f"{count} B"
-
-
-def share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def shape(spec: Mapping[str, Any]) -> str:
@@ -72,8 +25,6 @@ def shape(spec: Mapping[str, Any]) -> str:
 
 def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per output of every bundle, then what stays float, then where the bundles are."""
-    from edgeq.report.search import repair_sentence, score_sentence, search_sentence, wider_sentence
-
     out = console()
     found = table("target", ">size", ">of source", "output", ">dB to float", ">dB to graph", ">graph to float",
                   ">top-1")
@@ -218,8 +169,6 @@ def _model(found: Mapping[str, Any]) -> None:
 
 
 def _bundle(found: Mapping[str, Any]) -> None:
-    from edgeq.report.search import score_sentence
-
     out = console()
     quantization = {key: value for key, value in found["quantization"].items()
                     if key not in ("kept_float", "wider_layers")}

@@ -21,6 +21,7 @@ from rich.console import Console
 from edgeq.errors import InputError, MissingExtra, UsageError
 from edgeq.frontends import load_model
 from edgeq.report import boards, doctor, text
+from edgeq.report.console import print_rows, size, table
 from edgeq.report.describe import describe, peak_activation_bytes, read_labels, read_preprocess, weight_bytes
 from edgeq.report.run import read_inputs, summary
 from edgeq.scheme import PRESETS
@@ -197,7 +198,7 @@ def test_the_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.Monk
     (999_499, "999 kB"), (999_500, "1.00 MB"),
 ])
 def test_sizes_are_decimal(count: int | None, shown: str) -> None:
-    assert text.size(count) == shown
+    assert size(count) == shown
 
 
 def test_reasons_are_grouped_and_counted() -> None:
@@ -214,11 +215,11 @@ def test_reasons_are_grouped_and_counted() -> None:
     (35, ["kitchen", "  engine   onnxruntime 1.32.0", "  seconds  3.1", "hall"]),
 ])
 def test_a_table_for_a_narrow_terminal(width: int, expected: list[str]) -> None:
-    found = text.table("board", "engine", ">seconds")
+    found = table("board", "engine", ">seconds")
     found.add_row("kitchen", "onnxruntime 1.32.0", "3.1")
     found.add_row("hall", "-", "-")
     printed = io.StringIO()
-    text.print_rows(Console(file=printed, width=width), found)
+    print_rows(Console(file=printed, width=width), found)
     assert [line.rstrip() for line in printed.getvalue().splitlines()] == expected
 
 
