@@ -110,19 +110,14 @@ class _Search:
         return high
 
     def _refit(self, place: int) -> None:
-        """Weights that are fitted to one another keep more, so that a smaller mixture may do: a bisection of those with
-        weights of 4 bits, up to `place`.
-        """
-        narrow = [k for k in range(place + 1) if min(self.path[k].bits.values(), default=8) < 8]
-        low, high = 0, len(narrow)
-        for turn in range(REFITS):
-            if low >= high:
+        """Weights that are fitted to one another keep more, so that a smaller mixture may do."""
+        low, high = 0, place
+        for _ in range(REFITS):
+            if low > high or min(self.path[high].bits.values(), default=8) >= 8:
                 return
-            middle = (low + high) // 2 if turn else high - 1
-            if self._met(self._try(narrow[middle], refit=True)):
-                high = middle
-            else:
-                low = middle + 1
+            if not self._met(self._try(high, refit=True)):
+                return
+            high -= max(1, (high - low) // 2)
 
     def _try(self, place: int, *, refit: bool = False) -> Trial:
         for trial in self.trials:

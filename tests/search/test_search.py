@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ from edgeq.report.analyze import analyze
 from edgeq.scheme import PRESETS
 from edgeq.search.limits import Drop, Least, limits_of
 from edgeq.search.mixtures import measured_path
-from edgeq.search.path import Mixture
-from edgeq.search.run import Trial, _Search
 from edgeq.search.workbench import Workbench, precisions, work
 from edgeq.targets import ONNXRUNTIME
 from edgeq.verify.compare import compare
@@ -115,29 +112,6 @@ def test_the_smallest_bundle_that_keeps_the_metric(tmp_path: Path) -> None:
     bits = {layer["node"]: layer["weight_bits"] for layer in found["layers"]}
     assert set(bits) == {"Conv_0", "Conv_2", "Gemm_7"}
     assert {**dict.fromkeys(bits, min(bits.values())), **bundle.manifest.quantization["wider_layers"]} == bits
-
-
-class Scripted(_Search):
-    """Five mixtures, the last of 8 bits alone. Unless weights are fitted to one another, it alone scores enough."""
-
-    def __init__(self) -> None:
-        self.goal: Any = SimpleNamespace(floor=90.0, keeps=lambda score: score >= 90, fits=lambda size: True,
-                                         drop=lambda score: 100 - score)
-        self.path = [Mixture({"a": bits}, frozenset(), 0.0, 0, 0.0) for bits in (4, 4, 4, 4, 8)]
-        self.trials = []
-
-    def _try(self, place: int, *, refit: bool = False) -> Trial:
-        built: Any = None
-        score = 95.0 if place >= (2 if refit else 4) else 50.0
-        self.trials.append(Trial(place, self.path[place], built, 100 + place, score, refit))
-        return self.trials[-1]
-
-
-def test_weights_fitted_to_one_another_allow_a_smaller_mixture() -> None:
-    found = Scripted().run()
-    assert found.met
-    assert (found.chosen.place, found.chosen.refit) == (2, True)
-    assert sum(trial.refit for trial in found.trials) == 3
 
 
 def matrices() -> ir.Model:
