@@ -35,6 +35,7 @@ from edgeq.quant.solve.layer import NO_CORRECTION, Settings
 from edgeq.record import input_specs
 from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType
 from edgeq.search import Workbench
+from edgeq.search.judge import Judge
 from edgeq.search.wider import choose_wider
 from edgeq.targets import TARGETS
 from edgeq.verify.compare import sqnr_db
@@ -120,7 +121,7 @@ class Bench:
         if name == MEASURED:
             samples = open_samples(self.feeds, input_specs(model))
             bench = Workbench(model, self.targets, self.scheme, samples, statistics, chosen, method)
-            plan = bench.plan(choose_wider(bench).layers)
+            plan = bench.plan(choose_wider(bench, Judge.of(model, samples)).layers)
         graph = quantize(model, plan, statistics, chosen, method.rounding, method.fit(self.feeds, bits), method.search)
         seconds = scaling + time.perf_counter() - started
         got = self._run(graph)
@@ -186,8 +187,7 @@ def main() -> None:
     chosen = options.parse_args()
     zoo = open_zoo(chosen.models)
     found = [row for item in chosen.items.split(",") for row in
-             rows(zoo, item, chosen.methods.split(";"), chosen.bits, chosen.held, chosen.calibrator,
-                                     chosen.outliers)]
+             rows(zoo, item, chosen.methods.split(";"), chosen.bits, chosen.held, chosen.calibrator, chosen.outliers)]
     report(found, f"{chosen.bits}-bit weights, at most 100 calibration samples, QDQ graph op by op", chosen.json)
 
 

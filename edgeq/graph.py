@@ -46,6 +46,19 @@ def shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(int(d) for d in value.shape.numpy())
 
 
+def rank(value: ir.Value) -> int:
+    """Number of axes; 0 too where nothing is known."""
+    return 0 if value.shape is None else len(value.shape)
+
+
+def is_transpose(value: ir.Value, table: ir.Value) -> bool:
+    """Whether a constant [D,V] is another constant [V,D], turned; the data is read only where shapes agree."""
+    if value is table or len(shape(value)) != 2 or shape(value) != shape(table)[::-1]:
+        return False
+    data, rows = constant(value), constant(table)
+    return data is not None and rows is not None and np.array_equal(data, rows.T)
+
+
 def dims(value: ir.Value | None) -> tuple[int | str, ...] | None:
     """The shape of a value where all of it is known or has a name: what has one name has one size in every run."""
     if value is None or value.shape is None:

@@ -25,6 +25,7 @@ from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantScheme
 from edgeq.search import Found, Goal, Limits, Workbench, goal_on, observed, search
+from edgeq.search.judge import Judge
 from edgeq.search.mixtures import BITS
 from edgeq.search.repair import Repair, repair
 from edgeq.search.wider import Wider, choose_wider
@@ -86,8 +87,9 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
         least = least_bits(options.device, [target.name for target in targets])
         found = search(bench, goal, size, [bits for bits in BITS if bits >= least])
         return Quantized(network, found.chosen.built.graph, found.chosen.built.plan, statistics, scaled, found)
-    repaired = repair(bench.with_8_bit_weights()) if repairing else None
-    wider = choose_wider(bench) if measuring and options.bits == 4 else None
+    judge = Judge.of(network, samples) if samples is not None and measuring else None
+    repaired = repair(bench.with_8_bit_weights(), judge) if repairing and judge is not None else None
+    wider = choose_wider(bench, judge) if options.bits == 4 and judge is not None else None
     plan = bench.plan(_together(wider, repaired))
     fit = method.fit(samples, options.bits)
     if fit is not None:

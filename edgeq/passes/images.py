@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import UsageError
 from edgeq.graph import attribute, constant, real_inputs
+from edgeq.graph import rank as rank_of
 
 Order: TypeAlias = tuple[int, ...]  # which axis of a public tensor stands where in a value inside
 CHANNELS_FIRST: Final = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
@@ -57,7 +58,7 @@ def _last(rank: int) -> Order:
 
 def _readers(value: ir.Value) -> Iterator[Order]:
     """How the spatial operators behind an input see it."""
-    waiting, seen = [(value, tuple(range(_rank(value))))], {value}
+    waiting, seen = [(value, tuple(range(rank_of(value))))], {value}
     while waiting:
         here, order = waiting.pop()
         for node, position in here.uses():
@@ -68,7 +69,7 @@ def _readers(value: ir.Value) -> Iterator[Order]:
                 continue
             if node.op_type == "Transpose":
                 after = tuple(order[axis] for axis in attribute(node, "perm", range(len(order))[::-1]))
-            elif node.op_type not in POINTWISE or _rank(node.outputs[0]) != len(order):
+            elif node.op_type not in POINTWISE or rank_of(node.outputs[0]) != len(order):
                 continue
             waiting += [(output, after) for output in node.outputs if output not in seen]
             seen.update(node.outputs)
@@ -76,7 +77,7 @@ def _readers(value: ir.Value) -> Iterator[Order]:
 
 def _makers(value: ir.Value) -> Iterator[Order]:
     """How the spatial operators in front of an output make it."""
-    waiting, seen = [(value, tuple(range(_rank(value))))], {value}
+    waiting, seen = [(value, tuple(range(rank_of(value))))], {value}
     while waiting:
         here, order = waiting.pop()
         node = here.producer()
@@ -91,13 +92,9 @@ def _makers(value: ir.Value) -> Iterator[Order]:
             before = tuple(order[perm.index(axis)] for axis in range(len(order)))
         elif node.op_type not in POINTWISE:
             continue
-        fresh = [v for v in node.inputs if v is not None and v not in seen and _rank(v) == len(order)]
+        fresh = [v for v in node.inputs if v is not None and v not in seen and rank_of(v) == len(order)]
         waiting += [(v, before) for v in fresh]
         seen.update(fresh)
-
-
-def _rank(value: ir.Value) -> int:
-    return len(value.shape) if value.shape is not None else 0
 
 
 def channels_first_names(graph: ir.Graph) -> list[str]:
@@ -132,7 +129,7 @@ def make_channels_last(model: ir.Model, names: Collection[str]) -> None:
 
 def _transpose_input(graph: ir.Graph, value: ir.Value) -> None:
     """What lies on a grid is transposed there: a quarter of the bytes, and no other rounding on the way to it."""
-    uses, rank = list(value.uses()), _rank(value)
+    uses, rank = list(value.uses()), rank_of(value)
     shape, value.shape = value.shape, _permuted(value, _last(rank))
     pair = _grid_pair(graph, value, uses[0].node) if len(uses) == 1 else []
     node, inside = _transpose(graph, pair[-1].outputs[0] if pair else value, _first(rank),
@@ -160,8 +157,8 @@ def _grid_pair(graph: ir.Graph, value: ir.Value, reader: ir.Node) -> list[ir.Nod
 
 def _transposed_output(graph: ir.Graph, value: ir.Value) -> ir.Value:
     name, value.name = value.name or "", _unused(graph, f"{value.name}_channels_first")
-    node, outside = _transpose(graph, value, _last(_rank(value)), name)
-    outside.shape = _permuted(value, _last(_rank(value)))
+    node, outside = _transpose(graph, value, _last(rank_of(value)), name)
+    outside.shape = _permuted(value, _last(rank_of(value)))
     graph.append(node)
     return outside
 

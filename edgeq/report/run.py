@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeq.errors import BoardError, BundleError, InputError
 from edgeq.quant.samples import ARRAYS, IMAGES, SOUNDS
 from edgeq_runtime import Manifest, load
-from edgeq_runtime.predict import image_size, interpreted, read_source, steps
+from edgeq_runtime.predict import image_size, interpreted, named_file, read_source, steps
 
 SHOWN_VALUES: Final = 8
 Arrays = dict[str, NDArray[Any]]
@@ -34,7 +34,7 @@ def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None 
     if output is not None:
         _save(output, ran.outputs)
     manifest = Manifest.read(path)
-    size = image_size(_split(inputs[0])[1]) if len(inputs) == 1 else None
+    size = image_size(named_file(inputs[0])[1]) if len(inputs) == 1 else None
     found = None if manifest.postprocessing is None else [
         asdict(one) for one in interpreted(manifest, ran.outputs, steps(manifest), size)]
     return {"engine": ran.engine, "accelerator": ran.accelerator, "drift": ran.drift, "found": found,
@@ -79,19 +79,13 @@ def read_inputs(manifest: Manifest, given: Sequence[str]) -> Arrays:
     """The files that the command line named -> arrays by input name."""
     arrays: Arrays = {}
     for text in given:
-        name, file = _split(text)
-        found = _read(manifest, name, file)
+        name, file = named_file(text)
+        found = _read(manifest, name, Path(file))
         twice = sorted(set(found) & set(arrays))
         if twice:
             raise InputError(f"the input '{twice[0]}' was given twice")
         arrays.update(found)
     return arrays
-
-
-def _split(text: str) -> tuple[str, Path]:
-    """A file name may itself contain an equals sign."""
-    name, _, file = text.partition("=")
-    return ("", Path(text)) if not file or Path(text).exists() else (name, Path(file))
 
 
 def _read(manifest: Manifest, name: str, file: Path) -> Arrays:

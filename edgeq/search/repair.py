@@ -15,11 +15,10 @@ import onnx_ir as ir
 
 from edgeq.errors import ModelError
 from edgeq.quant.plan import Precision
+from edgeq.search.judge import Judge
 from edgeq.search.mixtures import measured_path
 from edgeq.search.path import Mixture
-from edgeq.search.workbench import LARGEST, Workbench, constant_bytes, precisions, spread
-from edgeq.verify.evaluate import Evaluation, fidelity
-from edgeq.verify.reference import opened, run_onnx
+from edgeq.search.workbench import LARGEST, Workbench, constant_bytes, precisions
 
 # An error of 32 dB moves scores by a 40th of their size and hardly an argmax; images and boxes show more of it.
 SCORES_DB: Final = 32.0
@@ -28,8 +27,7 @@ MOST_FLOAT: Final = 0.25  # of all work: beyond, the user did not ask for a floa
 MOST_BYTES: Final = 1.1  # of plain W8A8's weights
 WORTH_DB: Final = 10.0  # what computing everything in float would have to gain: 10 % of the work, 1 dB
 TRIALS: Final = 8
-FEEDS: Final = 16  # to compare outputs on
-PROBES: Final = 4  # of these, to measure single roundings on
+PROBES: Final = 4  # of the judge's samples, to measure single roundings on
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +47,10 @@ class Repair:
                 "float_share": round(self.float_share, 4), "note": self.note}
 
 
-def repair(bench: Workbench) -> Repair:
+def repair(bench: Workbench, judge: Judge) -> Repair:
     """As few layers in float as bring the outputs near enough to the float network's. bench: of 8-bit weights."""
-    assert bench.samples is not None
-    feeds = spread(bench.samples, FEEDS)
-    evaluation = fidelity(feeds, run_onnx(bench.network, feeds, fused=True))
     plain = bench.build({})
-    plain_db = _score(evaluation, plain.graph)
+    plain_db = judge.sqnr_db(plain.graph)
     best = Repair(plain_db, plain_db)
     enough = SCORES_DB if _gives_scores(bench.network) else VALUES_DB
     if plain_db >= enough or not plain.plan.groups:
@@ -63,7 +58,7 @@ def repair(bench: Workbench) -> Repair:
     if constant_bytes(bench.network) > LARGEST:
         return replace(best, note="the network is too large to measure its layers one by one")
     try:
-        path = measured_path(bench, feeds[:PROBES], (8, 16), MOST_BYTES)
+        path = measured_path(bench, judge.feeds[:PROBES], (8, 16), MOST_BYTES)
     except ModelError as error:  # plain W8A8 is what the user gets then, and is told
         return replace(best, note=f"the layers could not be measured one by one: {error}")
     for place in _worth_trying(path):
@@ -72,7 +67,7 @@ def repair(bench: Workbench) -> Repair:
         share = bench.float_share(built.plan) - bench.float_share(plain.plan)
         if share > MOST_FLOAT:  # more than was predicted, where float spreads to the neighbours
             continue
-        found = Repair(plain_db, _score(evaluation, built.graph), layers, share)
+        found = Repair(plain_db, judge.sqnr_db(built.graph), layers, share)
         best = max(best, found, key=_worth)
         if found.sqnr_db >= enough:
             break
@@ -81,11 +76,6 @@ def repair(bench: Workbench) -> Repair:
 
 def _worth(found: Repair) -> float:
     return found.sqnr_db - WORTH_DB * found.float_share
-
-
-def _score(evaluation: Evaluation, graph: ir.Model) -> float:
-    with opened(graph) as predict:
-        return evaluation.score(predict)
 
 
 def _gives_scores(network: ir.Model) -> bool:

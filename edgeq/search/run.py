@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from edgeq.search.judge import score_graph
 from edgeq.search.limits import FEEDS, Goal
 from edgeq.search.mixtures import BITS, measured_path
 from edgeq.search.path import Mixture
 from edgeq.search.workbench import Built, Workbench, precisions, spread
-from edgeq.verify.reference import opened
 
 BUDGET: Final = 16  # mixtures that are quantized and scored: a bisection of a path of 1000 needs 10
 REFITS: Final = 3  # of these, with weights fitted anew for the whole mixture, which takes longest
@@ -71,12 +71,7 @@ def score_alone(bench: Workbench, goal: Goal, layer: str) -> float:
     """The metric with one layer quantized as the scheme says, and all others in float."""
     float_ = precisions(dict.fromkeys(bench.layers, 32), bench.work)
     del float_[layer]
-    return _score(goal, bench.build(float_).graph)
-
-
-def _score(goal: Goal, graph: ir.Model) -> float:
-    with opened(graph) as predict:
-        return goal.evaluation.score(predict)
+    return score_graph(goal.evaluation, bench.build(float_).graph)
 
 
 class _Search:
@@ -126,7 +121,7 @@ class _Search:
         mixture = self.path[place]
         self.bench.progress("searching", len(self.trials), BUDGET)
         done = self.bench.build(precisions(mixture.bits, mixture.floats, _REASON), refit=refit)
-        trial = Trial(place, mixture, done, self.size(done.graph), _score(self.goal, done.graph), refit)
+        trial = Trial(place, mixture, done, self.size(done.graph), score_graph(self.goal.evaluation, done.graph), refit)
         self.trials.append(trial)
         return trial
 

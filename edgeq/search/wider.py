@@ -13,18 +13,16 @@ from typing import Any, Final
 from edgeq.errors import ModelError
 from edgeq.quant.plan import Precision
 from edgeq.quant.plan.weights import fewest_bits
+from edgeq.search.judge import Judge
 from edgeq.search.limits import FEEDS
 from edgeq.search.mixtures import layer_bytes, measured_path
 from edgeq.search.path import Mixture
-from edgeq.search.workbench import LARGEST, Workbench, constant_bytes, precisions, spread
-from edgeq.verify.evaluate import Evaluation, fidelity
-from edgeq.verify.reference import opened, run_onnx
+from edgeq.search.workbench import LARGEST, Workbench, constant_bytes, precisions
 
 WORTH_DB: Final = 0.5  # less is what other samples would have changed too
 DOUBLED_DB: Final = 24.0  # what doubling all bytes, from 4 to 8 bits, gains: a layer has to give more for its bytes
 MOST_BYTES: Final = 1.15  # of what the rules take for layers that can have 4 bits
 TRIALS: Final = 3  # the noise of single layers adds up nearly, so a smaller mixture is sometimes the better one
-JUDGES: Final = 16  # samples to compare outputs on
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +40,26 @@ class Wider:
         return {"measured": bool(self.layers), "rule_sqnr_db": self.rule_db, "sqnr_db": self.sqnr_db, "note": self.note}
 
 
-def choose_wider(bench: Workbench) -> Wider:
+def choose_wider(bench: Workbench, judge: Judge) -> Wider:
     """The layers that keep 8 bits in a network of 4, in about as many bytes as the planner's rules would take.
 
     Weights are rounded without a look at the samples here, so that these may judge.
     """
     if constant_bytes(bench.network) > LARGEST:
         return Wider(note="the network is too large to measure its layers one by one")
-    assert bench.samples is not None
-    feeds = spread(bench.samples, JUDGES)
     bench = replace(bench, method=replace(bench.method, settings=None), scheme=replace(bench.scheme, activation=None))
     kept = {weight.node: weight.type.bits for weight in bench.plan({}).weights}
     if all(kept[name] == fewest_bits(node) for name, node in bench.layers.items()):
         return Wider()
     fixed = sum(layer_bytes(node, 8) for node in bench.layers.values() if fewest_bits(node) == 8)
     room = sum(layer_bytes(node, kept[name]) for name, node in bench.layers.items()) - fixed
-    evaluation = fidelity(feeds, run_onnx(bench.network, feeds, fused=True))
-    rule_db = _score(bench, {}, evaluation)
+    rule_db = judge.sqnr_db(bench.build({}).graph)
     try:
         path = [replace(mixture, weight_bytes=mixture.weight_bytes - fixed)
-                for mixture in measured_path(bench, feeds[:FEEDS], (4, 8))]
+                for mixture in measured_path(bench, judge.feeds[:FEEDS], (4, 8))]
     except ModelError as error:
         return Wider(rule_db=rule_db, sqnr_db=rule_db, note=f"the layers could not be measured one by one: {error}")
-    return _best(bench, _worth_trying(path, room), room, evaluation, Wider(rule_db=rule_db, sqnr_db=rule_db))
+    return _best(bench, _worth_trying(path, room), room, judge, Wider(rule_db=rule_db, sqnr_db=rule_db))
 
 
 def _worth_trying(path: Sequence[Mixture], room: int) -> list[Mixture]:
@@ -81,17 +76,12 @@ def _worth(decibel: float, mixture: Mixture, room: int) -> float:
     return decibel - DOUBLED_DB * max(0.0, mixture.weight_bytes / room - 1)
 
 
-def _best(bench: Workbench, trials: Sequence[Mixture], room: int, evaluation: Evaluation, rules: Wider) -> Wider:
+def _best(bench: Workbench, trials: Sequence[Mixture], room: int, judge: Judge, rules: Wider) -> Wider:
     assert rules.rule_db is not None
     best, most = rules, rules.rule_db + WORTH_DB
     for mixture in trials:
         layers = precisions(mixture.bits, ())
-        found = _score(bench, layers, evaluation)
+        found = judge.sqnr_db(bench.build(layers).graph)
         if _worth(found, mixture, room) > most:
             best, most = Wider(layers, rules.rule_db, found), _worth(found, mixture, room)
     return best
-
-
-def _score(bench: Workbench, layers: Mapping[str, Precision], evaluation: Evaluation) -> float:
-    with opened(bench.build(layers).graph) as predict:
-        return evaluation.score(predict)

@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
@@ -52,9 +52,9 @@ def _run(model: Model, options: argparse.Namespace) -> int:
     if options.output:
         np.savez(options.output, **outputs)
     if model.manifest.postprocessing is not None:
-        from .predict import image_size, interpreted
+        from .predict import image_size, interpreted, named_file
 
-        size = image_size(_split(options.input[0])[1]) if len(options.input) == 1 else None
+        size = image_size(named_file(options.input[0])[1]) if len(options.input) == 1 else None
         found = interpreted(model.manifest, outputs, model.steps, size)
         _show(options, {"found": [asdict(one) for one in found]}, "\n".join(map(_line, found)) or "nothing")
         return 0
@@ -93,21 +93,15 @@ def _rollback(options: argparse.Namespace) -> None:
 
 def _read_inputs(model: Model, given: List[str]) -> Dict[str, Any]:
     """["name=x.npy"], ["x.npy"] or ["x.jpg"] where there is one input, or ["all.npz"] -> arrays by name."""
+    from .predict import named_file, read_source
+
     inputs: Dict[str, Any] = {}
-    for name, file in map(_split, given):
+    for name, file in map(named_file, given):
         if file.endswith((".npy", ".npz")):
             inputs.update(_read_arrays(name or model.inputs[0].name, file))
         else:
-            from .predict import read_source
-
             inputs[name or model.inputs[0].name] = read_source(file, model.steps[0])
     return inputs
-
-
-def _split(text: str) -> Tuple[str, str]:
-    """[NAME=]FILE -> both; a file's name may hold the sign too."""
-    name, _, file = text.partition("=")
-    return ("", text) if not file or Path(text).exists() else (name, file)
 
 
 def _read_arrays(name: str, file: str) -> Dict[str, Any]:

@@ -80,6 +80,12 @@ def read_source(path: Union[str, Path], before: Before) -> Any:
         raise InputError(f"cannot read the image {path}: {error}") from None
 
 
+def named_file(text: str) -> Tuple[str, str]:
+    """[NAME=]FILE -> both; a file's name may hold the sign too."""
+    name, _, file = text.partition("=")
+    return ("", text) if not file or Path(text).exists() else (name, file)
+
+
 def image_size(path: Union[str, Path]) -> Optional[Tuple[int, int]]:
     """(height, width) of a file that `read_source` has read as an image; None of a sound or an array."""
     if str(path).lower().endswith((".wav", ".npy", ".npz")):

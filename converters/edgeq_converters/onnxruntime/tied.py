@@ -1,10 +1,9 @@
 """A table of integers that is a layer's weight too, as in language models: stored once."""
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import constant, is_constant, shape
+from edgeq.graph import is_constant, is_transpose
 
 
 def store_tied_once(graph: ir.Graph) -> None:
@@ -23,11 +22,5 @@ def store_tied_once(graph: ir.Graph) -> None:
 
 
 def _is_transposed(value: ir.Value, table: ir.Value) -> bool:
-    if not is_constant(value) or value.is_graph_output() or value is table:
-        return False
-    if value.dtype not in (ir.DataType.INT8, ir.DataType.UINT8) or value.dtype != table.dtype:
-        return False
-    if len(shape(value)) != 2 or shape(value) != shape(table)[::-1]:
-        return False
-    data, rows = constant(value), constant(table)
-    return data is not None and rows is not None and np.array_equal(data, rows.T)
+    integers = value.dtype in (ir.DataType.INT8, ir.DataType.UINT8) and value.dtype == table.dtype
+    return integers and is_constant(value) and not value.is_graph_output() and is_transpose(value, table)

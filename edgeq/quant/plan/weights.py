@@ -7,10 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import all_nodes, attribute, constant, is_constant, label
+from edgeq.graph import all_nodes, attribute, is_constant, is_transpose, label
 from edgeq.quant.plan.integers import is_kept
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
@@ -80,7 +79,7 @@ def _ties(layers: Sequence[ir.Node]) -> dict[ir.Node, ir.Value]:
     found: dict[ir.Node, ir.Value] = {}
     for node in layers:
         if node.op_type in ("MatMul", "Gemm") and channel_axis(node) == 1:
-            table = next((table for table in tables if _is_transposed(weights_of(node)[0], table)), None)
+            table = next((table for table in tables if is_transpose(weights_of(node)[0], table)), None)
             found |= {} if table is None else {node: table}
     return found
 
@@ -93,13 +92,6 @@ def _alike(weight: Weight, table: str, embeddings: Mapping[str, QuantType]) -> W
     turned = weight.value != table and isinstance(kind.granularity, PerChannel)
     kind = replace(kind, granularity=PerChannel(1)) if turned else kind
     return replace(weight, type=kind, table_channels=0, tied=True)
-
-
-def _is_transposed(weight: ir.Value, table: ir.Value) -> bool:
-    if len(shape(weight)) != 2 or weight is table or shape(weight) != shape(table)[::-1]:
-        return False
-    data, rows = constant(weight), constant(table)
-    return data is not None and rows is not None and np.array_equal(data, rows.T)
 
 
 def _has_tables(node: ir.Node, kind: QuantType) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, dims, is_constant, label
+from edgeq.graph import attribute, constant, dims, is_constant, label, rank
 from edgeq.graph import shape as shape_of
 
 SCALED: Final = "_scaled"
@@ -138,7 +138,7 @@ def _divided(node: ir.Node) -> tuple[ir.Value, tuple[tuple[ir.Value, int], ...],
     if node.op_type == "MatMul" and is_constant(weight) and weight.shape is not None and len(weight.shape) == 2:
         users = [use.node for use in output.uses()]
         added = next((v for v in users[0].inputs if v is not output), None) if len(users) == 1 else None
-        last = _rank(output) - 1
+        last = rank(output) - 1
         if added is not None and users[0].op_type == "Add" and is_constant(added) and not output.is_graph_output() and (
                 shape_of(added) == shape_of(weight)[1:]):
             return users[0].outputs[0], ((weight, 1), (added, 0)), last
@@ -146,7 +146,7 @@ def _divided(node: ir.Node) -> tuple[ir.Value, tuple[tuple[ir.Value, int], ...],
     if node.op_type == "Mul":
         gain = next((v for v in node.inputs if v is not None and is_constant(v) and len(shape_of(v)) == 1), None)
         whole = gain is not None and output.shape is not None and list(output.shape)[-1:] == list(shape_of(gain))
-        return (output, ((gain, 0),), _rank(output) - 1) if gain is not None and whole else None
+        return (output, ((gain, 0),), rank(output) - 1) if gain is not None and whole else None
     axes = {"Conv": 0, "Gemm": 0 if attribute(node, "transB", 0) else 1, "LayerNormalization": 0}
     if node.op_type == "ConvTranspose" and int(attribute(node, "group", 1)) == 1:
         axes["ConvTranspose"] = 1
@@ -159,7 +159,7 @@ def _divided(node: ir.Node) -> tuple[ir.Value, tuple[tuple[ir.Value, int], ...],
     if bias is not None and len(shape_of(bias)) != 1:
         return None
     operands = ((weight, axis),) if bias is None else ((weight, axis), (bias, 0))
-    return output, operands, _rank(output) - 1 if node.op_type == "LayerNormalization" else 1
+    return output, operands, rank(output) - 1 if node.op_type == "LayerNormalization" else 1
 
 
 def _alone(value: ir.Value) -> bool:
@@ -193,7 +193,7 @@ def _reads(node: ir.Node, value: ir.Value, axis: int) -> bool:
         case "Gemm":
             return axis == 1 and not attribute(node, "transA", 0)
         case "MatMul":
-            return axis == _rank(value) - 1 and len(shape_of(weight)) == 2
+            return axis == rank(value) - 1 and len(shape_of(weight)) == 2
     return False
 
 
@@ -211,11 +211,11 @@ def _spatial(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | Non
 
 def _pad(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
     """Zeros stay zeros. Not along the channels."""
-    pads, rank = constant(node.inputs[1]), _rank(value)
+    pads, axes = constant(node.inputs[1]), rank(value)
     number = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
-    if attribute(node, "mode", "constant") != "constant" or pads is None or len(pads) != 2 * rank or number is None:
+    if attribute(node, "mode", "constant") != "constant" or pads is None or len(pads) != 2 * axes or number is None:
         return None
-    return (axis, 1) if not pads[axis] and not pads[axis + rank] and not number.any() else None
+    return (axis, 1) if not pads[axis] and not pads[axis + axes] and not number.any() else None
 
 
 def _flatten(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
@@ -256,10 +256,6 @@ def _inner(value: ir.Value) -> int | None:
     sizes = [] if value.shape is None else list(value.shape)[2:]
     known = [size for size in sizes if isinstance(size, int)]
     return math.prod(known) if value.shape is not None and len(known) == len(sizes) else None
-
-
-def _rank(value: ir.Value) -> int:
-    return 0 if value.shape is None else len(value.shape)
 
 
 def data_of(value: Any) -> Array:

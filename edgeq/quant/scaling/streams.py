@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, consumers, is_constant, label
+from edgeq.graph import attribute, constant, consumers, is_constant, label, rank
 from edgeq.graph import shape as shape_of
 from edgeq.quant.scaling.places import Reader, data_of, store
 
@@ -134,7 +134,7 @@ class _Flood:
         size = math.gcd(*(_width(value) for value in self.rotated))
         for value in self.rotated:
             if is_constant(value):
-                self.turns.setdefault(value, []).extend([Turn(_rank(value) - 1)] * len(value.uses()))
+                self.turns.setdefault(value, []).extend([Turn(rank(value) - 1)] * len(value.uses()))
         uses = {value: len(turns) for value, turns in self.turns.items()} | self.gains
         whole = all(len(value.uses()) == count and value.dtype == ir.DataType.FLOAT for value, count in uses.items())
         alike = all(len(set(turns)) == 1 for turns in self.turns.values())
@@ -172,7 +172,7 @@ def _move(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Value] |
     data = node.inputs[0]
     if data is None or value not in (data, node.outputs[0]):
         return None
-    last, whole = _rank(data) - 1, True
+    last, whole = rank(data) - 1, True
     match node.op_type:
         case "Transpose":
             whole = attribute(node, "perm", (-1,))[-1] == last
@@ -198,7 +198,7 @@ def _product(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Value
         flood.read(node)
         return []
     mixes = node.op_type == "MatMul" and value in (right, node.outputs[0]) and left is not right
-    return [right, node.outputs[0]] if mixes and not is_constant(right) and _rank(right) > 1 else None
+    return [right, node.outputs[0]] if mixes and not is_constant(right) and rank(right) > 1 else None
 
 
 def _multiplies_constant(node: ir.Node) -> bool:
@@ -209,7 +209,7 @@ def _multiplies_constant(node: ir.Node) -> bool:
     plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0 and not attribute(node, "transA", 0)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     added = bias is None or (is_constant(bias) and shape_of(bias) == (_width(node.outputs[0]),))
-    return plain and added and _rank(node.inputs[1]) == 2
+    return plain and added and rank(node.inputs[1]) == 2
 
 
 def _factor(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Value] | None:
@@ -250,7 +250,7 @@ def _norm(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Value] |
 def _layer_norm(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Value] | None:
     """Where the mean of x R is that of x, what is centred rotates with x."""
     data, gain, *bias = node.inputs
-    last = attribute(node, "axis", -1) in (-1, _rank(node.outputs[0]) - 1)
+    last = attribute(node, "axis", -1) in (-1, rank(node.outputs[0]) - 1)
     if value is not data or not last or not is_constant(gain) or len(node.outputs) > 1:
         return None
     assert gain is not None
@@ -265,7 +265,7 @@ def _layer_norm(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Va
 def _gain(flood: _Flood, node: ir.Node, gain: ir.Value) -> Sequence[ir.Value] | None:
     """Only products may read what a gain scales: they take it up."""
     output = node.outputs[0]
-    if output.is_graph_output() or _rank(gain) != 1:
+    if output.is_graph_output() or rank(gain) != 1:
         return None
     flood.scaled[output] = None
     flood.gains[gain] = flood.gains.get(gain, 0) + 1
@@ -281,7 +281,7 @@ def _sums_last(node: ir.Node) -> bool:
     if node.op_type not in _REDUCTIONS or len(node.inputs) < 2 or node.inputs[0] is None:
         return False
     axes = constant(node.inputs[1])
-    return axes is not None and axes.tolist() in ([-1], [_rank(node.inputs[0]) - 1])
+    return axes is not None and axes.tolist() in ([-1], [rank(node.inputs[0]) - 1])
 
 
 def _over(data: Matrix | NDArray[np.float32], gain: NDArray[np.float32]) -> Matrix:
@@ -294,10 +294,6 @@ def _width(value: ir.Value) -> int:
     """Of the last axis; -1 where each run chooses it."""
     last = -1 if value.shape is None else (1, *value.shape)[-1]
     return last if isinstance(last, int) else -1
-
-
-def _rank(value: ir.Value) -> int:
-    return 0 if value.shape is None else len(value.shape)
 
 
 _REDUCTIONS: Final = ("ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare")
