@@ -21,10 +21,15 @@ import numpy as np
 import onnx_ir as ir
 from common import SIX, open_zoo, parser, report, shapes
 
+from edgeq.conversion.metadata import input_specs
 from edgeq.frontends import load_model
+from edgeq.inference.reference import run_onnx
+from edgeq.mixed_precision import Workbench
+from edgeq.mixed_precision.bit_allocation import choose_wider
+from edgeq.mixed_precision.fidelity import Judge
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
-from edgeq.quant.choose import SAMPLES, choose_calibrators
+from edgeq.quant.calibrate.auto import SAMPLES, choose_calibrators
 from edgeq.quant.methods import Method, method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
@@ -32,14 +37,9 @@ from edgeq.quant.samples import open_samples
 from edgeq.quant.scaling.places import data_of, store
 from edgeq.quant.scaling.streams import find_streams
 from edgeq.quant.solve.layer import NO_CORRECTION, Settings
-from edgeq.record import input_specs
 from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType
-from edgeq.search import Workbench
-from edgeq.search.judge import Judge
-from edgeq.search.wider import choose_wider
 from edgeq.targets import TARGETS
 from edgeq.verify.compare import sqnr_db
-from edgeq.verify.reference import run_onnx
 
 LM = "lm_stories260k"
 LM_TOKENS = 384

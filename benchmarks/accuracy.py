@@ -24,8 +24,8 @@ from common import open_zoo, padded, parser, report, shapes
 from zoo import METRICS, Recorder
 
 import edgeq_runtime
+from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.errors import EdgeqError
-from edgeq.pipeline import Options, convert_all
 
 LANGUAGE = "lm_stories260k"
 

@@ -180,8 +180,8 @@ def peer(net: Any, path: Path) -> float | None:
 
 def measure(net: Any, path: Path, target: str, bits: int) -> Cell:
     """Convert, run, compare; what goes wrong is the cell's reason."""
+    from edgeq.conversion.pipeline import convert
     from edgeq.errors import EdgeqError
-    from edgeq.pipeline import convert
 
     calibration = net.samples(CALIBRATION, seed=1)
     started = time.perf_counter()
@@ -256,8 +256,8 @@ def isolated(net: Any, cache: Path, targets: Sequence[str], quiet: bool = True) 
 
 
 def measure_all(nets: Sequence[Any], cache: Path, targets: Sequence[str], quiet: bool = True) -> Iterator[list[Cell]]:
-    for module in ("torch.onnx", "transformers", "onnxruntime", "onnxscript", "edgeq.pipeline", "edgeq_runtime",
-                   "ai_edge_litert.interpreter", "coremltools", "edgeq.verify.mlpackage"):
+    for module in ("torch.onnx", "transformers", "onnxruntime", "onnxscript", "edgeq.conversion.pipeline",
+                   "edgeq_runtime", "ai_edge_litert.interpreter", "coremltools", "edgeq.verify.mlpackage"):
         with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
             importlib.import_module(module)  # once, before the processes fork
     for net in nets:

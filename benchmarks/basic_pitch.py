@@ -17,7 +17,7 @@ import numpy as np
 from common import open_zoo, parser, report, shapes
 
 import edgeq_runtime
-from edgeq.pipeline import Options, convert_all
+from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.verify.compare import compare
 
 ITEM = "basic_pitch"

@@ -21,8 +21,8 @@ from edgeq.boards.addresses import Board
 from edgeq.boards.fleet import run_on_boards
 from edgeq.boards.profiles import EMULATED
 from edgeq.boards.runner import Found, Job
-from edgeq.bundle import Bundle
-from edgeq.pipeline import Options, convert_all
+from edgeq.bundle.folder import Bundle
+from edgeq.conversion.pipeline import Options, convert_all
 
 TARGETS = ("onnxruntime", "tflite")
 

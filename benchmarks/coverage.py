@@ -122,8 +122,8 @@ def frozen(case: Case) -> tuple[onnx.ModelProto, dict[str, Any], list[Any]]:
 def attempt(case: Case, target: str) -> Outcome:
     """Convert, run and compare one case in this process."""
     import edgeq_runtime
+    from edgeq.conversion.pipeline import convert
     from edgeq.errors import EdgeqError
-    from edgeq.pipeline import convert
 
     outcome = partial(Outcome, case.name, case.op)
     with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +185,7 @@ def isolated(case: Case, target: str) -> Outcome:
 def measure(target: str, chosen: list[Case], jobs: int) -> Iterator[Outcome]:
     """The outcome of every case, in order."""
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
-        for module in ("edgeq.pipeline", "edgeq_runtime", f"edgeq_converters.{target}", *PRELOADED[target]):
+        for module in ("edgeq.conversion.pipeline", "edgeq_runtime", f"edgeq_converters.{target}", *PRELOADED[target]):
             import_module(module)
     with ThreadPoolExecutor(jobs) as pool:
         yield from pool.map(partial(isolated, target=target), chosen)

@@ -88,8 +88,8 @@ def attempt(case: Any, folder: Path) -> Attempt | None:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
     from opcases import quantize, run_onnxruntime, sample
 
+    from edgeq.backend import EmitOptions
     from edgeq.errors import UnsupportedModel
-    from edgeq_converters.contract import EmitOptions
     from edgeq_converters.tflite import emit
 
     feeds = sample(case)

@@ -18,9 +18,9 @@ import onnx_ir as ir
 from common import SIX, open_zoo, parser, report, shapes
 
 import edgeq_runtime
+from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
-from edgeq.pipeline import Options, convert_all
 
 
 @dataclass(frozen=True)

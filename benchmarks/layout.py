@@ -198,7 +198,7 @@ def measure(name: str) -> Row:
 
 
 def transposes(model: ir.Model) -> int:
-    from edgeq_converters.contract import EmitOptions
+    from edgeq.backend import EmitOptions
     from edgeq_converters.tflite import emit
 
     with tempfile.TemporaryDirectory() as folder:

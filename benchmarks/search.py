@@ -17,8 +17,8 @@ from typing import Any
 
 from common import open_zoo, parser, report, shapes
 
-from edgeq.bundle import Bundle
-from edgeq.pipeline import Options, convert_all
+from edgeq.bundle.folder import Bundle
+from edgeq.conversion.pipeline import Options, convert_all
 
 # (model, score of the zoo, its scale: points of 100 for shares, demand)
 CASES: tuple[tuple[str, str, float, dict[str, Any]], ...] = (

@@ -20,7 +20,7 @@ import numpy as np
 from common import PADDED, open_zoo, padded, parser, report, shapes
 
 import edgeq_runtime
-from edgeq.pipeline import Options, convert_all
+from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.verify.compare import compare
 
 METRICS = ("top1", "psnr", "map50", "ppl", "acc", "agree")

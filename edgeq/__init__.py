@@ -4,8 +4,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeq.bundle import Bundle
-    from edgeq.pipeline import convert
+    from edgeq.bundle.folder import Bundle
+    from edgeq.conversion.pipeline import convert
     from edgeq_runtime import __version__
 
 __all__ = ["Bundle", "__version__", "convert"]
@@ -18,11 +18,11 @@ def __getattr__(name: str) -> object:
 
         return __version__
     if name == "convert":
-        from edgeq.pipeline import convert
+        from edgeq.conversion.pipeline import convert
 
         return convert
     if name == "Bundle":
-        from edgeq.bundle import Bundle
+        from edgeq.bundle.folder import Bundle
 
         return Bundle
     raise AttributeError(f"module 'edgeq' has no attribute {name!r}")

@@ -9,8 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
+from edgeq.external_weights import derived
 from edgeq.scheme import QuantParams
-from edgeq.streamed import derived
 
 OPSET: Final = 21
 IR_VERSION: Final = 10

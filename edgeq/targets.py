@@ -167,7 +167,7 @@ WEIGHT_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
     **dict.fromkeys(MULTIPLY_ACCUMULATE, (1,)), **dict.fromkeys(RECURRENT, (1, 2))})
 # The same and the tables that rows are picked from: whatever is stored in fewer bits where it is constant.
 STORED_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({**WEIGHT_INPUTS, "Gather": (0,)})
-# The grid of a multiply-accumulate op may do what these do, so nothing is left to compute (edgeq_converters.lowered).
+# The grid of a multiply-accumulate op may do what these do, so nothing is left to compute (edgeq_converters.prepare).
 ABSORBED: Final = frozenset({"Relu", "Clip"})
 # The inputs that carry data; where an op is absent, all of its inputs do.
 DATA_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({

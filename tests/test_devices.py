@@ -18,10 +18,10 @@ from small_graphs import network as small_graph
 
 from edgeq.cli import main
 from edgeq.cli.shared import DEVICE_NAMES
+from edgeq.conversion.pipeline import convert, convert_all
 from edgeq.devices import DEVICES, targets_of
 from edgeq.errors import EdgeqError, UsageError
 from edgeq.options import Options
-from edgeq.pipeline import convert, convert_all
 from edgeq.targets import TARGETS
 from edgeq_runtime import Manifest, TensorSpec, load
 from edgeq_runtime.manifest import FileEntry

@@ -12,13 +12,13 @@ from free_nets import NETS, Feed, FreeNet, encoder
 from zoo_models import needs_zoo, zoo
 
 import edgeq_runtime
+from edgeq.conversion.estimate import estimate
+from edgeq.conversion.pipeline import convert
 from edgeq.errors import CalibrationError, InputError, UnsupportedModel
-from edgeq.pipeline import convert
-from edgeq.report.estimate import estimate
-from edgeq.verify.again import verify_again, verify_layers
-from edgeq.verify.check import NOISE_FACTOR, NOISE_FLOOR_DB
+from edgeq.inference.reference import run_onnx
 from edgeq.verify.compare import compare
-from edgeq.verify.reference import run_onnx
+from edgeq.verify.verify_artifact import NOISE_FACTOR, NOISE_FLOOR_DB
+from edgeq.verify.verify_bundle import verify_again, verify_layers
 from edgeq_runtime.dimensions import Range
 
 TARGETS = ("onnxruntime", "tflite", "coreml")

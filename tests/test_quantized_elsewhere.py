@@ -14,13 +14,13 @@ from passes.graphs import build, noise, session
 from zoo_models import needs_zoo, zoo
 
 import edgeq_runtime
+from edgeq.conversion.pipeline import convert
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model as network_of
+from edgeq.inference.reference import run_onnx
 from edgeq.passes import canonicalize
 from edgeq.passes.dynamic import without_dynamic_rounding
-from edgeq.pipeline import convert
 from edgeq.verify.mlpackage import open_package
-from edgeq.verify.reference import run_onnx
 
 TARGETS = ("onnxruntime", "tflite", "coreml")
 NETWORK = """g (float[1,3,9,7] x) => (float[1,5] y) {

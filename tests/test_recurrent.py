@@ -14,8 +14,8 @@ from opcases.engines import BACKENDS, run
 from small_graphs import network, normal
 
 import edgeq_runtime
+from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.graph import attribute, constant
-from edgeq.pipeline import Options, convert_all
 from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.plan import make_plan
 from edgeq.quant.qdq import DEQUANTIZE

@@ -1,1 +1,1 @@
-"""One backend a folder: a QDQ graph in, an engine's artifact out. See edgeq_converters.contract."""
+"""One backend a folder: a QDQ graph in, an engine's artifact out. See edgeq.backend."""

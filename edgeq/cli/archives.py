@@ -22,7 +22,7 @@ def pack(bundle: Path, key: Path | None, output: Path | None, force: bool, as_js
 
     A device unpacks, tests and switches to it with: python -m edgeq_runtime install FILE FOLDER
     """
-    from edgeq.transport import pack as write
+    from edgeq.bundle.archive import pack as write
 
     path = write(bundle, output, key=key, force=force)
     print_result({"path": str(path), "bytes": path.stat().st_size, "signed": key is not None}, as_json,
@@ -37,7 +37,7 @@ def pack(bundle: Path, key: Path | None, output: Path | None, force: bool, as_js
 @common
 def unpack(archive: Path, key: Path | None, output: Path | None, force: bool, as_json: bool) -> None:
     """Open a file of `edgeq pack`, checking every byte."""
-    from edgeq.transport import unpack as read
+    from edgeq.bundle.archive import unpack as read
 
     path = read(archive, output, key=key, force=force)
     print_result({"path": str(path)}, as_json, lambda: click.echo(path))
@@ -48,7 +48,7 @@ def unpack(archive: Path, key: Path | None, output: Path | None, force: bool, as
 @common
 def keygen(name: Path, as_json: bool) -> None:
     """Make a pair of keys: NAME.pem signs and stays here, NAME.pub.pem goes to the devices."""
-    from edgeq.transport import new_key
+    from edgeq.bundle.archive import new_key
 
     private, public = new_key(name)
     print_result({"private": str(private), "public": str(public)}, as_json,

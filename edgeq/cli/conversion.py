@@ -77,7 +77,7 @@ def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -
 
     MODEL is an .onnx or .pt2 file, or module:function.
     """
-    from edgeq.pipeline import convert_all
+    from edgeq.conversion.pipeline import convert_all
     from edgeq.report.text import conversion
 
     dry_run, output, options = flags.pop("dry_run"), flags.pop("output"), _options(flags)
@@ -111,8 +111,8 @@ def _float_ops(as_json: bool) -> Iterator[None]:
 
 def _options(flags: Mapping[str, Any]) -> Callable[[Progress], Options]:
     """The flags as `pipeline.Options`, once there is a progress bar."""
-    from edgeq.pipeline import Options
-    from edgeq.report.describe import read_labels, read_postprocess, read_preprocess
+    from edgeq.conversion.inspect import read_labels, read_postprocess, read_preprocess
+    from edgeq.conversion.pipeline import Options
 
     words = {key: value for key, value in flags.items() if key != "no_verify"}
     words |= {"bits": int(flags["bits"]), "verify": not flags["no_verify"],

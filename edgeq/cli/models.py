@@ -22,7 +22,7 @@ def inspect(source: str, inputs: dict[str, Shape], compute: str | None, as_json:
 
     Of a model: ops, sizes, memory, and what stays float on each target and why.
     """
-    from edgeq.report.describe import describe
+    from edgeq.conversion.inspect import describe
     from edgeq.report.text import description
 
     found = describe(source, inputs, neural_engine=compute == "ane")
@@ -47,10 +47,10 @@ def inspect(source: str, inputs: dict[str, Shape], compute: str | None, as_json:
 def analyze(model: str, targets: tuple[str, ...], bits: str, preprocess: str | None, top: int, as_json: bool,
             **flags: Any) -> None:
     """Rank the layers by the damage that each causes when it alone is quantized."""
+    from edgeq.conversion.analyze import analyze as damage
+    from edgeq.conversion.analyze import print_damage
+    from edgeq.conversion.inspect import read_preprocess
     from edgeq.options import Options
-    from edgeq.report.analyze import analyze as damage
-    from edgeq.report.analyze import print_damage
-    from edgeq.report.describe import read_preprocess
 
     with progress_bar() as progress:
         options = Options(**flags, bits=int(bits), preprocess=read_preprocess(preprocess), progress=progress)
@@ -67,7 +67,7 @@ def estimate(model: str, inputs: dict[str, Shape], as_json: bool) -> None:
 
     Bytes on disk and in memory at 32, 16, 8 and 4 bits, before any work.
     """
-    from edgeq.report.estimate import estimate as sizes
+    from edgeq.conversion.estimate import estimate as sizes
     from edgeq.report.text import estimate_table
 
     found = sizes(model, inputs)

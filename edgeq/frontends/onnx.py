@@ -9,7 +9,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir import external_data
 
-from edgeq import streamed
+from edgeq import external_weights as streamed
 from edgeq.errors import ModelError
 from edgeq.graph import OPSET
 

@@ -11,7 +11,6 @@ from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recog
 from edgeq.passes.affine import fold_affine
 from edgeq.passes.batch_norm import batch_norm_to_conv, fold_batch_norm
 from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
-from edgeq.passes.clipped import narrow_grids
 from edgeq.passes.constants import (
     cast_like_to_cast,
     compress_to_gather,
@@ -20,17 +19,18 @@ from edgeq.passes.constants import (
     plain_optionals,
 )
 from edgeq.passes.control_flow import weights_to_main_graph
-from edgeq.passes.exact import align_uneven_corners, unpool_then_pad, whole_indices, wide_integers
 from edgeq.passes.fold import fold_constants
 from edgeq.passes.fourier import dft_to_matmul, stft_to_matmul
 from edgeq.passes.layer_norm import recognize_layer_norm
 from edgeq.passes.merge import merge_bounds, merge_reshapes, merge_transposes
+from edgeq.passes.narrow_clipped_ranges import narrow_grids
+from edgeq.passes.onnx_conformance import align_uneven_corners, unpool_then_pad, whole_indices, wide_integers
 from edgeq.passes.padding import explicit_padding, fold_padding
 from edgeq.passes.pooling import count_no_padding, mean_to_global_pool
 from edgeq.passes.recurrent import steps_first
+from edgeq.passes.reshape_targets import constant_targets
 from edgeq.passes.rewrite import nodes_of
 from edgeq.passes.slices import positive_axes
-from edgeq.passes.targets import constant_targets
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from edgeq.external_weights import Streamed
 from edgeq.graph import all_nodes, attribute, constant, dims
 from edgeq.passes.rewrite import bypass, can_bypass, same_shape
-from edgeq.streamed import Streamed
 
 _HEAD: Final = 1024  # elements that tell most tensors from each other
 

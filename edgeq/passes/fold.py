@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq.external_weights import derived
 from edgeq.graph import all_nodes, attribute, constant
-from edgeq.streamed import derived
 
 MAX_GROWTH_BYTES: Final = 2**20  # a constant may be this large even when its inputs are smaller
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, dims
+from edgeq.passes.reshape_targets import constant_target
 from edgeq.passes.rewrite import constant_like, nodes_of, only_reader, producer, replace, scalar
-from edgeq.passes.targets import constant_target
 
 _RESHAPES: Final = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 

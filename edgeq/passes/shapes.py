@@ -17,7 +17,7 @@ from edgeq.passes.control_flow import inline_constant_if
 from edgeq.passes.fold import evaluate, fold_node
 from edgeq.passes.interface import bind_inputs
 from edgeq.passes.loops import infer_loop, infer_scan
-from edgeq.passes.witnesses import infer_from_witnesses, specialized
+from edgeq.passes.sample_shapes import infer_from_witnesses, specialized
 
 _DATA_DEPENDENT: Final = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit"})
 _CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edgeq.graph import attribute, constant, label
 from edgeq.graph import shape as shape_of
+from edgeq.inference.prefix import Arrays, Prefix
 from edgeq.quant.plan import QuantPlan, Weight
-from edgeq.quant.prefix import Arrays, Prefix
 from edgeq.quant.rounding import nearest, sum_preserving
 from edgeq.quant.solve.geometry import Geometry, Product, Window
 from edgeq.quant.solve.grids import Blocks

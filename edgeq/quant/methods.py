@@ -10,9 +10,9 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from edgeq.errors import UsageError
+from edgeq.inference.prefix import Arrays
 from edgeq.quant.fit import Fit
 from edgeq.quant.plan import QuantPlan
-from edgeq.quant.prefix import Arrays
 from edgeq.quant.rounding import Rounding, nearest, sum_preserving
 from edgeq.quant.scaling.accept import Scaled, scale_channels
 from edgeq.quant.scaling.proposals import NEED_SAMPLES, PROPOSALS

@@ -16,7 +16,7 @@ from edgeq.graph import all_nodes, bodies, constant, initializer, label
 from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import TensorStatistics
 from edgeq.quant.fit import Fitted, Fitter, geometry_of, rounded_to_tables
-from edgeq.quant.half import store_half_in_place
+from edgeq.quant.float16 import store_half_in_place
 from edgeq.quant.params import grid
 from edgeq.quant.plan import Bias, QuantPlan, Weight
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE

@@ -17,10 +17,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import is_constant, label
+from edgeq.inference.prefix import Arrays, part_session, reads
+from edgeq.inference.walk import Columns, Walk
 from edgeq.quant.plan import QuantPlan, Weight
-from edgeq.quant.prefix import Arrays, part_session, reads
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
-from edgeq.quant.walk import Columns, Walk
 from edgeq.targets import STORED_INPUTS, WEIGHT_INPUTS
 
 CEILING_DB: Final = 200.0  # of outputs that are equal

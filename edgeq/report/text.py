@@ -204,7 +204,7 @@ def _pairs(data: Mapping[str, Any]) -> str:
 # -- verify, run, benchmark, targets, doctor ---------------------------------------------------------------------------
 
 def checked(found: Mapping[str, Any]) -> None:
-    """edgeq.verify.again.Checked, with `passed`."""
+    """edgeq.verify.verify_bundle.Checked, with `passed`."""
     out = console()
     out.print(f"files      {found['files']} match the manifest")
     test = found["self_test"]
@@ -249,7 +249,7 @@ def _lost(line: Mapping[str, Any]) -> str:
 
 
 def estimate_table(found: Mapping[str, Any]) -> None:
-    """edgeq.report.estimate: a row for each number of bits."""
+    """edgeq.conversion.estimate: a row for each number of bits."""
     out = console()
     rows = table(">bits", ">on disk", ">weights in memory", ">activations at the peak", ">in memory",
                  title=found["path"])

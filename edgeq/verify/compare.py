@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.verify.reference import Arrays
+from edgeq.inference.reference import Arrays
 
 CEILING_DB = 200.0  # reported for outputs that are equal: JSON has no infinity
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.dimensions import Sizes, extremes
+from edgeq.inference.reference import Arrays
 from edgeq.quant.samples import InputSpec
-from edgeq.verify.reference import Arrays
 from edgeq_runtime.dimensions import Dimension, Free
 
 SAMPLES = 4

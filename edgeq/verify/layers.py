@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from edgeq.errors import MissingExtra, ModelError
 from edgeq.graph import consumers, is_constant, label
+from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.passes.shapes import largest_run
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerTensor, QuantParams, QuantType, dequantize
 from edgeq.targets import ABSORBED
 from edgeq.verify.compare import CEILING_DB, sqnr_db
-from edgeq.verify.reference import Arrays, run_onnx
 from edgeq_runtime.manifest import Manifest, TensorSpec
 
 BROKEN_DB: Final = 15.0  # the error has a sixth of the signal's amplitude; 8 bits that work stay above 25

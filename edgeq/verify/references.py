@@ -10,10 +10,10 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.errors import ModelError
+from edgeq.external_weights import is_large
+from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.quant.samples import InputSpec
-from edgeq.streamed import is_large
 from edgeq.verify.inputs import cover_sizes, generated_feeds
-from edgeq.verify.reference import Arrays, run_onnx
 
 SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, not to measure an accuracy
 

@@ -14,7 +14,7 @@ from cli.badinput import network
 
 from edgeq.boards.addresses import Ssh
 from edgeq.boards.ssh import OverSsh
-from edgeq.pipeline import convert
+from edgeq.conversion.pipeline import convert
 
 
 @pytest.fixture

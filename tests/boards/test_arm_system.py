@@ -22,7 +22,7 @@ from edgeq.boards.debian import emulator, sysroot
 from edgeq.boards.profiles import PYTHON
 from edgeq.boards.runner import Job, run_on_board
 from edgeq.boards.ssh import OverSsh
-from edgeq.pipeline import Options, convert_all
+from edgeq.conversion.pipeline import Options, convert_all
 
 pytestmark = [pytest.mark.full, pytest.mark.skipif(bool(arm_system.is_possible()), reason=arm_system.is_possible())]
 SAMPLE = Path(__file__).parents[2] / "samples" / "digits"

@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeq.boards.emulated import Emulated
 from edgeq.boards.profiles import EMULATED
 from edgeq.boards.runner import Found, Job, probe, run_on_board
+from edgeq.conversion.pipeline import Options, convert, convert_all
 from edgeq.errors import BoardError
-from edgeq.pipeline import Options, convert, convert_all
 
 pytestmark = [
     pytest.mark.full,

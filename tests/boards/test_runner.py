@@ -21,7 +21,7 @@ from cli.badinput import samples
 
 from edgeq.boards import agent
 from edgeq.boards.runner import Found, Job, ask, probe, push_archives, run_on_board
-from edgeq.bundle import file_entries
+from edgeq.bundle.folder import file_entries
 from edgeq.errors import BoardError
 from edgeq_runtime import Manifest, load
 from edgeq_runtime.manifest import FILE_NAME

@@ -16,7 +16,7 @@ import pytest
 from cli.badinput import BUNDLE, CASES, Case, convert, network
 from click.testing import CliRunner
 
-from edgeq.bundle import sha256
+from edgeq.bundle.folder import sha256
 from edgeq.cli import main
 
 
@@ -97,8 +97,8 @@ KILL = """
     import edgeq_runtime.selftest
     def kill(*_):
         os.kill(os.getpid(), signal.SIGKILL)
-    import edgeq.pipeline
-    edgeq.pipeline.write_selftest = kill
+    import edgeq.conversion.pipeline
+    edgeq.conversion.pipeline.write_selftest = kill
 """
 
 

@@ -73,7 +73,7 @@ def test_an_unforeseen_error_is_a_message_too(folder: Path, monkeypatch: pytest.
     def fail(*arguments: object) -> None:
         raise KeyError("lost")
 
-    monkeypatch.setattr("edgeq.pipeline.convert_all", fail)
+    monkeypatch.setattr("edgeq.conversion.pipeline.convert_all", fail)
     assert edgeq("convert", "net.onnx", "--target", "tflite", code=1).stderr == (
         "error: KeyError: 'lost'\nThis is a bug in edgeq: please report what --debug prints\n")
 
@@ -162,7 +162,7 @@ def test_every_option_reaches_the_pipeline(folder: Path, monkeypatch: pytest.Mon
         seen.update(model=model, targets=targets, options=options, output=output)
         return ()
 
-    monkeypatch.setattr("edgeq.pipeline.convert_all", capture)
+    monkeypatch.setattr("edgeq.conversion.pipeline.convert_all", capture)
     words = """net.onnx --target coreml --bits 4 --calibration data.npz --samples 3 --activations float
         --weights block:32 --calibrator minmax --keep-float a.* --keep-float b --input image:1x3x8x8 --input n:
         --preprocess imagenet --labels labels.txt --min-os 16 --compute gpu --keep-qdq q.onnx --strict --no-verify
@@ -179,7 +179,7 @@ def test_every_option_reaches_the_pipeline(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_the_command_lines_defaults_are_pythons(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeq.pipeline import Options
+    from edgeq.conversion.pipeline import Options
 
     seen = []
 
@@ -187,7 +187,7 @@ def test_the_command_lines_defaults_are_pythons(folder: Path, monkeypatch: pytes
         seen.append(options)
         return ()
 
-    monkeypatch.setattr("edgeq.pipeline.convert_all", capture)
+    monkeypatch.setattr("edgeq.conversion.pipeline.convert_all", capture)
     edgeq("convert", "net.onnx", "--target", "coreml")
     for field in fields(Options):
         if field.name != "progress":
@@ -216,7 +216,7 @@ def test_keep_qdq_saves_a_graph_that_plain_onnxruntime_runs(folder: Path) -> Non
 def test_strict_writes_nothing_when_an_op_runs_in_float(folder: Path, monkeypatch: pytest.MonkeyPatch,
                                                         islands: list[str], more: list[str], code: int) -> None:
     import edgeq_converters.onnxruntime as backend
-    from edgeq_converters.contract import FloatNode
+    from edgeq.backend import FloatNode
 
     real = backend.emit
     nodes = tuple(FloatNode(name, "Gemm", "no kernel") for name in islands)

@@ -18,13 +18,13 @@ from cli.badinput.models import computed_shape
 from onnx import TensorProto, helper
 from rich.console import Console
 
+from edgeq.conversion.inspect import describe, peak_activation_bytes, read_labels, read_preprocess, weight_bytes
 from edgeq.errors import InputError, MissingExtra, UsageError
 from edgeq.frontends import load_model
 from edgeq.report import boards, doctor, text
 from edgeq.report.console import print_rows, size, table
-from edgeq.report.describe import describe, peak_activation_bytes, read_labels, read_preprocess, weight_bytes
-from edgeq.report.run import read_inputs, summary
 from edgeq.scheme import PRESETS
+from edgeq.verify.run_bundle import read_inputs, summary
 from edgeq_runtime.preprocess import Preprocess, imagenet
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"

@@ -15,9 +15,9 @@ from opcases import run_onnxruntime
 from small_graphs import network, normal
 from zoo_models import MODELS, needs_zoo, zoo
 
+from edgeq.backend import Artifact, EmitOptions
 from edgeq.errors import MissingExtra, UnsupportedModel, UsageError, VerificationError
 from edgeq.verify.mlpackage import open_package
-from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.coreml import emit, write_package
 from edgeq_converters.coreml.package import blobs
 

@@ -11,9 +11,9 @@ from converters.tflite_files import kernels
 from free_nets import encoder, proto
 
 import edgeq_runtime
+from edgeq.conversion.pipeline import convert
 from edgeq.errors import UnsupportedModel
-from edgeq.pipeline import convert
-from edgeq.verify.reference import run_onnx
+from edgeq.inference.reference import run_onnx
 
 TARGETS = ("onnxruntime", "tflite", "coreml")
 SPLIT: Final = "s = Shape (x)  n = Gather (s, i0)  t = Gather (s, i1)  n1 = Unsqueeze (n, v0)  t1 = Unsqueeze (t, v0)"

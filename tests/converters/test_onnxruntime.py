@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from small_graphs import network, normal
 
+from edgeq.backend import Artifact, EmitOptions
 from edgeq.errors import UnsupportedModel
-from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.onnxfile import DATA, MODEL
 from edgeq_converters.onnxruntime import emit
 from edgeq_runtime.engines.versions import matches

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from zoo_models import needs_zoo, zoo
 
+from edgeq.backend import EmitOptions
 from edgeq.frontends import load_model
+from edgeq.inference.reference import run_onnx
 from edgeq.passes import canonicalize
-from edgeq.verify.reference import run_onnx
-from edgeq_converters.contract import EmitOptions
 from edgeq_converters.onnxfile import MODEL
 from edgeq_converters.onnxruntime import emit
 

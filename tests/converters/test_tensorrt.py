@@ -15,12 +15,12 @@ from opcases import CASES, Case, build, has_weights, quantize, quantize_weights,
 from opcases.engines import run
 from opcases.limits import REFUSED
 
+from edgeq.backend import EmitOptions
+from edgeq.conversion.pipeline import convert, convert_all
 from edgeq.errors import UnsupportedModel, UsageError
 from edgeq.graph import constant
-from edgeq.pipeline import convert, convert_all
-from edgeq_converters.contract import EmitOptions
 from edgeq_converters.tensorrt import emit
-from edgeq_converters.tensorrt.half import compute_in_half
+from edgeq_converters.tensorrt.float16 import compute_in_half
 from edgeq_converters.tensorrt.lint import RULES, lint
 from edgeq_converters.tensorrt.weights import block_int4_weights
 from edgeq_runtime import EngineError, load

@@ -11,9 +11,9 @@ from opcases.case import Case, case, const, x
 from small_graphs import network, normal, residual
 from zoo_models import needs_zoo, zoo
 
+from edgeq.backend import EmitOptions
 from edgeq.errors import MissingExtra, UnsupportedModel
-from edgeq_converters.contract import EmitOptions
-from edgeq_converters.lowered import lower_form
+from edgeq_converters.prepare import lower_form
 from edgeq_converters.tflite import emit, flatbuffer
 from edgeq_converters.tflite.backend import lower
 from edgeq_converters.tflite.inference import result_shape

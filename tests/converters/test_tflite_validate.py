@@ -10,7 +10,7 @@ import pytest
 from opcases import quantize
 from opcases.case import case, const, x
 
-from edgeq_converters.lowered import lower_form
+from edgeq_converters.prepare import lower_form
 from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.backend import lower
 from edgeq_converters.tflite.validate import InvalidFile, validate

@@ -10,7 +10,7 @@ from opcases import BY_ID, build, quantize_weights, run_onnxruntime, sample
 from small_graphs import network, normal
 
 from edgeq.graph import constant, initializer
-from edgeq.quant.half import store_half
+from edgeq.quant.float16 import store_half
 
 from .tflite_files import RESOLVERS, emitted, kernels, off, parsed, run
 

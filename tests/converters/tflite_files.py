@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq_converters.contract import Artifact, EmitOptions
+from edgeq.backend import Artifact, EmitOptions
 from edgeq_converters.tflite import emit
 
 RESOLVERS = ("AUTO", "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "BUILTIN_REF")

@@ -14,9 +14,9 @@ from passes.graphs import build, noise, session
 
 from edgeq.frontends import load_model
 from edgeq.frontends.qoperator import FORMS
+from edgeq.inference.reference import run_onnx
 from edgeq.passes import canonicalize
-from edgeq.verify.reference import run_onnx
-from edgeq_converters.lowered import lower_form
+from edgeq_converters.prepare import lower_form
 
 NETWORK = """g (float[1,3,9,7] x) => (float[1,5] y) {
     a = Conv <kernel_shape = [3, 3], pads = [1, 0, 0, 1]> (x, w1, b1)  r = Relu(a)

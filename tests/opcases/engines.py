@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq_converters.contract import Artifact, EmitOptions
+from edgeq.backend import Artifact, EmitOptions
 from edgeq_converters.optable import OpTable
 
 from .model import Arrays

@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from edgeq.graph import QUANT, initializer, quant
 from edgeq.scheme import PerBlock, PerChannel, QuantParams
-from edgeq_converters.lowered import DOMAIN
+from edgeq_converters.prepare import DOMAIN
 
 
 def unfold(model: ir.Model) -> ir.Model:

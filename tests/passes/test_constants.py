@@ -10,6 +10,7 @@ from passes.graphs import Row, assert_close, build, check, feeds, noise, session
 
 from edgeq.frontends import load_model
 from edgeq.graph import shape
+from edgeq.inference.reference import run_onnx
 from edgeq.passes.constants import (
     cast_like_to_cast,
     compress_to_gather,
@@ -19,7 +20,6 @@ from edgeq.passes.constants import (
 )
 from edgeq.passes.fourier import MAX_ELEMENTS, dft_matrix, dft_to_matmul, stft_to_matmul
 from edgeq.passes.recurrent import steps_first
-from edgeq.verify.reference import run_onnx
 
 COMPRESS = "g (float[3,4] x) => (float[] y) { y = Compress <axis = 1> (x, c) }"
 TURNED = ["Transpose", "MatMul", "Reshape", "Transpose"]

@@ -6,8 +6,8 @@ import pytest
 from small_graphs import network, normal
 
 from edgeq.errors import UsageError
+from edgeq.inference.reference import run_onnx
 from edgeq.passes.images import arrays_channels_last, channels_first_names, layouts, make_channels_last
-from edgeq.verify.reference import run_onnx
 
 WEIGHTS = {"w": normal(4, 3, 3, 3), "k": normal(4, 3, 5), "m": normal(7, 6), "s": np.array([1, 189])}
 PICTURE, TIMES = "float[1,3,9,7] x", "float[1,3,9] x"

@@ -8,8 +8,8 @@ from passes.graphs import assert_close, build, feeds, noise, session
 from edgeq.errors import ModelError
 from edgeq.frontends import load_model
 from edgeq.graph import shape
+from edgeq.inference.reference import run_onnx
 from edgeq.passes.loops import unroll_loops
-from edgeq.verify.reference import run_onnx
 
 SCAN = """g (float[2] s, float[3,2] x) => (float[] y, float[] z) {{
     y, z = Scan <num_scan_inputs = 1 {attributes}, body = b (float[2] a, float[2] e) => (float[2] t, float[2] o) {{

@@ -261,8 +261,8 @@ WINDOWS = {
 def test_rows_times_columns_is_what_onnxruntime_computes(name: str) -> None:
     import onnx_ir as ir
 
+    from edgeq.inference.reference import run_onnx
     from edgeq.quant.fit import geometry_of
-    from edgeq.verify.reference import run_onnx
 
     op, attributes, shape, stored = WINDOWS[name]
     random = np.random.default_rng(8)

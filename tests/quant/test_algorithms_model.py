@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from small_graphs import network, normal, residual
 
 from edgeq.errors import UsageError
+from edgeq.inference.prefix import Prefix
+from edgeq.inference.reference import run_onnx
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.fit import Fit
 from edgeq.quant.methods import STEPS, method_named
 from edgeq.quant.plan import make_plan
-from edgeq.quant.prefix import Prefix
 from edgeq.quant.quantize import quantize
 from edgeq.quant.rounding import nearest
 from edgeq.scheme import PRESETS, PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
 from edgeq.targets import ONNXRUNTIME, TFLITE
 from edgeq.verify.compare import compare
-from edgeq.verify.reference import run_onnx
 
 SHAPE = (1, 3, 9, 7)
 A8 = QuantType(8, signed=False, symmetric=False)

@@ -12,15 +12,15 @@ from opcases import run_onnxruntime
 from opcases.engines import BACKENDS, run
 from small_graphs import network, normal
 
+from edgeq.conversion.inspect import weight_bytes
 from edgeq.graph import constant
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
-from edgeq.quant.half import store_half
+from edgeq.quant.float16 import store_half
 from edgeq.quant.plan import Precision, QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.sensitivity import sensitivity
-from edgeq.report.describe import weight_bytes
 from edgeq.scheme import PRESETS, PerChannel, PerTensor, QuantScheme, QuantType
 from edgeq.targets import COREML, ONNXRUNTIME, TENSORRT, TFLITE
 

@@ -8,6 +8,7 @@ import pytest
 from small_graphs import feeds, network, normal, residual
 
 from edgeq.graph import constant
+from edgeq.inference.reference import run_onnx
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.plan import make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
@@ -16,7 +17,6 @@ from edgeq.scheme import PRESETS, QuantParams, QuantType
 from edgeq.scheme import quantize as to_integers
 from edgeq.targets import ONNXRUNTIME, TFLITE, Target
 from edgeq.verify.compare import compare
-from edgeq.verify.reference import run_onnx
 
 SHAPE = (1, 3, 9, 7)
 

@@ -10,6 +10,7 @@ from zoo_models import needs_zoo, zoo
 
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model
+from edgeq.inference.reference import run_onnx
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.methods import method_named
@@ -22,7 +23,6 @@ from edgeq.quant.scaling.streams import ROTATED, Stream, find_streams
 from edgeq.scheme import PRESETS
 from edgeq.targets import ONNXRUNTIME
 from edgeq.verify.compare import compare
-from edgeq.verify.reference import run_onnx
 
 Feeds = list[dict[str, NDArray[np.float32]]]
 TOKENS, WIDTH, HEADS, VOCABULARY = 7, 24, 3, 40

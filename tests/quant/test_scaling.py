@@ -9,6 +9,7 @@ from small_graphs import network, normal, residual
 from zoo_models import needs_zoo, zoo
 
 from edgeq.frontends import load_model
+from edgeq.inference.reference import run_onnx
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.methods import method_named
@@ -20,7 +21,6 @@ from edgeq.quant.scaling.proposals import PROPOSALS, Channels, awq, equalize, fo
 from edgeq.scheme import PRESETS
 from edgeq.targets import ONNXRUNTIME
 from edgeq.verify.compare import compare
-from edgeq.verify.reference import run_onnx
 
 Array = NDArray[np.float32]
 

@@ -11,7 +11,9 @@ from click.testing import CliRunner
 from small_graphs import feeds, network, normal, residual
 
 from edgeq.cli import main
+from edgeq.conversion.analyze import analyze
 from edgeq.errors import UsageError
+from edgeq.inference.reference import run_onnx
 from edgeq.options import Options
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.plan import make_plan
@@ -19,11 +21,9 @@ from edgeq.quant.quantize import quantize
 from edgeq.quant.rounding import nearest
 from edgeq.quant.sensitivity import Damage, sensitivity
 from edgeq.quant.weights import quantize_weight, weight_params
-from edgeq.report.analyze import analyze
 from edgeq.scheme import PRESETS, dequantize
 from edgeq.targets import TARGETS
 from edgeq.verify.compare import compare
-from edgeq.verify.reference import run_onnx
 
 SHAPE = (1, 3, 9, 7)
 

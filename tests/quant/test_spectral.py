@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from opcases import run_onnxruntime
 from small_graphs import network, normal
 
+from edgeq.conversion.metadata import input_specs
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.plan import make_plan
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import open_samples
-from edgeq.record import input_specs
 from edgeq.scheme import PRESETS
 from edgeq.targets import TARGETS
 

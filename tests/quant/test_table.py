@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from small_graphs import network, normal
 
+from edgeq.conversion.pipeline import convert
 from edgeq.errors import UsageError
-from edgeq.pipeline import convert
 from edgeq.quant.solve.layer import DEFAULT
 from edgeq.quant.solve.moments import Moments, objective
 from edgeq.quant.solve.table import choose_tables, fit_to_tables, nearest_entry, round_to_tables, solve_tables
@@ -140,8 +140,8 @@ def test_channels_that_share_a_table_make_the_package_smaller(tmp_path: Path) ->
     ("needs --min-os 18", {"min_os": 17}), ("use table, or table:CHANNELS", {"weights": "table:x"}),
     ("use table, or table:CHANNELS", {"weights": "table:0"})])
 def test_what_has_no_tables_is_told(words: str, options: dict[str, object], tmp_path: Path) -> None:
+    from edgeq.conversion.pipeline import convert_all
     from edgeq.options import Options
-    from edgeq.pipeline import convert_all
 
     chosen = Options(**({"bits": 4, "weights": "table"} | options))
     with pytest.raises(UsageError, match=words):

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from runtime_bundles import MakeBundle
 
+from edgeq.bundle.archive import new_key, pack, unpack
 from edgeq.errors import UsageError
-from edgeq.transport import new_key, pack, unpack
 from edgeq_runtime import BundleError, Manifest
 from edgeq_runtime.archive import CHECKSUM_NAME, MAX_RATIO, RATIO_COUNTS, SIGNATURE_NAME, checksum, extract
 from edgeq_runtime.manifest import FILE_NAME, FileEntry

@@ -16,7 +16,7 @@ import pytest
 from runtime_bundles import MakeBundle, entries
 
 import edgeq_runtime
-from edgeq.transport import new_key, pack
+from edgeq.bundle.archive import new_key, pack
 from edgeq_runtime import BundleError, EngineError, install, installation, rollback
 from edgeq_runtime.__main__ import main
 from edgeq_runtime.selftest import Case, Tolerance, write_selftest

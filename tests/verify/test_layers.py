@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from small_graphs import feeds, network, normal, residual
 
 from edgeq.cli import main
-from edgeq.pipeline import convert
+from edgeq.conversion.pipeline import convert
 from edgeq.scheme import QuantParams, QuantType, quantize
 from edgeq.verify.layers import Seen, compare_layers, compare_values
 

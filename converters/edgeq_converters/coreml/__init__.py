@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from edgeq.backend import Artifact, EmitOptions
 from edgeq.dimensions import dimensions, free_dimensions, witnesses
 from edgeq.errors import MissingExtra, UsageError
 from edgeq.graph import real_inputs
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.quiet import quiet
-from edgeq_converters.contract import Artifact, EmitOptions
-from edgeq_converters.lowered import expand_unhandled, lower_form, specialized_form
+from edgeq_converters.prepare import expand_unhandled, lower_form, specialized_form
 from edgeq_runtime.dimensions import Free
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ENTRY = "model.mlpackage"
 
 
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
-    """Write folder/model.mlpackage; see edgeq_converters.contract.
+    """Write folder/model.mlpackage; see edgeq.backend.
 
     Floats are float32 and integers int32 at the interface; inside, floats have `options.precision`. A rank-0 input
     is [1].
@@ -64,7 +64,7 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
 
 def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Lowered:
     """model: is used up."""
-    from edgeq_converters.coreml.loose import plain_quantization
+    from edgeq_converters.coreml.foreign_quantization import plain_quantization
     from edgeq_converters.coreml.lowering import lower
     from edgeq_converters.coreml.ops import TABLE
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq.backend import EmitOptions
 from edgeq.graph import label
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, dequantize
-from edgeq_converters.contract import EmitOptions
 from edgeq_converters.optable import CannotLower
 
 Precision = Literal["float16", "float32"]

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import quant, shape
 from edgeq.scheme import QuantParams
-from edgeq_converters.contract import EmitOptions
 from edgeq_converters.coreml.builder import (
     MAX_RANK,
     Builder,
@@ -58,7 +58,7 @@ class Lowered:
 
 
 def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowered:
-    """Lower every node of a folded graph (see edgeq_converters.lowered).
+    """Lower every node of a folded graph (see edgeq_converters.prepare).
 
     Raises:
         UnsupportedModel: lists every node, input and output that Core ML does not have.

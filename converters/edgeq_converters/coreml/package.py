@@ -1,15 +1,17 @@
 """A MIL program -> model.mlpackage, written and then read back."""
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
 
+from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel, VerificationError
 from edgeq.quiet import quiet
-from edgeq_converters.contract import EmitOptions
 from edgeq_converters.coreml.builder import MAX_RANK
 from edgeq_converters.coreml.lowering import TARGET, Lowered
 
@@ -72,8 +74,23 @@ def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
         spec = load(lowered.program, weights, specification_version=getattr(ct.target, f"iOS{options.min_os}").value,
                     convert_from="milinternal", convert_to="mlprogram")
         ct.models.MLModel(spec, weights_dir=weights, skip_model_load=True).save(str(path))
+        _make_repeatable(spec, path)
         _check_names(spec, lowered.interface)
     _check_weights(path, lowered.weight_bytes4, options)
+
+
+def _make_repeatable(spec: Any, package: Path) -> None:
+    """Give equal programs equal bytes: protobuf orders its maps as they happen to lie in memory, and coremltools names
+    the package's items by random UUIDs.
+    """
+    (package / "Data" / "com.apple.CoreML" / "model.mlmodel").write_bytes(spec.SerializeToString(deterministic=True))
+    manifest = package / "Manifest.json"
+    found = json.loads(manifest.read_text())
+    names = {old: str(uuid5(NAMESPACE_URL, item["path"])) for old, item in found["itemInfoEntries"].items()}
+    found["itemInfoEntries"] = {names[old]: item for old, item in sorted(
+        found["itemInfoEntries"].items(), key=lambda entry: str(entry[1]["path"]))}
+    found["rootModelIdentifier"] = names[found["rootModelIdentifier"]]
+    manifest.write_text(json.dumps(found, indent=4))
 
 
 def _check_ranks(program: Any) -> None:

@@ -6,26 +6,26 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from edgeq.backend import Artifact, EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import all_nodes, label
 from edgeq.quant.qdq import DEQUANTIZE
-from edgeq_converters.contract import Artifact, EmitOptions
 from edgeq_converters.onnxfile import MODEL, save
-from edgeq_converters.onnxruntime.anchors import anchor_float_weights
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.hard_swish import integer_hard_swish
+from edgeq_converters.onnxruntime.keep_float_weights import anchor_float_weights
 from edgeq_converters.onnxruntime.lstm import dynamic_lstm
 from edgeq_converters.onnxruntime.masks import generate_masks
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
 from edgeq_converters.onnxruntime.padding import keep_zeros_before_max_pool
-from edgeq_converters.onnxruntime.signs import (
+from edgeq_converters.onnxruntime.shared_embedding import store_tied_once
+from edgeq_converters.onnxruntime.signedness import (
     explicit_zero_points,
     signed_weights,
     unsigned_activations,
     unsigned_operands,
 )
-from edgeq_converters.onnxruntime.spare import leave_out_the_spare
-from edgeq_converters.onnxruntime.tied import store_tied_once
+from edgeq_converters.onnxruntime.strip_inferable import leave_out_the_spare
 from edgeq_converters.onnxruntime.weights import WeightForms
 
 __all__ = ["emit"]

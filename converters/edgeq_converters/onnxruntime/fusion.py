@@ -14,12 +14,12 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from edgeq.backend import FloatNode
 from edgeq.graph import attribute, constant, is_constant, label
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.qdq import _params as node_params
 from edgeq.scheme import PerBlock, PerChannel, QuantParams
 from edgeq.targets import DATA_INPUTS, MULTIPLY_ACCUMULATE, ONNXRUNTIME, Row, Same
-from edgeq_converters.contract import FloatNode
 
 _SELECTORS: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
 # What the planner's table leaves out, because no other engine agrees, but a foreign graph may contain.

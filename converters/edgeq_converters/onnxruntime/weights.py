@@ -20,8 +20,8 @@ from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.qdq import _params as node_params
 from edgeq.quant.weights import stored_array
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, broadcast
-from edgeq_converters.onnxruntime.anchors import is_between_integers
 from edgeq_converters.onnxruntime.fusion import float_reason, is_static, written_params
+from edgeq_converters.onnxruntime.keep_float_weights import is_between_integers
 
 # Feature of the written graph -> the first release that runs it well. Measured with the releases 1.18 to 1.31.
 NEEDS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from edgeq.backend import Artifact, EmitOptions, Note
 from edgeq.errors import Problem, UnsupportedModel
-from edgeq_converters.contract import Artifact, EmitOptions, Note
 from edgeq_converters.onnxfile import MODEL, save
-from edgeq_converters.tensorrt.half import compute_in_half
+from edgeq_converters.tensorrt.float16 import compute_in_half
 from edgeq_converters.tensorrt.lint import lint
 from edgeq_converters.tensorrt.weights import block_int4_weights, float_biases
 

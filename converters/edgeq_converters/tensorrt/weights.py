@@ -7,10 +7,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq.backend import Note
 from edgeq.graph import attribute, constant, consumers, initializer, is_constant, label, shape
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.scheme import PerBlock, PerChannel, dequantize
-from edgeq_converters.contract import Note
 
 _BLOCKS: Final = (128, 64, 32, 16)  # sizes that its kernels know; the largest that divides the axis
 _INT4: Final = frozenset({"MatMul", "Gemm"})

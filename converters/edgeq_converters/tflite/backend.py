@@ -9,24 +9,24 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from edgeq.backend import Artifact, EmitOptions, FloatNode
 from edgeq.dimensions import free_dimensions, witnesses
 from edgeq.errors import MissingExtra, Problem, UnsupportedModel
 from edgeq.graph import constant, label, quant, real_inputs, shape
 from edgeq.passes.dynamic import is_dynamic, without_dynamic_rounding
 from edgeq.quant.qdq import without_rounding
-from edgeq_converters.contract import Artifact, EmitOptions, FloatNode
-from edgeq_converters.lowered import lower_form, specialized_form
 from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
+from edgeq_converters.prepare import lower_form, specialized_form
 from edgeq_converters.tflite import flatbuffer
-from edgeq_converters.tflite.assign import assign
 from edgeq_converters.tflite.branches import compute_both_branches
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
-from edgeq_converters.tflite.form import Form
 from edgeq_converters.tflite.integer import MOVING, float_reason
 from edgeq_converters.tflite.interface import keep_grids
 from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.layout import identity
-from edgeq_converters.tflite.narrow import carrier, is_narrow
+from edgeq_converters.tflite.layout_assignment import assign
+from edgeq_converters.tflite.layout_form import Form
+from edgeq_converters.tflite.narrow_types import carrier, is_narrow
 from edgeq_converters.tflite.ops import table
 from edgeq_converters.tflite.program import Program, Tensor, Value
 from edgeq_converters.tflite.resizable import resizable

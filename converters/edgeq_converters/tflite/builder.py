@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from edgeq.graph import label, quant, shape
 from edgeq.scheme import PerBlock, PerChannel, QuantParams, dequantize
 from edgeq_converters.optable import CannotLower
-from edgeq_converters.tflite.form import Form
 from edgeq_converters.tflite.kernels import (
     FIXED_GRIDS,
     FLOAT32,
@@ -31,6 +30,7 @@ from edgeq_converters.tflite.kernels import (
     grid,
 )
 from edgeq_converters.tflite.layout import Layout, identity, last, moves_nothing, permute, steps, with_new_axes
+from edgeq_converters.tflite.layout_form import Form
 from edgeq_converters.tflite.program import Operator, Program, Tensor, Value
 
 SMALL_CONSTANT: Final = 256  # elements; larger quantized constants of a float node stay integers behind a DEQUANTIZE

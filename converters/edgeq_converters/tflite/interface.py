@@ -15,8 +15,8 @@ def keep_grids(model: ir.Model) -> ir.Model:
         int8 x -> DQ -> Conv          =>     x -> DQ -> Q -> DQ -> Conv
         Conv -> Q -> int8 y           =>     Conv -> Q -> DQ -> Q -> y
 
-    The outer Q and DQ have no partner and become arithmetic (edgeq_converters.numbers); without the pairs, the ops next
-    to them would run in float.
+    The outer Q and DQ have no partner and become arithmetic (edgeq_converters.integer_ops); without the pairs, the ops
+    next to them would run in float.
     """
     if not any(_alone(node) for node in model.graph):
         return model

@@ -12,7 +12,6 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant, is_constant, shape
-from edgeq_converters.tflite.form import Form, Reads
 from edgeq_converters.tflite.layout import (
     Layout,
     channels_last,
@@ -26,6 +25,7 @@ from edgeq_converters.tflite.layout import (
     with_new_axes,
     without,
 )
+from edgeq_converters.tflite.layout_form import Form, Reads
 from edgeq_converters.tflite.ops_elementwise import BINARY, FORMULAS, UNARY
 
 

@@ -9,7 +9,7 @@ from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
-from edgeq_converters.tflite.words import bit_and, bit_or, bit_xor, shift_left, shift_right
+from edgeq_converters.tflite.uint64_bits import bit_and, bit_or, bit_xor, shift_left, shift_right
 
 
 def _joined(b: Builder, x: Value, y: Value, run: Callable[[Builder, Tensor, Tensor], Tensor]) -> Value:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
-from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.float_expr import Real
 from edgeq_converters.tflite.kernels import FLOAT32, KERNELS, grid
 from edgeq_converters.tflite.layout import Layout
 from edgeq_converters.tflite.program import Tensor, Value

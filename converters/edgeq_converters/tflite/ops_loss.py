@@ -5,7 +5,7 @@ import numpy as np
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder
-from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.float_expr import Real
 from edgeq_converters.tflite.layout import last
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq_converters.tflite.builder import Builder
-from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.float_expr import Real
 from edgeq_converters.tflite.layout import channels_last, identity, last, permute
 from edgeq_converters.tflite.ops_shape import padded
 from edgeq_converters.tflite.program import Value

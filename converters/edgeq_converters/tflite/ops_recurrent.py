@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder
-from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.float_expr import Real
 from edgeq_converters.tflite.ops_shape import window
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
-from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.float_expr import Real
 from edgeq_converters.tflite.layout import Layout, last, permute, without
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op

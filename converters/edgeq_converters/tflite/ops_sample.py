@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder
-from edgeq_converters.tflite.formula import Real
+from edgeq_converters.tflite.float_expr import Real
 from edgeq_converters.tflite.layout import channels_last
 from edgeq_converters.tflite.ops_shape import gathered
 from edgeq_converters.tflite.program import Tensor, Value

@@ -18,7 +18,7 @@ from edgeq_converters.tflite.layout import (
     reshape_layouts,
     transposed,
 )
-from edgeq_converters.tflite.narrow import carrier, is_narrow, narrowed
+from edgeq_converters.tflite.narrow_types import carrier, is_narrow, narrowed
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
 

@@ -185,7 +185,7 @@ def affine_grid(b: Builder, theta: Value, size: Value, *, align_corners: int = 0
 @op("Det")
 def determinant(b: Builder, x: Value) -> Value:
     """x [.., n, n], n at most 3, by expansion."""
-    from edgeq_converters.tflite.formula import Real
+    from edgeq_converters.tflite.float_expr import Real
 
     n = x.shape[-1]
     if n > 3:

@@ -10,9 +10,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import constant, label
+from edgeq.inference.prefix import Arrays, Prefix
 from edgeq.quant.fit import gather_moments, geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
-from edgeq.quant.prefix import Arrays, Prefix
 from edgeq.quant.scaling.places import SCALED, Place, Reader, find_places
 from edgeq.quant.scaling.proposals import PROPOSALS, Channels, Scale
 from edgeq.quant.solve.gptq import gptq

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import label
+from edgeq.inference.prefix import Arrays, Prefix
 from edgeq.quant.fit import geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
-from edgeq.quant.prefix import Arrays, Prefix
 from edgeq.quant.scaling.accept import GAIN, Scaled, rounding_error, sight_of
 from edgeq.quant.scaling.places import Reader
 from edgeq.quant.scaling.proposals import Channels

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from edgeq.transport import new_key, pack
+from edgeq.bundle.archive import new_key, pack
 from edgeq_runtime.archive import CHECKSUM_NAME, RATIO_COUNTS, checksum
 from edgeq_runtime.manifest import FILE_NAME, FileEntry, Manifest
 

@@ -1,0 +1,1 @@
+"""A bundle as a folder, and as one file for transport."""

@@ -1,0 +1,1 @@
+"""One conversion, top to bottom: what is asked for, the flow, and what it says of itself."""

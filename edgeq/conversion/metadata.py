@@ -1,0 +1,203 @@
+"""What a bundle says of itself: manifest, report and self-test."""
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgeq.backend import Artifact
+from edgeq.bundle.folder import sha256
+from edgeq.conversion.quantization import Quantized
+from edgeq.dimensions import dimensions, free_dimensions
+from edgeq.errors import ModelError, UsageError
+from edgeq.graph import real_inputs
+from edgeq.mixed_precision import Found, Goal
+from edgeq.mixed_precision.bit_allocation import Wider
+from edgeq.mixed_precision.float_fallback import Repair
+from edgeq.options import Options
+from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
+from edgeq.quant.calibrate import CALIBRATORS
+from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
+from edgeq.quant.plan import QuantPlan
+from edgeq.quant.samples import InputSpec, Samples
+from edgeq.verify.verify_artifact import Verification
+from edgeq_runtime import __version__
+from edgeq_runtime.dimensions import Free
+from edgeq_runtime.manifest import Manifest, TensorSpec
+from edgeq_runtime.postprocess import Detect
+
+
+@dataclass(frozen=True)
+class Record:
+    """What all bundles of one conversion have in common.
+
+    turned: inputs and outputs that are channels first in the source and channels last in the bundles.
+    """
+
+    source: Any
+    quantized: Quantized
+    samples: Samples | None
+    options: Options
+    goal: Goal | None = None
+    turned: Collection[str] = ()
+
+    @property
+    def graph(self) -> ir.Model:
+        return self.quantized.graph
+
+    @property
+    def plan(self) -> QuantPlan | None:
+        """None where the source was quantized already."""
+        return self.quantized.plan
+
+    def manifest(self, target: str, artifact: Artifact) -> Manifest:
+        """Everything a device must know, but for the files and the measured accuracy."""
+        free, known = free_dimensions(self.graph), layouts(self.graph.graph)
+
+        def named(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(
+                spec, engine_name=artifact.names.get(spec.name, ""), layout=known.get(spec.name, ""),
+                source_layout=CHANNELS_FIRST[len(spec.shape)] if spec.name in self.turned else "",
+            ) for spec in specs(values, free))
+
+        postprocess = self.options.postprocess
+        return Manifest(
+            name=model_name(self.source), target=target, engine=artifact.engine, engine_version=artifact.engine_version,
+            entry=artifact.entry, inputs=named(real_inputs(self.graph.graph)),
+            outputs=named(list(self.graph.graph.outputs)), files=(), options=dict(artifact.options),
+            preprocessing=self.preprocessing,
+            postprocessing=None if postprocess is None else postprocess.to_dict(), labels=tuple(self.options.labels),
+            quantization=self.quantization, calibration=self.calibration, source_sha256=self.source_sha256,
+            edgeq_version=__version__)
+
+    def report(self, target: str, artifact: Artifact, verification: Verification | None, seconds: float,
+               ) -> dict[str, Any]:
+        """What the conversion did and measured; seconds: of emitting alone."""
+        quantized = self.quantized
+        return {
+            "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
+            "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
+            "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(self.quantized.kept)],
+            "notes": [asdict(note) for note in artifact.notes],
+            "verification": _json(verification),
+            "search": _json(quantized.found), "repair": _json(quantized.repaired), "wider": _json(quantized.wider),
+        }
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """Into what the bundle takes; that of the options is for samples, which are as the source model takes them."""
+        given = self.options.preprocess
+        if given is None:
+            return None
+        turned = any(value.name in self.turned for value in self.graph.graph.inputs)
+        return replace(given, layout=name_channels_last(given.layout) if turned else given.layout).to_dict()
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        if self.plan is None:
+            return {"scheme": "as in the source model"}
+        activation = self.plan.activation
+        found = self.quantized.found
+        given = found.chosen.mixture.bits if found is not None else {}
+        bits = min(given.values(), default=self.options.bits)
+        wider = {weight.node: weight.type.bits for weight in self.plan.weights} | dict(given)
+        wider = {name: width for name, width in wider.items() if width != bits}
+        return {
+            "weight_bits": bits, "weights": self.options.weights, "method": self.options.method,
+            "activation_bits": activation.bits if activation else 32,
+            "calibrator": self.options.calibrator if activation else None,
+            "scaled_channels": [asdict(scaled) for scaled in self.quantized.scaled],
+            "wider_layers": wider, "kept_float": [asdict(kept) for kept in self.plan.kept],
+        }
+
+    @cached_property
+    def survey(self) -> Survey | None:
+        """The data; reads all of it, once for all bundles."""
+        return None if self.samples is None else survey(self.samples)
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """Which data, and the range of each input, which the device watches."""
+        if self.survey is None:
+            return None
+        ranges = {found.name: [found.smallest, found.largest] for found in self.survey.inputs}
+        return {"samples": self.survey.samples, "sha256": self.survey.sha256, "ranges": ranges}
+
+    @cached_property
+    def advice(self) -> dict[str, Any] | None:
+        """Which data, what it looks like, what is suspicious about it, and whether more would help."""
+        if self.survey is None:
+            return None
+        calibrator = CALIBRATORS.get(self.options.calibrator, CALIBRATORS["mse"])
+        moved = moves(self.quantized.statistics, calibrator)
+        return {**asdict(self.survey), "moved": [asdict(move) for move in moved],
+                "movement": said_of_moves(self.quantized.statistics, moved)}
+
+    @cached_property
+    def source_sha256(self) -> str:
+        return sha256(Path(self.source)) if _is_file(self.source) else ""
+
+    @property
+    def source_bytes(self) -> int | None:
+        """Bytes of a source file with its external data."""
+        if not _is_file(self.source):
+            return None
+        return sum(path.stat().st_size for path in (Path(self.source), Path(f"{self.source}.data")) if path.is_file())
+
+
+def _json(part: Verification | Found | Repair | Wider | None) -> dict[str, Any] | None:
+    return None if part is None else part.to_json()
+
+
+def model_name(source: Any) -> str:
+    """The file's name without its ending, the function's name, or "model"."""
+    if not isinstance(source, (str, Path)):
+        return "model"
+    path = Path(source)
+    return path.stem if path.suffix else str(source).rpartition(":")[2]
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, (str, Path)) and Path(source).is_file()
+
+
+def input_specs(network: ir.Model) -> dict[str, InputSpec]:
+    """What every input of a network expects: dtype and shape."""
+    return {spec.name: InputSpec(spec.dtype, spec.shape)
+            for spec in specs(real_inputs(network.graph), free_dimensions(network))}
+
+
+def check_meaning(network: ir.Model, options: Options) -> None:
+    """Refuse labels that no output has scores for, and a postprocessing of outputs that the network has not."""
+    outputs = [value.name or "" for value in network.graph.outputs]
+    unknown = [name for name in (options.postprocess.outputs if options.postprocess else ()) if name not in outputs]
+    if unknown:
+        raise UsageError(f"--postprocess: no output '{unknown[0]}'; the model gives {', '.join(outputs)}")
+    if not options.labels or isinstance(options.postprocess, Detect):  # whose output holds many boxes
+        return
+    sizes = {spec.name: math.prod(d for d in spec.shape if isinstance(d, int))
+             for spec in specs(network.graph.outputs)}
+    if len(options.labels) not in sizes.values():
+        found = ", ".join(f"'{name}' has {size} values" for name, size in sizes.items())
+        raise UsageError(f"--labels: {len(options.labels)} names, but output {found}; give one name a line for each "
+                         "score")
+
+
+def specs(values: Iterable[ir.Value], free: Mapping[str, Free] = {}) -> tuple[TensorSpec, ...]:
+    """Inputs or outputs as a user sees them. free: the limits of free dimensions, by name.
+
+    Raises:
+        ModelError: a shape or dtype is not known.
+    """
+    found = []
+    for value in values:
+        if value.dtype is None or value.shape is None:
+            raise ModelError(f"the shape of '{value.name}' is not known: behind an operator of another domain, "
+                             "the model must declare it")
+        found.append(TensorSpec(value.name or "", value.dtype.numpy().name, dimensions(value, free)))
+    return tuple(found)

@@ -1,0 +1,85 @@
+"""What a network's single roundings cost, measured, and the path of mixtures that follows from it."""
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import onnx_ir as ir
+
+from edgeq.graph import consumers, is_constant, label
+from edgeq.graph import shape as shape_of
+from edgeq.inference.prefix import Arrays
+from edgeq.mixed_precision.greedy_path import Layer, Mixture, Rounded, path
+from edgeq.mixed_precision.noise import activation_roundings, noises, weight_roundings
+from edgeq.mixed_precision.trial_builder import Workbench, precisions
+from edgeq.quant.plan import QuantPlan
+from edgeq.quant.plan.integers import IntegerNodes
+from edgeq.quant.plan.units import data_inputs, weights_of
+from edgeq.quant.plan.weights import fewest_bits
+from edgeq.targets import Same
+
+BITS: Final = (4, 8, 16)
+
+
+def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[int] = BITS, growth: float = math.inf,
+                  ) -> list[Mixture]:
+    """Quantize the network uniformly at each width, measure every rounding alone, and line up the mixtures. growth: as
+    in `path`.
+    """
+    built = {width: bench.build(precisions(dict.fromkeys(bench.layers, width), ())) for width in bits if width < 16}
+    activations = activation_roundings(bench.network, built[max(built)].graph)
+    weights = {width: weight_roundings(bench.network, done.graph, bench.layers) for width, done in built.items()}
+    points = [*activations.values(), *(point for found in weights.values() for point in found.values())]
+    measured = dict(zip(map(id, points), noises(bench.network, points, feeds, lambda done, total: bench.progress(
+        "measuring single roundings", done, total)), strict=True))
+    layers = {name: _layer(node, {width: measured[id(found[name])] for width, found in weights.items()
+                                  if name in found}, bits) for name, node in bench.layers.items()}
+    integers = IntegerNodes(bench.units, (), {}) if bench.scheme.activation is not None else None
+    plan = built[max(built)].plan
+    values = {} if integers is None else {
+        name: Rounded(measured[id(point)], _around(point.value, integers), _ties(plan, name, integers))
+        for name, point in activations.items() if name in plan.sources or name in plan.fixed}
+    return path(layers, values, bench.work, growth)
+
+
+def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> Layer:
+    widths = [width for width in bits if width >= fewest_bits(node)]
+    return Layer({width: layer_bytes(node, width) for width in widths},
+                 {width: noise.get(width, 0.0) for width in widths})
+
+
+def layer_bytes(node: ir.Node, bits: int) -> int:
+    """Of the codes, and of a float32 scale for each channel: of as many as the longest axis, at most."""
+    shapes = [shape_of(value) for value in weights_of(node)]
+    scales = 4 * sum(max(shape, default=1) for shape in shapes) if bits < 16 else 0
+    return sum(map(math.prod, shapes)) * bits // 8 + scales
+
+
+def _around(value: ir.Value, integers: IntegerNodes) -> frozenset[str]:
+    """The nodes that must compute in float for a value to be float: what writes its integers, what only moves them, and
+    what reads them.
+    """
+    found: set[ir.Node] = set()
+    open_ = [value]
+    while open_:
+        current = open_.pop()
+        producer = current.producer()
+        near = [integers.units.head(producer)] if producer is not None else []
+        near += consumers(current)
+        for node in near:
+            if node in integers.nodes and node not in found:
+                found.add(node)
+                if integers.units.constraint(node, Same) is not None:
+                    open_ += [v for v in (*data_inputs(node), *integers.units.outputs(node)) if not is_constant(v)]
+    return frozenset(label(node) for node in found)
+
+
+def _ties(plan: QuantPlan, name: str, integers: IntegerNodes) -> frozenset[str]:
+    """The nodes that put several values on the grid of this one."""
+    leader = plan.groups[name]
+    if sum(plan.groups[source] == leader for source in plan.sources) < 2:
+        return frozenset()
+    return frozenset(label(node) for node in integers.nodes
+                     if integers.units.constraint(node, Same) is not None and len(data_inputs(node)) > 1
+                     and any(plan.groups.get(value.name or "") == leader for value in data_inputs(node)))

@@ -1,0 +1,44 @@
+"""How near a quantized graph comes to the float network, on samples that are run in float once."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import onnx_ir as ir
+
+from edgeq.inference.prefix import Arrays
+from edgeq.inference.reference import opened, run_onnx
+from edgeq.mixed_precision.trial_builder import spread
+from edgeq.quant.samples import Samples
+from edgeq.verify.evaluate import Evaluation, fidelity
+
+SAMPLES: Final = 16
+
+
+@dataclass(frozen=True)
+class Judge:
+    """feeds: what is compared on."""
+
+    network: ir.Model
+    feeds: Sequence[Arrays]
+
+    @classmethod
+    def of(cls, network: ir.Model, samples: Samples) -> Judge:
+        """One that compares on a few of the samples, spread over all."""
+        return cls(network, spread(samples, SAMPLES))
+
+    def sqnr_db(self, graph: ir.Model) -> float:
+        """Of the worst output."""
+        return score_graph(self._evaluation, graph)
+
+    @cached_property
+    def _evaluation(self) -> Evaluation:
+        return fidelity(self.feeds, run_onnx(self.network, self.feeds, fused=True))
+
+
+def score_graph(evaluation: Evaluation, graph: ir.Model) -> float:
+    """Run a graph op by op, so that every rounding happens -> its score."""
+    with opened(graph) as predict:
+        return evaluation.score(predict)

@@ -1,0 +1,175 @@
+"""One network, calibrated once, quantized as often as a search wants with another precision for each layer."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from typing import Final
+
+import onnx_ir as ir
+
+from edgeq.graph import is_constant, label
+from edgeq.graph import shape as shape_of
+from edgeq.inference.prefix import Arrays
+from edgeq.options import Progress
+from edgeq.quant.calibrate import Calibrator, TensorStatistics
+from edgeq.quant.fit import Fit, Fitted, Fitter
+from edgeq.quant.methods import Method
+from edgeq.quant.plan import Precision, QuantPlan, Weight, make_plan
+from edgeq.quant.plan.integers import IntegerNodes
+from edgeq.quant.plan.units import Units
+from edgeq.quant.quantize import quantize
+from edgeq.quant.samples import Samples
+from edgeq.quant.solve.layer import NO_CORRECTION
+from edgeq.scheme import PerChannel, QuantScheme, QuantType
+from edgeq.targets import MULTIPLY_ACCUMULATE, Target
+
+LARGEST: Final = 1 << 30  # bytes of weights: pieces of a model go through protobuf, which ends at 2 GiB
+_W8: Final = QuantType(8, granularity=PerChannel())
+_ELEMENT: Final = 8  # multiplications, while an element goes through memory
+_FREE: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})  # no element moves
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A quantized graph and the plan that it carries out."""
+
+    graph: ir.Model
+    plan: QuantPlan
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """samples: the calibration data, or None where only weights are quantized. statistics: of every value that some
+    choice of precisions rounds. calibrator: of all values, or of each by its name.
+    """
+
+    network: ir.Model
+    targets: Sequence[Target]
+    scheme: QuantScheme
+    samples: Samples | None
+    statistics: Mapping[str, TensorStatistics]
+    calibrator: Calibrator | Mapping[str, Calibrator]
+    method: Method
+    keep_float: Sequence[str] = ()
+    progress: Progress = lambda what, done=0, total=None: None
+    _fitted: dict[tuple[str, QuantType], Fitted | None] = field(default_factory=dict)
+
+    @cached_property
+    def work(self) -> dict[str, int]:
+        """Of each node that could compute on integers."""
+        if self.scheme.activation is None:
+            return {}
+        return {label(node): work(node) for node in IntegerNodes(self.units, (), {}).nodes}
+
+    def float_share(self, plan: QuantPlan) -> float:
+        """Of the work that could be done on integers, what a plan does in float."""
+        total = sum(self.work.values())
+        return sum(self.work.get(kept.node, 0) for kept in plan.kept) / total if total else 0.0
+
+    def with_8_bit_weights(self) -> Workbench:
+        """The same, to see what rounding activations costs alone, next to which 8-bit weights cost little."""
+        eight = self.scheme.weight if self.scheme.weight and self.scheme.weight.bits == 8 else _W8
+        return replace(self, scheme=replace(self.scheme, weight=eight, table_channels=0))
+
+    def plan(self, layers: Mapping[str, Precision]) -> QuantPlan:
+        return make_plan(self.network, self.targets, self.scheme, keep_float=self.keep_float, layers=layers)
+
+    def build(self, layers: Mapping[str, Precision], *, refit: bool = False) -> Built:
+        """Quantize with these layers' precisions.
+
+        Weights below 8 bits are fitted as the method says: once for each layer and its bits; or, with refit, anew and
+        to what just these layers in front of each left.
+        """
+        plan = self.plan(layers)
+        fit = self._fit(plan, refit)
+        graph = quantize(self.network, plan, self.statistics, self.calibrator, self.method.rounding, fit,
+                         self.method.search)
+        return Built(graph, plan)
+
+    @cached_property
+    def units(self) -> Units:
+        return Units(self.network.graph, self.targets)
+
+    @cached_property
+    def layers(self) -> dict[str, ir.Node]:
+        """The layers whose weights the plan may store as integers, by label, in graph order."""
+        planned = {weight.node for weight in self.plan({}).weights}
+        return {label(node): node for node in self.network.graph if label(node) in planned}
+
+    @cached_property
+    def _below_8(self) -> Fit | None:
+        return self.method.fit(self.samples, 4)
+
+    def _fit(self, plan: QuantPlan, refit: bool) -> Fitter | None:
+        narrow = [weight for weight in plan.weights if weight.type.bits < 8]
+        if not narrow or self._below_8 is None:
+            return None
+        if refit:
+            return self._below_8
+        # A weight that makes up for the errors of certain layers in front of it does harm behind others.
+        alone = replace(self._below_8, settings=replace(self._below_8.settings, corrections=(NO_CORRECTION,)))
+        return _Remembered(alone, self._fitted, narrow)
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A fit that is asked only when it has not seen some of the weights. known: (weight, type) -> what was found, None
+    for a weight that cannot be fitted.
+    """
+
+    fit: Fit
+    known: dict[tuple[str, QuantType], Fitted | None]
+    wanted: Sequence[Weight]
+
+    def __call__(self, model: ir.Model, plan: QuantPlan) -> dict[str, Fitted]:
+        keys = {(weight.value, weight.type) for weight in self.wanted}
+        if not keys <= self.known.keys():
+            found = self.fit(model, plan)
+            self.known.update({(weight.value, weight.type): found.get(weight.value) for weight in plan.weights})
+        return {name: fitted for name, kind in keys if (fitted := self.known[name, kind]) is not None}
+
+
+def work(node: ir.Node) -> int:
+    """Multiplications of one run of a multiply-accumulate node; what takes as long, roughly, of another op."""
+    output = node.outputs[0]
+    if output.shape is None or not output.shape.is_static():
+        return 0
+    elements = math.prod(shape_of(output))
+    weight = node.inputs[1] if node.op_type in MULTIPLY_ACCUMULATE else None
+    if weight is None:
+        return 0 if node.op_type in _FREE else elements * _ELEMENT
+    sizes = shape_of(weight)
+    match node.op_type:
+        case "Conv":
+            return elements * math.prod(sizes[1:])
+        case "ConvTranspose":
+            assert node.inputs[0] is not None
+            return math.prod(shape_of(node.inputs[0])) * math.prod(sizes[1:])
+        case _:
+            return elements * (sizes[-2] if node.op_type == "MatMul" else math.prod(sizes) // shape_of(output)[-1])
+
+
+def constant_bytes(network: ir.Model) -> int:
+    return sum(value.const_value.nbytes for value in network.graph.initializers.values()
+               if value.const_value is not None)
+
+
+def observed(plan: QuantPlan, network: ir.Model) -> tuple[str, ...]:
+    """The values that calibration must see so that every plan with more nodes in float finds its statistics."""
+    return tuple(name for name in plan.groups if not is_constant(network.graph.initializers.get(name)))
+
+
+def precisions(bits: Mapping[str, int], floats: Iterable[str], reason: str = "") -> dict[str, Precision]:
+    """What `make_plan` takes. bits: of the weights, by layer. floats: nodes that compute in float."""
+    floats = set(floats)
+    return {name: Precision(bits.get(name), False if name in floats else None, reason)  # type: ignore[arg-type]
+            for name in dict.fromkeys((*bits, *sorted(floats)))}
+
+
+def spread(samples: Samples, count: int) -> list[Arrays]:
+    """At most so many samples, spread evenly over all."""
+    step = max(1, samples.count // count)
+    return list(islice(samples, 0, step * count, step))

@@ -1,0 +1,91 @@
+"""Does the written artifact, run by its own engine, compute what the quantized graph says? And how far is that from
+float?
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+
+import edgeq_runtime
+from edgeq.errors import VerificationError
+from edgeq.inference.reference import PART, Arrays, run_parts
+from edgeq.verify.compare import Difference, compare, sqnr_db
+from edgeq.verify.references import References
+from edgeq_runtime.manifest import Manifest
+
+# An engine that rounds a tie differently moves a value by one step, the same size of error as quantization itself; its
+# noise adds to the graph's own, so the artifact may be twice as far from float. Half-precision compute (Core ML) has a
+# floor of its own: 2**-11 relative per op, measured at 55 to 75 dB over whole nets.
+NOISE_FACTOR: Final = 2.0
+NOISE_FLOOR_DB: Final = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """samples: how many. inputs: where they come from. graph: the artifact against the quantized graph. float:
+    against the float model. quantized: the quantized graph against the float model, which is what quantization alone
+    costs."""
+
+    samples: int
+    inputs: str
+    engine: str
+    graph: tuple[Difference, ...]
+    float: tuple[Difference, ...]
+    quantized: tuple[Difference, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"samples": self.samples, "inputs": self.inputs, "engine": self.engine,
+                "against_float": [_row(d) for d in self.float], "against_graph": [_row(d) for d in self.graph],
+                "graph_against_float": [_row(d) for d in self.quantized]}
+
+
+def _row(difference: Difference) -> dict[str, Any]:
+    row = asdict(difference)
+    del row["noise"], row["signal"]
+    return row
+
+
+def verify_bundle(folder: Path, references: References) -> tuple[Verification, list[dict[str, Any]]]:
+    """Run a bundle on the references' samples -> (the comparison, the bundle's own outputs).
+
+    Raises:
+        VerificationError: the artifact is further from the float model than the quantized graph explains.
+    """
+    outputs, engine = _run_bundle(folder, references)
+    pairs = (references.graph, outputs), (references.float, outputs), (references.float, references.graph)
+    graph, float_, quantized = (_compare(*pair, scores=references.real) for pair in pairs)
+    wrong = [message for pair in zip(float_, quantized, strict=True) if (message := _complaint(*pair))]
+    if wrong:
+        raise VerificationError("the artifact does not compute what the quantized graph computes:\n"
+                                + "\n".join(f"  - {message}" for message in wrong))
+    return Verification(len(outputs), references.inputs, engine, graph, float_, quantized), outputs
+
+
+def _run_bundle(folder: Path, references: References) -> tuple[list[dict[str, Any]], str]:
+    """What a bundle computes, and who ran it. Its engine may take three times its weights, while it rearranges them."""
+    manifest = Manifest.read(folder)
+    if references.large and manifest.target == "onnxruntime":
+        model = ir.load(folder / manifest.entry)
+        options = manifest.options.get("session_options", {})
+        outputs = run_parts(model, references.feeds, PART, fused=True, session_options=options)
+        return outputs, "onnxruntime, CPUExecutionProvider, part by part"
+    with edgeq_runtime.load(folder) as opened:
+        outputs = [dict(opened.run(dict(feed))) for feed in references.feeds]
+        return outputs, f"{opened.engine}, {opened.accelerator}"
+
+
+def _compare(reference: Sequence[Arrays], got: Sequence[Arrays], *, scores: bool) -> tuple[Difference, ...]:
+    """The largest of the scores that noise gets says nothing: only real samples have a top-1."""
+    return tuple(difference if scores else replace(difference, top1=None) for difference in compare(reference, got))
+
+
+def _complaint(artifact: Difference, graph: Difference) -> str:
+    allowed = NOISE_FACTOR * graph.noise + graph.signal * 10 ** (-NOISE_FLOOR_DB / 10)
+    if artifact.noise <= allowed:  # False for NaN too
+        return ""
+    return (f"output '{artifact.output}': {artifact.sqnr_db:.1f} dB against the float model, where the graph has "
+            f"{graph.sqnr_db:.1f} dB and {sqnr_db(graph.signal, allowed):.1f} dB was allowed")

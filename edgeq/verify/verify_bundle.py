@@ -1,0 +1,124 @@
+"""The check of a bundle that exists: its files, its self-test, and how far it is from its float model."""
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+import edgeq_runtime
+from edgeq.errors import UsageError
+from edgeq.frontends import load_model
+from edgeq.inference.reference import Arrays, run_onnx
+from edgeq.passes import canonicalize
+from edgeq.passes.images import arrays_channels_last, channels_first_shape, make_channels_last, name_channels_first
+from edgeq.quant.samples import InputSpec, open_samples
+from edgeq.verify.compare import Difference, compare
+from edgeq.verify.layers import LayerComparison, compare_layers
+from edgeq_runtime.manifest import Manifest, TensorSpec
+from edgeq_runtime.predict import steps
+from edgeq_runtime.selftest import FILE_NAME as SELFTEST
+from edgeq_runtime.selftest import SelfTestResult, read_selftest
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found. files: how many have the sha256 of the manifest (all of them, or verify_again had raised).
+
+    self_test: None where the bundle has none and was compared instead. against_float: each output against the float
+    model's, over `samples` samples. finite: no output is NaN or infinite where the float model's is not. accuracy: what
+    the conversion measured.
+    """
+
+    files: int
+    engine: str
+    accelerator: str
+    self_test: SelfTestResult | None
+    accuracy: Mapping[str, Any]
+    against_float: tuple[Difference, ...] = ()
+    samples: int = 0
+    finite: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """A distance from the float model is a measurement, not a verdict; NaN where there was none is one."""
+        return (self.self_test is None or self.self_test.ok) and self.finite
+
+
+def verify_again(bundle: Path, data: Any = None, reference: Any = None, limit: int | None = None) -> Checked:
+    """Check a bundle. data: samples as `convert` takes them, or None for the self-test's. reference: the float model.
+
+    Raises:
+        BundleError: damaged, or without a self-test when there is nothing else to check. UsageError: data alone.
+        EdgeqError: the engine, the float model or the samples cannot be used.
+    """
+    if data is not None and reference is None:
+        raise UsageError("--data alone cannot be judged: add --reference MODEL, the float model to compare with")
+    with edgeq_runtime.load(bundle, verify=True) as model:
+        has_selftest = data is None or (bundle / SELFTEST).is_file()
+        result = Checked(len(model.manifest.files), model.engine, model.accelerator,
+                         model.self_test() if has_selftest else None, model.manifest.accuracy)
+        if reference is None:
+            return result
+        turned = _turned(model.manifest)
+        feeds = _feeds(bundle, model.manifest, data, limit, turned)
+        outputs = [dict(model.run(dict(feed))) for feed in feeds]
+    expected = list(run_onnx(_float_network(reference, model.manifest, turned), feeds))
+    return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
+                   finite=_is_finite_where(expected, outputs))
+
+
+def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None, turned: frozenset[str]) -> list[Arrays]:
+    """As the bundle takes them. data: as the float model does."""
+    if data is None:
+        return [case.inputs for case in islice(read_selftest(bundle / SELFTEST)[0], limit)]
+    specs = {spec.name: InputSpec(spec.dtype, _source_shape(spec)) for spec in manifest.inputs}
+    preprocess = steps(manifest)[0]
+    if preprocess is not None and not turned.isdisjoint(specs):
+        preprocess = replace(preprocess, layout=name_channels_first(preprocess.layout))
+    samples = open_samples(data, specs, limit=limit, preprocess=preprocess)
+    return [arrays_channels_last(feed, turned) for feed in samples]
+
+
+def verify_layers(bundle: Path, reference: Any, data: Any = None, limit: int | None = None) -> LayerComparison:
+    """Compare a bundle with its float model, value by value; arguments as of `verify_again`."""
+    manifest = Manifest.read(bundle)
+    turned = _turned(manifest)
+    return compare_layers(bundle, _float_network(reference, manifest, turned),
+                          _feeds(bundle, manifest, data, limit, turned))
+
+
+def _turned(manifest: Manifest) -> frozenset[str]:
+    """The inputs and outputs that the float model has channels first and the bundle channels last."""
+    return frozenset(spec.name for spec in (*manifest.inputs, *manifest.outputs) if spec.source_layout)
+
+
+def _source_shape(spec: TensorSpec) -> tuple[Any, ...]:
+    return channels_first_shape(spec.shape) if spec.source_layout else spec.shape
+
+
+def _float_network(reference: Any, manifest: Manifest, turned: Collection[str]) -> ir.Model:
+    """With the interface of the bundle."""
+    shapes = {spec.name: _source_shape(spec) for spec in manifest.inputs
+              if not any(isinstance(d, str) for d in spec.shape)}
+    network = load_model(reference, inputs=shapes, open_sizes=True)
+    canonicalize(network)
+    make_channels_last(network, turned)
+    for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),
+                                ("outputs", network.graph.outputs, manifest.outputs)):
+        ours, theirs = [spec.name for spec in specs], [value.name or "" for value in values]
+        if not set(ours) <= set(theirs):
+            raise UsageError(f"--reference {reference} is another model: its {kind} are {', '.join(theirs)}, "
+                             f"the bundle's {', '.join(ours)}")
+    return network
+
+
+def _is_finite_where(expected: Sequence[Arrays], got: Sequence[Arrays]) -> bool:
+    """Whether every output is finite at the places where the float model's is."""
+    return all(bool(np.isfinite(array[np.isfinite(reference[name])]).all())
+               for reference, outputs in zip(expected, got, strict=True)
+               for name, array in outputs.items() if array.dtype.kind == "f")

@@ -1,0 +1,113 @@
+"""8 bits by default: a layer that ruins the outputs computes in float, and a network that is good is left alone."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from small_graphs import feeds, network, normal
+
+import edgeq_runtime
+from edgeq.bundle.folder import Bundle
+from edgeq.conversion.pipeline import convert
+from edgeq.inference.reference import run_onnx
+from edgeq.mixed_precision import repair
+from edgeq.verify.compare import compare
+
+SHAPE = (1, 2, 8, 6)
+FEEDS = feeds(SHAPE, 12)
+
+
+def gated(outlier: float) -> ir.Model:
+    """One channel in front of the Sigmoid is `outlier` times the others, which share its grid and lose to it."""
+    w1 = normal(16, 2, 3, 3, seed=1)
+    w1[0] *= outlier
+    wide = {f"w{k}": normal(24, 24, 3, 3, seed=k, scale=0.1) for k in (3, 4)}
+    return network("""
+        g (float[1,2,8,6] x) => (float[1,3,8,6] y) {
+            a = Conv <pads = [1,1,1,1]> (x, w1)
+            s = Sigmoid (a)
+            b = Conv <pads = [1,1,1,1]> (s, w2)
+            r = Relu (b)
+            c = Conv <pads = [1,1,1,1]> (r, w3)
+            t = Relu (c)
+            d = Conv <pads = [1,1,1,1]> (t, w4)
+            u = Relu (d)
+            y = Conv <pads = [1,1,1,1]> (u, w5)
+        }""", w1=w1, w2=normal(24, 16, 3, 3, seed=2), w5=normal(3, 24, 3, 3, seed=5), **wide)
+
+
+def converted(model: ir.Model, path: Path, **words: Any) -> tuple[Bundle, float, list[str]]:
+    """-> the bundle, its SQNR against float, and the nodes that the repair keeps."""
+    bundle = convert(model, target="onnxruntime", calibration=FEEDS, output=path, **words)
+    with edgeq_runtime.load(bundle.path) as engine:
+        (difference,) = compare(list(run_onnx(model, FEEDS)), [engine.run(dict(feed)) for feed in FEEDS])
+    kept = [node["node"] for node in bundle.report["quantization"]["kept_float"] if "output's SQNR" in node["reason"]]
+    return bundle, difference.sqnr_db, kept
+
+
+def test_the_layer_that_ruins_the_outputs_computes_in_float(tmp_path: Path) -> None:
+    _, plain, none = converted(gated(100.0), tmp_path / "plain", method="sum-preserving")
+    bundle, repaired, kept = converted(gated(100.0), tmp_path / "repaired")
+    assert plain < 20
+    assert not none
+    assert repaired > plain + 10
+    assert {"Conv_0", "Sigmoid_1"} <= set(kept)
+    assert "Conv_6" not in kept
+    found = bundle.report["repair"]
+    assert found["plain_sqnr_db"] == pytest.approx(plain, abs=1)
+    assert found["sqnr_db"] == pytest.approx(repaired, abs=1)
+    assert 0 < found["float_share"] < repair.MOST_FLOAT
+    assert bundle.manifest.quantization["wider_layers"] == {}
+    assert "of the work stays in float, which brings the output of" in (bundle.path / "report.html").read_text()
+
+
+def test_the_same_layers_compute_in_float_behind_4_bit_weights(tmp_path: Path) -> None:
+    fitted = "sum-preserving+gptaq+refit+bias"
+    _, plain, none = converted(gated(100.0), tmp_path / "plain", bits=4, method=fitted)
+    bundle, repaired, kept = converted(gated(100.0), tmp_path / "repaired", bits=4)
+    assert not none
+    assert {"Conv_0", "Sigmoid_1"} <= set(kept)
+    assert repaired > plain + 3
+    assert bundle.manifest.quantization["weight_bits"] == 4
+
+
+def test_what_is_good_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "VALUES_DB", 25.0)
+    bundle, sqnr, kept = converted(gated(1.0), tmp_path / "b")
+    assert sqnr > 25
+    assert not kept
+    assert bundle.report["repair"]["float_share"] == 0
+
+
+def test_weights_alone_are_not_repaired(tmp_path: Path) -> None:
+    bundle = convert(gated(1.0), target="onnxruntime", output=tmp_path / "b")
+    assert bundle.report["repair"] is None
+
+
+@pytest.mark.parametrize("what", ["constant samples", "weights of zero", "dead channels"])
+def test_no_signal_gives_a_finite_model(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "VALUES_DB", 500.0)
+    model, samples = gated(1.0), FEEDS
+    if what == "constant samples":
+        samples = [{"x": np.zeros(SHAPE, np.float32)}] * 4
+    else:
+        weight = model.graph.initializers["w3"].const_value.numpy().copy()
+        weight[:: 1 if what == "weights of zero" else 2] = 0
+        model.graph.initializers["w3"].const_value = ir.tensor(weight, name="w3")
+    bundle = convert(model, target="onnxruntime", calibration=samples, output=tmp_path / "b")
+    for value in ir.load(bundle.path / "model.onnx").graph.initializers.values():
+        data = value.const_value.numpy()
+        assert data.dtype.kind != "f" or np.isfinite(data).all(), value.name
+    with edgeq_runtime.load(bundle.path) as engine:
+        assert np.isfinite(engine.run(dict(FEEDS[0]))["y"]).all()
+
+
+def test_what_cannot_be_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "LARGEST", 1000)
+    bundle, _, kept = converted(gated(100.0), tmp_path / "b")
+    assert not kept
+    assert "too large to measure" in bundle.report["repair"]["note"]
+    assert "everything is quantized: the network is too large" in (bundle.path / "report.html").read_text()
