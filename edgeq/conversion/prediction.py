@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgeq.backend import EmitOptions
 from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import EdgeqError
 from edgeq.external_weights import is_large
@@ -52,9 +53,9 @@ def emitted(target: str, model: ir.Model) -> Any:
     Raises:
         EdgeqError: the target refuses it, or its extra is not installed.
     """
-    backend, contract = (importlib.import_module(f"edgeq_converters.{name}") for name in (target, "contract"))
+    backend = importlib.import_module(f"edgeq_converters.{target}")
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        return backend.emit(model, Path(folder), contract.EmitOptions())
+        return backend.emit(model, Path(folder), EmitOptions())
 
 
 def _statistics(model: ir.Model, plans: Iterable[QuantPlan]) -> Statistics | None:

@@ -13,7 +13,7 @@ import edgeq_runtime
 from edgeq.bundle.folder import Bundle
 from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import run_onnx
-from edgeq.mixed_precision import wider
+from edgeq.mixed_precision import bit_allocation as wider
 from edgeq.verify.compare import compare
 
 SHAPE = (1, 4, 8, 6)

@@ -13,7 +13,7 @@ import edgeq_runtime
 from edgeq.bundle.folder import Bundle
 from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import run_onnx
-from edgeq.mixed_precision import repair
+from edgeq.mixed_precision import float_fallback as repair
 from edgeq.verify.compare import compare
 
 SHAPE = (1, 2, 8, 6)
