@@ -157,21 +157,3 @@ def are_symmetric(targets: Iterable[Target]) -> bool:
         raise UsageError("tensorrt has symmetric activations and shares no plan: ask for it in a call of its own")
     return kinds == {True}
 
-
-# The ops that hold weights and nearly all of the arithmetic: what quantization is for.
-MULTIPLY_ACCUMULATE: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# Layers that engines compute in float, weights aside: their state would carry every rounding into all later steps.
-RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
-# The inputs that may hold weights. Recurrent ones are [directions, gates * hidden, inputs or hidden].
-WEIGHT_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
-    **dict.fromkeys(MULTIPLY_ACCUMULATE, (1,)), **dict.fromkeys(RECURRENT, (1, 2))})
-# The same and the tables that rows are picked from: whatever is stored in fewer bits where it is constant.
-STORED_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({**WEIGHT_INPUTS, "Gather": (0,)})
-# The grid of a multiply-accumulate op may do what these do, so nothing is left to compute (edgeq_converters.prepare).
-ABSORBED: Final = frozenset({"Relu", "Clip"})
-# The inputs that carry data; where an op is absent, all of its inputs do.
-DATA_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
-    **dict.fromkeys(("Conv", "ConvTranspose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Tile",
-                     "Expand", "Pad", "Resize", "Clip"), (0,)),
-    "Gemm": (0, 1), "MatMul": (0, 1), "Where": (1, 2),
-})

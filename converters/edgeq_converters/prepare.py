@@ -14,6 +14,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from edgeq.dimensions import Sizes
 from edgeq.frontends.functions import expand
 from edgeq.graph import QUANT, constant, consumers, initializer, quant, shape
+from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE
 from edgeq.passes import canonicalize
 from edgeq.passes.fold import evaluate
 from edgeq.passes.loops import unroll_loops
@@ -21,7 +22,6 @@ from edgeq.passes.rewrite import replace
 from edgeq.passes.sample_shapes import specialized
 from edgeq.passes.shapes import fix_shapes
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, fold_qdq
-from edgeq.targets import MULTIPLY_ACCUMULATE
 from edgeq_converters.integer_ops import plain_numbers
 from edgeq_converters.recurrent import write_out_recurrent
 
@@ -108,7 +108,7 @@ def absorb_activations(graph: ir.Graph, *, limits_in_integers: bool = False) -> 
         Conv -> Relu -> y, grid of y starts below 0     =>     Conv -> (same grid) -> Relu -> y
     """
     for node in list(graph):
-        if node.op_type not in ("Relu", "Clip"):
+        if node.op_type not in LIMITING:
             continue
         source, result = node.inputs[0], node.outputs[0]
         grid = quant(result)

@@ -2,16 +2,14 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, dims
+from edgeq.ops import LIMITING, RESHAPING
 from edgeq.passes.reshape_targets import constant_target
 from edgeq.passes.rewrite import constant_like, nodes_of, only_reader, producer, replace, scalar
-
-_RESHAPES: Final = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def merge_reshapes(model: ir.Model) -> int:
@@ -20,8 +18,8 @@ def merge_reshapes(model: ir.Model) -> int:
         x -> Unsqueeze -> Reshape(2,3,4) -> y     =>     x -> Reshape(2,3,4) -> y
     """
     count = 0
-    for node in nodes_of(model, *_RESHAPES):
-        before = producer(node.inputs[0], *_RESHAPES)
+    for node in nodes_of(model, *RESHAPING):
+        before = producer(node.inputs[0], *RESHAPING)
         if before is None or not only_reader(before.outputs[0], node):
             continue
         target = constant_target(before.inputs[0], node.outputs[0])
@@ -73,7 +71,7 @@ def merge_bounds(model: ir.Model) -> int:
         if inner is not None:
             data, first, last = inner
             low, high = min(max(first, low), high), min(max(last, low), high)
-        elif node.op_type in ("Clip", "Relu") or dims(data) != dims(node.outputs[0]):
+        elif node.op_type in LIMITING or dims(data) != dims(node.outputs[0]):
             continue
         inputs = [constant_like(node, name, np.asarray(bound, np.float32)) if math.isfinite(bound) else None
                   for name, bound in (("min", low), ("max", high))]

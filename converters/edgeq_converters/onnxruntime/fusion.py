@@ -16,10 +16,11 @@ import onnx_ir as ir
 
 from edgeq.backend import FloatNode
 from edgeq.graph import attribute, constant, is_constant, label
+from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, operands
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.qdq import _params as node_params
 from edgeq.scheme import PerBlock, PerChannel, QuantParams
-from edgeq.targets import DATA_INPUTS, MULTIPLY_ACCUMULATE, ONNXRUNTIME, Row, Same
+from edgeq.targets import ONNXRUNTIME, Row, Same
 
 _SELECTORS: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
 # What the planner's table leaves out, because no other engine agrees, but a foreign graph may contain.
@@ -64,11 +65,8 @@ def float_nodes(graph: ir.Graph) -> list[FloatNode]:
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs that carry data: not shapes, indices, biases or limits."""
-    indices = DATA_INPUTS.get(node.op_type, range(len(node.inputs)))
-    if node.op_type == "Conv":
-        indices = (0, 1)
-    return [value for k in indices if k < len(node.inputs) and (value := node.inputs[k]) is not None]
+    """The inputs that carry data or weights: not shapes, indices, biases or limits."""
+    return [value for k in operands(node.op_type, len(node.inputs)) if (value := node.inputs[k]) is not None]
 
 
 def dequantized(value: ir.Value | None) -> ir.Node | None:
@@ -107,7 +105,7 @@ def _is_absorbed(node: ir.Node) -> bool:
 
     relu_quant_fusion and clip_quant_fusion: core/optimizer/qdq_transformer/{relu,clip}_quantizelinear.cc
     """
-    if node.op_type not in ("Relu", "Clip") or (params := written_params(node.outputs[0])) is None:
+    if node.op_type not in LIMITING or (params := written_params(node.outputs[0])) is None:
         return False
     low, high = params.real_range()
     slack = float(params.scale) * 1e-3  # a grid end is a rounded multiple of its scale
