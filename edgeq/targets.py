@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from edgeq.errors import UsageError
+from edgeq.ops import MOVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +107,16 @@ TFLITE: Final = Target(
     _rows(
         _each(("Conv", "ConvTranspose"), _FREE, _TFLITE + "conv.cc"),
         _each(("Gemm", "MatMul"), _FREE, _TFLITE + "fully_connected.cc"),
-        _each(("Add", "Sub", "Mul", "PRelu", "LeakyRelu", "Relu", "Clip", "HardSwish", "Gelu", "Elu",
-               "GlobalAveragePool"), _FREE, _TFLITE_SPEC),
+        _each(("Add", "Sub", "Mul", "PRelu", "LeakyRelu", "Relu", "Clip", "HardSwish", "Gelu", "Elu", "Abs", "Exp",
+               "Neg", "GlobalAveragePool", "ReduceMean"), _FREE, _TFLITE_SPEC),
         # No kernel of these rescales, and most do not check: a mismatch is silently wrong.
-        _each((*_MOVES, "Pad", "Concat", "DepthToSpace", "SpaceToDepth", "Resize", "AveragePool", "Max", "Min",
-               "Where"), _SAME, _TFLITE_SPEC),
+        _each((*sorted(MOVING), "Concat", "Resize", "AveragePool", "Max", "Min", "Where"), _SAME, _TFLITE_SPEC),
         _each(("Softmax",), Fixed(1 / 256, 0), _TFLITE + "activations.cc"),
         _each(("LogSoftmax",), Fixed(16 / 256, 255), _TFLITE + "activations.cc"),
         _each(("Sigmoid",), Fixed(1 / 256, 0), _TFLITE + "activations.cc"),
         _each(("Tanh",), Fixed(1 / 128, 128), _TFLITE + "activations.cc"),
+        # A MUL and an ADD whose result saturates at both ends of the grid.
+        _each(("HardSigmoid",), Fixed(1 / 255, 0), _TFLITE + "add.cc"),
     ))
 
 COREML: Final = Target(

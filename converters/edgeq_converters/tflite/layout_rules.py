@@ -256,7 +256,7 @@ RULES: Final[Mapping[str, Rule]] = {
     ), ANY),
     **dict.fromkeys((
         "Identity", "Dropout", "Cast", "Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Shrink",
-        "Gelu", "HardSigmoid", "HardSwish", "Swish", "IsInf", "Split", "Slice", "Pad", "Tile", "CenterCropPad",
+        "Gelu", "HardSigmoid", "HardSwish", "IsInf", "Split", "Slice", "Pad", "Tile", "CenterCropPad",
         "LayerNormalization", "RMSNormalization", "InstanceNormalization", "BatchNormalization", "LpNormalization",
         "MeanVarianceNormalization", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "CumSum", "Resize",
         *WITHOUT_KEEPDIMS,

@@ -112,6 +112,8 @@ def _reason_to_keep(node: ir.Node) -> str:
         return "integer kernels know no alpha, beta or transA"
     if node.op_type in CONVOLUTIONS and not is_constant(node.inputs[1]):
         return "its weights are computed"
+    if node.op_type == "HardSigmoid" and min(attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)) <= 0:
+        return "the steps of a grid stand for its factors, and they are not positive"
     if node.op_type == "Resize" and attribute(node, "mode", "nearest") == "cubic":
         return "cubic interpolation leaves the range of its input"
     return ""

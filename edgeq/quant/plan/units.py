@@ -59,7 +59,8 @@ class Units:
         return node.outputs[0]
 
     def outputs(self, node: ir.Node) -> list[ir.Value]:
-        return [self.output(node)] if len(node.outputs) == 1 else [v for v in node.outputs if consumers(v)]
+        found = [self.output(node)] if len(node.outputs) == 1 else [v for v in node.outputs if consumers(v)]
+        return [value for value in found if is_float(value)]
 
     def tail(self) -> set[ir.Node]:
         """The nodes between the last ops that multiply and the graph outputs."""
