@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import constant, dims, label
+from edgeq.graph import constant, dims, label, only_reader
 from edgeq.passes.batch_norm import scale_outputs
-from edgeq.passes.rewrite import bypass, nodes_of, only_reader, producer, replace
+from edgeq.passes.rewrite import bypass, nodes_of, producer, replace
 
 
 def sum_to_adds(model: ir.Model) -> int:
@@ -64,7 +64,7 @@ def _fold(node: ir.Node) -> bool:
         data = node.inputs[index]
         before = producer(data, "Conv", "ConvTranspose", "Gemm")
         other = constant(node.inputs[1 - index]) if before is not None else None
-        if before is None or other is None or not only_reader(data, node):
+        if before is None or other is None or only_reader(data) is not node:
             continue
         if dims(data) is None or dims(data) != dims(node.outputs[0]):
             continue

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.backend import FloatNode
-from edgeq.graph import attribute, constant, is_constant, label
+from edgeq.graph import attribute, constant, is_constant, label, only_reader
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, operands
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.qdq import _params as node_params
@@ -92,12 +92,10 @@ def _read_params(value: ir.Value) -> QuantParams | None:
 
 def written_params(value: ir.Value) -> QuantParams | None:
     """The grid of the one QuantizeLinear that reads a value, through a Relu or Clip that the grid makes redundant."""
-    readers = [use.node for use in value.uses()]
-    if len(readers) != 1 or value.is_graph_output():
-        return None
-    if readers[0].op_type == QUANTIZE:
-        return node_params(readers[0])
-    return written_params(readers[0].outputs[0]) if _is_absorbed(readers[0]) else None
+    reader = only_reader(value)
+    if reader is None or reader.op_type == QUANTIZE:
+        return None if reader is None else node_params(reader)
+    return written_params(reader.outputs[0]) if _is_absorbed(reader) else None
 
 
 def _is_absorbed(node: ir.Node) -> bool:

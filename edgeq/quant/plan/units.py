@@ -8,7 +8,7 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq import graph as graphs
-from edgeq.graph import attribute, consumers, is_constant
+from edgeq.graph import attribute, consumers, is_constant, only_reader
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, RECURRENT, WEIGHTED, weight_inputs
 from edgeq.ops import data_inputs as data_inputs_of
 from edgeq.targets import Target
@@ -102,11 +102,6 @@ class Units:
 def _is_bias(product: ir.Node, add: ir.Node) -> bool:
     other = next((value for value in add.inputs if value is not product.outputs[0]), None)
     return is_constant(other) and shape(other) == (shape(product.inputs[1])[1],)
-
-
-def only_reader(value: ir.Value) -> ir.Node | None:
-    readers = consumers(value)
-    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
 
 
 def feeds_only(value: ir.Value, nodes: set[ir.Node]) -> bool:
