@@ -99,7 +99,7 @@ def test_residual_network_has_no_needless_kernel() -> None:
 # A form of every op that the planner puts on integers, and of some of them a second one.
 INTEGER = {row.op: row for row in reversed(CASES) if row.op in TFLITE.rows and not row.tail}
 INTEGER |= {id: BY_ID[id] for id in ("conv-pads", "conv-depthwise", "reduce-mean-all-dropped", "gather-nd-batched",
-                                     "hard-sigmoid-sixth", "exp-wide", "neg-one-sided")}
+                                     "hard-sigmoid-inside", "exp-wide", "neg-one-sided")}
 
 
 @pytest.mark.parametrize("name", INTEGER)
