@@ -82,6 +82,12 @@ def consumers(value: ir.Value) -> list[ir.Node]:
     return list(dict.fromkeys(use.node for use in value.uses()))
 
 
+def only_reader(value: ir.Value | None) -> ir.Node | None:
+    """The node that alone reads a value which callers do not see, or None."""
+    readers = [] if value is None or value.is_graph_output() else consumers(value)
+    return readers[0] if len(readers) == 1 else None
+
+
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """The Python value of an attribute, or the default."""
     found = node.attributes.get(name)

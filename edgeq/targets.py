@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from edgeq.errors import UsageError
+from edgeq.ops import MOVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +107,16 @@ TFLITE: Final = Target(
     _rows(
         _each(("Conv", "ConvTranspose"), _FREE, _TFLITE + "conv.cc"),
         _each(("Gemm", "MatMul"), _FREE, _TFLITE + "fully_connected.cc"),
-        _each(("Add", "Sub", "Mul", "PRelu", "LeakyRelu", "Relu", "Clip", "HardSwish", "Gelu", "Elu",
-               "GlobalAveragePool"), _FREE, _TFLITE_SPEC),
+        _each(("Add", "Sub", "Mul", "PRelu", "LeakyRelu", "Relu", "Clip", "HardSwish", "Gelu", "Elu", "Abs", "Exp",
+               "Neg", "GlobalAveragePool", "ReduceMean"), _FREE, _TFLITE_SPEC),
         # No kernel of these rescales, and most do not check: a mismatch is silently wrong.
-        _each((*_MOVES, "Pad", "Concat", "DepthToSpace", "SpaceToDepth", "Resize", "AveragePool", "Max", "Min",
-               "Where"), _SAME, _TFLITE_SPEC),
+        _each((*sorted(MOVING), "Concat", "Resize", "AveragePool", "Max", "Min", "Where"), _SAME, _TFLITE_SPEC),
         _each(("Softmax",), Fixed(1 / 256, 0), _TFLITE + "activations.cc"),
         _each(("LogSoftmax",), Fixed(16 / 256, 255), _TFLITE + "activations.cc"),
         _each(("Sigmoid",), Fixed(1 / 256, 0), _TFLITE + "activations.cc"),
         _each(("Tanh",), Fixed(1 / 128, 128), _TFLITE + "activations.cc"),
+        # A MUL and an ADD whose result saturates at both ends of the grid.
+        _each(("HardSigmoid",), Fixed(1 / 255, 0), _TFLITE + "add.cc"),
     ))
 
 COREML: Final = Target(
@@ -157,21 +159,3 @@ def are_symmetric(targets: Iterable[Target]) -> bool:
         raise UsageError("tensorrt has symmetric activations and shares no plan: ask for it in a call of its own")
     return kinds == {True}
 
-
-# The ops that hold weights and nearly all of the arithmetic: what quantization is for.
-MULTIPLY_ACCUMULATE: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# Layers that engines compute in float, weights aside: their state would carry every rounding into all later steps.
-RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
-# The inputs that may hold weights. Recurrent ones are [directions, gates * hidden, inputs or hidden].
-WEIGHT_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
-    **dict.fromkeys(MULTIPLY_ACCUMULATE, (1,)), **dict.fromkeys(RECURRENT, (1, 2))})
-# The same and the tables that rows are picked from: whatever is stored in fewer bits where it is constant.
-STORED_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({**WEIGHT_INPUTS, "Gather": (0,)})
-# The grid of a multiply-accumulate op may do what these do, so nothing is left to compute (edgeq_converters.prepare).
-ABSORBED: Final = frozenset({"Relu", "Clip"})
-# The inputs that carry data; where an op is absent, all of its inputs do.
-DATA_INPUTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({
-    **dict.fromkeys(("Conv", "ConvTranspose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Tile",
-                     "Expand", "Pad", "Resize", "Clip"), (0,)),
-    "Gemm": (0, 1), "MatMul": (0, 1), "Where": (1, 2),
-})

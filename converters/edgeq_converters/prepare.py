@@ -13,7 +13,8 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from edgeq.dimensions import Sizes
 from edgeq.frontends.functions import expand
-from edgeq.graph import QUANT, constant, consumers, initializer, quant, shape
+from edgeq.graph import QUANT, constant, initializer, only_reader, quant, shape
+from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE
 from edgeq.passes import canonicalize
 from edgeq.passes.fold import evaluate
 from edgeq.passes.loops import unroll_loops
@@ -21,7 +22,6 @@ from edgeq.passes.rewrite import replace
 from edgeq.passes.sample_shapes import specialized
 from edgeq.passes.shapes import fix_shapes
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, fold_qdq
-from edgeq.targets import MULTIPLY_ACCUMULATE
 from edgeq_converters.integer_ops import plain_numbers
 from edgeq_converters.recurrent import write_out_recurrent
 
@@ -108,7 +108,7 @@ def absorb_activations(graph: ir.Graph, *, limits_in_integers: bool = False) -> 
         Conv -> Relu -> y, grid of y starts below 0     =>     Conv -> (same grid) -> Relu -> y
     """
     for node in list(graph):
-        if node.op_type not in ("Relu", "Clip"):
+        if node.op_type not in LIMITING:
             continue
         source, result = node.inputs[0], node.outputs[0]
         grid = quant(result)
@@ -154,10 +154,9 @@ def fuse_bias(graph: ir.Graph) -> None:
         weight, product = node.inputs[1], node.outputs[0]
         if weight is None or weight.const_value is None or weight.shape is None or len(weight.shape) != 2:
             continue
-        readers = consumers(product)
-        if len(readers) != 1 or readers[0].op_type != "Add" or product.is_graph_output() or quant(product):
+        add = only_reader(product)
+        if add is None or add.op_type != "Add" or quant(product):
             continue
-        add = readers[0]
         bias = next((value for value in add.inputs if value is not product), None)
         if bias is None or bias.const_value is None or tuple(bias.const_value.shape) != shape(weight)[1:]:
             continue

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from edgeq.backend import Artifact
 from edgeq.graph import constant, is_constant
 from edgeq.inference.reference import Arrays
+from edgeq.ops import KEEPING_ALL, LIMITING
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.verify.compare import Difference
 from edgeq.verify.verify_artifact import Verification
@@ -35,8 +36,6 @@ SAMPLES: Final = 2
 BYTES: Final = 1 << 18  # of inputs, beyond the first sample: the proof should not outgrow the model
 FLOAT_ERROR: Final = 1e-4  # of an output's largest value
 HALF_ERROR: Final = 2.0 ** -8  # the same in half precision, whose numbers are 2**-11 apart
-MOVES: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-ABSORBED: Final = frozenset({"Relu", "Clip"})  # into the kernel in front of them
 
 
 def golden_cases(feeds: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Case]:
@@ -83,7 +82,7 @@ def _largest(array: NDArray[Any]) -> float:
 def _step(value: ir.Value) -> float:
     """The step of an output that leaves the integers last, 0 for one that does not."""
     producer = value.producer()
-    while producer is not None and producer.op_type in MOVES and producer.inputs[0] is not None:
+    while producer is not None and producer.op_type in KEEPING_ALL and producer.inputs[0] is not None:
         producer = producer.inputs[0].producer()
     scale = constant(producer.inputs[1]) if producer is not None and producer.op_type == DEQUANTIZE else None
     return 0.0 if scale is None else float(scale.max())
@@ -109,7 +108,7 @@ def _begins_with_integers(value: ir.Value | None) -> bool:
     producer = value.producer() if value is not None else None
     if producer is None:
         return True
-    if producer.op_type in ABSORBED:
+    if producer.op_type in LIMITING:  # by the kernel in front of it
         return _begins_with_integers(producer.inputs[0])
     sources = [read.producer() for read in producer.inputs if read is not None and not is_constant(read)]
     return all(source is not None and source.op_type == DEQUANTIZE for source in sources)

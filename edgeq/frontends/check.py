@@ -7,10 +7,9 @@ from onnx_ir.passes.common import NameFixPass
 
 from edgeq.errors import ModelError, Problem, UnsupportedModel
 from edgeq.graph import OPSET, all_nodes, constant, label
+from edgeq.ops import RANDOM
 
 _SHOWN = 5  # names listed in a message before "and N more"
-_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-                     "RandomUniformLike"})
 
 
 def check_model(model: ir.Model) -> None:
@@ -45,7 +44,7 @@ def _check_operators(model: ir.Model) -> None:
 
 def _is_random(node: ir.Node) -> bool:
     if node.op_type != "Dropout":
-        return node.op_type in _RANDOM
+        return node.op_type in RANDOM
     training, ratio = (constant(node.inputs[k]) if len(node.inputs) > k else None for k in (2, 1))
     return training is not None and bool(training.all()) and (ratio is None or bool(ratio.any()))
 

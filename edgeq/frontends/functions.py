@@ -9,10 +9,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, ShapeInferencePass
 
 from edgeq.graph import all_nodes
+from edgeq.ops import RANDOM
 
 Choice = Callable[[ir.Node], bool]
 PREVIEW: Final = "ai.onnx.preview"  # operators on trial: none has a kernel, all have bodies
-_RANDOM: Final = frozenset({"Bernoulli"})  # its body draws random numbers, which no two engines draw alike
 _EXPANDED: Final = "edgeq.expanded"
 
 
@@ -28,7 +28,8 @@ def expand(model: ir.Model, chosen: Choice) -> set[str]:
     done: set[str] = set()
     version = model.opset_imports[""]
     while True:
-        called = [node for node in all_nodes(model.graph) if chosen(node) and node.op_type not in _RANDOM]
+        # No two engines draw the random numbers of a body alike.
+        called = [node for node in all_nodes(model.graph) if chosen(node) and node.op_type not in RANDOM]
         bodies = [(node, body) for node in called if (body := _body(node, version)) is not None]
         if not bodies:
             return done

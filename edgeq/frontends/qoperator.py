@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant, label
+from edgeq.ops import LIMITING, MOVING
 
 _MS: Final = "com.microsoft"
 _Grid = tuple[int, int, int]  # positions of a tensor, its scale and its zero point
@@ -52,10 +53,7 @@ FORMS: Final[Mapping[tuple[str, str], Form]] = MappingProxyType({
 _OLDER: Final = frozenset({(_MS, "QuantizeLinear"), (_MS, "DequantizeLinear")})
 _CONCAT: Final = (_MS, "QLinearConcat")
 # Between these operators, QOperator graphs move integers as they are.
-_MOVES: Final = frozenset({
-    "MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split", "Resize", "Pad",
-    "DepthToSpace", "SpaceToDepth", "Tile", "Expand", "Identity", "Relu", "Clip",
-})
+_MOVES: Final = MOVING | LIMITING | {"Resize"}
 
 
 def qoperator_to_qdq(model: ir.Model) -> int:

@@ -14,6 +14,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import OPSET, all_nodes, attribute, label
+from edgeq.ops import TAKING
 
 _T: Final = ir.DataType
 # Replaced everywhere: no kernel of opset 21 takes them, and the wider format holds every value.
@@ -26,7 +27,6 @@ AT_THE_INTERFACE: Final[Mapping[ir.DataType, ir.DataType]] = MappingProxyType({
     _T.INT4: _T.INT8, _T.UINT4: _T.UINT8,
 })
 _NAMES_A_TYPE: Final = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
-_KEEPS_VALUES: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather"})
 
 
 def plain_types(model: ir.Model) -> None:
@@ -84,7 +84,7 @@ def _refuse_producers(model: ir.Model) -> None:
     problems = [
         Problem(label(node), node.op_type, f"it rounds to {value.dtype}, a type that ONNX has since opset 23 only")
         for node in all_nodes(model.graph) for value in node.outputs
-        if value.dtype in WIDER and value.dtype != _T.BFLOAT16 and node.op_type not in _KEEPS_VALUES]
+        if value.dtype in WIDER and value.dtype != _T.BFLOAT16 and node.op_type not in TAKING]
     problems += [
         Problem(label(node), node.op_type, f"it reads {value.dtype}, a type that ONNX has since opset 23 only")
         for node in all_nodes(model.graph) if node.op_type == "DequantizeLinear"

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import attribute, constant
+from edgeq.ops import REDUCING
 
 INT64 = np.int64
 
@@ -235,9 +236,6 @@ def _group_norm_per_channel(node: ir.Node) -> None:
         _set_input(node, index, _constant_before(node, np.repeat(per_group, data.shape[1] // groups)))
 
 
-_REDUCTIONS: Final = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-                      "ReduceProd", "ReduceSumSquare")
-
 UPGRADES: Final[tuple[Step, ...]] = (
     Step("BatchNormalization", 9, _batch_norm_spatial),
     Step("BatchNormalization", 14, _one_output),
@@ -256,7 +254,7 @@ UPGRADES: Final[tuple[Step, ...]] = (
     *(Step(op, 13, _to_input("axes", 1)) for op in ("Squeeze", "Unsqueeze", "ReduceSum")),
     Step("Split", 13, _to_input("split", 1)),
     Step("RoiAlign", 16, _roi_align_mode),
-    *(Step(op, 18, _to_input("axes", 1)) for op in _REDUCTIONS),
+    *(Step(op, 18, _to_input("axes", 1)) for op in REDUCING - {"ReduceSum"}),
     Step("Split", 18, _split_count),
     Step("DFT", 20, _dft_axis),
     Step("GridSample", 20, _grid_sample_mode),

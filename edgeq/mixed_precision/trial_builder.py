@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgeq.graph import is_constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.inference.prefix import Arrays
+from edgeq.ops import KEEPING_ORDER, MULTIPLY_ACCUMULATE
 from edgeq.options import Progress
 from edgeq.quant.calibrate import Calibrator, TensorStatistics
 from edgeq.quant.fit import Fit, Fitted, Fitter
@@ -24,12 +25,11 @@ from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import Samples
 from edgeq.quant.solve.layer import NO_CORRECTION
 from edgeq.scheme import PerChannel, QuantScheme, QuantType
-from edgeq.targets import MULTIPLY_ACCUMULATE, Target
+from edgeq.targets import Target
 
 LARGEST: Final = 1 << 30  # bytes of weights: pieces of a model go through protobuf, which ends at 2 GiB
 _W8: Final = QuantType(8, granularity=PerChannel())
 _ELEMENT: Final = 8  # multiplications, while an element goes through memory
-_FREE: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})  # no element moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def work(node: ir.Node) -> int:
     elements = math.prod(shape_of(output))
     weight = node.inputs[1] if node.op_type in MULTIPLY_ACCUMULATE else None
     if weight is None:
-        return 0 if node.op_type in _FREE else elements * _ELEMENT
+        return 0 if node.op_type in KEEPING_ORDER else elements * _ELEMENT
     sizes = shape_of(weight)
     match node.op_type:
         case "Conv":

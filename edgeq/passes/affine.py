@@ -1,15 +1,52 @@
-"""Multiplication and addition of constants into the weights before them."""
+"""Sums as Adds, and multiplication and addition of constants into the weights before them."""
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import constant, dims
+from edgeq.graph import constant, dims, label, only_reader
 from edgeq.passes.batch_norm import scale_outputs
-from edgeq.passes.rewrite import bypass, nodes_of, only_reader, producer
+from edgeq.passes.rewrite import bypass, nodes_of, producer, replace
+
+
+def sum_to_adds(model: ir.Model) -> int:
+    """A Sum becomes Adds, which engines have integer kernels for -> how many. They add in the same order.
+
+        Sum(a, b, c) -> y     =>     Add(Add(a, b), c) -> y
+    """
+    return sum(_add_up(node) for node in nodes_of(model, "Sum"))
+
+
+def _add_up(node: ir.Node) -> bool:
+    """The first two inputs; the next round takes the rest."""
+    first, second, *rest = (*node.inputs, None) if len(node.inputs) < 2 else node.inputs
+    if first is None or second is None:
+        return False
+    if not rest:
+        replace(node, "Add", [first, second])
+        return True
+    both = _broadcast(first, second)
+    if both is None or node.graph is None:
+        return False
+    add = ir.node("Add", [first, second], name=f"{label(node)}_{len(rest)}_left")
+    value = add.outputs[0]
+    value.name, value.shape, value.type = add.name, both, first.type
+    node.graph.insert_before(node, add)
+    replace(node, "Sum", [value, *rest])
+    return True
+
+
+def _broadcast(a: ir.Value, b: ir.Value) -> ir.Shape | None:
+    """The shape of a + b, where what is known of their dimensions says it."""
+    if dims(a) is None or dims(b) is None:
+        return None
+    backwards = zip_longest(reversed(dims(a) or ()), reversed(dims(b) or ()), fillvalue=1)
+    sizes = [{*pair} - {1} or {1} for pair in backwards]
+    return None if any(len(size) > 1 for size in sizes) else ir.Shape([size.pop() for size in sizes[::-1]])
 
 
 def fold_affine(model: ir.Model) -> int:
@@ -27,7 +64,7 @@ def _fold(node: ir.Node) -> bool:
         data = node.inputs[index]
         before = producer(data, "Conv", "ConvTranspose", "Gemm")
         other = constant(node.inputs[1 - index]) if before is not None else None
-        if before is None or other is None or not only_reader(data, node):
+        if before is None or other is None or only_reader(data) is not node:
             continue
         if dims(data) is None or dims(data) != dims(node.outputs[0]):
             continue

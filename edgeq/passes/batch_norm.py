@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import all_nodes, attribute, constant, dims, initializer
-from edgeq.passes.rewrite import bypass, constant_like, float_weight, nodes_of, only_reader, replace
+from edgeq.graph import all_nodes, attribute, constant, dims, initializer, only_reader
+from edgeq.passes.rewrite import bypass, constant_like, float_weight, nodes_of, replace
 from edgeq.scheme import per_axis
 
 
@@ -51,7 +51,7 @@ def _to_conv(norm: ir.Node) -> bool:
 def _fold(norm: ir.Node) -> bool:
     data, effect = norm.inputs[0], _effect(norm)
     before = None if data is None else data.producer()
-    if before is None or effect is None or not only_reader(data, norm) or not scale_outputs(before, *effect):
+    if before is None or effect is None or only_reader(data) is not norm or not scale_outputs(before, *effect):
         return False
     bypass(norm, before.outputs[0])
     return True

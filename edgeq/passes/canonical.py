@@ -8,7 +8,7 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recognize_sigmoid
-from edgeq.passes.affine import fold_affine
+from edgeq.passes.affine import fold_affine, sum_to_adds
 from edgeq.passes.batch_norm import batch_norm_to_conv, fold_batch_norm
 from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
 from edgeq.passes.constants import (
@@ -75,6 +75,7 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(dft_to_matmul, False, "before merge_reshapes and merge_transposes, which tidy up behind it"),
     Pass(stft_to_matmul, False, "with dft_to_matmul"),
     Pass(remove_no_ops, True, "before the patterns, which would not look through a Dropout or an Identity"),
+    Pass(sum_to_adds, True, "behind remove_no_ops, which takes out a Sum of one; before the patterns that hold an Add"),
     Pass(positive_axes, True, "before the patterns that compare axes"),
     Pass(merge_transposes, True, "before merge_reshapes: opposite Transposes between two Reshapes are gone by then"),
     Pass(merge_reshapes, True, "after remove_no_ops, so that no chain ends in a Reshape to the same shape"),

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgeq.external_weights import Streamed
 from edgeq.graph import all_nodes, attribute, constant, dims
+from edgeq.ops import RESHAPING
 from edgeq.passes.rewrite import bypass, can_bypass, same_shape
 
 _HEAD: Final = 1024  # elements that tell most tensors from each other
@@ -122,7 +123,7 @@ _DOES_NOTHING: Final[Mapping[str, Callable[[ir.Node], bool]]] = MappingProxyType
     "Cast": _keeps_type,
     "Transpose": _keeps_order,
     "Slice": _takes_all,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile"), _keeps_shape),
+    **dict.fromkeys((*RESHAPING, "Expand", "Tile"), _keeps_shape),
     # A Pad that keeps the shape could still crop on one side and pad on the other, so all pads must be zero.
     "Pad": lambda node: (pads := constant(node.inputs[1])) is not None and not pads.any(),
     **dict.fromkeys(("Concat", "Sum", "Max", "Min", "Mean"), _one_input),

@@ -5,8 +5,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from edgeq.graph import all_nodes, constant, initializer, is_constant
+from edgeq.ops import stored_inputs
 from edgeq.passes.rewrite import nodes_of
-from edgeq.targets import STORED_INPUTS
 
 
 def inline_constant_if(model: ir.Model) -> int:
@@ -51,7 +51,7 @@ def weights_to_main_graph(model: ir.Model) -> int:
     """
     moved = 0
     for node in all_nodes(model.graph):
-        for index in STORED_INPUTS.get(node.op_type, ()):
+        for index in stored_inputs(node.op_type):
             weight = node.inputs[index]
             body = weight.graph if weight is not None else None
             if weight is None or not is_constant(weight) or body in (None, model.graph) or weight.is_graph_output():

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import constant, initializer, label
+from edgeq.graph import constant, initializer, label, only_reader
 from edgeq.passes.shapes import fix_shapes
 
 DYNAMIC: Final = "DynamicQuantizeLinear"
@@ -61,8 +61,8 @@ def _product(node: ir.Node) -> _Product | None:
     weights = constant(node.inputs[1]) if quantize is not None else None
     if quantize is None or weights is None or len(node.inputs) < 3 or node.inputs[2] is not quantize.outputs[2]:
         return None
-    cast = _only_reader(node)
-    last = _only_reader(cast) if cast is not None and cast.op_type == "Cast" else None
+    cast = only_reader(node.outputs[0])
+    last = only_reader(cast.outputs[0]) if cast is not None and cast.op_type == "Cast" else None
     if cast is None or last is None or last.op_type != "Mul":
         return None
     factor = next(value for value in (*last.inputs, None) if value is not cast.outputs[0])
@@ -76,11 +76,6 @@ def _product(node: ir.Node) -> _Product | None:
 def _maker(value: ir.Value | None, op: str) -> ir.Node | None:
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op else None
-
-
-def _only_reader(node: ir.Node) -> ir.Node | None:
-    readers = [use.node for use in node.outputs[0].uses()]
-    return readers[0] if len(readers) == 1 and not node.outputs[0].is_graph_output() else None
 
 
 def _write(graph: ir.Graph, found: _Product) -> None:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from edgeq.external_weights import derived
 from edgeq.graph import all_nodes, attribute, constant
+from edgeq.ops import RANDOM
 
 MAX_GROWTH_BYTES: Final = 2**20  # a constant may be this large even when its inputs are smaller
 
 _NEVER: Final = frozenset({
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",  # they are the number format, not a computation
     "Constant", "If", "Loop", "Scan", "Optional", "SequenceConstruct", "SequenceEmpty",
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
-})
+}) | RANDOM
 
 
 def fold_constants(model: ir.Model) -> int:

@@ -11,23 +11,11 @@ from numpy.typing import NDArray
 from edgeq.errors import UsageError
 from edgeq.graph import attribute, constant, real_inputs
 from edgeq.graph import rank as rank_of
+from edgeq.ops import KEEPING_AXES, POOLING, SPATIAL
 
 Order: TypeAlias = tuple[int, ...]  # which axis of a public tensor stands where in a value inside
 CHANNELS_FIRST: Final = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 CHANNELS_LAST: Final = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
-# Operators for which axis 1 of input 0 is the channels and the axes behind it are space.
-SPATIAL: Final = frozenset((
-    "Conv", "ConvTranspose", "ConvInteger", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool",
-    "GlobalMaxPool", "BatchNormalization", "InstanceNormalization", "DepthToSpace", "SpaceToDepth", "Resize", "LRN",
-    "GridSample",
-))
-POOLED: Final = frozenset(("GlobalAveragePool", "GlobalMaxPool"))  # no picture is left behind them
-# Operators that leave every axis of input 0 where it is.
-POINTWISE: Final = frozenset((
-    "Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Dropout", "Add", "Sub", "Mul", "Div", "Pow", "Min",
-    "Max", "Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh", "Gelu", "LeakyRelu", "PRelu", "Elu",
-    "Selu", "Softplus", "Mish", "Softmax", "Neg", "Abs", "Sqrt", "Exp", "Log", "Pad", "Slice", "Concat", "Split",
-))
 
 
 def layouts(graph: ir.Graph) -> dict[str, str]:
@@ -69,7 +57,7 @@ def _readers(value: ir.Value) -> Iterator[Order]:
                 continue
             if node.op_type == "Transpose":
                 after = tuple(order[axis] for axis in attribute(node, "perm", range(len(order))[::-1]))
-            elif node.op_type not in POINTWISE or rank_of(node.outputs[0]) != len(order):
+            elif node.op_type not in KEEPING_AXES or rank_of(node.outputs[0]) != len(order):
                 continue
             waiting += [(output, after) for output in node.outputs if output not in seen]
             seen.update(node.outputs)
@@ -81,7 +69,7 @@ def _makers(value: ir.Value) -> Iterator[Order]:
     while waiting:
         here, order = waiting.pop()
         node = here.producer()
-        if node is None or node.op_type in POOLED:
+        if node is None or node.op_type in POOLING:  # no picture is left behind it
             continue
         before = order
         if node.op_type in SPATIAL:
@@ -90,7 +78,7 @@ def _makers(value: ir.Value) -> Iterator[Order]:
         if node.op_type == "Transpose":
             perm = list(attribute(node, "perm", range(len(order))[::-1]))
             before = tuple(order[perm.index(axis)] for axis in range(len(order)))
-        elif node.op_type not in POINTWISE:
+        elif node.op_type not in KEEPING_AXES:
             continue
         fresh = [v for v in node.inputs if v is not None and v not in seen and rank_of(v) == len(order)]
         waiting += [(v, before) for v in fresh]

@@ -8,12 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, consumers, dims
+from edgeq.graph import attribute, constant, consumers, dims, only_reader
 from edgeq.passes.rewrite import (
     constant_like,
     is_number,
     nodes_of,
-    only_reader,
     producer,
     replace,
     same_shape,
@@ -121,10 +120,9 @@ def _division(deviation: ir.Value, centred: ir.Value, x: ir.Value) -> ir.Node | 
 
 def _then(node: ir.Node, op: str, shape: tuple[int, ...]) -> tuple[ir.Node, NDArray[Any] | None]:
     """Go one node on, where it alone reads this one and combines it with a constant of ``shape``."""
-    readers = consumers(node.outputs[0])
-    if len(readers) != 1 or readers[0].op_type != op or not only_reader(node.outputs[0], readers[0]):
+    after = only_reader(node.outputs[0])
+    if after is None or after.op_type != op:
         return node, None
-    after = readers[0]
     for value in after.inputs:
         data = constant(value)
         spans = data is not None and data.size == math.prod(shape) and data.shape[-len(shape):] == shape

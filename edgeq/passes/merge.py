@@ -2,16 +2,14 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import attribute, dims
+from edgeq.graph import attribute, dims, only_reader
+from edgeq.ops import LIMITING, RESHAPING
 from edgeq.passes.reshape_targets import constant_target
-from edgeq.passes.rewrite import constant_like, nodes_of, only_reader, producer, replace, scalar
-
-_RESHAPES: Final = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+from edgeq.passes.rewrite import constant_like, nodes_of, producer, replace, scalar
 
 
 def merge_reshapes(model: ir.Model) -> int:
@@ -20,9 +18,9 @@ def merge_reshapes(model: ir.Model) -> int:
         x -> Unsqueeze -> Reshape(2,3,4) -> y     =>     x -> Reshape(2,3,4) -> y
     """
     count = 0
-    for node in nodes_of(model, *_RESHAPES):
-        before = producer(node.inputs[0], *_RESHAPES)
-        if before is None or not only_reader(before.outputs[0], node):
+    for node in nodes_of(model, *RESHAPING):
+        before = producer(node.inputs[0], *RESHAPING)
+        if before is None or only_reader(before.outputs[0]) is not node:
             continue
         target = constant_target(before.inputs[0], node.outputs[0])
         if target is None:
@@ -42,7 +40,7 @@ def merge_transposes(model: ir.Model) -> int:
     count = 0
     for node in nodes_of(model, "Transpose"):
         before = producer(node.inputs[0], "Transpose")
-        if before is None or dims(before.inputs[0]) is None or not only_reader(before.outputs[0], node):
+        if before is None or dims(before.inputs[0]) is None or only_reader(before.outputs[0]) is not node:
             continue
         first, second = _order(before), _order(node)
         replace(node, "Transpose", [before.inputs[0]], perm=[first[axis] for axis in second])
@@ -69,11 +67,11 @@ def merge_bounds(model: ir.Model) -> int:
             continue
         data, low, high = outer
         before = producer(data, "Clip", "Relu", "Min", "Max")
-        inner = _bounds(before) if before is not None and only_reader(data, node) else None
+        inner = _bounds(before) if before is not None and only_reader(data) is node else None
         if inner is not None:
             data, first, last = inner
             low, high = min(max(first, low), high), min(max(last, low), high)
-        elif node.op_type in ("Clip", "Relu") or dims(data) != dims(node.outputs[0]):
+        elif node.op_type in LIMITING or dims(data) != dims(node.outputs[0]):
             continue
         inputs = [constant_like(node, name, np.asarray(bound, np.float32)) if math.isfinite(bound) else None
                   for name, bound in (("min", low), ("max", high))]

@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import constant
-from edgeq.passes.rewrite import constant_like, nodes_of, only_reader, producer
+from edgeq.graph import constant, only_reader
+from edgeq.passes.rewrite import constant_like, nodes_of, producer
 
 INT4: Final = (-8, 7)
 
@@ -60,7 +60,8 @@ def _narrow_weights(clip: ir.Node) -> bool:
 def _clip_before(clip: ir.Node) -> bool:
     bounds, quantize = _bounds(clip), producer(clip.inputs[0], "QuantizeLinear")
     scale, zero = (constant(value) for value in (*quantize.inputs[1:], None)[:2]) if quantize else (None, None)
-    if bounds is None or quantize is None or not only_reader(clip.inputs[0], clip) or scale is None or scale.size != 1:
+    alone = only_reader(clip.inputs[0]) is clip
+    if bounds is None or quantize is None or not alone or scale is None or scale.size != 1:
         return False
     if len(quantize.inputs) > 2 and zero is None:
         return False

@@ -2,16 +2,13 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant, dims
+from edgeq.ops import POSITIVE, WINDOWED
 from edgeq.passes.rewrite import nodes_of, producer, scalar, static
-
-_WINDOWED: Final = ("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool")
-_NOT_NEGATIVE: Final = ("Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs")
 
 
 def explicit_padding(model: ir.Model) -> int:
@@ -22,7 +19,7 @@ def explicit_padding(model: ir.Model) -> int:
     total = (ceil(size / stride) - 1) * stride + dilated kernel - size, the odd one at the end (SAME_UPPER) or the start
     (https://onnx.ai/onnx/operators/onnx__Conv.html). A ConvTranspose gets the pads that its output shape implies.
     """
-    return sum(_make_explicit(node) for node in nodes_of(model, *_WINDOWED))
+    return sum(_make_explicit(node) for node in nodes_of(model, *WINDOWED))
 
 
 def _make_explicit(node: ir.Node) -> bool:
@@ -121,7 +118,7 @@ def _legal(node: ir.Node, pad: ir.Node, fill: float, spatial: list[int]) -> bool
 
 
 def _not_negative(value: ir.Value | None) -> bool:
-    if producer(value, *_NOT_NEGATIVE) is not None:
+    if producer(value, *POSITIVE) is not None:
         return True
     clip = producer(value, "Clip")
     low = scalar(clip.inputs[1]) if clip is not None and len(clip.inputs) > 1 else None

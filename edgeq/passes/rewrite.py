@@ -63,11 +63,6 @@ def same_shape(a: ir.Value, b: ir.Value) -> bool:
     return dims(a) is not None and dims(a) == dims(b)
 
 
-def only_reader(value: ir.Value | None, node: ir.Node) -> bool:
-    """True when ``node`` alone reads a computed value, once, and callers do not see it."""
-    return value is not None and not value.is_graph_output() and [use.node for use in value.uses()] == [node]
-
-
 def float_weight(node: ir.Node) -> NDArray[Any] | None:
     """Input 1 where it is a constant of floats, else None."""
     weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None

@@ -5,6 +5,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import constant, dims
+from edgeq.ops import REDUCING
 from edgeq.passes.rewrite import constant_like, nodes_of
 
 
@@ -18,7 +19,7 @@ def positive_axes(model: ir.Model) -> int:
 
 _AXES_INPUT = (
     (("Slice", "Pad"), 3, "inputs"),
-    (("Squeeze", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2"), 1, "inputs"),
+    (("Squeeze", *REDUCING), 1, "inputs"),
     (("Unsqueeze",), 1, "outputs"),
 )
 

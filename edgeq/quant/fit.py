@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeq.graph import attribute, constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.inference.prefix import Arrays, Prefix
+from edgeq.ops import MATRIX_PRODUCTS, MULTIPLY_ACCUMULATE
 from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.rounding import nearest, sum_preserving
 from edgeq.quant.solve.geometry import Geometry, Product, Window
@@ -21,7 +22,6 @@ from edgeq.quant.solve.moments import Moments
 from edgeq.quant.solve.table import Tabled, round_to_tables, solve_tables
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import Granularity, PerBlock, PerTensor, QuantParams, QuantType, dequantize
-from edgeq.targets import MULTIPLY_ACCUMULATE
 
 _LEAST_COLUMNS: Final = 65536  # of all samples together: fewer are all used
 _COLUMNS_EACH: Final = 24  # for every input of an output; more cost time and change nothing
@@ -100,7 +100,7 @@ def geometry_of(node: ir.Node) -> Geometry | None:
         return None
     assert node.inputs[1] is not None
     shape = shape_of(node.inputs[1])
-    if node.op_type in ("MatMul", "Gemm"):
+    if node.op_type in MATRIX_PRODUCTS:
         scaled = attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0
         plain = len(shape) == 2 and not attribute(node, "transA", 0) and not scaled
         return Product(bool(attribute(node, "transB", 0))) if plain else None

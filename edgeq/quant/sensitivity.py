@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from edgeq.graph import is_constant, label
 from edgeq.inference.prefix import Arrays, part_session, reads
 from edgeq.inference.walk import Columns, Walk
+from edgeq.ops import WEIGHTED, stored_inputs
 from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
-from edgeq.targets import STORED_INPUTS, WEIGHT_INPUTS
 
 CEILING_DB: Final = 200.0  # of outputs that are equal
 
@@ -123,7 +123,7 @@ def find_units(network: ir.Model, graph: ir.Model) -> list[Unit]:
 
 
 def _has_quantized_weights(node: ir.Node) -> bool:
-    return any(_is_dequantized(node.inputs[index]) for index in STORED_INPUTS.get(node.op_type, ()))
+    return any(_is_dequantized(node.inputs[index]) for index in stored_inputs(node.op_type))
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:
@@ -159,12 +159,12 @@ def _unit(graph: ir.Model, exact: ir.Value, rounding: tuple[ir.Node, ...], float
                     nodes.add(quantizer)
                     origin = quantizer.inputs[0]
                     given[floats.get(origin.name) or floats[source.name]] = origin
-            elif node.op_type in WEIGHT_INPUTS and source is node.inputs[0] and source.name in floats:
+            elif node.op_type in WEIGHTED and source is node.inputs[0] and source.name in floats:
                 given[floats[source.name]] = source
             elif not is_constant(source) and before not in nodes:
                 open_.append(source)
     ordered = tuple(node for node in graph.graph if node in nodes)
-    products = [twins[label(node)] for node in ordered if node.op_type in WEIGHT_INPUTS and label(node) in twins]
+    products = [twins[label(node)] for node in ordered if node.op_type in WEIGHTED and label(node) in twins]
     main = products[-1] if products else value.producer()
     assert main is not None
     return Unit(main, value, result, ordered, tuple(given.items()))

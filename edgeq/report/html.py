@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from edgeq.errors import EdgeqError
 from edgeq.graph import constant
+from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.report.console import share, size
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
 from edgeq.report.search import repair_sentence, score_sentence, search_html, wider_sentence
 from edgeq.report.text import reasons
 from edgeq.scheme import broadcast
-from edgeq.targets import ABSORBED, MULTIPLY_ACCUMULATE
 from edgeq.verify.layers import BROKEN_DB, Layer, LayerComparison, compare_graphs
 from edgeq.verify.references import References
 
@@ -83,7 +83,7 @@ class Evidence:
         """The quantized weights of the product behind a layer's value."""
         node = next((value.producer() for node in self.network.graph for value in node.outputs
                      if value.name == layer.value), None)
-        while node is not None and node.op_type in (*ABSORBED, "Add") and node.op_type not in MULTIPLY_ACCUMULATE:
+        while node is not None and node.op_type in (*LIMITING, "Add") and node.op_type not in MULTIPLY_ACCUMULATE:
             node = next((value.producer() for value in node.inputs if value is not None and value.producer()), None)
         if node is None or node.op_type not in MULTIPLY_ACCUMULATE:
             return None

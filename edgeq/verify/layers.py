@@ -22,16 +22,15 @@ from numpy.typing import NDArray
 from edgeq.errors import MissingExtra, ModelError
 from edgeq.graph import consumers, is_constant, label
 from edgeq.inference.reference import Arrays, run_onnx
+from edgeq.ops import KEEPING_ALL, LIMITING
 from edgeq.passes.shapes import largest_run
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerTensor, QuantParams, QuantType, dequantize
-from edgeq.targets import ABSORBED
 from edgeq.verify.compare import CEILING_DB, sqnr_db
 from edgeq_runtime.manifest import Manifest, TensorSpec
 
 BROKEN_DB: Final = 15.0  # the error has a sixth of the signal's amplitude; 8 bits that work stay above 25
 KEPT_NUMBERS: Final = 2048  # of every value and feed, for a histogram
-SHAPE_OPS: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,7 +245,7 @@ def _is_inner(value: ir.Value) -> bool:
     producer, reader = value.producer(), readers[0]
     if producer is not None and producer.op_type == "MatMul" and reader.op_type == "Add":
         return any(_is_stored(other) for other in reader.inputs if other is not value)
-    return reader.op_type in ABSORBED or reader.op_type == QUANTIZE
+    return reader.op_type in LIMITING or reader.op_type == QUANTIZE
 
 
 def _is_stored(value: ir.Value | None) -> bool:
@@ -259,7 +258,7 @@ def _is_stored(value: ir.Value | None) -> bool:
 def _unmatched(graph: ir.Graph, shown: set[str]) -> list[str]:
     """Computed values that the other side does not show; moving numbers about is no layer."""
     return [value.name or "" for value in _float_values(graph) if value.name not in shown and not _is_inner(value)
-            and (producer := value.producer()) is not None and producer.op_type not in SHAPE_OPS]
+            and (producer := value.producer()) is not None and producer.op_type not in KEEPING_ALL]
 
 
 def _exposing(model: ir.Model, names: Iterable[str]) -> ir.Model:
@@ -461,7 +460,7 @@ def _rounding(step: Any) -> tuple[str, str, QuantParams | None]:
 
 def _rounded_name(value: ir.Value) -> str:
     readers = consumers(value)
-    if len(readers) == 1 and readers[0].op_type in ABSORBED and not value.is_graph_output():
+    if len(readers) == 1 and readers[0].op_type in LIMITING and not value.is_graph_output():
         return readers[0].outputs[0].name or ""
     return value.name or ""
 

@@ -25,6 +25,7 @@ CASES: Final[tuple[Case, ...]] = (
     case("tanh", "Tanh", x(2, 3, 5, 4)),
     case("hard-sigmoid", "HardSigmoid", x(2, 3, 5, 4, low=-6, high=6)),
     case("hard-sigmoid-sixth", "HardSigmoid", x(2, 3, 5, 4, low=-6, high=6), alpha=1 / 6, beta=0.5),
+    case("hard-sigmoid-inside", "HardSigmoid", x(2, 3, 5, 4, low=-2, high=1)),
     case("hard-swish", "HardSwish", x(2, 3, 5, 4, low=-6, high=6)),
     case("gelu", "Gelu", x(2, 3, 5, 4)),
     case("gelu-tanh", "Gelu", x(2, 3, 5, 4), approximate="tanh"),

@@ -19,6 +19,8 @@ _UNARY: Final = tuple(case(op.lower(), op, x(2, 3, 5, 4)) for op in (
     "Abs", "Neg", "Exp", "Sin", "Cos", "Sinh", "Cosh", "Atan", "Asinh", "Erf", "Sign", "Identity"))
 
 _BOUNDED: Final = (
+    case("neg-one-sided", "Neg", x(2, 3, 5, 4, low=0, high=6)),
+    case("exp-wide", "Exp", x(2, 3, 5, 4, low=-8, high=8)),
     case("sqrt", "Sqrt", x(2, 3, 5, 4, low=0.1, high=4)),
     case("log", "Log", x(2, 3, 5, 4, low=0.5, high=4)),
     case("reciprocal", "Reciprocal", x(2, 3, 5, 4, low=0.5, high=4)),

@@ -10,26 +10,24 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import initializer
+from edgeq.ops import MULTIPLY_ACCUMULATE
 from edgeq.scheme import PerChannel, PerTensor, QuantParams, QuantType
 from edgeq.scheme import quantize as to_grid
+from edgeq.targets import TFLITE, Fixed, Same
 
 from .case import Case
 from .model import Arrays, build, inferred, run_onnxruntime, sample
 
 Grids = dict[str, QuantParams]
 
-# Data in and out on one grid: no integer kernel of LiteRT rescales here.
+# Data in and out on one grid: as the planner wants it for LiteRT, and five ops that it has no row for.
 SAME_GRID: Final = frozenset({
-    "AveragePool", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
-    "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Pad", "ReduceMax", "ReduceMin", "Reshape", "Resize",
-    "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK",
-    "Transpose", "Trilu", "Unsqueeze", "Where",
+    *(op for op, row in TFLITE.rows.items() if isinstance(row.constraint, Same)),
+    "ReverseSequence", "ScatterElements", "ScatterND", "TopK", "Trilu",
 })
-# Output grids that integer kernels fix themselves, as (scale, zero point) of uint8:
-# https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/kernels/activations.cc
-FIXED_GRID: Final[Mapping[str, tuple[float, int]]] = {
-    "Softmax": (1 / 256, 0), "Sigmoid": (1 / 256, 0), "Tanh": (1 / 128, 128), "LogSoftmax": (16 / 256, 255),
-}
+# Output grids that integer kernels fix themselves.
+FIXED_GRID: Final[Mapping[str, Fixed]] = {
+    op: row.constraint for op, row in TFLITE.rows.items() if isinstance(row.constraint, Fixed)}
 _ALL: Final = tuple(range(8))
 # Constant inputs that are data, by position; every other constant (statistics, bounds, recurrent weights) stays float.
 CONSTANT_DATA: Final[Mapping[str, tuple[int, ...]]] = {
@@ -37,7 +35,7 @@ CONSTANT_DATA: Final[Mapping[str, tuple[int, ...]]] = {
     "Where": (1, 2), "PRelu": (1,), "MatMul": (0,), "Einsum": (1,),
 }
 # The input that holds weights, where it is constant; the rows of an embedding are such.
-WEIGHT_INPUT: Final[Mapping[str, int]] = {**dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), 1), "Gather": 0}
+WEIGHT_INPUT: Final[Mapping[str, int]] = {**dict.fromkeys(MULTIPLY_ACCUMULATE, 1), "Gather": 0}
 _FOREIGN: Final = QuantType(8, signed=True, symmetric=False)
 _ACTIVATION: Final = QuantType(8, signed=False, symmetric=False)
 _SYMMETRIC: Final = QuantType(8)
@@ -111,9 +109,9 @@ def _grids(case: Case, data: Arrays, results: Arrays, foreign: bool, symmetric: 
         return dict.fromkeys([*data, *results], _grid([*data.values(), *results.values()], _ACTIVATION))
     grids = {name: _grid([array], _ACTIVATION) for name, array in (data | results).items()}
     if case.op in FIXED_GRID and not case.tail:
-        scale, zero_point = FIXED_GRID[case.op]
+        fixed = FIXED_GRID[case.op]
         grids.update(dict.fromkeys(results, QuantParams(
-            _ACTIVATION, np.asarray(scale, np.float32), np.asarray(zero_point, np.int32))))
+            _ACTIVATION, np.asarray(fixed.scale, np.float32), np.asarray(fixed.zero_point, np.int32))))
     return grids
 
 
@@ -122,7 +120,7 @@ def _reach(case: Case, data: Arrays) -> list[NDArray[Any]]:
     if case.op in SAME_GRID:
         return [1.5 * array for array in data.values()]
     if case.op in FIXED_GRID:
-        return [np.array([0, 1.5 * 256 * FIXED_GRID[case.op][0]], np.float32)]
+        return [np.array([0, 1.5 * 256 * FIXED_GRID[case.op].scale], np.float32)]
     return []
 
 

@@ -44,6 +44,8 @@ REMOVED = [
     Row("Max of Clip", X + "{ a = Clip(x, low, six) y = Max(half, a) }", ["Clip"],
         {"six": 6.0, "low": -1.0, "half": 0.5}),
     Row("bounds that exclude each other", X + "{ a = Min(x, low) y = Relu(a) }", ["Clip"], {"low": -1.0}),
+    Row("a Sum of three, which broadcasts", X + "{ y = Sum(half, x, x) }", ["Add", "Add"],
+        {"half": np.full(4, 0.5, np.float32)}),
     Row("an unused branch", X + "{ y = Relu(x) z = Exp(x) }", ["Relu"]),
 ]
 

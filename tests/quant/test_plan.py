@@ -82,6 +82,36 @@ def test_an_attention_mask_and_what_follows_it_stay_float() -> None:
     assert not {"s", "m", "p"} & set(plan.groups)
 
 
+BETWEEN = ("Abs (a)", "Neg (a)", "Exp (a)", "HardSigmoid (a)", "ReduceMean (a, axes)", "ReduceMax (a, axes)",
+           "ReduceMin (a, axes)", "GlobalMaxPool (a)", "GatherND <batch_dims = 1> (a, whole)")
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_what_one_engine_has_a_kernel_for_is_planned_for_all_alike(between: str) -> None:
+    """ONNX Runtime alone leaves the op in float; beside TFLite it is given TFLite's grids."""
+    model = network(f"""g (float[1,2,4,6] x) => (float[] y) {{
+        a = Conv (x, w1) b = {between} y = Conv (b, w2) }}""", w1=normal(2, 2, 1, 1), w2=normal(3, 2, 1, 1),
+                    axes=np.array([3]), whole=np.arange(2).reshape(1, 2, 1))
+    alone, together = (make_plan(model, targets, W8A8) for targets in ([TFLITE], [ONNXRUNTIME, TFLITE, COREML]))
+    assert not alone.kept
+    assert {"a", "b"} <= set(alone.groups)
+    assert (alone.groups, alone.fixed, alone.sources) == (together.groups, together.fixed, together.sources)
+    moves = ("ReduceMax", "ReduceMin", "GlobalMaxPool", "GatherND")
+    assert (alone.groups["a"] == alone.groups["b"]) == between.startswith(moves)
+    assert "b" not in make_plan(model, [ONNXRUNTIME], W8A8).rounded
+
+
+def test_the_mean_of_squares_under_a_root_stays_float() -> None:
+    """A normalization divides by it: its kernels are integer ones, but nothing gains from 8 bits of it."""
+    model = network("""g (float[1,5,4] x) => (float[1,5,3] y) {
+        a = MatMul (x, w1) s = Mul (a, a) m = ReduceMean (s, axes) e = Add (m, epsilon) r = Sqrt (e) n = Div (a, r)
+        y = MatMul (n, w2) }""", w1=normal(4, 4), w2=normal(4, 3), axes=np.array([2]),
+                    epsilon=np.array(1e-5, np.float32))
+    plan = make_plan(model, [TFLITE], W8A8)
+    assert {op for op, reason in reasons(plan).items() if reason == "only float ops read its result"} == {
+        "Mul", "ReduceMean", "Add"}
+
+
 def test_a_residual_stream_between_float_norms_stays_float() -> None:
     model = network("""
         g (float[1,5,4] x) => (float[1,5,3] y) {

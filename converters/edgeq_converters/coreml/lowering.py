@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import quant, shape
+from edgeq.ops import RANDOM, RESHAPING
 from edgeq.scheme import QuantParams
 from edgeq_converters.coreml.builder import (
     MAX_RANK,
@@ -30,11 +31,8 @@ from edgeq_converters.coreml.precision import in_float32
 from edgeq_converters.optable import CannotLower, Unreached, lower_all
 
 TARGET: Final = "coreml"
-# Drawn anew at every run, so not constants although their inputs are.
-RANDOM: Final = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
-                           "Multinomial"})
 # Reshape -> Transpose -> Reshape through a higher rank is rewritten by a pass; what it leaves is refused afterwards.
-BETWEEN: Final = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze"})
+BETWEEN: Final = RESHAPING | {"Transpose"}
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8,
                              ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8,

@@ -70,13 +70,6 @@ def hard_swish(b: Builder, x: Operand) -> Var:
     return b.op("mul", x=x, y=b.op("sigmoid_hard", x=x, alpha=1 / 6, beta=0.5))
 
 
-@op("Swish")
-def swish(b: Builder, x: Operand, *, alpha: float = 1.0) -> Var:
-    if alpha == 1.0:
-        return b.op("silu", x=x)
-    return b.op("mul", x=x, y=b.op("sigmoid", x=b.op("mul", x=x, y=float(alpha))))
-
-
 @op("Mish")
 def mish(b: Builder, x: Operand) -> Var:
     """x * tanh(log(1 + e^x))"""

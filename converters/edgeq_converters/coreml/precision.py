@@ -17,16 +17,16 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.graph import constant, quant, shape
+from edgeq.ops import MULTIPLY_ACCUMULATE, RESHAPING, TAKING
 
 # Filters, spectra and what is done to them before the logarithm. An activation in between ends the walk: what comes
 # out of it is no measured signal any more, and a network's middle should not leave the Neural Engine.
 LINEAR: Final = frozenset({
-    "Conv", "ConvTranspose", "MatMul", "Gemm", "Linear", "Add", "Sub", "Mul", "Div", "Neg", "Pad", "Reshape",
-    "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather", "Identity", "Expand",
-    "ReduceSum", "ReduceMean", "AveragePool", "Sum", "Abs", "Max", "Clip", "Sqrt", "Floor", "Ceil", "Round",
+    *MULTIPLY_ACCUMULATE, "Linear", *TAKING, "Concat", "Add", "Sub", "Mul", "Div", "Neg", "ReduceSum", "ReduceMean",
+    "AveragePool", "Sum", "Abs", "Max", "Clip", "Sqrt", "Floor", "Ceil", "Round",
 })
 # From the last layer's numbers to the mean of scores.
-SCORING: Final = frozenset({"Sigmoid", "Softmax", "ReduceMean", "Reshape", "Squeeze", "Flatten"})
+SCORING: Final = RESHAPING | {"Sigmoid", "Softmax", "ReduceMean"}
 FEW: Final = 4096  # numbers; a whole picture of probabilities stays on the Neural Engine
 SQUARES: Final = frozenset({"ReduceSumSquare", "ReduceL2"})
 

@@ -15,11 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.backend import FloatNode
-from edgeq.graph import attribute, constant, is_constant, label
+from edgeq.graph import attribute, constant, is_constant, label, only_reader
+from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, operands
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.qdq import _params as node_params
 from edgeq.scheme import PerBlock, PerChannel, QuantParams
-from edgeq.targets import DATA_INPUTS, MULTIPLY_ACCUMULATE, ONNXRUNTIME, Row, Same
+from edgeq.targets import ONNXRUNTIME, Row, Same
 
 _SELECTORS: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
 # What the planner's table leaves out, because no other engine agrees, but a foreign graph may contain.
@@ -64,11 +65,8 @@ def float_nodes(graph: ir.Graph) -> list[FloatNode]:
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs that carry data: not shapes, indices, biases or limits."""
-    indices = DATA_INPUTS.get(node.op_type, range(len(node.inputs)))
-    if node.op_type == "Conv":
-        indices = (0, 1)
-    return [value for k in indices if k < len(node.inputs) and (value := node.inputs[k]) is not None]
+    """The inputs that carry data or weights: not shapes, indices, biases or limits."""
+    return [value for k in operands(node.op_type, len(node.inputs)) if (value := node.inputs[k]) is not None]
 
 
 def dequantized(value: ir.Value | None) -> ir.Node | None:
@@ -94,12 +92,10 @@ def _read_params(value: ir.Value) -> QuantParams | None:
 
 def written_params(value: ir.Value) -> QuantParams | None:
     """The grid of the one QuantizeLinear that reads a value, through a Relu or Clip that the grid makes redundant."""
-    readers = [use.node for use in value.uses()]
-    if len(readers) != 1 or value.is_graph_output():
-        return None
-    if readers[0].op_type == QUANTIZE:
-        return node_params(readers[0])
-    return written_params(readers[0].outputs[0]) if _is_absorbed(readers[0]) else None
+    reader = only_reader(value)
+    if reader is None or reader.op_type == QUANTIZE:
+        return None if reader is None else node_params(reader)
+    return written_params(reader.outputs[0]) if _is_absorbed(reader) else None
 
 
 def _is_absorbed(node: ir.Node) -> bool:
@@ -107,7 +103,7 @@ def _is_absorbed(node: ir.Node) -> bool:
 
     relu_quant_fusion and clip_quant_fusion: core/optimizer/qdq_transformer/{relu,clip}_quantizelinear.cc
     """
-    if node.op_type not in ("Relu", "Clip") or (params := written_params(node.outputs[0])) is None:
+    if node.op_type not in LIMITING or (params := written_params(node.outputs[0])) is None:
         return False
     low, high = params.real_range()
     slack = float(params.scale) * 1e-3  # a grid end is a rounded multiple of its scale

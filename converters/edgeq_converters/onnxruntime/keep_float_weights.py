@@ -5,6 +5,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant, initializer, label
+from edgeq.ops import LIMITING
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq_converters.onnxruntime.fusion import dequantized, is_static
 
@@ -24,7 +25,7 @@ def is_between_integers(node: ir.Node) -> bool:
             return False
         if readers[0].op_type == QUANTIZE:
             return is_static(node)
-        if readers[0].op_type not in ("Relu", "Clip"):
+        if readers[0].op_type not in LIMITING:
             return False
         current = readers[0]
 

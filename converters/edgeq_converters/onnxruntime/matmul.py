@@ -6,7 +6,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import attribute, constant, initializer, is_constant, label
+from edgeq.graph import attribute, constant, initializer, is_constant, label, only_reader
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq_converters.onnxruntime.fusion import dequantized
 
@@ -112,9 +112,9 @@ def _take_over(old: ir.Value, new: ir.Value) -> None:
 
 def only_quantize(value: ir.Value) -> ir.Node | None:
     """The QuantizeLinear with a constant scale that alone reads a value."""
-    readers = [use.node for use in value.uses()]
-    alone = len(readers) == 1 and not value.is_graph_output() and readers[0].op_type == QUANTIZE
-    return readers[0] if alone and constant(readers[0].inputs[1]) is not None else None
+    reader = only_reader(value)
+    alone = reader is not None and reader.op_type == QUANTIZE and constant(reader.inputs[1]) is not None
+    return reader if alone else None
 
 
 def _shape(value: ir.Value | None) -> tuple[int, ...] | None:

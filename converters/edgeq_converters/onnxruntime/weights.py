@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgeq.graph import attribute, initializer, is_constant, label
 from edgeq.graph import shape as shape_of
+from edgeq.ops import MATRIX_PRODUCTS
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.qdq import _params as node_params
 from edgeq.quant.weights import stored_array
@@ -209,7 +210,7 @@ def _fits_nbits(reader: ir.Node, params: QuantParams, shape: Shape) -> bool:
 
     8-bit weights are left out: computed exactly (accuracy level 1) they run at a tenth of the speed of float.
     """
-    if reader.op_type not in ("MatMul", "Gemm") or is_static(reader) or len(shape) != 2 or params.type.bits != 4:
+    if reader.op_type not in MATRIX_PRODUCTS or is_static(reader) or len(shape) != 2 or params.type.bits != 4:
         return False
     if any(use.node.op_type == QUANTIZE for use in reader.outputs[0].uses()):
         return False

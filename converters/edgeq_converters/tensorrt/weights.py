@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from edgeq.backend import Note
 from edgeq.graph import attribute, constant, consumers, initializer, is_constant, label, shape
+from edgeq.ops import MATRIX_PRODUCTS
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.scheme import PerBlock, PerChannel, dequantize
 
 _BLOCKS: Final = (128, 64, 32, 16)  # sizes that its kernels know; the largest that divides the axis
-_INT4: Final = frozenset({"MatMul", "Gemm"})
 
 
 def float_biases(graph: ir.Graph) -> None:
@@ -47,7 +47,7 @@ def block_int4_weights(graph: ir.Graph) -> list[Note]:
         if grid is None or data is None or grid.zero_point.any():
             continue
         readers = consumers(node.outputs[0])
-        product = data.ndim == 2 and all(reader.op_type in _INT4 for reader in readers)
+        product = data.ndim == 2 and all(reader.op_type in MATRIX_PRODUCTS for reader in readers)
         if isinstance(grid.type.granularity, PerBlock) and product:
             continue
         size = _block_size(shape(stored), grid.type.granularity) if product else None

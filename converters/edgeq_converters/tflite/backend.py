@@ -13,6 +13,7 @@ from edgeq.backend import Artifact, EmitOptions, FloatNode
 from edgeq.dimensions import free_dimensions, witnesses
 from edgeq.errors import MissingExtra, Problem, UnsupportedModel
 from edgeq.graph import constant, label, quant, real_inputs, shape
+from edgeq.ops import MOVING
 from edgeq.passes.dynamic import is_dynamic, without_dynamic_rounding
 from edgeq.quant.qdq import without_rounding
 from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
@@ -20,7 +21,7 @@ from edgeq_converters.prepare import lower_form, specialized_form
 from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.branches import compute_both_branches
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
-from edgeq_converters.tflite.integer import MOVING, float_reason
+from edgeq_converters.tflite.integer import float_reason
 from edgeq_converters.tflite.interface import keep_grids
 from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.layout import identity
@@ -40,7 +41,7 @@ ENGINE_VERSION: Final = ">=2.1"
 NEW_VERSIONS: Final = {"FULLY_CONNECTED": 9, "CONV_2D": 7, "DEQUANTIZE": 5, "QUANTIZE": 3, "TRANSPOSE": 6, "CAST": 5}
 
 # Ops that take numbers as they are stored; for all others, types without kernels are widened first.
-CARRIED: Final = MOVING | {"Cast", "CastLike", "Concat", "Where", "Shape", "Size", "Identity"}
+CARRIED: Final = MOVING | {"Cast", "CastLike", "Concat", "Where", "Shape", "Size"}
 
 # What the bundle says to tflite-runtime, whose last release is 2.14: a range that no release meets turns it away.
 OLD_RUNTIME, NO_OLD_RUNTIME = ">=2.14", ">2.14"
@@ -212,7 +213,7 @@ class _Lowering:
 
 def _computes(node: ir.Node, inputs: Sequence[Value | None]) -> bool:
     """True for a node that does float arithmetic at run time; moving data and shape arithmetic is no float island."""
-    if node.op_type in MOVING or node.op_type in ("Identity", "Cast"):
+    if node.op_type in MOVING | {"Cast"}:
         return False
     real = any(value is not None and value.data is None and value.dtype.kind == "f" for value in inputs)
     return real and any(value.dtype == ir.DataType.FLOAT for value in node.outputs)

@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 import onnx_ir as ir
 
 from edgeq.graph import consumers, is_constant, quant, real_inputs, shape
+from edgeq.ops import LIMITING
 from edgeq_converters.tflite.layout import Layout, identity, permute
 from edgeq_converters.tflite.layout_form import Form
 from edgeq_converters.tflite.layout_rules import Rule, default_form, fixed_form, rule
@@ -27,7 +28,6 @@ from edgeq_converters.tflite.mincut import SINK, SOURCE, Network
 
 BYTE: Final = 1 << 20  # a byte outweighs any number of operators, so that these decide among equals only
 UNTHINKABLE: Final = 1 << 62
-ACTIVATIONS: Final = frozenset(("Relu", "Clip"))  # fused into the kernel before them, unless a TRANSPOSE stands between
 
 Key: TypeAlias = Callable[[Layout], tuple[int, ...]]
 
@@ -127,7 +127,8 @@ def prices(value: ir.Value) -> tuple[tuple[int, Key], ...]:
     another shape (RESHAPE) or order (TRANSPOSE), and its bytes where axes longer than 1 change places."""
     sizes = shape(value)
     readers = consumers(value)
-    unfused = len(readers) == 1 and readers[0].op_type in ACTIVATIONS
+    # A kernel takes the limits behind it up, unless a TRANSPOSE stands between.
+    unfused = len(readers) == 1 and readers[0].op_type in LIMITING
 
     def moved(layout: Layout) -> tuple[int, ...]:
         return tuple(axis for axis in layout if sizes[axis] != 1)

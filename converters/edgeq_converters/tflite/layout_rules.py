@@ -12,6 +12,7 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant, is_constant, shape
+from edgeq.ops import REDUCING, RESHAPING
 from edgeq_converters.tflite.layout import (
     Layout,
     channels_last,
@@ -247,9 +248,7 @@ RESHAPED: Final = Rule(_reshaped, _shaped_back, _reshape_reads)
 BY_AXIS: Final = Rule(_axis_last, _axis_last, _only_first)
 BY_GROUP: Final = Rule(_onnx_or_channels_last, _onnx_or_channels_last, _only_first)
 
-_REDUCTIONS: Final = ("ReduceMean", "ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2",
-                      "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
-WITHOUT_KEEPDIMS: Final = frozenset((*_REDUCTIONS, "ArgMax", "ArgMin"))
+WITHOUT_KEEPDIMS: Final = REDUCING | {"ArgMax", "ArgMin"}
 RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys((*BINARY, *UNARY, *FORMULAS), ANY),
     **dict.fromkeys((
@@ -257,13 +256,13 @@ RULES: Final[Mapping[str, Rule]] = {
     ), ANY),
     **dict.fromkeys((
         "Identity", "Dropout", "Cast", "Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Shrink",
-        "Gelu", "HardSigmoid", "HardSwish", "Swish", "IsInf", "Split", "Slice", "Pad", "Tile", "CenterCropPad",
+        "Gelu", "HardSigmoid", "HardSwish", "IsInf", "Split", "Slice", "Pad", "Tile", "CenterCropPad",
         "LayerNormalization", "RMSNormalization", "InstanceNormalization", "BatchNormalization", "LpNormalization",
         "MeanVarianceNormalization", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "CumSum", "Resize",
         *WITHOUT_KEEPDIMS,
     ), FIRST),
     "Transpose": TRANSPOSED,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), RESHAPED),
+    **dict.fromkeys(RESHAPING, RESHAPED),
     "Softmax": BY_AXIS, "LogSoftmax": BY_AXIS, "GroupNormalization": BY_GROUP,
 }
 

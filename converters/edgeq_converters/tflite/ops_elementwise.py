@@ -120,8 +120,6 @@ def fold(b: Builder, *xs: Value) -> Value:
     """Any number of operands, two at a time."""
     kind = b.node.op_type
     kernel = {"Max": "MAXIMUM", "Min": "MINIMUM"}.get(kind, "ADD")
-    if b.integer and kernel == "ADD" and len(xs) != 2:
-        raise NeedsFloat("a sum of more than two quantized values")
     tensors, layout, out = operands(b, kernel, *xs)
     if b.grid is not None and kernel != "ADD":
         tensors = [b.convert(tensor, b.grid) for tensor in tensors]
@@ -290,6 +288,8 @@ def gelu(b: Builder, x: Value, *, approximate: str = "none") -> Value:
 @op("HardSigmoid")
 def hard_sigmoid(b: Builder, x: Value, *, alpha: float = 0.2, beta: float = 0.5) -> Value:
     """max(0, min(1, alpha * x + beta)); on integers the saturation of a grid over [0, 1] is the clip."""
+    if b.integer and min(alpha, beta) <= 0:
+        raise NeedsFloat("its factors are not positive, as the steps of a grid are")
     if not b.integer:
         return formula(b, x, lambda r: (r * alpha + beta).maximum(0.0).minimum(1.0))
     layout = b.common_layout(x)
@@ -315,19 +315,6 @@ def hard_swish(b: Builder, x: Value) -> Value:
     layout = b.common_layout(x)
     tensor = b.read(x, layout)
     return b.result(b.call("MUL", [tensor, _gate(b, tensor, 1 / 6, 0.5)], tensor.shape), layout)
-
-
-@op("Swish")
-def swish(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
-    """x * sigmoid(alpha * x)."""
-    layout = b.common_layout(x)
-    tensor = b.read(x, layout)
-    inner = tensor
-    if alpha != 1:
-        if b.integer:
-            raise NeedsFloat("Swish with an alpha")
-        inner = (Real(b, tensor) * alpha).tensor
-    return b.result(b.call("MUL", [tensor, b.call("LOGISTIC", [inner], tensor.shape)], tensor.shape), layout)
 
 
 @op("IsNaN")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant, consumers, is_constant, label
+from edgeq.ops import CONVOLUTIONS
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Precision
 from edgeq.quant.plan.units import Units, data_inputs, holds_weights, is_float
@@ -109,8 +110,10 @@ def _reason_to_keep(node: ir.Node) -> str:
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0
                                    or attribute(node, "transA", 0)):
         return "integer kernels know no alpha, beta or transA"
-    if node.op_type in ("Conv", "ConvTranspose") and not is_constant(node.inputs[1]):
+    if node.op_type in CONVOLUTIONS and not is_constant(node.inputs[1]):
         return "its weights are computed"
+    if node.op_type == "HardSigmoid" and min(attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)) <= 0:
+        return "the steps of a grid stand for its factors, and they are not positive"
     if node.op_type == "Resize" and attribute(node, "mode", "nearest") == "cubic":
         return "cubic interpolation leaves the range of its input"
     return ""

@@ -14,13 +14,11 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.graph import consumers, is_constant, shape
-from edgeq.targets import MULTIPLY_ACCUMULATE
+from edgeq.ops import MULTIPLY_ACCUMULATE, TAKING
 
 _ROOTS: Final = frozenset({"Log", "Sqrt"})
 # What may stand between a filter and the root: nothing that a network's layers have between them.
-_PASSED: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather",
-                            "Split", "Pad", "Concat", "Neg", "Abs", "Add", "Sub", "Mul", "Pow", "Max", "Clip",
-                            "ReduceSum"})
+_PASSED: Final = TAKING | {"Concat", "Neg", "Abs", "Add", "Sub", "Mul", "Pow", "Max", "Clip", "ReduceSum"}
 _PARTS: Final = 2  # a sum over real and imaginary part; over more it is a statistic, as normalizations use
 
 

@@ -8,8 +8,10 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq import graph as graphs
-from edgeq.graph import attribute, consumers, is_constant
-from edgeq.targets import ABSORBED, DATA_INPUTS, MULTIPLY_ACCUMULATE, RECURRENT, WEIGHT_INPUTS, Target
+from edgeq.graph import attribute, consumers, is_constant, only_reader
+from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, RECURRENT, WEIGHTED, weight_inputs
+from edgeq.ops import data_inputs as data_inputs_of
+from edgeq.targets import Target
 
 # Bytes that the 8 bits of an embedding must save. Scaling the rows that were looked up takes 240 bytes in an ONNX file
 # and 440 in a TFLite one, beside the scales; and three more nodes in every run, which a few hundred are not worth.
@@ -33,7 +35,7 @@ class Units:
                 if reader is not None and reader.op_type == "Add" and _is_bias(node, reader):
                     self.bias_add[node] = reader
         for node in graph:
-            if node.op_type in ABSORBED and node.inputs[0] is not None:
+            if node.op_type in LIMITING and node.inputs[0] is not None:
                 producer = node.inputs[0].producer()
                 if producer is not None and only_reader(node.inputs[0]) is node and self.has_row(producer):
                     self.absorbed[node] = producer
@@ -57,13 +59,14 @@ class Units:
         return node.outputs[0]
 
     def outputs(self, node: ir.Node) -> list[ir.Value]:
-        return [self.output(node)] if len(node.outputs) == 1 else [v for v in node.outputs if consumers(v)]
+        found = [self.output(node)] if len(node.outputs) == 1 else [v for v in node.outputs if consumers(v)]
+        return [value for value in found if is_float(value)]
 
     def tail(self) -> set[ir.Node]:
         """The nodes between the last ops that multiply and the graph outputs."""
         tail: set[ir.Node] = set()
         for node in reversed(list(self.graph)):
-            if self.head(node).op_type not in WEIGHT_INPUTS and feeds_only(node.outputs[0], tail):
+            if self.head(node).op_type not in WEIGHTED and feeds_only(node.outputs[0], tail):
                 tail.add(node)
         return tail
 
@@ -99,11 +102,6 @@ class Units:
 def _is_bias(product: ir.Node, add: ir.Node) -> bool:
     other = next((value for value in add.inputs if value is not product.outputs[0]), None)
     return is_constant(other) and shape(other) == (shape(product.inputs[1])[1],)
-
-
-def only_reader(value: ir.Value) -> ir.Node | None:
-    readers = consumers(value)
-    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
 
 
 def feeds_only(value: ir.Value, nodes: set[ir.Node]) -> bool:
@@ -142,13 +140,12 @@ def embedding_of(node: ir.Node) -> ir.Value | None:
 
 
 def _multiplies(node: ir.Node, index: int) -> bool:
-    return node.domain == "" and index in WEIGHT_INPUTS.get(node.op_type, ())
+    return node.domain == "" and index in weight_inputs(node.op_type)
 
 
 def data_indices(node: ir.Node) -> tuple[int, ...]:
     """The inputs that carry data; the others are sizes, axes and limits."""
-    indices = DATA_INPUTS.get(node.op_type, tuple(range(len(node.inputs))))
-    return tuple(index for index in indices if index < len(node.inputs))
+    return data_inputs_of(node.op_type, len(node.inputs))
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:

@@ -10,12 +10,12 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.graph import all_nodes, attribute, is_constant, is_transpose, label
+from edgeq.ops import MATRIX_PRODUCTS, RECURRENT
 from edgeq.quant.plan.integers import is_kept
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
 from edgeq.quant.plan.units import Units, channel_axis, embedding_of, feeds_only, shape, weights_of
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
-from edgeq.targets import RECURRENT
 
 # Shares of a network's weights, up to which these layers stay at 8 bits in a network of 4.
 FIRST: Final = 0.02
@@ -78,7 +78,7 @@ def _ties(layers: Sequence[ir.Node]) -> dict[ir.Node, ir.Value]:
     tables = [table for node in layers if (table := embedding_of(node)) is not None]
     found: dict[ir.Node, ir.Value] = {}
     for node in layers:
-        if node.op_type in ("MatMul", "Gemm") and channel_axis(node) == 1:
+        if node.op_type in MATRIX_PRODUCTS and channel_axis(node) == 1:
             table = next((table for table in tables if is_transpose(weights_of(node)[0], table)), None)
             found |= {} if table is None else {node: table}
     return found
@@ -157,7 +157,7 @@ def _granularity(node: ir.Node, wanted: Granularity) -> Granularity:
     if node.op_type == "ConvTranspose" and int(attribute(node, "group", 1)) > 1:
         return PerTensor()  # the output channel is spread over two axes
     match wanted:
-        case PerBlock(size, _) if node.op_type in ("MatMul", "Gemm") and sizes[1 - axis] % size == 0:
+        case PerBlock(size, _) if node.op_type in MATRIX_PRODUCTS and sizes[1 - axis] % size == 0:
             return PerBlock(size, 1 - axis)
         case PerTensor():
             return PerTensor()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeq.graph import constant, label
 from edgeq.inference.prefix import Arrays, Prefix
+from edgeq.ops import CONVOLUTIONS
 from edgeq.quant.fit import gather_moments, geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.scaling.places import SCALED, Place, Reader, find_places
@@ -95,7 +96,7 @@ def sight_of(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) -> S
     geometry, data = geometry_of(twin), constant(twin.inputs[1])
     assert geometry is not None
     assert data is not None
-    axis = 1 if twin.op_type in ("Conv", "ConvTranspose") else -1
+    axis = 1 if twin.op_type in CONVOLUTIONS else -1
     flat = [np.moveaxis(array, axis, 0).reshape(array.shape[axis] // reader.repeat, -1) for array in inputs]
     low, high = np.min([part.min(1) for part in flat], axis=0), np.max([part.max(1) for part in flat], axis=0)
     mean = np.mean([np.abs(part).mean(1) for part in flat], axis=0)

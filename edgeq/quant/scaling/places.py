@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 
 from edgeq.graph import attribute, constant, dims, is_constant, label, rank
 from edgeq.graph import shape as shape_of
+from edgeq.ops import KEEPING_AXES, OPS, POOLING, WINDOWED, Numbers
 
 SCALED: Final = "_scaled"
+# Ops of one input whose results scale with it, number by number or for each channel.
+_SCALING: Final = frozenset(op for op, row in OPS.items() if row.data == (0,) and row.numbers in (
+    Numbers.HOMOGENEOUS, Numbers.EXTREME, Numbers.UNCHANGED))
 
 Array = NDArray[np.float32]
 
@@ -245,9 +249,8 @@ def _times(node: ir.Node, value: ir.Value, axis: int) -> tuple[int, int] | None:
 
 
 _PASSING: Final[Mapping[str, Step]] = MappingProxyType({
-    "Relu": _same, "LeakyRelu": _same, "Identity": _same, "Dropout": _same, "MaxPool": _spatial,
-    "AveragePool": _spatial, "GlobalAveragePool": _spatial, "GlobalMaxPool": _spatial, "Pad": _pad,
-    "Flatten": _flatten, "Reshape": _reshape, "Transpose": _transpose, "Mul": _times,
+    **dict.fromkeys(_SCALING & KEEPING_AXES, _same), **dict.fromkeys(_SCALING & (POOLING | WINDOWED), _spatial),
+    "Pad": _pad, "Flatten": _flatten, "Reshape": _reshape, "Transpose": _transpose, "Mul": _times,
 })
 
 

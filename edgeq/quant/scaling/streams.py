@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgeq.graph import attribute, constant, consumers, is_constant, label, rank
 from edgeq.graph import shape as shape_of
+from edgeq.ops import MATRIX_PRODUCTS, RESHAPING
 from edgeq.quant.scaling.places import Reader, data_of, store
 
 ROTATED: Final = "_rotated"
@@ -203,7 +204,7 @@ def _product(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Value
 
 def _multiplies_constant(node: ir.Node) -> bool:
     """MatMul or Gemm with a weight [in, out] or [out, in], and a bias [out] if any."""
-    if node.op_type not in ("MatMul", "Gemm") or not is_constant(node.inputs[1]):
+    if node.op_type not in MATRIX_PRODUCTS or not is_constant(node.inputs[1]):
         return False
     assert node.inputs[1] is not None
     plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0 and not attribute(node, "transA", 0)
@@ -299,8 +300,7 @@ def _width(value: ir.Value) -> int:
 _REDUCTIONS: Final = ("ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare")
 _RULES: Final[Mapping[str, Rule]] = MappingProxyType({
     "Add": _sum, "Sub": _sum, "Concat": _sum,
-    "Identity": _move, "Reshape": _move, "Squeeze": _move, "Unsqueeze": _move, "Flatten": _move, "Transpose": _move,
-    "Expand": _move, "Gather": _move,
+    **dict.fromkeys((*RESHAPING, "Identity", "Transpose", "Expand", "Gather"), _move),
     "MatMul": _product, "Gemm": _product,
     "Mul": _factor, "Div": _factor, "Pow": _power, "ReduceL2": _norm, "ReduceSumSquare": _norm,
     "LayerNormalization": _layer_norm,
