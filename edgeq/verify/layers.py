@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from edgeq.errors import MissingExtra, ModelError
 from edgeq.graph import consumers, is_constant, label
 from edgeq.inference.reference import Arrays, run_onnx
+from edgeq.metrics import CEILING_DB, ErrorPower
 from edgeq.passes.shapes import largest_run
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerTensor, QuantParams, QuantType, dequantize
 from edgeq.targets import ABSORBED
-from edgeq.verify.compare import CEILING_DB, sqnr_db
 from edgeq_runtime.manifest import Manifest, TensorSpec
 
 BROKEN_DB: Final = 15.0  # the error has a sixth of the signal's amplitude; 8 bits that work stay above 25
@@ -196,7 +196,7 @@ class _Sums:
 
     def layer(self, value: ir.Value, before_db: float) -> Layer:
         producer = value.producer()
-        found = sqnr_db(self.signal, self.noise)
+        found = ErrorPower(self.noise, self.signal).sqnr_db
         used = saturated = None
         if self.grid is not None and self.low is not None and self.high is not None:
             first, last = self.grid.type.range
