@@ -31,7 +31,7 @@ def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[s
                        ) -> dict[str, Calibrator]:
     """Leader of each group -> its calibrator.
 
-    Errors of single values nearly add up, unless one of them is cut off where later samples need it. So the mixture
+    Errors of single values nearly add up, unless one of them is cut off where later samples need it. So the choice
     that is best value by value on a few samples is judged on the others, all values rounded at once, beside every
     calibrator that serves all values alike.
     """
