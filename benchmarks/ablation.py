@@ -24,9 +24,10 @@ from common import SIX, open_zoo, parser, report, shapes
 from edgeq.conversion.metadata import input_specs
 from edgeq.frontends import load_model
 from edgeq.inference.reference import run_onnx
-from edgeq.mixed_precision import Workbench
-from edgeq.mixed_precision.bit_allocation import choose_wider
-from edgeq.mixed_precision.fidelity import Judge
+from edgeq.metrics import ErrorPower
+from edgeq.mixed_precision import TrialBuilder
+from edgeq.mixed_precision.bit_allocation import higher_precision_layers
+from edgeq.mixed_precision.fidelity import Fidelity
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.calibrate.auto import SAMPLES, choose_calibrators
@@ -39,7 +40,6 @@ from edgeq.quant.scaling.streams import find_streams
 from edgeq.quant.solve.layer import NO_CORRECTION, Settings
 from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType
 from edgeq.targets import TARGETS
-from edgeq.verify.compare import sqnr_db
 
 LM = "lm_stories260k"
 LM_TOKENS = 384
@@ -120,18 +120,17 @@ class Bench:
         started = time.perf_counter()
         if name == MEASURED:
             samples = open_samples(self.feeds, input_specs(model))
-            bench = Workbench(model, self.targets, self.scheme, samples, statistics, chosen, method)
-            plan = bench.plan(choose_wider(bench, Judge.of(model, samples)).layers)
+            builder = TrialBuilder(model, self.targets, self.scheme, samples, statistics, chosen, method)
+            plan = builder.plan(higher_precision_layers(builder, Fidelity.of(model, samples)).layers)
         graph = quantize(model, plan, statistics, chosen, method.rounding, method.fit(self.feeds, bits), method.search)
         seconds = scaling + time.perf_counter() - started
         got = self._run(graph)
         pairs = [(a[0].astype(np.float64), b[0].astype(np.float64)) for a, b in zip(self.expected, got, strict=True)]
-        noise, signal = (sum(float((x**2).sum()) for x in part) for part in (
-            [a - b for a, b in pairs], [a for a, _ in pairs]))
         agreement = np.concatenate([np.ravel(a.argmax(-1) == b.argmax(-1)) for a, b in pairs]).mean()
         score = self._divergence(pairs) if self.language else self._score(got)
         shown = None if self.item in ("fsrcnn_x2", "coco_fastestdet") else float(agreement)
-        return Row(self.item, weights, name, score, shown, sqnr_db(signal, noise), len(scaled), seconds)
+        decibel = ErrorPower.of(*zip(*pairs, strict=True)).sqnr_db
+        return Row(self.item, weights, name, score, shown, decibel, len(scaled), seconds)
 
     def _score(self, outputs: list[list[Any]]) -> float | None:
         if self.held:

@@ -3,8 +3,8 @@
     python benchmarks/search.py [--targets onnxruntime,tflite] [--items fsrcnn_x2,coco_fastestdet] [--json FILE]
 
 The score is the model's own scorer, given to `--eval` as a function. `met` False is exit code 3 on the command line.
-Above the table: the bits of each layer's weights, a * where the layer computes in float, and every mixture that was
-tried.
+Above the table: the bits of each layer's weights, a * where the layer computes in float, and every assignment
+that was tried.
 """
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ CASES: tuple[tuple[str, str, float, dict[str, Any]], ...] = (
 
 @dataclass(frozen=True)
 class Row:
-    """float_score, score, allowed: in points of 100, or dB. mixtures: how many were scored. seconds: of everything."""
+    """float_score, score, allowed: in points of 100, or dB. trials: how many were scored. seconds: of
+    everything."""
 
     model: str
     demand: str
@@ -43,7 +44,7 @@ class Row:
     artifact_bytes: int
     float_bytes: int
     float_share: float
-    mixtures: int
+    trials: int
     seconds: float
 
 
@@ -62,19 +63,19 @@ def convert(zoo: Any, item: str, name: str, scale: float, demand: dict[str, Any]
     bundles = convert_all(zoo.model(item), targets, options, folder / item)
     seconds = time.perf_counter() - started
     for bundle in bundles:
-        found, search = bundle.report["evaluation"], bundle.report["search"]
+        found, search = bundle.report["evaluation"], bundle.report["mixed_precision"]
         yield Row(item, " ".join(f"{key} {value}" for key, value in demand.items()), bundle.manifest.target,
                   found["float_score"], found["worst_score_allowed"], found["score"], found["met"],
-                  bundle.artifact_bytes, zoo.model(item).stat().st_size, search["float_share"], search["evaluations"],
-                  seconds), bundle
+                  bundle.artifact_bytes, zoo.model(item).stat().st_size, search["float_share"],
+                  len(search["measured"][0]["trials"]), seconds), bundle
 
 
 def show(row: Row, bundle: Bundle) -> None:
-    search = bundle.report["search"]
+    search = bundle.report["mixed_precision"]
     bits = " ".join(f"{layer['node']}:{layer['weight_bits']}{'*' if layer['float'] else ''}"
                     for layer in search["layers"])
     print(f"{row.model}, {row.demand}: {bits}")
-    for point in sorted(search["points"], key=lambda point: point["bytes"]):
+    for point in sorted(search["measured"][0]["trials"], key=lambda point: point["bytes"]):
         print(f"  {point['bytes']:8d} bytes {point['score']:8.3f}  {point['float_share']:.3f} in float"
               f"{'  <- chosen' if point['chosen'] else ''}", flush=True)
 

@@ -125,3 +125,13 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
         elif attribute.type is ir.AttributeType.GRAPHS:
             found.extend(attribute.as_graphs())
     return found
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """What a node reads of its own graph, in the bodies of its attributes too."""
+    values = [value for value in node.inputs if value is not None]
+    for body in bodies(node):
+        inner = list(all_nodes(body))
+        read = [value for deep in inner for value in deep.inputs] + list(body.outputs)
+        values += [value for value in read if value is not None and value.graph is node.graph]
+    return list(dict.fromkeys(values))

@@ -6,7 +6,8 @@ length fit into one array. Every function raises ValueError, naming the sample, 
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -17,6 +18,40 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 VOID: Final = 255  # of a segmentation's labels: not scored, as in Pascal VOC
 CEILING_DB: Final = 200.0  # of arrays that are equal: a score is a finite number
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPower:
+    """How far arrays are from their reference. noise, signal: sums of squares, of the difference and of the reference,
+    over all samples. NaN in `noise` counts as the worst error there is.
+    """
+
+    noise: float
+    signal: float
+
+    @classmethod
+    def of(cls, reference: Iterable[Array], got: Iterable[Array]) -> ErrorPower:
+        """Arrays of the same shapes, one pair for each sample; computed in float64."""
+        noise = signal = 0.0
+        for r, g in zip(reference, got, strict=True):
+            exact = r.astype(np.float64, copy=False)
+            noise += float(np.square(g - exact).sum())
+            signal += float(np.square(exact).sum())
+        return cls(noise, signal)
+
+    @property
+    def ratio(self) -> float:
+        """Noise over signal, in power; 1 for noise without a signal."""
+        return self.noise / self.signal if self.signal else float(self.noise > 0)
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise ratio: 10 log10(signal / noise), within 200 dB either way."""
+        if self.noise == 0:
+            return CEILING_DB
+        if not math.isfinite(self.noise) or self.signal == 0:
+            return -CEILING_DB
+        return float(np.clip(10 * math.log10(self.signal / self.noise), -CEILING_DB, CEILING_DB))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +251,13 @@ def sqnr(predictions: Sequence[Array], targets: Sequence[Any]) -> float:
 
     target: an array of the prediction's shape, such as the float model's output.
     """
-    noise = signal = 0.0
-    for number, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
-        truth = np.asarray(target, np.float64)
+    truths = [np.asarray(target) for target in targets]
+    for number, (prediction, truth) in enumerate(zip(predictions, truths, strict=True)):
         if truth.shape != prediction.shape:
             raise ValueError(f"sample {number}: a target of shape {truth.shape} for an output of {prediction.shape}")
-        noise += float(np.square(prediction - truth).sum())
-        signal += float(np.square(truth).sum())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = 10 * np.log10(np.float64(signal) / noise) if noise else np.float64(CEILING_DB)
-    return float(np.clip(ratio, -CEILING_DB, CEILING_DB))
+        if not np.isfinite(truth).all():
+            raise ValueError(f"sample {number}: the target holds NaN or infinity")
+    return ErrorPower.of(truths, predictions).sqnr_db
 
 
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType({metric.name: metric for metric in (

@@ -76,6 +76,13 @@ def test_every_room_has_its_floor() -> None:
     assert {f"edgeq_converters.{path.parent.name}" for path in backends} == set(apart["modules"])
 
 
+def test_onnxruntime_is_opened_in_one_place() -> None:
+    """So that its options and work-arounds are the same for all; the runtime has its own, for devices."""
+    opened = [path.relative_to(ROOT).as_posix() for folder in ("edgeq", "converters") for path in
+              (ROOT / folder).rglob("*.py") if "InferenceSession(" in path.read_text(encoding="utf-8")]
+    assert opened == ["edgeq/inference/session.py"]
+
+
 def test_what_is_committed_names_no_machine() -> None:
     """Nobody's home or checkout folder: neither in text nor inside the model files."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from zoo_models import needs_zoo, zoo
 
-from edgeq.metrics import METRICS, map50, miou, perplexity, psnr, sqnr, top1, top5, wer
+from edgeq.metrics import METRICS, ErrorPower, map50, miou, perplexity, psnr, sqnr, top1, top5, wer
 
 
 def scores(*values: float) -> np.ndarray:
@@ -83,6 +83,12 @@ def test_map50_of_a_worked_case() -> None:
 def test_sqnr_is_power_over_power() -> None:
     assert sqnr([np.array([1.1, 2.0])], [np.array([1.0, 2.0])]) == pytest.approx(10 * math.log10(5 / 0.01), rel=1e-4)
     assert sqnr([np.ones(2)], [np.ones(2)]) == 200
+    assert sqnr([np.array([np.nan, 1])], [np.ones(2)]) == sqnr([np.full(2, np.inf)], [np.ones(2)]) == -200
+
+
+def test_noise_without_a_signal_is_as_large_as_a_signal() -> None:
+    assert ErrorPower.of([np.zeros(2)], [np.array([1e-9, 0])]).ratio == 1
+    assert ErrorPower.of([np.zeros(2)], [np.zeros(2)]).ratio == 0
 
 
 @pytest.mark.parametrize(("metric", "prediction", "target", "message"), [
@@ -98,6 +104,7 @@ def test_sqnr_is_power_over_power() -> None:
     (map50, np.zeros((1, 85, 22, 22)), np.zeros((1, 5)), r"detections must be \[n, 6\]"),
     (map50, np.zeros((1, 6)), np.zeros((1, 4)), r"labels must be \[m, 5\]"),
     (sqnr, np.zeros((1, 6)), np.zeros((1, 4)), "for an output of"),
+    (sqnr, np.zeros((1, 2)), np.array([[1, np.nan]]), "sample 0: the target holds NaN or infinity"),
 ])
 def test_what_does_not_fit_is_named(metric: Any, prediction: np.ndarray, target: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -22,7 +22,7 @@ def analyze(model: Any, targets: Sequence[str], options: Options, scored: int = 
     from edgeq.dimensions import dimensions, free_dimensions
     from edgeq.frontends import load_model
     from edgeq.graph import real_inputs
-    from edgeq.mixed_precision import Limits, Workbench, goal_on, observed, score_alone
+    from edgeq.mixed_precision import Limits, TrialBuilder, goal_on, observed, score_alone
     from edgeq.passes import canonicalize
     from edgeq.quant.calibrate import CALIBRATORS, calibrate
     from edgeq.quant.methods import method_named
@@ -59,13 +59,13 @@ def analyze(model: Any, targets: Sequence[str], options: Options, scored: int = 
     if options.metric is not None or options.eval is not None:
         evaluation = open_evaluation(options.eval, options.metric, specs, preprocess=options.preprocess)
         goal = goal_on(network, evaluation, Limits())
-        bench = Workbench(network, chosen, scheme, samples, statistics, calibrator, method_named("sum-preserving"),
-                          options.keep_float)
+        builder = TrialBuilder(network, chosen, scheme, samples, statistics, calibrator,
+                               method_named("sum-preserving"), options.keep_float)
         result |= {"metric": evaluation.metric.name, "float_score": goal.float_score}
-        wanted = [line for line in layers if line["node"] in bench.layers][:scored]
+        wanted = [line for line in layers if line["node"] in builder.layers][:scored]
         for number, line in enumerate(wanted):
             options.progress("scoring layers", number, len(wanted))
-            line["score"] = score_alone(bench, goal, line["node"])
+            line["score"] = score_alone(builder, goal, line["node"])
         layers.sort(key=lambda line: -goal.drop(line["score"]) if "score" in line else math.inf)
     return result
 

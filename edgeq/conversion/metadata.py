@@ -16,9 +16,7 @@ from edgeq.conversion.quantization import Quantized
 from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import ModelError, UsageError
 from edgeq.graph import real_inputs
-from edgeq.mixed_precision import Found, Goal
-from edgeq.mixed_precision.bit_allocation import Wider
-from edgeq.mixed_precision.float_fallback import Repair
+from edgeq.mixed_precision import Goal, Limits
 from edgeq.options import Options
 from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
 from edgeq.quant.calibrate import CALIBRATORS
@@ -84,8 +82,8 @@ class Record:
             "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(self.quantized.kept)],
             "notes": [asdict(note) for note in artifact.notes],
-            "verification": _json(verification),
-            "search": _json(quantized.found), "repair": _json(quantized.repaired), "wider": _json(quantized.wider),
+            "verification": None if verification is None else verification.to_json(),
+            "mixed_precision": quantized.mixed.to_json(),
         }
 
     @property
@@ -102,17 +100,18 @@ class Record:
         if self.plan is None:
             return {"scheme": "as in the source model"}
         activation = self.plan.activation
-        found = self.quantized.found
-        given = found.chosen.mixture.bits if found is not None else {}
-        bits = min(given.values(), default=self.options.bits)
-        wider = {weight.node: weight.type.bits for weight in self.plan.weights} | dict(given)
-        wider = {name: width for name, width in wider.items() if width != bits}
+        searched = self.goal is not None and self.goal.limits != Limits()
+        given = {name: found.weight_bits for name, found in self.quantized.mixed.layers.items()
+                 if searched and found.weight_bits is not None}
+        asked = min(given.values(), default=self.options.bits)
+        bits = {weight.node: weight.type.bits for weight in self.plan.weights} | given
         return {
-            "weight_bits": bits, "weights": self.options.weights, "method": self.options.method,
+            "weight_bits": asked, "weights": self.options.weights, "method": self.options.method,
             "activation_bits": activation.bits if activation else 32,
             "calibrator": self.options.calibrator if activation else None,
             "scaled_channels": [asdict(scaled) for scaled in self.quantized.scaled],
-            "wider_layers": wider, "kept_float": [asdict(kept) for kept in self.plan.kept],
+            "higher_precision_layers": {name: width for name, width in bits.items() if width != asked},
+            "kept_float": [asdict(kept) for kept in self.plan.kept],
         }
 
     @cached_property
@@ -148,10 +147,6 @@ class Record:
         if not _is_file(self.source):
             return None
         return sum(path.stat().st_size for path in (Path(self.source), Path(f"{self.source}.data")) if path.is_file())
-
-
-def _json(part: Verification | Found | Repair | Wider | None) -> dict[str, Any] | None:
-    return None if part is None else part.to_json()
 
 
 def model_name(source: Any) -> str:

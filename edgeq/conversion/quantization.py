@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
@@ -11,11 +11,17 @@ import onnx_ir as ir
 from edgeq.devices import least_bits
 from edgeq.errors import UsageError
 from edgeq.inference.reference import run_onnx
-from edgeq.mixed_precision import Found, Goal, Limits, Workbench, goal_on, observed, search
-from edgeq.mixed_precision.bit_allocation import Wider, choose_wider
+from edgeq.mixed_precision import (
+    Goal,
+    Limits,
+    MixedPrecision,
+    TrialBuilder,
+    choose_precisions,
+    goal_on,
+    observed,
+    search,
+)
 from edgeq.mixed_precision.candidates import BITS
-from edgeq.mixed_precision.fidelity import Judge
-from edgeq.mixed_precision.float_fallback import Repair, repair
 from edgeq.mixed_precision.trial_builder import spread
 from edgeq.options import Options
 from edgeq.passes.dynamic import is_dynamic
@@ -25,7 +31,7 @@ from edgeq.quant.calibrate.auto import SAMPLES as CHOICE_SAMPLES
 from edgeq.quant.calibrate.cache import calibrate_with_cache
 from edgeq.quant.float16 import store_half
 from edgeq.quant.methods import Method, method_named
-from edgeq.quant.plan import Precision, QuantPlan, make_plan
+from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import InputSpec, Samples, open_samples
@@ -40,8 +46,7 @@ FIDELITY_SAMPLES: Final = 16  # that --metric sqnr compares on, where no data is
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """network: the float one that was quantized, with the channels that `scaled` lists scaled. plan: None where the
-    source was quantized already, and keeps its scales. decided: how the precision of single layers was chosen, where it
-    was measured.
+    source was quantized already, and keeps its scales. mixed: what single layers get, as far as that was measured.
     """
 
     network: ir.Model
@@ -49,9 +54,7 @@ class Quantized:
     plan: QuantPlan | None
     statistics: Statistics
     scaled: Sequence[Scaled] = ()
-    found: Found | None = None
-    repaired: Repair | None = None
-    wider: Wider | None = None
+    mixed: MixedPrecision = field(default_factory=MixedPrecision)
 
     @property
     def kept(self) -> list[str]:
@@ -77,35 +80,22 @@ def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme,
     network, scaled = _scaled(network, plan, method, samples, options)
     plan = make_plan(network, targets, scheme, keep_float=options.keep_float) if scaled else plan
     measuring = samples is not None and "auto" in options.method.split("+")
-    repairing = measuring and plan.activation is not None
-    values = observed(plan, network) if limited or repairing else plan.sources
+    values = observed(plan, network) if limited or measuring else plan.sources
     statistics = _calibrate(network, values, samples, options)
     calibrators = _calibrators(network, plan, statistics, samples, options)
-    bench = Workbench(network, targets, scheme, samples, statistics, _by_value(calibrators, plan), method,
-                      options.keep_float, options.progress)
+    builder = TrialBuilder(network, targets, scheme, samples, statistics, _by_value(calibrators, plan), method,
+                           options.keep_float, options.progress)
     if goal is not None and limited:
         least = least_bits(options.device, [target.name for target in targets])
-        found = search(bench, goal, size, [bits for bits in BITS if bits >= least])
-        return Quantized(network, found.chosen.built.graph, found.chosen.built.plan, statistics, scaled, found)
-    judge = Judge.of(network, samples) if samples is not None and measuring else None
-    repaired = repair(bench.with_8_bit_weights(), judge) if repairing and judge is not None else None
-    wider = choose_wider(bench, judge) if options.bits == 4 and judge is not None else None
-    plan = bench.plan(_together(wider, repaired))
+        built, mixed = search(builder, goal, size, [bits for bits in BITS if bits >= least])
+        return Quantized(network, built.graph, built.plan, statistics, scaled, mixed)
+    mixed = choose_precisions(builder, samples) if samples is not None and measuring else MixedPrecision()
+    plan = builder.plan(mixed.layers)
     fit = method.fit(samples, options.bits)
     if fit is not None:
         options.progress("fitting weights", 0)
-    graph = quantize(network, plan, statistics, bench.calibrator, method.rounding, fit, method.search)
-    return Quantized(network, graph, plan, statistics, scaled, None, repaired, wider)
-
-
-def _together(wider: Wider | None, repaired: Repair | None) -> Mapping[str, Precision]:
-    """At 8 bits what is repaired; at 4 the bits of weights as measured, and the float layers of the repair."""
-    given = {} if repaired is None else repaired.layers
-    if wider is None:
-        return given
-    floats = {name: replace(wider.layers.get(name, Precision()), integer_activations=False, reason=precision.reason)
-              for name, precision in given.items() if precision.integer_activations is False}
-    return {**wider.layers, **floats}
+    graph = quantize(network, plan, statistics, builder.calibrator, method.rounding, fit, method.search)
+    return Quantized(network, graph, plan, statistics, scaled, mixed)
 
 
 def _scaled(network: ir.Model, plan: QuantPlan, method: Method, samples: Samples | None, options: Options,

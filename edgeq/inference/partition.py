@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgeq.graph import is_constant
-from edgeq.inference.prefix import reads
+from edgeq.graph import is_constant, reads
 
 
 @dataclass(frozen=True, slots=True)

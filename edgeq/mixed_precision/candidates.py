@@ -1,4 +1,4 @@
-"""What a network's single roundings cost, measured, and the path of mixtures that follows from it."""
+"""What a network's single roundings cost, measured, and the path of precision assignments that follows from it."""
 from __future__ import annotations
 
 import math
@@ -9,38 +9,42 @@ import onnx_ir as ir
 
 from edgeq.graph import consumers, is_constant, label
 from edgeq.graph import shape as shape_of
-from edgeq.inference.prefix import Arrays
-from edgeq.mixed_precision.greedy_path import Layer, Mixture, Rounded, path
-from edgeq.mixed_precision.noise import activation_roundings, noises, weight_roundings
-from edgeq.mixed_precision.trial_builder import Workbench, precisions
+from edgeq.inference.session import Arrays
+from edgeq.mixed_precision.greedy_path import Assignment, Layer, Rounded, pareto_path
+from edgeq.mixed_precision.trial_builder import TrialBuilder, precisions
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.units import data_inputs, weights_of
 from edgeq.quant.plan.weights import fewest_bits
+from edgeq.quant.sensitivity import Quantizer, activation_quantizers, errors_alone, weight_quantizers
 from edgeq.targets import Same
 
 BITS: Final = (4, 8, 16)
 
 
-def measured_path(bench: Workbench, feeds: Sequence[Arrays], bits: Collection[int] = BITS, growth: float = math.inf,
-                  ) -> list[Mixture]:
-    """Quantize the network uniformly at each width, measure every rounding alone, and line up the mixtures. growth: as
-    in `path`.
+def measured_path(builder: TrialBuilder, feeds: Sequence[Arrays], bits: Collection[int] = BITS,
+                  growth: float = math.inf) -> list[Assignment]:
+    """Quantize the network uniformly at each width, measure every rounding alone, and line up the assignments. growth:
+    as in `pareto_path`.
     """
-    built = {width: bench.build(precisions(dict.fromkeys(bench.layers, width), ())) for width in bits if width < 16}
-    activations = activation_roundings(bench.network, built[max(built)].graph)
-    weights = {width: weight_roundings(bench.network, done.graph, bench.layers) for width, done in built.items()}
-    points = [*activations.values(), *(point for found in weights.values() for point in found.values())]
-    measured = dict(zip(map(id, points), noises(bench.network, points, feeds, lambda done, total: bench.progress(
-        "measuring single roundings", done, total)), strict=True))
-    layers = {name: _layer(node, {width: measured[id(found[name])] for width, found in weights.items()
-                                  if name in found}, bits) for name, node in bench.layers.items()}
-    integers = IntegerNodes(bench.units, (), {}) if bench.scheme.activation is not None else None
+    built = {width: builder.build(precisions(dict.fromkeys(builder.layers, width), ())) for width in bits if width < 16}
+    activations = activation_quantizers(builder.network, built[max(built)].graph)
+    # (value, None) of an activation, (layer, bits) of weights
+    quantizers: dict[tuple[str, int | None], Quantizer] = {(name, None): found for name, found in activations.items()}
+    for width, done in built.items():
+        quantizers |= {(name, width): found for name, found in weight_quantizers(
+            builder.network, done.graph, builder.layers).items()}
+    errors = errors_alone(builder.network, quantizers, feeds, lambda done, total: builder.progress(
+        "measuring single roundings", done, total))
+    noise = {key: max((error.ratio for error in found), default=0.0) for key, found in errors.items()}
+    layers = {name: _layer(node, {width: noise.get((name, width), 0.0) for width in built}, bits)
+              for name, node in builder.layers.items()}
+    integers = IntegerNodes(builder.units, (), {}) if builder.scheme.activation is not None else None
     plan = built[max(built)].plan
     values = {} if integers is None else {
-        name: Rounded(measured[id(point)], _around(point.value, integers), _ties(plan, name, integers))
-        for name, point in activations.items() if name in plan.sources or name in plan.fixed}
-    return path(layers, values, bench.work, growth)
+        name: Rounded(noise[name, None], _around(found.value, integers), _ties(plan, name, integers))
+        for name, found in activations.items() if name in plan.sources or name in plan.fixed}
+    return pareto_path(layers, values, builder.work, growth)
 
 
 def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> Layer:

@@ -8,8 +8,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from edgeq.inference.prefix import Arrays
-from edgeq.inference.reference import opened, run_onnx
+from edgeq.inference.reference import predictor, run_onnx
+from edgeq.inference.session import Arrays
 from edgeq.mixed_precision.trial_builder import spread
 from edgeq.quant.samples import Samples
 from edgeq.verify.evaluate import Evaluation, fidelity
@@ -18,15 +18,15 @@ SAMPLES: Final = 16
 
 
 @dataclass(frozen=True)
-class Judge:
+class Fidelity:
     """feeds: what is compared on."""
 
     network: ir.Model
     feeds: Sequence[Arrays]
 
     @classmethod
-    def of(cls, network: ir.Model, samples: Samples) -> Judge:
-        """One that compares on a few of the samples, spread over all."""
+    def of(cls, network: ir.Model, samples: Samples) -> Fidelity:
+        """On a few of the samples, spread over all."""
         return cls(network, spread(samples, SAMPLES))
 
     def sqnr_db(self, graph: ir.Model) -> float:
@@ -40,5 +40,4 @@ class Judge:
 
 def score_graph(evaluation: Evaluation, graph: ir.Model) -> float:
     """Run a graph op by op, so that every rounding happens -> its score."""
-    with opened(graph) as predict:
-        return evaluation.score(predict)
+    return evaluation.score(predictor(graph))

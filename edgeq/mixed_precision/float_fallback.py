@@ -1,23 +1,24 @@
 """8 bits that nobody notices: the few layers that cause most of the outputs' error compute in float.
 
 Plain W8A8 is measured against float first. Where it is good, nothing more is done. Else every rounding is measured
-alone, and the path of mixtures is followed as long as what it repairs is worth the float compute.
+alone, and the path of precision assignments is followed as long as what it gains is worth the float compute.
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import onnx_ir as ir
 
 from edgeq.errors import ModelError
 from edgeq.mixed_precision.candidates import measured_path
-from edgeq.mixed_precision.fidelity import Judge
-from edgeq.mixed_precision.greedy_path import Mixture
-from edgeq.mixed_precision.trial_builder import LARGEST, Workbench, constant_bytes, precisions
+from edgeq.mixed_precision.fidelity import Fidelity
+from edgeq.mixed_precision.greedy_path import Assignment
+from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
+from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, constant_bytes, precisions
 from edgeq.quant.plan import Precision
 
 # An error of 32 dB moves scores by a 40th of their size and hardly an argmax; images and boxes show more of it.
@@ -27,55 +28,40 @@ MOST_FLOAT: Final = 0.25  # of all work: beyond, the user did not ask for a floa
 MOST_BYTES: Final = 1.1  # of plain W8A8's weights
 WORTH_DB: Final = 10.0  # what computing everything in float would have to gain: 10 % of the work, 1 dB
 TRIALS: Final = 8
-PROBES: Final = 4  # of the judge's samples, to measure single roundings on
+PROBES: Final = 4  # of the samples that are compared on, to measure single roundings on
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """layers: what each gets; empty: plain W8A8. sqnr_db: of the worst output. plain_db: the same of plain W8A8.
-    float_share: what it adds to plain W8A8's. note: why nothing was tried, or "".
-    """
-
-    plain_db: float
-    sqnr_db: float
-    layers: Mapping[str, Precision] = field(default_factory=dict)
-    float_share: float = 0.0
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {"plain_sqnr_db": round(self.plain_db, 2), "sqnr_db": round(self.sqnr_db, 2),
-                "float_share": round(self.float_share, 4), "note": self.note}
-
-
-def repair(bench: Workbench, judge: Judge) -> Repair:
-    """As few layers in float as bring the outputs near enough to the float network's. bench: of 8-bit weights."""
-    plain = bench.build({})
-    plain_db = judge.sqnr_db(plain.graph)
-    best = Repair(plain_db, plain_db)
-    enough = SCORES_DB if _gives_scores(bench.network) else VALUES_DB
+def float_fallback(builder: TrialBuilder, fidelity: Fidelity) -> MixedPrecision:
+    """As few layers in float as bring the outputs near enough to the float network's. builder: of 8-bit weights."""
+    plain = builder.build({})
+    plain_db = fidelity.sqnr_db(plain.graph)
+    measured = Measurement("8-bit weights and activations", plain_db, budget=TRIALS)
+    enough = SCORES_DB if _gives_scores(builder.network) else VALUES_DB
     if plain_db >= enough or not plain.plan.groups:
-        return best
-    if constant_bytes(bench.network) > LARGEST:
-        return replace(best, note="the network is too large to measure its layers one by one")
+        return MixedPrecision.of(measured)
+    if constant_bytes(builder.network) > LARGEST:
+        return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))
     try:
-        path = measured_path(bench, judge.feeds[:PROBES], (8, 16), MOST_BYTES)
+        path = measured_path(builder, fidelity.feeds[:PROBES], (8, 16), MOST_BYTES)
     except ModelError as error:  # plain W8A8 is what the user gets then, and is told
-        return replace(best, note=f"the layers could not be measured one by one: {error}")
+        note = f"the layers could not be measured one by one: {error}"
+        return MixedPrecision.of(replace(measured, note=note))
+    best, trials = Trial({}, plain_db), list[Trial]()
     for place in _worth_trying(path):
         layers = _with_reasons(path[:place + 1])
-        built = bench.build(layers)
-        share = bench.float_share(built.plan) - bench.float_share(plain.plan)
+        built = builder.build(layers)
+        share = builder.float_share(built.plan) - builder.float_share(plain.plan)
         if share > MOST_FLOAT:  # more than was predicted, where float spreads to the neighbours
             continue
-        found = Repair(plain_db, judge.sqnr_db(built.graph), layers, share)
-        best = max(best, found, key=_worth)
-        if found.sqnr_db >= enough:
+        trials.append(Trial(layers, fidelity.sqnr_db(built.graph), share))
+        best = max(best, trials[-1], key=_worth)
+        if trials[-1].score >= enough:
             break
-    return best
+    return MixedPrecision.of(replace(measured, chosen=best if best in trials else None, trials=tuple(trials)))
 
 
-def _worth(found: Repair) -> float:
-    return found.sqnr_db - WORTH_DB * found.float_share
+def _worth(trial: Trial) -> float:
+    return trial.score - WORTH_DB * trial.float_share
 
 
 def _gives_scores(network: ir.Model) -> bool:
@@ -86,19 +72,19 @@ def _gives_scores(network: ir.Model) -> bool:
         for shape in shapes)
 
 
-def _worth_trying(path: Sequence[Mixture]) -> Iterator[int]:
+def _worth_trying(path: Sequence[Assignment]) -> Iterator[int]:
     """Places that are each predicted to be half a dB better than the one before, within the limits."""
     last, tried = path[0].noise, 0
-    for place, mixture in enumerate(path[1:], 1):
-        if mixture.float_share > MOST_FLOAT:
+    for place, assignment in enumerate(path[1:], 1):
+        if assignment.float_share > MOST_FLOAT:
             return
-        if mixture.noise <= last * 10**-0.05 and tried < TRIALS:
-            last, tried = mixture.noise, tried + 1
+        if assignment.noise <= last * 10**-0.05 and tried < TRIALS:
+            last, tried = assignment.noise, tried + 1
             yield place
 
 
-def _with_reasons(path: Sequence[Mixture]) -> dict[str, Precision]:
-    """The last mixture of a path; each node says what its step won."""
+def _with_reasons(path: Sequence[Assignment]) -> dict[str, Precision]:
+    """The last assignment of a path; each node says what its step won."""
     found = precisions(path[-1].bits, ())
     for before, after in pairwise(path):
         gain = before.noise - after.noise

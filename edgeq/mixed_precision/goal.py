@@ -10,7 +10,8 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from edgeq.errors import UsageError
-from edgeq.inference.reference import Arrays, opened
+from edgeq.inference.reference import predictor
+from edgeq.inference.session import Arrays
 from edgeq.metrics import Metric
 from edgeq.verify.evaluate import Evaluation
 
@@ -85,13 +86,14 @@ class Goal:
 def goal_on(network: ir.Model, evaluation: Evaluation, limits: Limits) -> Goal:
     """Score the float network, and note what it is fed."""
     seen: list[Arrays] = []
-    with opened(network, fused=True) as predict:
-        def noting(feed: Arrays) -> Mapping[str, Any]:
-            if len(seen) < FEEDS:
-                seen.append(feed)
-            return predict(feed)
+    predict = predictor(network, fused=True)
 
-        return Goal(evaluation, limits, evaluation.score(noting), tuple(seen))
+    def noting(feed: Arrays) -> Mapping[str, Any]:
+        if len(seen) < FEEDS:
+            seen.append(feed)
+        return predict(feed)
+
+    return Goal(evaluation, limits, evaluation.score(noting), tuple(seen))
 
 
 def limits_of(max_drop: float | str | None, min_metric: float | None, max_bytes: int | str | None) -> Limits:

@@ -1,7 +1,7 @@
-"""From the smallest mixture of precisions to the most exact one, by the step that removes most noise for its cost.
+"""From the smallest assignment of precisions to the most exact one, by the step that removes most noise for its cost.
 
-The noise of single roundings adds up (see `noise`), so this is a knapsack: the greedy path runs along the convex hull
-of its solutions. Plain arithmetic; nothing is quantized or run here.
+The noise of single roundings adds up (see `quant.sensitivity`), so this is a knapsack: the greedy path runs along the
+convex hull of its solutions. Plain arithmetic; nothing is quantized or run here.
 """
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Rounded:
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture:
+class Assignment:
     """bits: of the weights, by layer. floats: nodes that compute in float. noise: predicted, relative to the signal.
 
     float_share: of all work.
@@ -63,15 +63,15 @@ class _Step:
     nodes: frozenset[str] = frozenset()
 
 
-def path(layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int],
-         growth: float = math.inf) -> list[Mixture]:
-    """Every mixture on the way. work: by node, of all that could compute on integers, in any unit. growth: of the
-    smallest mixture's weights, what all others have at most; a step beyond is left out, and smaller ones are taken.
+def pareto_path(layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int],
+         growth: float = math.inf) -> list[Assignment]:
+    """Every assignment on the way. work: by node, of all that could compute on integers, in any unit. growth: of the
+    smallest one's weights, what all others have at most; a step beyond is left out, and smaller ones are taken.
     """
-    return list(_Walk(layers, values, work, growth).mixtures())
+    return list(_Path(layers, values, work, growth).assignments())
 
 
-class _Walk:
+class _Path:
     def __init__(self, layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int],
                  growth: float):
         self.layers, self.work = layers, work
@@ -82,8 +82,8 @@ class _Walk:
         self.all_work = max(1, sum(work.values()))
         self.most_bytes = growth * self._weight_bytes()
 
-    def mixtures(self) -> Iterator[Mixture]:
-        yield self._mixture()
+    def assignments(self) -> Iterator[Assignment]:
+        yield self._assignment()
         while steps := [step for step in self._steps() if step.gain > 0]:
             best = max(steps, key=lambda step: step.gain / max(step.cost, 1e-9))
             if best.layer:
@@ -91,7 +91,7 @@ class _Walk:
             self.floats |= best.nodes
             self.rounded = {name: value.among(self.floats) for name, value in self.rounded.items()
                             if not value.nodes <= self.floats}
-            yield self._mixture()
+            yield self._assignment()
 
     def _steps(self) -> Iterator[_Step]:
         room = self.most_bytes - self._weight_bytes()
@@ -115,10 +115,11 @@ class _Walk:
     def _share(self, nodes: Iterator[str] | AbstractSet[str]) -> float:
         return sum(self.work.get(name, 0) for name in nodes) / self.all_work
 
-    def _mixture(self) -> Mixture:
+    def _assignment(self) -> Assignment:
         noise = sum(layer.noise[self.bits[name]] for name, layer in self.layers.items())
         noise += sum(value.noise for value in self.rounded.values())
-        return Mixture(dict(self.bits), frozenset(self.floats), noise, self._weight_bytes(), self._share(self.floats))
+        return Assignment(dict(self.bits), frozenset(self.floats), noise, self._weight_bytes(),
+                          self._share(self.floats))
 
     def _weight_bytes(self) -> int:
         return sum(layer.weight_bytes[self.bits[name]] for name, layer in self.layers.items())

@@ -1,102 +1,83 @@
 """The smallest bundle that keeps the user's metric, or the best one within so many bytes.
 
-    every rounding alone ──▶ path of mixtures ──▶ a few of them quantized, scored, written ──▶ what is asked for
+    every rounding alone ──▶ Pareto path ──▶ a few of its assignments quantized, scored, written ──▶ what is asked for
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import onnx_ir as ir
 
 from edgeq.mixed_precision.candidates import BITS, measured_path
 from edgeq.mixed_precision.fidelity import score_graph
 from edgeq.mixed_precision.goal import FEEDS, Goal
-from edgeq.mixed_precision.greedy_path import Mixture
-from edgeq.mixed_precision.trial_builder import Built, Workbench, precisions, spread
+from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
+from edgeq.mixed_precision.trial_builder import Built, TrialBuilder, precisions, spread
 
-BUDGET: Final = 16  # mixtures that are quantized and scored: a bisection of a path of 1000 needs 10
-REFITS: Final = 3  # of these, with weights fitted anew for the whole mixture, which takes longest
+BUDGET: Final = 16  # assignments that are quantized and scored: a bisection of a path of 1000 needs 10
+REFITS: Final = 3  # of these, with weights fitted anew for the whole assignment, which takes longest
 _REASON: Final = "the search gave it to float"
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One mixture that was quantized and scored. bytes: of the largest artifact. score: in the metric's unit."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    """A trial of the assignment at one place of the path, and what was built for it."""
 
     place: int
-    mixture: Mixture
-    built: Built = field(repr=False)
-    bytes: int
-    score: float
     refit: bool
+    built: Built
+    size: int
+    trial: Trial
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search ended with. met: does it keep what was asked? trials: all that was tried, in order."""
+def search(builder: TrialBuilder, goal: Goal, size: Callable[[ir.Model], int], bits: Collection[int] = BITS,
+           ) -> tuple[Built, MixedPrecision]:
+    """Find the precisions that the goal asks for. size: quantized graph -> bytes of its largest artifact. bits: that a
+    layer's weights may have.
 
-    chosen: Trial
-    met: bool
-    trials: tuple[Trial, ...]
-    goal: Goal
-
-    def to_json(self) -> dict[str, Any]:
-        """For report.json: the choice by layer, and the curve of what was tried."""
-        mixture = self.chosen.mixture
-        return {
-            **self.goal.to_json(self.chosen.score, self.chosen.bytes), "evaluations": len(self.trials),
-            "budget": BUDGET, "float_share": round(mixture.float_share, 4),
-            "layers": [{"node": name, "weight_bits": bits, "float": name in mixture.floats or bits >= 16}
-                       for name, bits in mixture.bits.items()],
-            "points": [{"bytes": trial.bytes, "score": trial.score, "float_share": round(trial.mixture.float_share, 4),
-                        "chosen": trial is self.chosen} for trial in self.trials],
-        }
-
-
-def search(bench: Workbench, goal: Goal, size: Callable[[ir.Model], int], bits: Collection[int] = BITS) -> Found:
-    """Find the mixture of precisions that the goal asks for. size: quantized graph -> bytes of its largest artifact.
-    bits: that a layer's weights may have.
-
-    Where none keeps its limits, the best that was tried, with met=False. At most BUDGET mixtures are scored.
+    Where nothing keeps its limits, the best that was tried. At most BUDGET assignments are scored.
 
     Raises:
         EvaluationError: the metric gives no score.
     """
-    return _Search(bench, goal, size, bits).run()
+    return _Search(builder, goal, size, bits).run()
 
 
-def score_alone(bench: Workbench, goal: Goal, layer: str) -> float:
+def score_alone(builder: TrialBuilder, goal: Goal, layer: str) -> float:
     """The metric with one layer quantized as the scheme says, and all others in float."""
-    float_ = precisions(dict.fromkeys(bench.layers, 32), bench.work)
+    float_ = precisions(dict.fromkeys(builder.layers, 32), builder.work)
     del float_[layer]
-    return score_graph(goal.evaluation, bench.build(float_).graph)
+    return score_graph(goal.evaluation, builder.build(float_).graph)
 
 
 class _Search:
-    def __init__(self, bench: Workbench, goal: Goal, size: Callable[[ir.Model], int], bits: Collection[int]):
-        self.bench, self.goal, self.size = bench, goal, size
-        self.trials: list[Trial] = []
-        feeds = spread(bench.samples, FEEDS) if bench.samples is not None else goal.feeds
-        self.path = measured_path(bench, feeds, bits)
+    def __init__(self, builder: TrialBuilder, goal: Goal, size: Callable[[ir.Model], int], bits: Collection[int]):
+        self.builder, self.goal, self.size = builder, goal, size
+        self.attempts: list[_Attempt] = []
+        feeds = spread(builder.samples, FEEDS) if builder.samples is not None else goal.feeds
+        self.path = measured_path(builder, feeds, bits)
 
-    def run(self) -> Found:
+    def run(self) -> tuple[Built, MixedPrecision]:
         end = len(self.path) - 1
         if self.goal.floor is not None:
-            place = self._first(0, end, lambda trial: self.goal.keeps(trial.score))
+            place = self._first(0, end, lambda attempt: self.goal.keeps(attempt.trial.score))
         else:
-            place = self._first(0, end, lambda trial: not self.goal.fits(trial.bytes)) - 1  # the last that fits
+            place = self._first(0, end, lambda attempt: not self.goal.fits(attempt.size)) - 1  # the last that fits
             most = self._try(max(place, 0))
-            place = self._first(0, most.place, lambda trial: self._drop(trial) <= self._drop(most))
+            place = self._first(0, most.place, lambda attempt: self._drop(attempt) <= self._drop(most))
         self._refit(min(place, end))
-        kept = [trial for trial in self.trials if self._met(trial)]
-        return Found(self._best(kept), bool(kept), tuple(self.trials), self.goal)
+        best = self._best([attempt for attempt in self.attempts if self._met(attempt)])
+        metric = self.goal.evaluation.metric
+        return best.built, MixedPrecision.of(Measurement(
+            "the metric", None, best.trial, tuple(attempt.trial for attempt in self.attempts), BUDGET,
+            metric=metric.name, unit=metric.unit))
 
-    def _first(self, low: int, high: int, holds: Callable[[Trial], bool]) -> int:
+    def _first(self, low: int, high: int, holds: Callable[[_Attempt], bool]) -> int:
         """The first place of the path in low..high where something holds, if it does so to the end; else high + 1."""
         high += 1
-        while low < high and len(self.trials) < BUDGET - REFITS:
+        while low < high and len(self.attempts) < BUDGET - REFITS:
             middle = (low + high) // 2
             if holds(self._try(middle)):
                 high = middle
@@ -105,7 +86,7 @@ class _Search:
         return high
 
     def _refit(self, place: int) -> None:
-        """Weights that are fitted to one another keep more, so that a smaller mixture may do."""
+        """Weights that are fitted to one another keep more, so that a smaller assignment may do."""
         low, high = 0, place
         for _ in range(REFITS):
             if low > high or min(self.path[high].bits.values(), default=8) >= 8:
@@ -114,28 +95,30 @@ class _Search:
                 return
             high -= max(1, (high - low) // 2)
 
-    def _try(self, place: int, *, refit: bool = False) -> Trial:
-        for trial in self.trials:
-            if trial.place == place and trial.refit == refit:
-                return trial
-        mixture = self.path[place]
-        self.bench.progress("searching", len(self.trials), BUDGET)
-        done = self.bench.build(precisions(mixture.bits, mixture.floats, _REASON), refit=refit)
-        trial = Trial(place, mixture, done, self.size(done.graph), score_graph(self.goal.evaluation, done.graph), refit)
-        self.trials.append(trial)
-        return trial
+    def _try(self, place: int, *, refit: bool = False) -> _Attempt:
+        for attempt in self.attempts:
+            if attempt.place == place and attempt.refit == refit:
+                return attempt
+        assignment = self.path[place]
+        self.builder.progress("searching", len(self.attempts), BUDGET)
+        layers = precisions(assignment.bits, assignment.floats, _REASON)
+        built = self.builder.build(layers, refit=refit)
+        size = self.size(built.graph)
+        trial = Trial(layers, score_graph(self.goal.evaluation, built.graph), assignment.float_share, size)
+        self.attempts.append(_Attempt(place, refit, built, size, trial))
+        return self.attempts[-1]
 
-    def _best(self, kept: list[Trial]) -> Trial:
+    def _best(self, kept: list[_Attempt]) -> _Attempt:
         """The smallest that keeps the metric; within bytes, or where nothing keeps it, the one that scores best."""
         if self.goal.floor is not None and kept:
-            return min(kept, key=lambda trial: (trial.bytes, self._drop(trial)))
-        fitting = [trial for trial in self.trials if self.goal.fits(trial.bytes)]
+            return min(kept, key=lambda attempt: (attempt.size, self._drop(attempt)))
+        fitting = [attempt for attempt in self.attempts if self.goal.fits(attempt.size)]
         if not fitting:
-            return min(self.trials, key=lambda trial: trial.bytes)
-        return min(fitting, key=lambda trial: (self._drop(trial), trial.mixture.float_share, trial.bytes))
+            return min(self.attempts, key=lambda attempt: attempt.size)
+        return min(fitting, key=lambda attempt: (self._drop(attempt), attempt.trial.float_share, attempt.size))
 
-    def _drop(self, trial: Trial) -> float:
-        return self.goal.drop(trial.score)
+    def _drop(self, attempt: _Attempt) -> float:
+        return self.goal.drop(attempt.trial.score)
 
-    def _met(self, trial: Trial) -> bool:
-        return self.goal.keeps(trial.score) and self.goal.fits(trial.bytes)
+    def _met(self, attempt: _Attempt) -> bool:
+        return self.goal.keeps(attempt.trial.score) and self.goal.fits(attempt.size)

@@ -1,4 +1,4 @@
-"""One network, calibrated once, quantized as often as a search wants with another precision for each layer."""
+"""One network, calibrated once, quantized as often as is asked for with another precision for each layer."""
 from __future__ import annotations
 
 import math
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgeq.graph import is_constant, label
 from edgeq.graph import shape as shape_of
-from edgeq.inference.prefix import Arrays
+from edgeq.inference.session import Arrays
 from edgeq.ops import KEEPING_ORDER, MULTIPLY_ACCUMULATE
 from edgeq.options import Progress
 from edgeq.quant.calibrate import Calibrator, TensorStatistics
@@ -23,7 +23,7 @@ from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.units import Units
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import Samples
-from edgeq.quant.solve.layer import NO_CORRECTION
+from edgeq.quant.solve.layer import NO_CORRECTION, Settings
 from edgeq.scheme import PerChannel, QuantScheme, QuantType
 from edgeq.targets import Target
 
@@ -40,10 +40,35 @@ class Built:
     plan: QuantPlan
 
 
+class FitCache:
+    """Weights of one network that have been fitted to its samples, each without a look at the others."""
+
+    def __init__(self) -> None:
+        # None for a weight that cannot be fitted
+        self._known: dict[tuple[str, QuantType, int, Settings], Fitted | None] = {}
+
+    def fitter(self, fit: Fit, wanted: Sequence[Weight]) -> Fitter:
+        """As `fit`, which is asked only where some of the wanted weights have not been fitted by its settings."""
+        def fitted(model: ir.Model, plan: QuantPlan) -> dict[str, Fitted]:
+            keys = {weight.value: _key(weight, fit.settings) for weight in wanted}
+            if not self._known.keys() >= set(keys.values()):
+                found = fit(model, plan)
+                self._known.update({_key(weight, fit.settings): found.get(weight.value) for weight in plan.weights})
+            return {name: known for name, key in keys.items() if (known := self._known[key]) is not None}
+
+        return fitted
+
+
+def _key(weight: Weight, settings: Settings) -> tuple[str, QuantType, int, Settings]:
+    """All that decides what a weight is fitted to, of one network and its samples."""
+    return weight.value, weight.type, weight.table_channels, settings
+
+
 @dataclass(frozen=True)
-class Workbench:
+class TrialBuilder:
     """samples: the calibration data, or None where only weights are quantized. statistics: of every value that some
-    choice of precisions rounds. calibrator: of all values, or of each by its name.
+    choice of precisions rounds. calibrator: of all values, or of each by its name. fits: may be shared with builders of
+    the same network and samples.
     """
 
     network: ir.Model
@@ -55,7 +80,7 @@ class Workbench:
     method: Method
     keep_float: Sequence[str] = ()
     progress: Progress = lambda what, done=0, total=None: None
-    _fitted: dict[tuple[str, QuantType], Fitted | None] = field(default_factory=dict)
+    fits: FitCache = field(default_factory=FitCache)
 
     @cached_property
     def work(self) -> dict[str, int]:
@@ -69,7 +94,7 @@ class Workbench:
         total = sum(self.work.values())
         return sum(self.work.get(kept.node, 0) for kept in plan.kept) / total if total else 0.0
 
-    def with_8_bit_weights(self) -> Workbench:
+    def with_8_bit_weights(self) -> TrialBuilder:
         """The same, to see what rounding activations costs alone, next to which 8-bit weights cost little."""
         eight = self.scheme.weight if self.scheme.weight and self.scheme.weight.bits == 8 else _W8
         return replace(self, scheme=replace(self.scheme, weight=eight, table_channels=0))
@@ -111,25 +136,7 @@ class Workbench:
             return self._below_8
         # A weight that makes up for the errors of certain layers in front of it does harm behind others.
         alone = replace(self._below_8, settings=replace(self._below_8.settings, corrections=(NO_CORRECTION,)))
-        return _Remembered(alone, self._fitted, narrow)
-
-
-@dataclass(frozen=True, slots=True)
-class _Remembered:
-    """A fit that is asked only when it has not seen some of the weights. known: (weight, type) -> what was found, None
-    for a weight that cannot be fitted.
-    """
-
-    fit: Fit
-    known: dict[tuple[str, QuantType], Fitted | None]
-    wanted: Sequence[Weight]
-
-    def __call__(self, model: ir.Model, plan: QuantPlan) -> dict[str, Fitted]:
-        keys = {(weight.value, weight.type) for weight in self.wanted}
-        if not keys <= self.known.keys():
-            found = self.fit(model, plan)
-            self.known.update({(weight.value, weight.type): found.get(weight.value) for weight in plan.weights})
-        return {name: fitted for name, kind in keys if (fitted := self.known[name, kind]) is not None}
+        return self.fits.fitter(alone, narrow)
 
 
 def work(node: ir.Node) -> int:
@@ -163,10 +170,10 @@ def observed(plan: QuantPlan, network: ir.Model) -> tuple[str, ...]:
 
 
 def precisions(bits: Mapping[str, int], floats: Iterable[str], reason: str = "") -> dict[str, Precision]:
-    """What `make_plan` takes. bits: of the weights, by layer. floats: nodes that compute in float."""
-    floats = set(floats)
-    return {name: Precision(bits.get(name), False if name in floats else None, reason)  # type: ignore[arg-type]
-            for name in dict.fromkeys((*bits, *sorted(floats)))}
+    """What `make_plan` takes. bits: of the weights, by layer. floats: nodes that compute in float, for this reason."""
+    found = {name: Precision(width) for name, width in bits.items()}  # type: ignore[arg-type]
+    return found | {name: replace(found.get(name, Precision()), integer_activations=False, reason=reason)
+                    for name in sorted(set(floats))}
 
 
 def spread(samples: Samples, count: int) -> list[Arrays]:

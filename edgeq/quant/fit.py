@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edgeq.graph import attribute, constant, label
 from edgeq.graph import shape as shape_of
-from edgeq.inference.prefix import Arrays, Prefix
+from edgeq.inference.partial import PartialRun
+from edgeq.inference.session import Arrays
 from edgeq.ops import MATRIX_PRODUCTS, MULTIPLY_ACCUMULATE
 from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.rounding import nearest, sum_preserving
@@ -58,8 +59,9 @@ class Fit:
         """
         layers = _layers(model.graph, plan)
         replaced: dict[str, Array] = {}
-        true = Prefix(model, [node for node, *_ in layers], self.feeds)
-        seen = Prefix(model, [node for node, *_ in layers], self.feeds, replaced)
+        nodes = [node for node, *_ in layers]
+        true = PartialRun(model, self.feeds, needed=nodes)
+        seen = PartialRun(model, self.feeds, needed=nodes, replaced=replaced)
         fitted: dict[str, Fitted] = {}
         for node, weight, geometry in layers:
             true.run_until(node)

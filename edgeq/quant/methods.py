@@ -10,7 +10,7 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from edgeq.errors import UsageError
-from edgeq.inference.prefix import Arrays
+from edgeq.inference.session import Arrays
 from edgeq.quant.fit import Fit
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.rounding import Rounding, nearest, sum_preserving

@@ -1,30 +1,131 @@
-"""How much each layer hurts when it alone is quantized.
+"""How much each rounding hurts when it alone is done, and all else is float.
 
-The float values of all samples are computed once, layer after layer. At each layer its quantized part is run on them,
-and the float rest of the network on what it gives:
+The float values of all samples are computed once, node after node. At each place one value is replaced by what a
+quantizer makes of it, and the float rest of the network is run on that:
 
-    float values ──▶ the layer, on its grids ──▶ the float layers behind it ──▶ outputs, against the float outputs
+    float values ──▶ one quantizer ──▶ the float nodes behind it ──▶ outputs, against the float outputs
+
+Roundings of different places are nearly independent, so that their noise adds up: thousands of ways to choose
+precisions can be compared without running them.
 """
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import is_constant, label
-from edgeq.inference.prefix import Arrays, part_session, reads
-from edgeq.inference.walk import Columns, Walk
+from edgeq.graph import constant, is_constant, label, reads
+from edgeq.inference.partial import Columns, PartialRun, run_nodes
+from edgeq.inference.session import Arrays
+from edgeq.metrics import CEILING_DB, ErrorPower
 from edgeq.ops import WEIGHTED, stored_inputs
 from edgeq.quant.plan import QuantPlan, Weight
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
+from edgeq.scheme import QuantParams, dequantize, quantize
 
-CEILING_DB: Final = 200.0  # of outputs that are equal
+Key = TypeVar("Key", bound=Hashable)
+Told: TypeAlias = Callable[[int, int], None]  # how many are done, of how many
 
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """One change of the float network. value: what it changes. change: the float values of all samples -> the changed
+    ones of `value`. needs: names of the values that it reads.
+    """
+
+    value: ir.Value
+    needs: tuple[str, ...]
+    change: Callable[[Columns], list[NDArray[Any]]]
+
+
+def errors_alone(network: ir.Model, quantizers: Mapping[Key, Quantizer], feeds: Sequence[Arrays],
+                 progress: Told = lambda done, total: None) -> dict[Key, list[ErrorPower]]:
+    """The error of every computed output, in the network's order, for each quantizer alone.
+
+    Time: about half a run of the network for each quantizer and sample. Memory: the values that are alive at one place,
+    for all samples.
+
+    Raises:
+        ModelError: onnxruntime cannot run a part of the model.
+    """
+    position = {node: number for number, node in enumerate(network.graph)}
+
+    def place(key: Key) -> int:
+        producer = quantizers[key].value.producer()
+        return -1 if producer is None else position[producer]
+
+    run = PartialRun(network, feeds, held=[(name, place(key)) for key, found in quantizers.items()
+                                           for name in found.needs])
+    expected = run.outputs()
+    errors: dict[Key, list[ErrorPower]] = {}
+    for done, key in enumerate(sorted(quantizers, key=place), 1):
+        run.advance(place(key) + 1)
+        outputs = run.rest(quantizers[key].value, quantizers[key].change(run.values))
+        errors[key] = [ErrorPower.of(expected[name], outputs[name]) for name in expected]
+        progress(done, len(quantizers))
+    return {key: errors[key] for key in quantizers}
+
+
+def quantizer_on(value: ir.Value, grid: QuantParams) -> Quantizer:
+    """Round a value to a grid."""
+    name = value.name or ""
+    return Quantizer(value, (name,),
+                     lambda columns: [dequantize(quantize(data, grid), grid) for data in columns[name]])
+
+
+def activation_quantizers(network: ir.Model, graph: ir.Model) -> dict[str, Quantizer]:
+    """Every value of the float network that the quantized graph rounds, by name."""
+    values = {value.name or "": value for node in network.graph for value in node.outputs}
+    values |= {value.name or "": value for value in network.graph.inputs}
+    found = {}
+    for node in graph.graph:
+        if node.op_type == QUANTIZE and node.inputs[0] is not None and not is_constant(node.inputs[0]):
+            grid, reader = grid_of(node), next((use.node for use in node.outputs[0].uses()), None)
+            names = [node.inputs[0].name or ""] + ([reader.outputs[0].name or ""] if reader is not None else [])
+            value = next((values[name] for name in names if name in values), None)
+            if grid is not None and value is not None:
+                found[value.name or ""] = quantizer_on(value, grid)
+    return found
+
+
+def weight_quantizers(network: ir.Model, graph: ir.Model, layers: Mapping[str, ir.Node]) -> dict[str, Quantizer]:
+    """Every layer whose constants the quantized graph stores as integers, by label: the layer with these constants."""
+    twins = {label(node): node for node in graph.graph}
+    found = {}
+    for name, node in layers.items():
+        constants = {value.name or "": data for value, twin in zip(node.inputs, twins[name].inputs, strict=True)
+                     if value is not None and is_constant(value) and (data := _stored(twin)) is not None}
+        if constants:
+            found[name] = _with_constants(network, node, constants)
+    return found
+
+
+def _stored(value: ir.Value | None) -> NDArray[Any] | None:
+    """A constant, or one behind a DequantizeLinear, as float32."""
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != DEQUANTIZE:
+        return constant(value)
+    data, grid = constant(producer.inputs[0]), grid_of(producer)
+    return None if data is None or grid is None else dequantize(np.asarray(data).astype(np.int32), grid)
+
+
+def _with_constants(network: ir.Model, node: ir.Node, constants: Arrays) -> Quantizer:
+    needs = tuple(value.name or "" for value in reads(node)
+                  if value.name not in constants and not is_constant(value))
+    result = node.outputs[0]
+
+    def change(columns: Columns) -> list[NDArray[Any]]:
+        count = len(columns[needs[0]])
+        return run_nodes(network, [node], columns, [result], count, constants)[result.name or ""]
+
+    return Quantizer(result, needs, change)
+
+
+# -- the layers of a quantized graph -----------------------------------------------------------------------------------
 
 @dataclass(frozen=True, slots=True)
 class Damage:
@@ -59,43 +160,38 @@ class Unit:
 
 
 def sensitivity(network: ir.Model, graph: ir.Model, plan: QuantPlan, feeds: Sequence[Arrays],
-                progress: Callable[[int, int], None] = lambda done, total: None) -> list[Damage]:
+                progress: Told = lambda done, total: None) -> list[Damage]:
     """The damage of each layer of `network`, the worst first. graph: the same network, quantized by `plan`.
 
-    Time: about half a run of the network for each layer and sample. Memory: the values that are alive at one layer, for
-    all samples.
-
     Raises:
-        ModelError: onnxruntime cannot run a part of the model.
+        ModelError: as `errors_alone`.
     """
-    position = {node: number for number, node in enumerate(network.graph)}
-    units = sorted(find_units(network, graph), key=lambda unit: _place(unit, position))
-    walk = Walk(network, feeds, [(real.name or "", _place(unit, position)) for unit in units for real, _ in unit.given])
+    units = {unit.value.name or "": unit for unit in find_units(network, graph)}
+    errors = errors_alone(network, {name: _alone(graph, unit) for name, unit in units.items()}, feeds, progress)
     kinds: dict[str, list[Weight]] = {}
     for weight in plan.weights:
         kinds.setdefault(weight.node, []).append(weight)
-    expected = walk.outputs()
     found = []
-    for number, unit in enumerate(units):
-        walk.advance(_place(unit, position))
-        outputs = walk.rest(unit.value, _run_unit(graph, unit, walk.values))
-        decibel = min((sqnr_db(expected[name], outputs[name]) for name in expected if name in outputs),
-                      default=CEILING_DB)
+    for name, unit in units.items():
         weights = kinds.get(label(unit.node), [])
         data = [network.graph.initializers[weight.value].const_value for weight in weights]
-        found.append(Damage(label(unit.node), unit.node.op_type, unit.value.name or "",
-                            weights[0].type.bits if weights else None,
-                            sum(tensor.nbytes for tensor in data if tensor is not None), decibel))
-        progress(number + 1, len(units))
+        found.append(Damage(label(unit.node), unit.node.op_type, name, weights[0].type.bits if weights else None,
+                            sum(tensor.nbytes for tensor in data if tensor is not None),
+                            min((error.sqnr_db for error in errors[name]), default=CEILING_DB)))
     return sorted(found, key=lambda damage: damage.sqnr_db)
 
 
-def _place(unit: Unit, position: dict[ir.Node, int]) -> int:
-    producer = unit.value.producer()
-    return -1 if producer is None else position[producer]
+def _alone(graph: ir.Model, unit: Unit) -> Quantizer:
+    """The layer's result, from the float values that it reads."""
+    given = {ours.name or "": real.name or "" for real, ours in unit.given}
 
+    def change(columns: Columns) -> list[NDArray[Any]]:
+        known = {ours: columns[real] for ours, real in given.items()}
+        count = len(next(iter(known.values())))
+        return run_nodes(graph, unit.nodes, known, [unit.result], count)[unit.result.name or ""]
 
-# -- the layers of a quantized graph -----------------------------------------------------------------------------------
+    return Quantizer(unit.value, tuple(given.values()), change)
+
 
 def find_units(network: ir.Model, graph: ir.Model) -> list[Unit]:
     """Every value that the quantized graph rounds, with the layer that computes it; and every layer that only has
@@ -168,25 +264,3 @@ def _unit(graph: ir.Model, exact: ir.Value, rounding: tuple[ir.Node, ...], float
     main = products[-1] if products else value.producer()
     assert main is not None
     return Unit(main, value, result, ordered, tuple(given.items()))
-
-
-def _run_unit(graph: ir.Model, unit: Unit, values: Columns) -> list[NDArray[Any]]:
-    """The layer's result for each sample, from the float values that it reads."""
-    sources = {ours: values[real.name or ""] for real, ours in unit.given}
-    made = {value for node in unit.nodes for value in node.outputs}
-    constants = {value.name or "": value.const_value.numpy() for node in unit.nodes for value in reads(node)
-                 if value not in made and value not in sources and value.const_value is not None}
-    session = part_session(graph, unit.nodes, {ours: column[0] for ours, column in sources.items()}, constants,
-                           [unit.result])
-    count = len(next(iter(sources.values())))
-    return [session.run(None, {ours.name: column[k] for ours, column in sources.items()})[0] for k in range(count)]
-
-
-def sqnr_db(reference: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
-    noise = sum(float(np.square(g.astype(np.float64) - r).sum()) for r, g in zip(reference, got, strict=True))
-    signal = sum(float(np.square(r.astype(np.float64)).sum()) for r in reference)
-    if noise == 0:
-        return CEILING_DB
-    if math.isnan(noise) or signal == 0:
-        return -CEILING_DB
-    return float(np.clip(10 * math.log10(signal / noise), -CEILING_DB, CEILING_DB))

@@ -17,8 +17,8 @@ from edgeq.graph import constant
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.report.console import share, size
+from edgeq.report.mixed_precision import precision_html, precision_sentence, score_sentence
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
-from edgeq.report.search import repair_sentence, score_sentence, search_html, wider_sentence
 from edgeq.report.text import reasons
 from edgeq.scheme import broadcast
 from edgeq.verify.layers import BROKEN_DB, Layer, LayerComparison, compare_graphs
@@ -122,9 +122,7 @@ def page(report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> 
         parts.append(_section("Error by layer", f"<p>{escape(found)}</p>"))
     else:
         parts += _plots(evidence, found)
-    if report.get("search"):
-        parts.append(search_html(report["search"]))
-    parts += [_kept(report), _calibration(report["calibration"])]
+    parts += [precision_html(report), _kept(report), _calibration(report["calibration"])]
     if not isinstance(found, str):
         parts.append(_layer_table(found))
     title = escape(f"{report['name']} for {report['target']}")
@@ -227,8 +225,8 @@ def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
                              f"{escape(quantization['method'])}"),
                  ("Activations", "float" if activation == 32 else
                   f"{activation} bits, ranges by {escape(str(quantization['calibrator']))}")]
-        wider = wider_sentence(quantization["wider_layers"], report.get("wider"))
-        rows += [("Wider layers", escape(wider))] if wider else []
+        mixed = precision_sentence(report)
+        rows += [("Mixed precision", escape(mixed))] if mixed else []
         if quantization["scaled_channels"]:
             methods = dict.fromkeys(line["method"] for line in quantization["scaled_channels"])
             rows.append(("Scaled channels", f"at {len(quantization['scaled_channels'])} places, by "
@@ -268,13 +266,11 @@ def _plots(evidence: Evidence, found: LayerComparison) -> list[str]:
 def _kept(report: Mapping[str, Any]) -> str:
     kept = reasons(report["quantization"].get("kept_float", ()))
     islands = reasons(report["float_on_this_engine"])
-    said = repair_sentence(report["repair"]) if report.get("repair") else ""
 
     def items(lines: Sequence[str]) -> str:
         return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
-    body = f"<p>{escape(said)}</p>" if said else ""
-    body += items(kept) if kept else "<p>Nothing was kept in float.</p>"
+    body = items(kept) if kept else "<p>Nothing was kept in float.</p>"
     if islands:
         body += f"<p>Runs in float on {escape(report['target'])} all the same:</p>{items(islands)}"
     if report["notes"]:

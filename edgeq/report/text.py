@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from edgeq.report.console import console, share, size, table
-from edgeq.report.search import repair_sentence, score_sentence, search_sentence, wider_sentence
+from edgeq.report.mixed_precision import precision_sentence, score_sentence
 from edgeq_runtime.dimensions import from_json
 
 LOW_SQNR_DB: Final = 10.0  # the error has a third of the signal's amplitude: hardly a model any more
@@ -39,20 +39,13 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if row.get("evaluation"):
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
-    if rows and rows[0].get("search"):
-        out.print(search_sentence(rows[0]["search"]), soft_wrap=True)
-    for said in dict.fromkeys(repair_sentence(row["repair"]) for row in rows if row.get("repair")):
-        if said:
-            out.print(said, soft_wrap=True)
+    for said in filter(None, dict.fromkeys(map(precision_sentence, rows))):
+        out.print(said, soft_wrap=True)
     if any("scheme" in row["quantization"] for row in rows):
         out.print("The model came quantized: its integers and grids are kept, so --bits, --weights, --method and "
                   "--calibrator changed nothing. Give the float original to quantize anew.", soft_wrap=True)
     for kept in dict.fromkeys(tuple(reasons(row["quantization"].get("kept_float", ()))) for row in rows):
         _list(out, "kept in float:", kept)
-    for said in dict.fromkeys(wider_sentence(row["quantization"].get("wider_layers", {}), row.get("wider"))
-                              for row in rows if not row.get("search")):
-        if said:
-            out.print(said, soft_wrap=True)
     fallbacks({row["target"]: row["float_on_this_engine"] for row in rows})
     for row in rows:
         _list(out, f"otherwise than planned on {row['target']}:", reasons(row["notes"]))
@@ -171,7 +164,7 @@ def _model(found: Mapping[str, Any]) -> None:
 def _bundle(found: Mapping[str, Any]) -> None:
     out = console()
     quantization = {key: value for key, value in found["quantization"].items()
-                    if key not in ("kept_float", "wider_layers")}
+                    if key not in ("kept_float", "higher_precision_layers", "wider_layers")}  # the last: its old name
     rows = table("", "")
     rows.add_row("bundle", f"{found['name']} for {found['target']}, format {found['format']}")
     rows.add_row("engine", f"{found['engine']} {found['engine_version']}, opens {found['entry']}")

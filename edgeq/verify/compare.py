@@ -1,7 +1,6 @@
 """How far two runs of a network are apart."""
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.inference.reference import Arrays
-
-CEILING_DB = 200.0  # reported for outputs that are equal: JSON has no infinity
+from edgeq.inference.session import Arrays
+from edgeq.metrics import ErrorPower
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +38,10 @@ def compare(reference: Sequence[Arrays], got: Sequence[Arrays]) -> tuple[Differe
 
 def _difference(name: str, reference: list[NDArray[Any]], got: list[NDArray[Any]]) -> Difference:
     pairs = [_aligned(r, g) for r, g in zip(reference, got, strict=True)]
-    noise = sum(float(np.square(g - r).sum()) for r, g in pairs)
-    signal = sum(float(np.square(r).sum()) for r, _ in pairs)
+    error = ErrorPower.of(*zip(*pairs, strict=True))
     max_abs = max((float(np.abs(g - r).max(initial=0.0)) for r, g in pairs), default=0.0)
     cosine = float(np.mean([_cosine(r.ravel(), g.ravel()) for r, g in pairs]))
-    return Difference(name, sqnr_db(signal, noise), cosine, max_abs, _top1(pairs), noise, signal)
+    return Difference(name, error.sqnr_db, cosine, max_abs, _top1(pairs), error.noise, error.signal)
 
 
 def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -57,15 +54,6 @@ def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.flo
     special = ~np.isfinite(r)
     same = special & ((r == g) | (np.isnan(r) & np.isnan(g)))
     return np.where(special, 0.0, r), np.where(same, 0.0, np.where(special, np.nan, g))
-
-
-def sqnr_db(signal: float, noise: float) -> float:
-    """Signal to quantization noise ratio in dB, at most CEILING_DB either way; NaN noise counts as the worst."""
-    if math.isnan(noise) or (noise > 0 and signal == 0):
-        return -CEILING_DB
-    if noise == 0:
-        return CEILING_DB
-    return float(np.clip(10 * math.log10(signal / noise), -CEILING_DB, CEILING_DB))
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -9,7 +9,6 @@ A probe knows how one engine names its values. What it cannot match by name is l
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.errors import MissingExtra, ModelError
+from edgeq.errors import MissingExtra
 from edgeq.graph import consumers, is_constant, label
-from edgeq.inference.reference import Arrays, run_onnx
+from edgeq.inference.reference import run_onnx
+from edgeq.inference.session import Arrays, exposing, open_session
+from edgeq.metrics import CEILING_DB, ErrorPower
 from edgeq.ops import KEEPING_ALL, LIMITING
 from edgeq.passes.shapes import largest_run
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerTensor, QuantParams, QuantType, dequantize
-from edgeq.verify.compare import CEILING_DB, sqnr_db
 from edgeq_runtime.manifest import Manifest, TensorSpec
 
 BROKEN_DB: Final = 15.0  # the error has a sixth of the signal's amplitude; 8 bits that work stay above 25
@@ -149,7 +149,7 @@ def compare_values(network: ir.Model, probe: Probe, feeds: Iterable[Arrays]) -> 
     wanted = [value for value in _float_values(network.graph) if value.name in shown]
     sums = {value.name or "": _Sums() for value in wanted}
     feeds = list(feeds)
-    for feed, expected in zip(feeds, run_onnx(_exposing(network, list(sums)), feeds), strict=True):
+    for feed, expected in zip(feeds, run_onnx(exposing(network, list(sums)), feeds), strict=True):
         for name, seen in probe.run(feed).items():
             if name in sums:
                 sums[name].add(np.asarray(feed[name] if name in feed else expected[name]), seen)
@@ -195,7 +195,7 @@ class _Sums:
 
     def layer(self, value: ir.Value, before_db: float) -> Layer:
         producer = value.producer()
-        found = sqnr_db(self.signal, self.noise)
+        found = ErrorPower(self.noise, self.signal).sqnr_db
         used = saturated = None
         if self.grid is not None and self.low is not None and self.high is not None:
             first, last = self.grid.type.range
@@ -261,16 +261,6 @@ def _unmatched(graph: ir.Graph, shown: set[str]) -> list[str]:
             and (producer := value.producer()) is not None and producer.op_type not in KEEPING_ALL]
 
 
-def _exposing(model: ir.Model, names: Iterable[str]) -> ir.Model:
-    """A copy with further outputs."""
-    result = model.clone()
-    graph = result.graph
-    known = {value.name: value for node in graph for value in node.outputs}
-    have = {value.name for value in graph.outputs}
-    graph.outputs.extend(known[name] for name in names if name in known and name not in have)
-    return result
-
-
 # -- onnxruntime -------------------------------------------------------------------------------------------------------
 
 class OnnxProbe:
@@ -280,8 +270,6 @@ class OnnxProbe:
     """
 
     def __init__(self, model: ir.Model, network: ir.Model, session_options: Mapping[str, str] | None):
-        import onnxruntime
-
         known = {value.name for value in _float_values(network.graph)}
         self._grids: dict[str, tuple[str, QuantParams]] = {}
         for node in model.graph:
@@ -294,20 +282,8 @@ class OnnxProbe:
         self._plain = [value.name or "" for node in model.graph for value in node.outputs
                        if value.name in known and value.name not in self._grids and not _is_inner(value)
                        and value.dtype in (None, ir.DataType.FLOAT)]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        for key, text in (session_options or {}).items():
-            options.add_session_config_entry(key, str(text))
-        if session_options is None:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        exposed = _exposing(model, [*(stored for stored, _ in self._grids.values()), *self._plain])
-        with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-            path = Path(folder) / "model.onnx"
-            ir.save(exposed, path, external_data="model.onnx.data")
-            try:
-                self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # its exceptions share no base class
-                raise ModelError(f"onnxruntime cannot show the model's inner values: {error}") from error
+        exposed = exposing(model, [*(stored for stored, _ in self._grids.values()), *self._plain])
+        self._session = open_session(exposed, fused=session_options is not None, entries=session_options or {})
 
     @property
     def names(self) -> Sequence[str]:

@@ -13,7 +13,8 @@ import onnx_ir as ir
 import edgeq_runtime
 from edgeq.errors import VerificationError
 from edgeq.inference.reference import PART, Arrays, run_parts
-from edgeq.verify.compare import Difference, compare, sqnr_db
+from edgeq.metrics import ErrorPower
+from edgeq.verify.compare import Difference, compare
 from edgeq.verify.references import References
 from edgeq_runtime.manifest import Manifest
 
@@ -88,4 +89,4 @@ def _complaint(artifact: Difference, graph: Difference) -> str:
     if artifact.noise <= allowed:  # False for NaN too
         return ""
     return (f"output '{artifact.output}': {artifact.sqnr_db:.1f} dB against the float model, where the graph has "
-            f"{graph.sqnr_db:.1f} dB and {sqnr_db(graph.signal, allowed):.1f} dB was allowed")
+            f"{graph.sqnr_db:.1f} dB and {ErrorPower(allowed, graph.signal).sqnr_db:.1f} dB was allowed")

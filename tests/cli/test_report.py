@@ -21,8 +21,11 @@ from rich.console import Console
 from edgeq.conversion.inspect import describe, peak_activation_bytes, read_labels, read_preprocess, weight_bytes
 from edgeq.errors import InputError, MissingExtra, UsageError
 from edgeq.frontends import load_model
+from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
+from edgeq.quant.plan import Precision
 from edgeq.report import boards, doctor, text
 from edgeq.report.console import print_rows, size, table
+from edgeq.report.mixed_precision import precision_sentence
 from edgeq.scheme import PRESETS
 from edgeq.verify.run_bundle import read_inputs, summary
 from edgeq_runtime.preprocess import Preprocess, imagenet
@@ -242,6 +245,16 @@ def test_describe_a_quantized_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["targets"]["tflite"] == {"missing": None, "cannot_run": [], "stays_float": []}
 
 
+def test_one_sentence_tells_of_mixed_precision() -> None:
+    weights = Measurement("weights", 19.25, Trial({"a": Precision(8)}, 24.5), (Trial({}, 20.0),), 6)
+    activations = Measurement("activations", 30.0, note="too large")
+    mixed = MixedPrecision({"a": Precision(8)}, 0.05, (weights, activations, Measurement("nothing tried", 50.0)))
+    report = {"quantization": {"higher_precision_layers": {"a": 8}}, "mixed_precision": mixed.to_json()}
+    assert precision_sentence(report) == (
+        "1 layer keeps 8 bits, 5.0 % of the work stays in float; weights: sqnr 24.5 dB, 19.25 dB without (1 of at most "
+        "6 precision assignments tried); activations: sqnr 30 dB, layers not compared: too large")
+
+
 def test_a_self_test_that_fails_on_average_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """The limit of the noise is none of a single value."""
     difference = {"case": 0, "output": "y", "index": (0, 1), "expected": 1.0, "got": 1.5, "allowed": 0.25, "noise": 0.5}
@@ -254,7 +267,8 @@ def row(target: str, decibels: float) -> dict[str, Any]:
     line = {"output": "[scores]", "sqnr_db": decibels, "cosine": 0.9, "max_abs": 0.1, "top1": 0.875}
     kept = [{"node": f"[n{k}]", "op": "Softmax", "reason": "tail"} for k in range(200)]
     return {"path": f"net.{target}.edgeq", "bytes": 2500, "source_bytes": 10_000, "target": target,
-            "quantization": {"kept_float": kept}, "float_on_this_engine": [],
+            "quantization": {"kept_float": kept, "higher_precision_layers": {"[a]": 8, "[b]": 8}},
+            "mixed_precision": {"layers": [], "float_share": 0.0, "measured": []}, "float_on_this_engine": [],
             "notes": [{"node": f"[w{k}]", "op": "Conv", "reason": "stored in int8"} for k in range(2)],
             "verification": {"samples": 8, "inputs": "calibration samples", "engine": "some engine",
                              "against_float": [line], "against_graph": [line], "graph_against_float": [line]}}
@@ -269,5 +283,6 @@ def test_a_conversion_in_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.count("200 Softmax: tail ([n0], [n1], [n2], ...)") == 1  # one plan, one list, one line
     assert "otherwise than planned on tflite:" in shown
     assert "2 Conv: stored in int8 ([w0], [w1])" in shown
+    assert shown.count("2 layers keep 8 bits by rule") == 1
     assert shown.count("warning") == 1
     assert "warning: output '[scores]' on coreml is 9.9 dB" in shown

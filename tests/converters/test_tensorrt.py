@@ -167,7 +167,7 @@ def test_the_report_lists_4_bit_weights_that_take_more(tmp_path: Path) -> None:
     first_inputs = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     wide = {node.name for node in graph.node if len(node.input) > 1 and node.input[1] in first_inputs
             and kinds[first_inputs[node.input[1]]] == onnx.TensorProto.INT8}
-    eight = set(bundle.report["quantization"]["wider_layers"])
+    eight = set(bundle.report["quantization"]["higher_precision_layers"])
     notes = {note["node"]: note["reason"] for note in bundle.report["notes"]}
     assert set(notes) == wide - eight
     assert any("int8: INT4 is for matrix products" in reason for reason in notes.values())

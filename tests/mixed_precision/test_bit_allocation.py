@@ -13,7 +13,7 @@ import edgeq_runtime
 from edgeq.bundle.folder import Bundle
 from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import run_onnx
-from edgeq.mixed_precision import bit_allocation as wider
+from edgeq.mixed_precision import bit_allocation
 from edgeq.verify.compare import compare
 
 SHAPE = (1, 4, 8, 6)
@@ -55,21 +55,24 @@ def weight_bytes(bundle: Bundle) -> int:
 def test_the_layer_that_loses_most_keeps_8_bits(tmp_path: Path) -> None:
     by_rule, plain = converted(tmp_path / "rule", method="sum-preserving+gptaq+refit+bias")
     bundle, measured = converted(tmp_path / "measured")
-    assert "Conv_4" not in by_rule.report["quantization"]["wider_layers"]
-    assert bundle.report["quantization"]["wider_layers"]["Conv_4"] == 8
+    assert "Conv_4" not in by_rule.report["quantization"]["higher_precision_layers"]
+    assert bundle.report["quantization"]["higher_precision_layers"]["Conv_4"] == 8
     assert measured > plain + 3
-    assert weight_bytes(bundle) <= wider.MOST_BYTES * weight_bytes(by_rule)
-    found = bundle.report["wider"]
-    assert found["sqnr_db"] > found["rule_sqnr_db"] + wider.WORTH_DB
-    assert "layers that lose most at fewer bits keep 8" in (bundle.path / "report.html").read_text()
+    assert weight_bytes(bundle) <= bit_allocation.MOST_BYTES * weight_bytes(by_rule)
+    (found,) = bundle.report["mixed_precision"]["measured"]
+    assert found["score"] > found["plain"] + bit_allocation.WORTH_DB
+    (chosen,) = (trial for trial in found["trials"] if trial["chosen"])
+    assert chosen["score"] == found["score"]
+    assert f"8 bits; rounded weights alone: sqnr {found['score']:.4g} dB" in (bundle.path / "report.html").read_text()
 
 
 def test_rules_hold_where_nothing_better_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wider, "WORTH_DB", 200.0)
+    monkeypatch.setattr(bit_allocation, "WORTH_DB", 200.0)
     by_rule, _ = converted(tmp_path / "rule", method="sum-preserving+gptaq+refit+bias")
     bundle, _ = converted(tmp_path / "b")
-    assert not bundle.report["wider"]["measured"]
-    assert bundle.report["quantization"]["wider_layers"] == by_rule.report["quantization"]["wider_layers"]
+    assert not bundle.report["mixed_precision"]["layers"]
+    assert (bundle.report["quantization"]["higher_precision_layers"]
+            == by_rule.report["quantization"]["higher_precision_layers"])
 
 
 def test_an_embedding_table_pays_for_no_other_layer(tmp_path: Path) -> None:
@@ -87,11 +90,11 @@ def test_an_embedding_table_pays_for_no_other_layer(tmp_path: Path) -> None:
     samples = [{"ids": random.integers(0, 2000, (1, 8))} for _ in range(12)]
     bundle = convert(model, target="onnxruntime", bits=4, activations="float", calibration=samples,
                      output=tmp_path / "b")
-    assert "MatMul_3" not in bundle.report["quantization"]["wider_layers"]
+    assert "MatMul_3" not in bundle.report["quantization"]["higher_precision_layers"]
 
 
 def test_what_is_too_large_to_measure_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wider, "LARGEST", 1000)
+    monkeypatch.setattr(bit_allocation, "LARGEST", 1000)
     bundle, _ = converted(tmp_path / "b")
-    assert "too large to measure" in bundle.report["wider"]["note"]
-    assert "not measured: the network is too large" in (bundle.path / "report.html").read_text()
+    assert "too large to measure" in bundle.report["mixed_precision"]["measured"][0]["note"]
+    assert "layers not compared: the network is too large" in (bundle.path / "report.html").read_text()

@@ -13,7 +13,7 @@ import edgeq_runtime
 from edgeq.bundle.folder import Bundle
 from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import run_onnx
-from edgeq.mixed_precision import float_fallback as repair
+from edgeq.mixed_precision import float_fallback
 from edgeq.verify.compare import compare
 
 SHAPE = (1, 2, 8, 6)
@@ -40,7 +40,7 @@ def gated(outlier: float) -> ir.Model:
 
 
 def converted(model: ir.Model, path: Path, **words: Any) -> tuple[Bundle, float, list[str]]:
-    """-> the bundle, its SQNR against float, and the nodes that the repair keeps."""
+    """-> the bundle, its SQNR against float, and the nodes that are kept float for it."""
     bundle = convert(model, target="onnxruntime", calibration=FEEDS, output=path, **words)
     with edgeq_runtime.load(bundle.path) as engine:
         (difference,) = compare(list(run_onnx(model, FEEDS)), [engine.run(dict(feed)) for feed in FEEDS])
@@ -50,46 +50,49 @@ def converted(model: ir.Model, path: Path, **words: Any) -> tuple[Bundle, float,
 
 def test_the_layer_that_ruins_the_outputs_computes_in_float(tmp_path: Path) -> None:
     _, plain, none = converted(gated(100.0), tmp_path / "plain", method="sum-preserving")
-    bundle, repaired, kept = converted(gated(100.0), tmp_path / "repaired")
+    bundle, mixed_db, kept = converted(gated(100.0), tmp_path / "mixed")
     assert plain < 20
     assert not none
-    assert repaired > plain + 10
+    assert mixed_db > plain + 10
     assert {"Conv_0", "Sigmoid_1"} <= set(kept)
     assert "Conv_6" not in kept
-    found = bundle.report["repair"]
-    assert found["plain_sqnr_db"] == pytest.approx(plain, abs=1)
-    assert found["sqnr_db"] == pytest.approx(repaired, abs=1)
-    assert 0 < found["float_share"] < repair.MOST_FLOAT
-    assert bundle.manifest.quantization["wider_layers"] == {}
-    assert "of the work stays in float, which brings the output of" in (bundle.path / "report.html").read_text()
+    mixed = bundle.report["mixed_precision"]
+    (found,) = mixed["measured"]
+    assert found["plain"] == pytest.approx(plain, abs=1)
+    assert found["score"] == pytest.approx(mixed_db, abs=1)
+    assert 0 < mixed["float_share"] < float_fallback.MOST_FLOAT
+    assert {layer["node"] for layer in mixed["layers"] if layer["float"]} <= set(kept)
+    assert bundle.manifest.quantization["higher_precision_layers"] == {}
+    page = (bundle.path / "report.html").read_text()
+    assert "of the work stays in float; 8-bit weights and activations: sqnr" in page
 
 
 def test_the_same_layers_compute_in_float_behind_4_bit_weights(tmp_path: Path) -> None:
     fitted = "sum-preserving+gptaq+refit+bias"
     _, plain, none = converted(gated(100.0), tmp_path / "plain", bits=4, method=fitted)
-    bundle, repaired, kept = converted(gated(100.0), tmp_path / "repaired", bits=4)
+    bundle, mixed_db, kept = converted(gated(100.0), tmp_path / "mixed", bits=4)
     assert not none
     assert {"Conv_0", "Sigmoid_1"} <= set(kept)
-    assert repaired > plain + 3
+    assert mixed_db > plain + 3
     assert bundle.manifest.quantization["weight_bits"] == 4
 
 
 def test_what_is_good_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repair, "VALUES_DB", 25.0)
+    monkeypatch.setattr(float_fallback, "VALUES_DB", 25.0)
     bundle, sqnr, kept = converted(gated(1.0), tmp_path / "b")
     assert sqnr > 25
     assert not kept
-    assert bundle.report["repair"]["float_share"] == 0
+    assert bundle.report["mixed_precision"]["float_share"] == 0
 
 
-def test_weights_alone_are_not_repaired(tmp_path: Path) -> None:
+def test_without_samples_nothing_is_measured(tmp_path: Path) -> None:
     bundle = convert(gated(1.0), target="onnxruntime", output=tmp_path / "b")
-    assert bundle.report["repair"] is None
+    assert bundle.report["mixed_precision"] == {"layers": [], "float_share": 0.0, "measured": []}
 
 
 @pytest.mark.parametrize("what", ["constant samples", "weights of zero", "dead channels"])
 def test_no_signal_gives_a_finite_model(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repair, "VALUES_DB", 500.0)
+    monkeypatch.setattr(float_fallback, "VALUES_DB", 500.0)
     model, samples = gated(1.0), FEEDS
     if what == "constant samples":
         samples = [{"x": np.zeros(SHAPE, np.float32)}] * 4
@@ -106,8 +109,8 @@ def test_no_signal_gives_a_finite_model(what: str, tmp_path: Path, monkeypatch: 
 
 
 def test_what_cannot_be_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repair, "LARGEST", 1000)
+    monkeypatch.setattr(float_fallback, "LARGEST", 1000)
     bundle, _, kept = converted(gated(100.0), tmp_path / "b")
     assert not kept
-    assert "too large to measure" in bundle.report["repair"]["note"]
-    assert "everything is quantized: the network is too large" in (bundle.path / "report.html").read_text()
+    assert "too large to measure" in bundle.report["mixed_precision"]["measured"][0]["note"]
+    assert "layers not compared: the network is too large" in (bundle.path / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""The greedy path against every mixture there is, and its bookkeeping."""
+"""The greedy path against every assignment there is, and its bookkeeping."""
 from __future__ import annotations
 
 import itertools
@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edgeq.mixed_precision.greedy_path import FLOAT_COST, Layer, Rounded, path
+from edgeq.mixed_precision.greedy_path import FLOAT_COST, Layer, Rounded, pareto_path
 
 BITS = (4, 8, 16)
 
@@ -21,34 +21,34 @@ def layers(count: int, seed: int) -> dict[str, Layer]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_mixture_is_smaller_and_more_exact_than_the_path_allows(seed: int) -> None:
+def test_no_assignment_is_smaller_and_more_exact_than_the_path_allows(seed: int) -> None:
     """Greedy on the convex hull is optimal at its own points: what is as small has at least as much noise."""
     given = layers(5, seed)
-    walked = path(given, {}, {})
+    walked = pareto_path(given, {}, {})
     for bits in itertools.product(BITS, repeat=5):
         size = sum(layer.weight_bytes[b] for layer, b in zip(given.values(), bits, strict=True))
         noise = sum(layer.noise[b] for layer, b in zip(given.values(), bits, strict=True))
-        for mixture in walked:
-            assert size > mixture.weight_bytes or noise >= mixture.noise - 1e-12 or size == mixture.weight_bytes
+        for found in walked:
+            assert size > found.weight_bytes or noise >= found.noise - 1e-12 or size == found.weight_bytes
 
 
 def test_the_path_goes_from_the_smallest_to_no_noise_at_all() -> None:
     given = layers(4, 1)
     values = {"a": Rounded(0.5, frozenset({"l0", "l1"})), "b": Rounded(0.1, frozenset({"l1", "l2"}))}
-    walked = path(given, values, dict.fromkeys(given, 100))
+    walked = pareto_path(given, values, dict.fromkeys(given, 100))
     assert set(walked[0].bits.values()) == {4}
     assert not walked[0].floats
     assert walked[-1].noise == 0
-    noises = [mixture.noise for mixture in walked]
+    noises = [found.noise for found in walked]
     assert noises == sorted(noises, reverse=True)
 
 
 def test_a_value_costs_what_must_then_compute_in_float() -> None:
     values = {"cheap": Rounded(0.1, frozenset({"small"})), "dear": Rounded(0.1, frozenset({"large"})),
               "covered": Rounded(1e-9, frozenset({"small", "large"}))}
-    walked = path({}, values, {"small": 10, "large": 90})
-    assert [mixture.floats for mixture in walked] == [frozenset(), {"small"}, {"small", "large"}]
-    assert [mixture.float_share for mixture in walked] == pytest.approx([0, 0.1, 1.0])
+    walked = pareto_path({}, values, {"small": 10, "large": 90})
+    assert [found.floats for found in walked] == [frozenset(), {"small"}, {"small", "large"}]
+    assert [found.float_share for found in walked] == pytest.approx([0, 0.1, 1.0])
     assert walked[-1].noise == 0, "what lies between float nodes is float for nothing"
     assert FLOAT_COST == 1.0
 
@@ -58,7 +58,7 @@ def test_a_step_that_needs_too_many_bytes_does_not_end_the_path() -> None:
     given = {"embedding": Layer({8: 1000, 16: 2000}, {8: 1.0, 16: 0.0}),
              "small": Layer({8: 100, 16: 200}, {8: 0.01, 16: 0.0}),
              "tiny": Layer({8: 10, 16: 20}, {8: 0.0001, 16: 0.0})}
-    assert path(given, {}, {})[1].bits["embedding"] == 16
-    walked = path(given, {}, {}, growth=1.1)
-    assert [mixture.weight_bytes for mixture in walked] == [1110, 1210, 1220]
+    assert pareto_path(given, {}, {})[1].bits["embedding"] == 16
+    walked = pareto_path(given, {}, {}, growth=1.1)
+    assert [found.weight_bytes for found in walked] == [1110, 1210, 1220]
     assert walked[-1].bits == {"embedding": 8, "small": 16, "tiny": 16}

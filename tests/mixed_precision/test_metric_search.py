@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from edgeq.errors import UsageError
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision.candidates import measured_path
 from edgeq.mixed_precision.goal import Drop, Least, limits_of
-from edgeq.mixed_precision.trial_builder import Workbench, precisions, work
+from edgeq.mixed_precision.trial_builder import TrialBuilder, precisions, work
 from edgeq.options import Options
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.fit import Fit
@@ -35,36 +36,36 @@ FEEDS = feeds(SHAPE, 16)
 
 
 @pytest.fixture(scope="module")
-def bench() -> Workbench:
+def builder() -> TrialBuilder:
     model = residual()
     samples = open_samples(FEEDS, input_specs(model))
     statistics = calibrate(model, ["x", "r", "c", "t", "p", "f"], samples)
-    return Workbench(model, [ONNXRUNTIME], PRESETS["w8a8"], samples, statistics, CALIBRATORS["mse"],
-                     method_named("auto"))
+    return TrialBuilder(model, [ONNXRUNTIME], PRESETS["w8a8"], samples, statistics, CALIBRATORS["mse"],
+                        method_named("auto"))
 
 
-def noise(bench: Workbench, graph: Any) -> float:
-    (difference,) = compare(list(run_onnx(bench.network, FEEDS[:8])), list(run_onnx(graph, FEEDS[:8])))
+def noise(builder: TrialBuilder, graph: Any) -> float:
+    (difference,) = compare(list(run_onnx(builder.network, FEEDS[:8])), list(run_onnx(graph, FEEDS[:8])))
     return difference.noise / difference.signal
 
 
-def test_the_noise_of_single_roundings_adds_up(bench: Workbench) -> None:
+def test_the_noise_of_single_roundings_adds_up(builder: TrialBuilder) -> None:
     """The sum over single roundings against the whole graph, at both ends of the path and between."""
-    walked = measured_path(bench, FEEDS[:8])
+    walked = measured_path(builder, FEEDS[:8])
     for place in (0, len(walked) // 2, len(walked) - 2):
-        mixture = walked[place]
-        real = noise(bench, bench.build(precisions(mixture.bits, mixture.floats)).graph)
-        assert 1 / 4 < real / mixture.noise < 4, place
+        assignment = walked[place]
+        real = noise(builder, builder.build(precisions(assignment.bits, assignment.floats)).graph)
+        assert 1 / 4 < real / assignment.noise < 4, place
 
 
-def test_the_last_mixture_is_float(bench: Workbench) -> None:
-    mixture = measured_path(bench, FEEDS[:4])[-1]
-    built = bench.build(precisions(mixture.bits, mixture.floats))
+def test_the_last_assignment_is_float(builder: TrialBuilder) -> None:
+    assignment = measured_path(builder, FEEDS[:4])[-1]
+    built = builder.build(precisions(assignment.bits, assignment.floats))
     assert not built.plan.groups
-    assert noise(bench, built.graph) < 1e-5, "weights in half precision"
+    assert noise(builder, built.graph) < 1e-5, "weights in half precision"
 
 
-def test_weights_are_fitted_once_for_all_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_fitted_once_for_all_assignments(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that two layers share cannot be fitted, which must not start the others again."""
     model = network("""
         g (float[1,6] x) => (float[1,5] y) {
@@ -73,14 +74,18 @@ def test_weights_are_fitted_once_for_all_mixtures(monkeypatch: pytest.MonkeyPatc
             y = MatMul (b, v)
         }""", w=normal(6, 6), v=normal(6, 5))
     samples = open_samples(feeds((1, 6), 8), input_specs(model))
-    bench = Workbench(model, [ONNXRUNTIME], PRESETS["w8"], samples, {}, CALIBRATORS["mse"], method_named("auto"))
+    builder = TrialBuilder(model, [ONNXRUNTIME], PRESETS["w8"], samples, {}, CALIBRATORS["mse"], method_named("auto"))
     calls, fit = [], Fit.__call__
     monkeypatch.setattr(Fit, "__call__", lambda *arguments: calls.append(1) or fit(*arguments))
     for bits in ({"MatMul_0": 4, "MatMul_1": 4, "MatMul_2": 4}, {"MatMul_2": 4}, {"MatMul_0": 4, "MatMul_1": 4}):
-        bench.build(precisions(bits, ()))
+        builder.build(precisions(bits, ()))
     assert len(calls) == 1
-    bench.build(precisions({"MatMul_2": 4}, ()), refit=True)
+    builder.build(precisions({"MatMul_2": 4}, ()), refit=True)
     assert len(calls) == 2
+    other = replace(builder, method=method_named("gptq"))
+    for _ in range(2):
+        other.build(precisions({"MatMul_2": 4}, ()))
+        assert len(calls) == 3, "another method fits otherwise, and once too"
 
 
 def test_multiplications() -> None:
@@ -101,17 +106,19 @@ def labelled() -> list[tuple[dict[str, np.ndarray], int]]:
 def test_the_smallest_bundle_that_keeps_the_metric(tmp_path: Path) -> None:
     bundle = convert(residual(), target="onnxruntime", calibration=FEEDS, eval=labelled(), metric="top1",
                      max_drop=2.0, output=tmp_path / "b")
-    found, scored = bundle.report["search"], bundle.report["evaluation"]
+    found, scored = bundle.report["mixed_precision"], bundle.report["evaluation"]
     assert scored["met"]
     assert scored["float_score"] == 100
     assert scored["worst_score_allowed"] == 98
-    chosen = next(point for point in found["points"] if point["chosen"])
-    assert chosen["score"] >= 98
-    assert all(point["bytes"] >= chosen["bytes"] for point in found["points"] if point["score"] >= 98)
-    assert len(found["points"]) == found["evaluations"] <= found["budget"]
-    bits = {layer["node"]: layer["weight_bits"] for layer in found["layers"]}
+    (measured,) = found["measured"]
+    (chosen,) = (trial for trial in measured["trials"] if trial["chosen"])
+    assert measured["score"] == chosen["score"] >= 98
+    assert all(trial["bytes"] >= chosen["bytes"] for trial in measured["trials"] if trial["score"] >= 98)
+    assert len(measured["trials"]) <= measured["budget"]
+    bits = {layer["node"]: layer["weight_bits"] for layer in found["layers"] if layer["weight_bits"]}
     assert set(bits) == {"Conv_0", "Conv_2", "Gemm_7"}
-    assert {**dict.fromkeys(bits, min(bits.values())), **bundle.manifest.quantization["wider_layers"]} == bits
+    higher = bundle.manifest.quantization["higher_precision_layers"]
+    assert {**dict.fromkeys(bits, min(bits.values())), **higher} == bits
 
 
 def matrices() -> ir.Model:
@@ -129,11 +136,10 @@ def matrices() -> ir.Model:
 def test_the_best_bundle_within_so_many_bytes(tmp_path: Path) -> None:
     bundle = convert(matrices(), target="onnxruntime", calibration=feeds((1, 64), 8), metric="sqnr", max_bytes="18kB",
                      output=tmp_path / "b")
-    points = bundle.report["search"]["points"]
-    assert bundle.artifact_bytes <= 18000 < max(point["bytes"] for point in points)
-    fitting = [point for point in points if point["bytes"] <= 18000]
-    assert bundle.report["search"]["score"] == max(point["score"] for point in fitting)
-    assert bundle.report["evaluation"]["score"] == pytest.approx(bundle.report["search"]["score"], abs=0.5)
+    (found,) = bundle.report["mixed_precision"]["measured"]
+    assert bundle.artifact_bytes <= 18000 < max(trial["bytes"] for trial in found["trials"])
+    assert found["score"] == max(trial["score"] for trial in found["trials"] if trial["bytes"] <= 18000)
+    assert bundle.report["evaluation"]["score"] == pytest.approx(found["score"], abs=0.5)
 
 
 def test_weights_alone_need_no_calibration(tmp_path: Path) -> None:
@@ -153,9 +159,10 @@ def test_what_cannot_be_met_is_written_and_exits_with_3(tmp_path: Path) -> None:
     assert "below what was asked" in result.stderr
     assert "top1 100 %, float 100 % (at least 101 % was asked): MISSED" in result.stdout
     report = json.loads((tmp_path / "b/report.json").read_text())
-    assert not report["search"]["met"]
-    assert report["search"]["score"] == max(point["score"] for point in report["search"]["points"])
-    assert "Search</h2>" in (tmp_path / "b/report.html").read_text()
+    assert not report["evaluation"]["met"]
+    (found,) = report["mixed_precision"]["measured"]
+    assert found["score"] == max(trial["score"] for trial in found["trials"])
+    assert "Mixed precision</h2>" in (tmp_path / "b/report.html").read_text()
     inspected = CliRunner().invoke(main, ["inspect", str(tmp_path / "b")])
     assert "top1 100 %, float 100 % (at least 101 % was asked): MISSED" in inspected.stdout
     assert edgeq_runtime.load(tmp_path / "b", verify=True).self_test().ok

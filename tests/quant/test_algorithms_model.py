@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from small_graphs import network, normal, residual
 
 from edgeq.errors import UsageError
-from edgeq.inference.prefix import Prefix
+from edgeq.inference.partial import PartialRun
 from edgeq.inference.reference import run_onnx
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.fit import Fit
@@ -157,16 +157,16 @@ def test_inputs_of_a_layer_are_those_that_running_the_whole_model_gives() -> Non
     samples = smooth(SHAPE, 3)
     first, last = (node for node in model.graph if node.op_type == "Conv")
     replaced = {"w1": normal(4, 3, 1, 1, seed=7, scale=0.1)}
-    prefix = Prefix(model, [first, last], samples, replaced)
-    prefix.run_until(first)
-    np.testing.assert_array_equal(prefix.inputs(first, 0)[1], samples[1]["x"])
-    prefix.run_until(last)
+    partial = PartialRun(model, samples, needed=[first, last], replaced=replaced)
+    partial.run_until(first)
+    np.testing.assert_array_equal(partial.inputs(first, 0)[1], samples[1]["x"])
+    partial.run_until(last)
     full = model.clone()
     full.graph.initializers["w1"].const_value = ir.tensor(replaced["w1"], name="w1")
     value = next(node for node in full.graph if node.name == "Add_4" or node.outputs[0].name == "u").outputs[0]
     value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape((1, 4, 9, 7))
     full.graph.outputs[0] = value
-    for got, run in zip(prefix.inputs(last, 0), run_onnx(full, samples), strict=True):
+    for got, run in zip(partial.inputs(last, 0), run_onnx(full, samples), strict=True):
         np.testing.assert_allclose(got, run["u"], rtol=1e-5, atol=1e-6)
 
 

@@ -8,15 +8,16 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.inference.prefix import Arrays
-from edgeq.inference.walk import Columns, Walk
+from edgeq.inference.partial import Columns, PartialRun
+from edgeq.inference.session import Arrays
+from edgeq.metrics import ErrorPower
 from edgeq.quant.calibrate.calibrators import CALIBRATORS, Calibrator
 from edgeq.quant.calibrate.statistics import TensorStatistics
 from edgeq.quant.params import grid
 from edgeq.quant.plan import QuantPlan
-from edgeq.quant.quantize import group_statistics
-from edgeq.quant.quantize import quantize as write_plan
-from edgeq.scheme import QuantParams, dequantize, quantize
+from edgeq.quant.quantize import group_statistics, quantize
+from edgeq.quant.sensitivity import errors_alone, quantizer_on
+from edgeq.scheme import QuantParams
 
 DEFAULT: Final = "mse"
 SAMPLES: Final = 24
@@ -30,16 +31,16 @@ def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[s
                        ) -> dict[str, Calibrator]:
     """Leader of each group -> its calibrator.
 
-    Errors of single values nearly add up, unless one of them is cut off where later samples need it. So the mixture
+    Errors of single values nearly add up, unless one of them is cut off where later samples need it. So the choice
     that is best value by value on a few samples is judged on the others, all values rounded at once, beside every
     calibrator that serves all values alike.
     """
     mixed = _value_by_value(network, plan, statistics, feeds[:CHOOSING], progress)
     choices = {name: dict.fromkeys(mixed, calibrator) for name, calibrator in CALIBRATORS.items()} | {"auto": mixed}
     judges = feeds[CHOOSING:] or feeds
-    expected = Walk(network, judges).outputs()
+    expected = PartialRun(network, judges).outputs()
     alone = replace(plan, weights=(), biases=())
-    error = {name: _lost(expected, Walk(write_plan(network, alone, statistics, choice), judges).outputs())
+    error = {name: _lost(expected, PartialRun(quantize(network, alone, statistics, choice), judges).outputs())
              for name, choice in choices.items()}
     return choices[_best(error)]
 
@@ -51,26 +52,13 @@ def _value_by_value(network: ir.Model, plan: QuantPlan, statistics: Mapping[str,
     """
     merged = group_statistics(network.graph, plan, statistics)
     trials = {leader: _trials(found, plan) for leader, found in merged.items()}
-    error = {leader: dict.fromkeys(grids, 0.0) for leader, grids in trials.items()}
-    position = {node: number for number, node in enumerate(network.graph)}
     values = {value.name: value for node in network.graph for value in node.outputs}
     values |= {value.name: value for value in network.graph.inputs}
-
-    def place(value: ir.Value) -> int:
-        producer = value.producer()
-        return -1 if producer is None else position[producer]
-
-    sources = sorted((values[name] for name in plan.sources if len(trials.get(plan.groups[name], ())) > 1), key=place)
-    walk = Walk(network, feeds)
-    expected = walk.outputs()
-    for number, value in enumerate(sources):
-        leader = plan.groups[value.name or ""]
-        walk.advance(place(value))
-        exact = walk.values[value.name or ""]
-        for name, params in trials[leader].items():
-            rounded = [dequantize(quantize(array, params), params) for array in exact]
-            error[leader][name] += _lost(expected, walk.rest(value, rounded))
-        progress(number + 1, len(sources))
+    quantizers = {(source, name): quantizer_on(values[source], params) for source in plan.sources
+                  if len(grids := trials.get(plan.groups[source], {})) > 1 for name, params in grids.items()}
+    error = {leader: dict.fromkeys(grids, 0.0) for leader, grids in trials.items()}
+    for (source, name), errors in errors_alone(network, quantizers, feeds, progress).items():
+        error[plan.groups[source]][name] += sum(found.ratio for found in errors)
     return {leader: CALIBRATORS[_best(found)] for leader, found in error.items()}
 
 
@@ -89,12 +77,7 @@ def _trials(statistics: TensorStatistics, plan: QuantPlan) -> dict[str, QuantPar
 
 def _lost(expected: Columns, got: Columns) -> float:
     """Squared error of the outputs in units of their own squares, summed over the outputs."""
-    lost = 0.0
-    for name in expected.keys() & got.keys():
-        exact, found = (np.concatenate([array.astype(np.float64).ravel() for array in columns[name]])
-                        for columns in (expected, got))
-        lost += float(np.square(found - exact).sum() / max(float(np.square(exact).sum()), 1e-30))
-    return lost
+    return sum(ErrorPower.of(expected[name], got[name]).ratio for name in expected if name in got)
 
 
 def _best(errors: Mapping[str, float]) -> str:

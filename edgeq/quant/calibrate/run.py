@@ -3,20 +3,17 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.errors import CalibrationError, ModelError
+from edgeq.inference.session import Arrays, exposing, open_session
 from edgeq.quant.calibrate.statistics import Statistics, TensorStatistics
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 _AT_ONCE: Final = 2  # samples: inference of both, on half the threads each, keeps one thread of histograms busy
 
@@ -48,16 +45,16 @@ def calibrate(model: ir.Model, values: Collection[str], samples: Iterable[Arrays
     tensors = {name: before.get(name, TensorStatistics.empty()) for name in dict.fromkeys(values)}
     count = before.samples
     history = [before] if before.samples else []
-    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        session = _session(_expose(model, outputs, Path(folder)), threads or _cores())
-        for arrays in _computed(session, outputs, samples, count):
-            for name, known in tensors.items():
-                tensors[name] = _added(known, arrays[name], name, count)
-            count += 1
-            if count.bit_count() == 1:  # 1, 2, 4, ...: one of them is a half to a quarter of whatever the end will be
-                history = [*history[-1:], Statistics(tensors, count)]
-            if progress is not None:
-                progress(count)
+    _check_computed(model, outputs)
+    session = open_session(exposing(model, outputs), fused=True, threads=max((threads or _cores()) // _AT_ONCE, 1))
+    for arrays in _computed(session, outputs, samples, count):
+        for name, known in tensors.items():
+            tensors[name] = _added(known, arrays[name], name, count)
+        count += 1
+        if count.bit_count() == 1:  # 1, 2, 4, ...: one of them is a half to a quarter of whatever the end will be
+            history = [*history[-1:], Statistics(tensors, count)]
+        if progress is not None:
+            progress(count)
     if not count:
         raise CalibrationError("there are no calibration samples; give at least one")
     return Statistics(tensors, count, next((old for old in reversed(history) if old.samples <= count // 2),
@@ -72,37 +69,11 @@ def _added(before: TensorStatistics, data: NDArray[Any], name: str, number: int)
                                "and the model's weights") from None
 
 
-def _expose(model: ir.Model, names: list[str], folder: Path) -> Path:
-    """Write ``model`` with the values ``names`` as outputs. Weights go to a file, so that 2 GB are no limit."""
-    import onnx
-
-    known = {value.name: value for node in model.graph for value in node.outputs}
+def _check_computed(model: ir.Model, names: Iterable[str]) -> None:
+    known = {value.name for node in model.graph for value in node.outputs}
     missing = [name for name in names if name not in known]
     if missing:
         raise ModelError(f"the model's main graph computes no value named {', '.join(map(repr, missing))}")
-    path = folder / "model.onnx"
-    ir.save(model, path, external_data="model.data")
-    proto = onnx.load(path, load_external_data=False)
-    already = {output.name for output in proto.graph.output}
-    for name in names:
-        if name not in already:
-            dtype = known[name].dtype or ir.DataType.FLOAT
-            proto.graph.output.append(onnx.helper.make_tensor_value_info(name, int(dtype), None))
-    onnx.save(proto, path)
-    return path
-
-
-def _session(path: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = max(threads // _AT_ONCE, 1)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would take the histograms' core
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise ModelError(f"onnxruntime cannot load the float model: {error}") from error
 
 
 def _computed(session: Any, outputs: list[str], samples: Iterable[Arrays], first: int,

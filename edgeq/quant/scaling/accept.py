@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import constant, label
-from edgeq.inference.prefix import Arrays, Prefix
+from edgeq.inference.partial import PartialRun
+from edgeq.inference.session import Arrays
 from edgeq.ops import CONVOLUTIONS
 from edgeq.quant.fit import gather_moments, geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
@@ -63,12 +64,12 @@ def scale_channels(model: ir.Model, plan: QuantPlan, methods: Collection[str], f
     twins = dict(zip(model.graph, untouched.graph, strict=True))
     readers = {reader.node: reader for place in open_ for reader in place.readers}
     nodes = [node for node in model.graph if node in readers]
-    prefix = Prefix(untouched, [twins[node] for node in nodes], feeds)
+    run = PartialRun(untouched, feeds, needed=[twins[node] for node in nodes])
     sights: dict[ir.Node, Sight] = {}
     found = []
     for node in nodes:
-        prefix.run_until(twins[node])
-        sights[node] = sight_of(readers[node], twins[node], prefix.inputs(twins[node], 0))
+        run.run_until(twins[node])
+        sights[node] = sight_of(readers[node], twins[node], run.inputs(twins[node], 0))
         ready = [place for place in open_ if all(reader.node in sights for reader in place.readers)]
         found += [done for place in ready if (done := _decide(place, sights, planned, plan, methods, fitted=fitted))]
         open_ = [place for place in open_ if place not in ready]

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import label
-from edgeq.inference.prefix import Arrays, Prefix
+from edgeq.inference.partial import PartialRun
+from edgeq.inference.session import Arrays
 from edgeq.quant.fit import geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.scaling.accept import GAIN, Scaled, rounding_error, sight_of
@@ -64,11 +65,11 @@ def _errors(model: ir.Model, nodes: Collection[ir.Node], planned: Mapping[str, W
             feeds: Sequence[Arrays], fitted: bool) -> dict[ir.Node, float]:
     """Product -> the squared error of its output from rounding, in units of the output's square."""
     ordered = [node for node in model.graph if node in nodes]
-    prefix, errors = Prefix(model, ordered, feeds), {}
+    run, errors = PartialRun(model, feeds, needed=ordered), {}
     for node in ordered:
-        prefix.run_until(node)
+        run.run_until(node)
         reader = Reader(node)
-        sight = sight_of(reader, node, prefix.inputs(node, 0))
+        sight = sight_of(reader, node, run.inputs(node, 0))
         ones = np.ones_like(sight.mean)
         errors[node] = rounding_error(reader, planned[label(node)], ones, sight, Channels(ones), plan,
                                       fitted=fitted)

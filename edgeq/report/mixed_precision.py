@@ -1,0 +1,91 @@
+"""What a metric says and what single layers got instead of the scheme, as sentences and as a part of report.html. Takes
+the plain data of report.json.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from edgeq.report.console import share, size
+
+
+def score_sentence(found: Mapping[str, Any]) -> str:
+    """One bundle: "psnr 28.14 dB, float 28.21 dB (at least 28.06 dB was asked)"."""
+    said = f"{found['metric']} {_score(found, found['score'])}, float {_score(found, found['float_score'])}"
+    allowed = found["worst_score_allowed"]
+    if allowed is not None:
+        said += f" ({'at least' if found['higher_is_better'] else 'at most'} {_score(found, allowed)} was asked)"
+    if found["max_bytes"] is not None:
+        said += f" (at most {size(found['max_bytes'])} were asked)"
+    return said if found["met"] else f"{said}: MISSED"
+
+
+def precision_sentence(report: Mapping[str, Any]) -> str:
+    """What single layers get instead of the scheme, and what was measured for it: "3 layers keep 8 bits, 5.0 % of the
+    work stays in float; rounded weights alone: sqnr 24.9 dB, 19.2 dB without"; "" where all get the same.
+    """
+    quantization, found = report["quantization"], report["mixed_precision"]
+    higher = Counter(quantization.get("higher_precision_layers", {}).values())
+    rule = "" if found["layers"] else " by rule"
+    said = [f"{count} {'layer keeps' if count == 1 else 'layers keep'} {bits} bits{rule}"
+            for bits, count in sorted(higher.items())]
+    if found["float_share"]:
+        said.append(f"{share(found['float_share'])} of the work stays in float")
+    measured = [_measured(part) for part in found["measured"] if part["note"] or part["trials"]]
+    return "; ".join([", ".join(said), *measured] if said else measured)
+
+
+def _measured(part: Mapping[str, Any]) -> str:
+    said = f"{part['what']}: "
+    if part["score"] is not None:
+        said += f"{part['metric']} {_score(part, part['score'])}"
+    if part["plain"] is not None and part["score"] != part["plain"]:
+        said += f", {_score(part, part['plain'])} without"
+    if part["trials"]:
+        said += f" ({len(part['trials'])} of at most {part['budget']} precision assignments tried)"
+    if part["note"]:
+        said += f"{', ' if part['score'] is not None else ''}layers not compared: {part['note']}"
+    return said
+
+
+def _score(found: Mapping[str, Any], score: float) -> str:
+    return f"{score:.4g} {found['unit']}".rstrip()
+
+
+def precision_html(report: Mapping[str, Any]) -> str:
+    """What was tried, with its curve where a metric was searched, and the precision of each layer."""
+    found, scored = report["mixed_precision"], report.get("evaluation")
+    if not any(part["trials"] for part in found["measured"]):
+        return ""
+    parts = [f"<section><h2>Mixed precision</h2>\n<p>{escape(precision_sentence(report))}.</p>"]
+    for part in found["measured"]:
+        parts += [_curve(part, scored)] if scored and part["trials"] else []
+        parts += [_tried(part)] if part["trials"] else []
+    layers = [f"<tr><td><code>{escape(layer['node'])}</code></td><td class=number>{layer['weight_bits'] or ''}</td>"
+              f"<td>{'float' if layer['float'] else 'integers'}</td></tr>" for layer in found["layers"]]
+    return "".join(parts) + (f"<details><summary>{len(layers)} layers</summary>"
+                             + _table("<th>layer</th><th>weight bits</th><th>computes in</th>", layers)
+                             + "</details></section>")
+
+
+def _curve(part: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
+    from edgeq.report.plots import curve
+
+    points = [trial for trial in part["trials"] if trial["bytes"] is not None]
+    unit = f" [{part['unit']}]" if part["unit"] else ""
+    return curve(points, part["metric"] + unit, scored["float_score"], scored["worst_score_allowed"]) if points else ""
+
+
+def _tried(part: Mapping[str, Any]) -> str:
+    rows = [f"<tr><td class=number>{'' if trial['bytes'] is None else size(trial['bytes'])}</td>"
+            f"<td class=number>{trial['score']:.5g}</td><td class=number>{share(trial['float_share'])}</td>"
+            f"<td>{'chosen' if trial['chosen'] else ''}</td></tr>"
+            for trial in sorted(part["trials"], key=lambda trial: trial["bytes"] or 0)]
+    return f"<p>{escape(part['what'])}:</p>" + _table(
+        f"<th>bytes</th><th>{escape(part['metric'])}</th><th>in float</th><th></th>", rows)
+
+
+def _table(head: str, rows: Sequence[str]) -> str:
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
