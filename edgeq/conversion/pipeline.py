@@ -22,7 +22,7 @@ from edgeq.conversion.selftest import golden_cases, golden_tolerance
 from edgeq.devices import device_named, targets_of
 from edgeq.errors import FloatFallback, UsageError
 from edgeq.external_weights import is_large
-from edgeq.frontends import load_model
+from edgeq.frontends import load_source
 from edgeq.mixed_precision import Goal, limits_of
 from edgeq.options import Options, Progress, scheme_of
 from edgeq.passes import canonicalize
@@ -37,7 +37,7 @@ from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import Evidence, write_page
 from edgeq.targets import TARGETS, are_symmetric
-from edgeq.verify.references import References
+from edgeq.verify.references import Origin, References
 from edgeq.verify.verify_artifact import verify_bundle
 from edgeq_runtime.manifest import FILE_NAME, Manifest
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST_NAME
@@ -68,8 +68,9 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
         backend(name)
     scheme = scheme_of(options, symmetric=are_symmetric(TARGETS[name] for name in targets))
     limits = limits_of(options.max_drop, options.min_metric, options.max_bytes)
-    network = load_model(model, inputs=dict(options.inputs or {}),
-                         open_sizes=all(TARGETS[name].open_sizes for name in targets), exact=options.bits == 32)
+    network, source = load_source(model, inputs=dict(options.inputs or {}),
+                                  open_sizes=all(TARGETS[name].open_sizes for name in targets),
+                                  exact=options.bits == 32)
     check_meaning(network, options)
     canonicalize(network)
     turned = channels_first_names(network.graph) if options.layout == "nhwc" else []
@@ -90,7 +91,8 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     record = Record(model, result, samples, options, goal, turned)
     unrounded = network if result.plan is not None else without_rounding(without_dynamic_rounding(network))
     feeds = None if samples is None else (arrays_channels_last(feed, turned) for feed in samples)
-    references = References(unrounded, result.graph, input_specs(network), feeds)
+    origin = None if source is None else Origin(source, network, turned)
+    references = References(unrounded, result.graph, input_specs(network), feeds, origin)
     evidence = Evidence(result.network, result.graph, references)
     with ExitStack() as all_or_none:
         for name, path in paths.items():

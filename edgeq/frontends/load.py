@@ -1,7 +1,10 @@
-"""One door for every kind of source: read it, bring it to opset 21, check it, infer its shapes."""
+"""One door for every kind of source: read it, bring it to opset 21, check it, infer its shapes; and remember how
+somebody else computes it.
+"""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
@@ -13,6 +16,7 @@ from edgeq.errors import ModelError
 from edgeq.frontends.check import check_model
 from edgeq.frontends.onnx import from_proto, read_onnx
 from edgeq.frontends.qoperator import qoperator_to_qdq
+from edgeq.frontends.reference import Reference, onnx_reference, torch_reference
 from edgeq.frontends.versions import to_opset
 from edgeq.graph import IR_VERSION, OPSET, real_inputs
 from edgeq.passes.shapes import fix_shapes
@@ -25,7 +29,14 @@ Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram
 
 def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: bool = False, exact: bool = False,
                ) -> ir.Model:
-    """Read a network.
+    """Read a network; see `load_source`."""
+    return load_source(source, inputs=inputs, open_sizes=open_sizes, exact=exact)[0]
+
+
+def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: bool = False, exact: bool = False,
+                ) -> tuple[ir.Model, Reference | None]:
+    """Read a network -> it, and the source as an engine computes that has seen no rewrite of ours (None where its
+    weights are too large for that).
 
     source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module
         and its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned) or a torch
@@ -40,14 +51,14 @@ def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: 
         UnsupportedModel: nodes that opset 21 cannot express; lists all of them.
         MissingExtra: a torch source without torch.
     """
-    model = _read(source)
+    model, reference = _read(source)
     to_opset(model, OPSET, exact=exact)
     model.ir_version = IR_VERSION
     qoperator_to_qdq(model)
     check_model(model)
     _check_interface(model.graph)
     fix_shapes(model, inputs, open_sizes=open_sizes)
-    return model
+    return model, reference(model)
 
 
 def _check_interface(graph: ir.Graph) -> None:
@@ -64,23 +75,35 @@ def _check_interface(graph: ir.Graph) -> None:
                                  "in the application")
 
 
-def _read(source: Source) -> ir.Model:
+def _read(source: Source) -> tuple[ir.Model, Callable[[ir.Model], Reference | None]]:
+    """-> the network as it came, and what makes its reference of the network that it becomes."""
     if isinstance(source, ir.Model):
-        return source.clone()
+        return _with_onnx_reference(source.clone(), source)
     if isinstance(source, onnx.ModelProto):
-        return from_proto(source, "the given ModelProto")
+        return _with_onnx_reference(from_proto(source, "the given ModelProto"), source)
     if not isinstance(source, str | Path):
         from edgeq.frontends.torch import from_exported
-        return from_exported(source)
+        return _with_torch_reference(*from_exported(source))
     path = Path(source)
     if path.suffix == ".onnx":
-        return read_onnx(path)
+        return _with_onnx_reference(read_onnx(path), path)
     if path.suffix == ".pt2":
         from edgeq.frontends.torch import read_pt2
-        return read_pt2(path)
+        return _with_torch_reference(*read_pt2(path))
     if ":" in str(source) and not path.exists():
         from edgeq.frontends.torch import from_function
-        return from_function(str(source))
+        return _with_torch_reference(*from_function(str(source)))
     if not path.exists():
         raise ModelError(f"no such file: {source}")
     raise ModelError(f"cannot tell what {source} is: a model is a .onnx file, a .pt2 file or module:function")
+
+
+def _with_onnx_reference(model: ir.Model, source: Path | onnx.ModelProto | ir.Model,
+                         ) -> tuple[ir.Model, Callable[[ir.Model], Reference | None]]:
+    kinds = {value.name or "": value.dtype.numpy() for value in real_inputs(model.graph) if value.dtype is not None}
+    return model, partial(onnx_reference, source, kinds)
+
+
+def _with_torch_reference(model: ir.Model, program: ExportedProgram,
+                          ) -> tuple[ir.Model, Callable[[ir.Model], Reference | None]]:
+    return model, partial(torch_reference, program)

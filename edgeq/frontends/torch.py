@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _LOGGERS: Final = ("torch.onnx", "torch.export")
 
 
-def read_pt2(path: Path) -> ir.Model:
-    """Read a .pt2 file, as torch.export.save writes it.
+def read_pt2(path: Path) -> tuple[ir.Model, ExportedProgram]:
+    """Read a .pt2 file, as torch.export.save writes it -> its network, and what torch computes it with.
 
     Raises:
         ModelError: the file is missing, damaged, or holds operators that torch cannot export to ONNX.
@@ -39,8 +39,10 @@ def read_pt2(path: Path) -> ir.Model:
     return from_exported(program)
 
 
-def from_function(source: str) -> ir.Model:
-    """"module:function" -> the model. The function takes nothing and returns (torch module, example inputs).
+def from_function(source: str) -> tuple[ir.Model, ExportedProgram]:
+    """"module:function" -> the model, as `read_pt2`.
+
+    The function takes nothing and returns (torch module, example inputs).
 
     Example inputs are a tuple (positional) or a dict (by name). The current folder is searched first, as with
     `python -m`.
@@ -59,8 +61,8 @@ def from_function(source: str) -> ir.Model:
     return _export(network.eval(), args, kwargs)
 
 
-def from_exported(program: ExportedProgram) -> ir.Model:
-    """A torch.export.ExportedProgram -> the model.
+def from_exported(program: ExportedProgram) -> tuple[ir.Model, ExportedProgram]:
+    """A torch.export.ExportedProgram -> the model, as `read_pt2`.
 
     Raises:
         ModelError: it is not one, or it holds operators that torch cannot export to ONNX.
@@ -82,7 +84,7 @@ def _torch() -> Any:
     return torch
 
 
-def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ir.Model:
+def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[ir.Model, ExportedProgram]:
     torch = _torch()
     try:
         with quiet(*_LOGGERS):
@@ -90,8 +92,7 @@ def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ir.Mod
                                         verbose=False)
     except Exception as error:  # the exporter wraps whatever the module raises in one of many types
         raise ModelError(f"torch cannot export this module to ONNX: {_first_line(_cause(error))}") from error
-    exported: ir.Model = program.model
-    return exported
+    return program.model, program.exported_program
 
 
 def _cause(error: BaseException) -> BaseException:

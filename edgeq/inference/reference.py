@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -
         yield predict(feed)
 
 
-def predictor(model: ir.Model, *, fused: bool = False, arena: bool = True,
+def predictor(model: ir.Model | Path | bytes, *, fused: bool = False, arena: bool = True,
               entries: Mapping[str, Any] = MappingProxyType({})) -> Callable[[Arrays], dict[str, NDArray[Any]]]:
     """A function feed -> outputs of `model`, in the model's order. Arguments are those of `open_session`.
 

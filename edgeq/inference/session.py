@@ -24,9 +24,10 @@ _ENTRIES: Final[Mapping[str, str]] = MappingProxyType({
 })
 
 
-def open_session(model: ir.Model | bytes, *, fused: bool, arena: bool = True, threads: int = 0,
+def open_session(model: ir.Model | Path | bytes, *, fused: bool, arena: bool = True, threads: int = 0,
                  entries: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """An onnxruntime.InferenceSession on the CPU. model: bytes are those of a small .onnx file.
+    """An onnxruntime.InferenceSession on the CPU. model: a path is read where it
+    lies; bytes are those of a small .onnx file.
 
     Unfused, a QDQ graph computes exactly what it says: float ops between roundings to the grids. Fused, onnxruntime
     replaces them by integer kernels, which round once more or less here and there. arena: keep memory for the next
@@ -46,7 +47,7 @@ def open_session(model: ir.Model | bytes, *, fused: bool, arena: bool = True, th
     for key, text in {**_ENTRIES, **entries}.items():
         options.add_session_config_entry(key, str(text))
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        source = model if isinstance(model, bytes) else _saved(model, Path(folder))
+        source = model if isinstance(model, bytes | Path) else _saved(model, Path(folder))
         try:
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class

@@ -24,7 +24,7 @@ from edgeq.passes.fourier import dft_to_matmul, stft_to_matmul
 from edgeq.passes.layer_norm import recognize_layer_norm
 from edgeq.passes.merge import merge_bounds, merge_reshapes, merge_transposes
 from edgeq.passes.narrow_clipped_ranges import narrow_grids
-from edgeq.passes.onnx_conformance import align_uneven_corners, unpool_then_pad, whole_indices, wide_integers
+from edgeq.passes.onnx_conformance import whole_indices, wide_integers
 from edgeq.passes.padding import explicit_padding, fold_padding
 from edgeq.passes.pooling import count_no_padding, mean_to_global_pool
 from edgeq.passes.recurrent import steps_first
@@ -65,10 +65,8 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_quantized_weights, True, "after fold_constants, which may compute what is quantized"),
     Pass(conv_integer_to_conv, True, "anywhere: no other pass looks at integers"),
     Pass(plain_optionals, True, "before remove_no_ops, which takes out the Identity"),
-    Pass(unpool_then_pad, True, "anywhere: these four make what the reference computes what the standard says"),
-    Pass(align_uneven_corners, True, "with unpool_then_pad"),
-    Pass(wide_integers, True, "with unpool_then_pad"),
-    Pass(whole_indices, True, "with unpool_then_pad"),
+    Pass(wide_integers, True, "anywhere: these two give the reference operators that it has kernels for"),
+    Pass(whole_indices, True, "with wide_integers"),
     Pass(cast_like_to_cast, True, "before remove_no_ops, which takes out a Cast to the same type"),
     Pass(compress_to_gather, True, "once its condition is known to be constant"),
     Pass(steps_first, True, "before merge_transposes, which joins its Transposes with those of the model"),

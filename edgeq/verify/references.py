@@ -1,21 +1,53 @@
 """What the bundles of one conversion are compared with: the float network and the quantized graph on the same feeds."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, VerificationError
 from edgeq.external_weights import is_large
+from edgeq.frontends import Reference
 from edgeq.inference.reference import Arrays, run_onnx
+from edgeq.passes.images import arrays_channels_first, arrays_channels_last
 from edgeq.quant.samples import InputSpec
+from edgeq.verify.compare import compare
 from edgeq.verify.inputs import cover_sizes, generated_feeds
 
+# Passes reorder float sums (fold_affine, fold_batch_norm ...): 90 dB and more over the models measured; what a wrong
+# pass did to one (Resize with align_corners) was 18 dB.
+PASSES_DB: Final = 50.0
+# A few units in the last place of 1.0, 2**-23: onnxruntime's and XNNPACK's sigmoid and tanh are polynomials.
+# https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/logistic.cpp
+BOUNDED_ERROR: Final = 8 * 2.0 ** -23
+ARITHMETIC_MARGIN: Final = 16.0  # in power: 4 in amplitude
+_BOUNDED: Final = frozenset({"Erf", "HardSigmoid", "Sigmoid", "Softmax", "Softsign", "Tanh"})
+_MOVES: Final = frozenset({"Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape",
+                           "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, not to measure an accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """source: as another engine computes it. network: what the passes made of it, before anything was quantized.
+    turned: inputs and outputs that the network has channels last, and the source channels first.
+    """
+
+    source: Reference
+    network: ir.Model
+    turned: Collection[str] = ()
+
+    def run(self, feeds: Sequence[Arrays]) -> list[Arrays]:
+        """In the network's layout. Raises ModelError where the engine cannot run the source."""
+        found = self.source.run([arrays_channels_first(feed, self.turned) for feed in feeds])
+        return [arrays_channels_last(outputs, self.turned) for outputs in found]
 
 
 class References:
@@ -25,7 +57,11 @@ class References:
     """
 
     def __init__(self, network: ir.Model, graph: ir.Model, specs: Mapping[str, InputSpec],
-                 samples: Iterable[Arrays] | None):
+                 samples: Iterable[Arrays] | None, origin: Origin | None = None):
+        """network: the float one. graph: the quantized one. origin: what the network came from, as somebody else
+        computes it; without, the network itself is the reference.
+        """
+        self._origin = origin
         self._network, self._graph, self._specs = network, graph, specs
         self.large = is_large(network)
         self.real = samples is not None
@@ -53,10 +89,87 @@ class References:
     def feeds(self) -> list[Arrays]:
         return self._run[0]
 
+    @cached_property
+    def source(self) -> tuple[list[Arrays] | None, str]:
+        """What the source makes of the feeds, None where no other engine runs it; and who computed it, or why nobody.
+
+        Raises:
+            VerificationError: the passes changed what the model computes.
+        """
+        if self._origin is None:
+            return None, "edgeq's own graph: the weights are too large to be held twice"
+        try:
+            outputs = self._origin.run(self.feeds)
+        except ModelError as error:
+            return None, f"edgeq's own graph: {error}"
+        by = self._origin.source.by
+        network = {id(self._network): self._run[1], id(self._graph): self.graph}.get(id(self._origin.network))
+        network = network or list(run_onnx(self._origin.network, self.feeds))
+        check_passes(outputs, network, by, self.arithmetic_noise)
+        return outputs, by
+
+    @cached_property
+    def arithmetic_noise(self) -> dict[str, float]:
+        """Sum of squares, by output, that two correct float32 engines may differ by; empty for large networks.
+
+        Measured: the network with its operators fused, and on inputs moved by one unit in the last place; differences
+        of large numbers and long recurrences amplify both. And known: polynomials that approximate bounded functions
+        are a few units of 1.0 off, which is much where their result is nearly 0.
+        """
+        if self.large:
+            return {}
+        expected = self._run[1]
+        moved = [{name: _moved(array) for name, array in feed.items()} for feed in self.feeds]
+        others = (run_onnx(self._network, self.feeds, fused=True), run_onnx(self._network, moved))
+        found = {name: float(len(expected) * expected[0][name].size * BOUNDED_ERROR ** 2)
+                 for name in bounded_outputs(self._network.graph)}
+        for other in others:
+            for difference in compare(expected, list(other)):
+                noise = ARITHMETIC_MARGIN * (difference.noise if difference.noise >= 0 else 0.0)
+                found[difference.output] = found.get(difference.output, 0.0) + noise
+        return found
+
     @property
     def float(self) -> list[Arrays]:
-        return self._run[1]
+        """Of the source itself, where it is the float model; else of the network without its rounding."""
+        outputs = self.source[0]
+        is_float = self._origin is not None and self._origin.network is self._network
+        return self._run[1] if outputs is None or not is_float else outputs
 
     @cached_property
     def graph(self) -> list[Arrays]:
-        return self.float if self._graph is self._network else list(run_onnx(self._graph, self.feeds))
+        return self._run[1] if self._graph is self._network else list(run_onnx(self._graph, self.feeds))
+
+
+def _moved(array: NDArray[Any]) -> NDArray[Any]:
+    """Every other number one unit in the last place away from zero."""
+    if array.dtype.kind != "f":
+        return array
+    away = np.nextafter(array, np.where(array < 0, -np.inf, np.inf).astype(array.dtype))
+    return np.where(np.arange(array.size).reshape(array.shape) % 2, array, away)
+
+
+def check_passes(source: Sequence[Arrays], network: Sequence[Arrays], by: str, noise: Mapping[str, float]) -> None:
+    """noise: sum of squares, by output, that float arithmetic leaves open.
+
+    Raises:
+        VerificationError: the network is further from its source than float arithmetic explains.
+    """
+    wrong = [f"output '{found.output}': {found.sqnr_db:.1f} dB from {by}, {PASSES_DB:.0f} dB is the least"
+             for found in compare(source, network)
+             if not found.noise <= found.signal * 10 ** (-PASSES_DB / 10) + noise.get(found.output, 0.0)]
+    if wrong:
+        raise VerificationError("the network that edgeq prepared does not compute what its source computes. This is a "
+                                "bug in edgeq: please report it\n" + "\n".join(f"  - {line}" for line in wrong))
+
+
+def bounded_outputs(graph: ir.Graph) -> set[str]:
+    """The outputs that a function between -1 and 1 ends, directly or through what only moves numbers."""
+    found = set()
+    for value in graph.outputs:
+        producer = value.producer()
+        while producer is not None and producer.op_type in _MOVES and producer.inputs[0] is not None:
+            producer = producer.inputs[0].producer()
+        if producer is not None and producer.op_type in _BOUNDED:
+            found.add(value.name or "")
+    return found

@@ -22,6 +22,9 @@ CASES: Final[tuple[Case, ...]] = (
     case("resize-linear-half-pixel", "Resize", x(1, 3, 4, 5), None, _scales(2, 3), mode="linear"),
     case("resize-linear-align-corners", "Resize", x(1, 3, 4, 5), None, None, given([1, 3, 7, 9]), mode="linear",
          coordinate_transformation_mode="align_corners"),
+    # Scales that give no whole size: the corner is that of the rounded size, whatever ONNX's reference evaluator says.
+    *(case(f"resize-{mode}-uneven-corners", "Resize", x(1, 3, 5, 7), None, _scales(0.7, 1.5), mode=mode,
+           coordinate_transformation_mode="align_corners") for mode in ("linear", "cubic", "nearest")),
     case("resize-linear-asymmetric", "Resize", x(1, 3, 4, 5), None, _scales(2, 2), mode="linear",
          coordinate_transformation_mode="asymmetric"),
     case("resize-linear-pytorch-half-pixel", "Resize", x(1, 3, 4, 5), None, None, given([1, 3, 7, 9]), mode="linear",

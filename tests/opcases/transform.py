@@ -19,6 +19,8 @@ CASES: Final[tuple[Case, ...]] = (
          dilations=[1, 2]),
     case("max-unpool", "MaxUnpool", x(1, 1, 2, 3), given([[[[1, 2, 5], [12, 15, 16]]]]), kernel_shape=[2, 2],
          strides=[2, 2]),
+    case("max-unpool-larger", "MaxUnpool", x(1, 1, 2, 3), given([[[[0, 3, 5], [12, 20, 23]]]]), given([1, 1, 5, 8]),
+         kernel_shape=[2, 2], strides=[2, 2]),
     case("roi-align", "RoiAlign", x(2, 3, 9, 7), _REGIONS, given([0, 1, 1]), output_height=2, output_width=3,
          sampling_ratio=2, spatial_scale=0.75),
     case("roi-align-corners", "RoiAlign", x(2, 3, 9, 7), _REGIONS, given([1, 0, 1]), output_height=3, output_width=2,

@@ -1,53 +1,14 @@
 """What onnxruntime does otherwise than the standard says, held to ONNX's reference implementation."""
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
-from passes.graphs import assert_close, build, noise, session
+from passes.graphs import assert_close, build, noise
 
 from edgeq.frontends import load_model
 from edgeq.inference.reference import run_onnx
-from edgeq.passes.onnx_conformance import align_uneven_corners, unpool_then_pad, whole_indices, wide_integers
-
-UNPOOL = ("g (float[1,1,2,3] x, int64[1,1,2,3] i) => (float[] y)"
-          " { y = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (x, i, n) }")
-
-
-def held(text: str, constants: dict[str, Any], feed: dict[str, NDArray[Any]], run: Any) -> list[NDArray[Any]]:
-    """Rewrite once, and hold the result to the reference -> what onnxruntime makes of the model as given."""
-    given = build(text, constants)
-    model = load_model(given)
-    assert run(model) == 1
-    assert run(model) == 0
-    assert_close(ReferenceEvaluator(given).run(None, feed), list(next(run_onnx(model, [feed])).values()))
-    return list(session(given).run(None, feed))
-
-
-def test_unpool_into_more() -> None:
-    feed = {"x": noise(1, 1, 2, 3), "i": np.array([[[[0, 3, 5], [12, 20, 23]]]])}
-    other = held(UNPOOL, {"n": np.array([1, 1, 5, 8])}, feed, unpool_then_pad)
-    assert np.flatnonzero(other[0]).tolist() == [0, 3, 5, 12, 20, 23]  # in rows of 8, where the pooled tensor had 6
-
-
-def test_unpool_into_what_was_pooled_stays() -> None:
-    assert unpool_then_pad(load_model(build(UNPOOL, {"n": np.array([1, 1, 4, 6])}))) == 0
-
-
-@pytest.mark.parametrize("mode", ["linear", "cubic"])
-def test_corners_of_a_size_that_is_not_whole(mode: str) -> None:
-    text = (f'g (float[1,2,5,7] x) => (float[] y) {{ y = Resize <mode = "{mode}",'
-            ' coordinate_transformation_mode = "align_corners"> (x, "", s) }')
-    held(text, {"s": np.array([1, 1, 0.7, 1.5], np.float32)}, {"x": noise(1, 2, 5, 7)}, align_uneven_corners)
-
-
-def test_corners_of_whole_sizes_stay() -> None:
-    text = ('g (float[1,2,4,6] x) => (float[] y) { y = Resize <mode = "linear",'
-            ' coordinate_transformation_mode = "align_corners"> (x, "", s) }')
-    assert align_uneven_corners(load_model(build(text, {"s": np.array([1, 1, 0.5, 2], np.float32)}))) == 0
+from edgeq.passes.onnx_conformance import whole_indices, wide_integers
 
 
 @pytest.mark.parametrize(("op", "kind"), [("Max", "int16"), ("Min", "uint16"), ("BitShift", "uint16")])

@@ -166,18 +166,17 @@ def global_lp_pool(b: Builder, x: Operand, *, p: int = 2) -> Var:
 def max_unpool(b: Builder, x: Operand, places: Operand, output_shape: Operand = None, *,
                kernel_shape: Sequence[int], pads: Sequence[int] | None = None,
                strides: Sequence[int] | None = None) -> Operand:
-    """Every element of x at its place, a flat index into the unpooled tensor; zeros elsewhere.
+    """Every element of x at its place, a flat index into the result; zeros elsewhere.
 
-    The places count in the shape that undoes the pooling; an output_shape adds zeros behind it.
+    The places count in output_shape where it is given, as in onnxruntime and torch; ONNX's reference evaluator counts
+    in the shape that undoes the pooling: https://github.com/onnx/onnx/blob/main/onnx/reference/ops/op_max_unpool.py
     """
     shape, count = b.shape(x), len(kernel_shape)
     amounts = window_pads("NOTSET", pads, shape[2:], kernel_shape, spatial(strides, count), [1] * count)
     undone = [*shape[:2], *((n - 1) * s + k - before - after for n, s, k, (before, after) in zip(
         shape[2:], spatial(strides, count), kernel_shape, amounts, strict=True))]
     wanted = undone if output_shape is None else b.ints(output_shape, "output_shape")
-    if any(have > want for have, want in zip(undone, wanted, strict=True)):
-        raise CannotLower(f"output_shape {wanted} is smaller than what was pooled, {undone}")
-    size, elements = int(np.prod(undone)), int(np.prod(shape))
+    size, elements = int(np.prod(wanted)), int(np.prod(shape))
     flat = b.op("scatter", data=np.zeros(size, np.float32), indices=b.reshape(b.as_int(places), (elements,)),
                 updates=b.reshape(b.as_float(x), (elements,)), axis=0, mode="update")
-    return b.pad(b.reshape(flat, undone), [(0, want - have) for have, want in zip(undone, wanted, strict=True)])
+    return b.reshape(flat, wanted)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
 from edgeq_converters.coreml.table import op
-from edgeq_converters.optable import CannotLower
 
 Coordinates = Callable[[NDArray[Any], float, int, int], NDArray[Any]]  # (output index, scale, size in, size out)
 
-# https://onnx.ai/onnx/operators/onnx__Resize.html, coordinate_transformation_mode
+# https://onnx.ai/onnx/operators/onnx__Resize.html, coordinate_transformation_mode. align_corners goes by whole sizes,
+# as in onnxruntime and torch, also where scale * size is no whole number and ONNX's reference evaluator differs:
+# https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cpu/tensor/upsamplebase.h
 TRANSFORMS: Final[dict[str, Coordinates]] = {
     "half_pixel": lambda x, scale, n, m: (x + 0.5) / scale - 0.5,
     "half_pixel_symmetric": lambda x, scale, n, m: (
@@ -47,11 +48,6 @@ def resize(b: Builder, x: Operand, roi: Operand = None, scales: Operand = None, 
         return _cropped(b, x, b.need(roi, "roi"), along, lengths, mode, nearest_mode, cubic_coeff_a,
                         bool(exclude_outside), extrapolation_value)
     transform = TRANSFORMS[coordinate_transformation_mode]
-    if coordinate_transformation_mode == "align_corners" and any(
-            abs(shape[axis] * factors[axis] - lengths[axis]) > 1e-3 for axis in along):
-        # https://onnx.ai/onnx/operators/onnx__Resize.html counts the cut part, onnxruntime's resize does not.
-        raise CannotLower("align_corners with a scale that cuts a part of an element off: engines disagree about it",
-                          "give the Resize its sizes instead of scales")
     changed = [axis for axis in range(len(shape)) if lengths[axis] != shape[axis] or factors[axis] != 1]
     if mode == "nearest":
         for axis in changed:

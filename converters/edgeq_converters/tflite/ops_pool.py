@@ -204,11 +204,9 @@ def resize(b: Builder, x: Value, roi: Value | None = None, scales: Value | None 
 
     given = b.array(scales, "scales").ravel().tolist() if scales is not None and scales.size else None
     places = [axis % x.rank for axis in axes or ()] or list(range(x.rank))
-    factors = dict(zip(places, given, strict=True)) if given else {}
+    by_corners = coordinate_transformation_mode == "align_corners"  # sizes alone decide, as in onnxruntime and torch
+    factors = dict(zip(places, given, strict=True)) if given and not by_corners else {}
     changed = [a for a in range(x.rank) if x.shape[a] != b.shape[a] or factors.get(a, 1.0) != 1.0]
-    if coordinate_transformation_mode == "align_corners" and any(
-            abs(factors.get(a, 0) * x.shape[a] - round(factors.get(a, 0) * x.shape[a])) > 1e-3 for a in changed):
-        raise CannotLower("align_corners with scales that give no whole size: ONNX and ONNX Runtime disagree there")
     cropping = coordinate_transformation_mode == "tf_crop_and_resize"
     crop = dict(zip(places, b.array(roi, "roi").reshape(2, -1).T.tolist(), strict=True)) if cropping else {}
     changed = sorted({*changed, *crop})

@@ -105,13 +105,8 @@ def columns_to_image(b: Builder, x: Value, image: Value, block: Value, *, stride
 @op("MaxUnpool")
 def max_unpool(b: Builder, x: Value, index: Value, shape: Value | None = None, *, kernel_shape: Sequence[int],
                strides: Sequence[int] | None = None, pads: Sequence[int] | None = None) -> Value:
-    """Constant indices into the flattened result without a given shape: a GATHER, zeros elsewhere."""
-    numbers = b.array(index, "indices").ravel().astype(np.int64)
-    count = x.rank - 2
-    stride, pad = strides or (1,) * count, pads or (0,) * (2 * count)
-    inner = [(x.shape[a + 2] - 1) * stride[a] - pad[a] - pad[a + count] + kernel_shape[a] for a in range(count)]
-    natural = (*x.shape[:2], *inner)
-    places = np.ravel_multi_index(np.unravel_index(numbers, natural), b.shape)
+    """Constant indices into the flattened result: a GATHER, zeros elsewhere."""
+    places = b.array(index, "indices").ravel().astype(np.int64)
     source = np.full(int(np.prod(b.shape)), x.size, np.int64)
     source[places] = np.arange(x.size)
     flat = b.reshape(b.read(x), (x.size,))
