@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 from common import open_zoo, padded, parser, report, shapes
-from onnx.backend.test.loader import load_model_tests
+from coverage import cases, frozen
 
 from edgeq.errors import EdgeqError, ModelError
 from edgeq.frontends import load_source
@@ -37,7 +37,8 @@ class Row:
     sqnr_db: float
 
 
-def compared(name: str, source: Path, feeds: list[dict[str, Any]], inputs: dict[str, Any]) -> Row | str:
+def compared(name: str, source: Path | onnx.ModelProto, feeds: list[dict[str, Any]], inputs: dict[str, Any],
+             ) -> Row | str:
     """-> the row, or the reason why there is none."""
     try:
         network, reference = load_source(source, inputs=inputs, open_sizes=True, exact=True)
@@ -53,20 +54,13 @@ def compared(name: str, source: Path, feeds: list[dict[str, Any]], inputs: dict[
     return Row(name, min((found.sqnr_db for found in compare(expected, list(run_onnx(network, feeds)))), default=200.0))
 
 
-def node_tests() -> Iterator[tuple[str, Path, list[dict[str, Any]], dict[str, Any]]]:
-    for case in load_model_tests(kind="node"):
-        folder = Path(case.model_dir)
-        graph = onnx.load(folder / "model.onnx").graph
-        feed = {}
-        for k, value in enumerate(graph.input):
-            proto = onnx.TensorProto()
-            data = folder / "test_data_set_0" / f"input_{k}.pb"
-            if not value.type.HasField("tensor_type") or not data.is_file():
-                break
-            proto.ParseFromString(data.read_bytes())
-            feed[value.name] = onnx.numpy_helper.to_array(proto)
-        else:
-            yield case.name, folder / "model.onnx", [feed], {name: array.shape for name, array in feed.items()}
+def node_tests() -> Iterator[tuple[str, onnx.ModelProto, list[dict[str, Any]], dict[str, Any]]]:
+    for case in cases():
+        try:
+            model, feed, _ = frozen(case)
+        except ValueError:  # a sequence or an optional
+            continue
+        yield case.name, model, [feed], {name: array.shape for name, array in feed.items()}
 
 
 def real_models(models: Path) -> Iterator[tuple[str, Path, list[dict[str, Any]], dict[str, Any]]]:

@@ -100,7 +100,8 @@ def _read(source: Source) -> tuple[ir.Model, Callable[[ir.Model], Reference | No
 
 def _with_onnx_reference(model: ir.Model, source: Path | onnx.ModelProto | ir.Model,
                          ) -> tuple[ir.Model, Callable[[ir.Model], Reference | None]]:
-    kinds = {value.name or "": value.dtype.numpy() for value in real_inputs(model.graph) if value.dtype is not None}
+    kinds = {value.name or "": value.dtype for value in (*real_inputs(model.graph), *model.graph.outputs)
+             if value.dtype is not None}
     return model, partial(onnx_reference, source, kinds)
 
 

@@ -33,11 +33,11 @@ class Reference:
     run: Predict
 
 
-def onnx_reference(source: Path | onnx.ModelProto | ir.Model, kinds: Mapping[str, Any], network: ir.Model,
+def onnx_reference(source: Path | onnx.ModelProto | ir.Model, kinds: Mapping[str, ir.DataType], network: ir.Model,
                    ) -> Reference | None:
     """onnxruntime's own reading of a source; None where its weights are too large to be held a second time.
 
-    kinds: the numpy type of each of the source's inputs. network: what the frontend made of it, whose types hold at the
+    kinds: the types of the source's inputs and outputs. network: what the frontend made of it, whose types hold at the
     interface.
     """
     if is_large(network):
@@ -88,6 +88,12 @@ def _by_name(module: Any, args: Any, kwargs: Any, network: ir.Model) -> dict[str
         raise ModelError(f"torch gives {len(tensors)} tensors, the exported network {len(values)}")
     return {value.name or "": tensor.to(torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype).numpy()
             for value, tensor in zip(values, tensors, strict=True)}
+
+
+def _named(outputs: Mapping[str, NDArray[Any]], kinds: Mapping[str, ir.DataType]) -> dict[str, NDArray[Any]]:
+    """numpy has no 8-bit floats of its own, so onnxruntime gives their bits as uint8."""
+    return {name: array.view(kinds[name].numpy()) if name in kinds and array.dtype == np.uint8 else array
+            for name, array in outputs.items()}
 
 
 def _typed(outputs: Mapping[str, NDArray[Any]], network: ir.Model) -> dict[str, NDArray[Any]]:
