@@ -49,7 +49,7 @@ class Facts:
     """data: the inputs that carry data, None for all; others are weights, biases, sizes, axes, indices and limits.
 
     layer: what its weights are, where it may have some. limits: it cuts numbers off, which the grid that they are
-    rounded to may do instead. positive: no result is below 0. random: it gives other numbers in every run.
+    rounded to may do instead. positive: no result is below 0. bounded: none is beyond -1 or 1. random: it gives other numbers in every run.
     """
 
     numbers: Numbers = Numbers.COMPUTED
@@ -58,6 +58,7 @@ class Facts:
     layer: Layer | None = None
     limits: bool = False
     positive: bool = False
+    bounded: bool = False
     random: bool = False
 
 
@@ -106,9 +107,10 @@ OPS: Final[Mapping[str, Facts]] = MappingProxyType({
     **_each("LeakyRelu Neg", Facts(_N.HOMOGENEOUS, _A.KEPT)),
     "PRelu": Facts(_N.HOMOGENEOUS, _A.KEPT, (0, 1)),
     "Abs": Facts(_N.HOMOGENEOUS, _A.KEPT, positive=True),
-    **_each("Sigmoid HardSigmoid Softmax Exp Sqrt Softplus", Facts(axes=_A.KEPT, positive=True)),
-    **_each("HardSwish Tanh Gelu Elu Selu Celu Mish Softsign ThresholdedRelu LogSoftmax Log Erf Reciprocal",
-            Facts(axes=_A.KEPT)),
+    **_each("Sigmoid HardSigmoid Softmax", Facts(axes=_A.KEPT, positive=True, bounded=True)),
+    **_each("Tanh Softsign Erf", Facts(axes=_A.KEPT, bounded=True)),
+    **_each("Exp Sqrt Softplus", Facts(axes=_A.KEPT, positive=True)),
+    **_each("HardSwish Gelu Elu Selu Celu Mish ThresholdedRelu LogSoftmax Log Reciprocal", Facts(axes=_A.KEPT)),
     **_each("Cast QuantizeLinear DequantizeLinear", Facts(axes=_A.KEPT)),
     **_each("Mul Div Pow", Facts(axes=_A.KEPT, data=_ALL)),
     # over space

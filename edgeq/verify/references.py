@@ -16,6 +16,7 @@ from edgeq.errors import ModelError, VerificationError
 from edgeq.external_weights import is_large
 from edgeq.frontends import Reference
 from edgeq.inference.reference import Arrays, run_onnx
+from edgeq.ops import TAKING, facts
 from edgeq.passes.images import arrays_channels_first, arrays_channels_last
 from edgeq.quant.samples import InputSpec
 from edgeq.verify.compare import compare
@@ -28,9 +29,7 @@ PASSES_DB: Final = 50.0
 # https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/logistic.cpp
 BOUNDED_ERROR: Final = 8 * 2.0 ** -23
 ARITHMETIC_MARGIN: Final = 16.0  # in power: 4 in amplitude
-_BOUNDED: Final = frozenset({"Erf", "HardSigmoid", "Sigmoid", "Softmax", "Softsign", "Tanh"})
-_MOVES: Final = frozenset({"Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape",
-                           "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+_MOVES: Final = TAKING | {"Concat", "DequantizeLinear", "QuantizeLinear"}
 SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, not to measure an accuracy
 
 
@@ -170,6 +169,6 @@ def bounded_outputs(graph: ir.Graph) -> set[str]:
         producer = value.producer()
         while producer is not None and producer.op_type in _MOVES and producer.inputs[0] is not None:
             producer = producer.inputs[0].producer()
-        if producer is not None and producer.op_type in _BOUNDED:
+        if producer is not None and facts(producer.op_type).bounded:
             found.add(value.name or "")
     return found
