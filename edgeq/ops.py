@@ -49,7 +49,8 @@ class Facts:
     """data: the inputs that carry data, None for all; others are weights, biases, sizes, axes, indices and limits.
 
     layer: what its weights are, where it may have some. limits: it cuts numbers off, which the grid that they are
-    rounded to may do instead. positive: no result is below 0. bounded: none is beyond -1 or 1. random: it gives other numbers in every run.
+    rounded to may do instead. positive: no result is below 0. bounded: none is beyond -1 or 1. random: it gives other
+    numbers in every run.
     """
 
     numbers: Numbers = Numbers.COMPUTED
