@@ -186,7 +186,7 @@ def _layer(row: Architecture, known: Config, head_size: int, number: int) -> Lay
     kinds = known.get("layer_types")
     slides = kinds[number] == "sliding_attention" if kinds else row.window(known, number)
     window = known.get("sliding_window")
-    width = int(window) if slides and window is not None else None
+    width = None if window is None or not slides else int(window)
     if "positions" in row.names or _without_rotary(known, number):
         rotary = None
     else:
