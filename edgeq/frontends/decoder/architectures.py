@@ -199,4 +199,4 @@ def _without_rotary(known: Config, number: int) -> bool:
     listed, interval = known.get("no_rope_layers"), known.get("no_rope_layer_interval")
     if listed:
         return not listed[number]
-    return bool(interval) and (number + 1) % int(interval) == 0
+    return bool(interval and (number + 1) % int(interval) == 0)
