@@ -257,7 +257,7 @@ def isolated(net: Any, cache: Path, targets: Sequence[str], quiet: bool = True) 
 
 def measure_all(nets: Sequence[Any], cache: Path, targets: Sequence[str], quiet: bool = True) -> Iterator[list[Cell]]:
     for module in ("torch.onnx", "transformers", "onnxruntime", "onnxscript", "edgeq.conversion.pipeline",
-                   "edgeq_runtime", "ai_edge_litert.interpreter", "coremltools", "edgeq.verify.mlpackage"):
+                   "edgeq_runtime", "ai_edge_litert.interpreter", "coremltools", "edgeq.verification.mlpackage"):
         with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
             importlib.import_module(module)  # once, before the processes fork
     for net in nets:

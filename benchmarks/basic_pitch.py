@@ -18,7 +18,7 @@ from common import open_zoo, parser, report, shapes
 
 import edgeq_runtime
 from edgeq.conversion.pipeline import Options, convert_all
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 ITEM = "basic_pitch"
 # What each file calls the outputs.
@@ -44,7 +44,7 @@ class Row:
 def shipped(folder: Path) -> Iterator[tuple[str, int, Run]]:
     from ai_edge_litert.interpreter import Interpreter
 
-    from edgeq.verify.mlpackage import open_package
+    from edgeq.verification.mlpackage import open_package
 
     path = folder / "nmp.tflite"
     interpreter = Interpreter(model_path=str(path), num_threads=1)

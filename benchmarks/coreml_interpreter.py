@@ -1,4 +1,4 @@
-"""How exactly the interpreter of edgeq.verify.mlpackage computes packages that Apple's own converter wrote.
+"""How exactly the interpreter of edgeq.verification.mlpackage computes packages that Apple's own converter wrote.
 
     python benchmarks/coreml_interpreter.py [--only NAME]... [--json FILE]
 
@@ -75,7 +75,7 @@ def errors(outputs: Iterable[Any], wanted: Iterable[Any]) -> tuple[float, float,
 def module_rows(only: list[str], folder: Path) -> Iterable[ModuleRow]:
     from verify.mlpackage_modules import CASES, build, convert, expected, feeds, save
 
-    from edgeq.verify.mlpackage import open_package
+    from edgeq.verification.mlpackage import open_package
 
     for case in CASES:
         if only and case.name not in only:
@@ -98,7 +98,7 @@ def scheme_rows(only: list[str], folder: Path) -> Iterable[SchemeRow]:
     from coremltools.optimize.coreml import decompress_weights
     from verify.mlpackage_modules import COMPRESSIBLE, SCHEMES, SCHEMES_IOS16, build, convert, feeds, save
 
-    from edgeq.verify.mlpackage import open_package
+    from edgeq.verification.mlpackage import open_package
 
     module, inputs = build(COMPRESSIBLE)
     rows = [("iOS18", *row) for row in SCHEMES.items()] + [("iOS16", *row) for row in SCHEMES_IOS16.items()]
@@ -125,7 +125,7 @@ def released_rows(models: Path) -> Iterable[ReleasedRow]:
     """Spotify's basic-pitch: nmp.mlpackage (coremltools 7, from TensorFlow) against onnxruntime on model.onnx."""
     import onnxruntime
 
-    from edgeq.verify.mlpackage import open_package
+    from edgeq.verification.mlpackage import open_package
 
     folder = models / "basic_pitch"
     if not folder.is_dir():

@@ -57,7 +57,7 @@ OTHERWISE_DEPLOYED: Final = frozenset({
 })
 # What to import before the processes fork, so that a case does not pay for it.
 PRELOADED: Final = {"onnxruntime": ("onnxruntime",), "tflite": ("ai_edge_litert.interpreter",),
-                    "coreml": ("coremltools", "edgeq.verify.mlpackage")}
+                    "coreml": ("coremltools", "edgeq.verification.mlpackage")}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from edgeq.errors import EdgeqError, ModelError
 from edgeq.frontends import load_source
 from edgeq.inference.reference import run_onnx
 from edgeq.passes import canonicalize
-from edgeq.verify.compare import compare
-from edgeq.verify.references import PASSES_DB
+from edgeq.verification.compare import compare
+from edgeq.verification.references import PASSES_DB
 
 SHOWN_DB = 100.0
 

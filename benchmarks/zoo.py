@@ -21,7 +21,7 @@ from common import PADDED, open_zoo, padded, parser, report, shapes
 
 import edgeq_runtime
 from edgeq.conversion.pipeline import Options, convert_all
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 METRICS = ("top1", "psnr", "map50", "ppl", "acc", "agree")
 

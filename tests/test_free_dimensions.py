@@ -16,9 +16,9 @@ from edgeq.conversion.estimate import estimate
 from edgeq.conversion.pipeline import convert
 from edgeq.errors import CalibrationError, InputError, UnsupportedModel
 from edgeq.inference.reference import run_onnx
-from edgeq.verify.compare import compare
-from edgeq.verify.verify_artifact import NOISE_FACTOR, NOISE_FLOOR_DB
-from edgeq.verify.verify_bundle import verify_again, verify_layers
+from edgeq.verification.compare import compare
+from edgeq.verification.verify_artifact import NOISE_FACTOR, NOISE_FLOOR_DB
+from edgeq.verification.verify_bundle import verify_again, verify_layers
 from edgeq_runtime.dimensions import Range
 
 TARGETS = ("onnxruntime", "tflite", "coreml")

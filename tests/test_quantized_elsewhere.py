@@ -20,7 +20,7 @@ from edgeq.frontends import load_model as network_of
 from edgeq.inference.reference import run_onnx
 from edgeq.passes import canonicalize
 from edgeq.passes.dynamic import without_dynamic_rounding
-from edgeq.verify.mlpackage import open_package
+from edgeq.verification.mlpackage import open_package
 
 TARGETS = ("onnxruntime", "tflite", "coreml")
 NETWORK = """g (float[1,3,9,7] x) => (float[1,5] y) {

@@ -26,7 +26,7 @@ def verify(bundle: Path, data: str | None, reference: str | None, samples: int |
     Its files, its self-test, and with --reference its distance from the float model.
     """
     from edgeq.report.text import checked, layer_table
-    from edgeq.verify.verify_bundle import verify_again, verify_layers
+    from edgeq.verification.verify_bundle import verify_again, verify_layers
 
     if layers and reference is None:
         raise click.UsageError("--layers compares with the float model: add --reference MODEL")
@@ -54,7 +54,7 @@ def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, bo
         **words: Any) -> None:
     """Run a bundle on one input."""
     from edgeq.report.text import outputs
-    from edgeq.verify.run_bundle import run_bundle
+    from edgeq.verification.run_bundle import run_bundle
 
     result = run_bundle(bundle, inputs, top, output, board, **job_words(board, words))
     print_result(result, as_json, lambda: outputs(result))

@@ -32,7 +32,7 @@ def analyze(model: Any, targets: Sequence[str], options: Options, scored: int = 
     from edgeq.quant.samples import InputSpec, open_samples
     from edgeq.quant.sensitivity import sensitivity
     from edgeq.targets import TARGETS, are_symmetric
-    from edgeq.verify.evaluate import open_evaluation
+    from edgeq.verification.evaluate import open_evaluation
 
     if options.calibration is None:
         raise UsageError("the damage is measured on real samples: add --calibration DATA")

@@ -23,7 +23,7 @@ from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import InputSpec, Samples
-from edgeq.verify.verify_artifact import Verification
+from edgeq.verification.verify_artifact import Verification
 from edgeq_runtime import __version__
 from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest, TensorSpec

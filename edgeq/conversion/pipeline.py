@@ -37,8 +37,8 @@ from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import Evidence, write_page
 from edgeq.targets import TARGETS, are_symmetric
-from edgeq.verify.references import Origin, References
-from edgeq.verify.verify_artifact import verify_bundle
+from edgeq.verification.references import Origin, References
+from edgeq.verification.verify_artifact import verify_bundle
 from edgeq_runtime.manifest import FILE_NAME, Manifest
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST_NAME
 from edgeq_runtime.selftest import write_selftest

@@ -27,7 +27,7 @@ from edgeq.quant.quantize import quantize
 from edgeq.quant.rounding import nearest
 from edgeq.quant.samples import InputSpec
 from edgeq.targets import Target
-from edgeq.verify.references import References
+from edgeq.verification.references import References
 
 
 def float_ops(model: ir.Model, targets: Iterable[Target]) -> dict[str, list[dict[str, str]] | None]:

@@ -38,7 +38,7 @@ from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantScheme
 from edgeq.targets import Target
-from edgeq.verify.evaluate import Evaluation, fidelity, open_evaluation
+from edgeq.verification.evaluate import Evaluation, fidelity, open_evaluation
 
 FIDELITY_SAMPLES: Final = 16  # that --metric sqnr compares on, where no data is named
 

@@ -28,8 +28,8 @@ from edgeq.graph import constant, is_constant
 from edgeq.inference.reference import Arrays
 from edgeq.ops import KEEPING_ALL, LIMITING
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
-from edgeq.verify.compare import Difference
-from edgeq.verify.verify_artifact import Verification
+from edgeq.verification.compare import Difference
+from edgeq.verification.verify_artifact import Verification
 from edgeq_runtime.selftest import Case, Tolerance
 
 SAMPLES: Final = 2

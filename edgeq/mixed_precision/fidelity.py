@@ -12,7 +12,7 @@ from edgeq.inference.reference import predictor, run_onnx
 from edgeq.inference.session import Arrays
 from edgeq.mixed_precision.trial_builder import spread
 from edgeq.quant.samples import Samples
-from edgeq.verify.evaluate import Evaluation, fidelity
+from edgeq.verification.evaluate import Evaluation, fidelity
 
 SAMPLES: Final = 16
 

@@ -13,7 +13,7 @@ from edgeq.errors import UsageError
 from edgeq.inference.reference import predictor
 from edgeq.inference.session import Arrays
 from edgeq.metrics import Metric
-from edgeq.verify.evaluate import Evaluation
+from edgeq.verification.evaluate import Evaluation
 
 FEEDS: Final = 8  # to measure single roundings on: their noise varies little from one sample to the next
 

@@ -21,8 +21,8 @@ from edgeq.report.mixed_precision import precision_html, precision_sentence, sco
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
 from edgeq.report.text import reasons
 from edgeq.scheme import broadcast
-from edgeq.verify.layers import BROKEN_DB, Layer, LayerComparison, compare_graphs
-from edgeq.verify.references import References
+from edgeq.verification.layers import BROKEN_DB, Layer, LayerComparison, compare_graphs
+from edgeq.verification.references import References
 
 FILE_NAME: Final = "report.html"
 FEEDS: Final = 4  # of the verification's: the page shows where the error comes from, it does not measure an accuracy

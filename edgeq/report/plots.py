@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.verify.layers import BROKEN_DB, Layer
+from edgeq.verification.layers import BROKEN_DB, Layer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

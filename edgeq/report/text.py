@@ -197,7 +197,7 @@ def _pairs(data: Mapping[str, Any]) -> str:
 # -- verify, run, benchmark, targets, doctor ---------------------------------------------------------------------------
 
 def checked(found: Mapping[str, Any]) -> None:
-    """edgeq.verify.verify_bundle.Checked, with `passed`."""
+    """edgeq.verification.verify_bundle.Checked, with `passed`."""
     out = console()
     out.print(f"files      {found['files']} match the manifest")
     test = found["self_test"]
@@ -222,7 +222,7 @@ def checked(found: Mapping[str, Any]) -> None:
 
 
 def layer_table(found: Mapping[str, Any]) -> None:
-    """edgeq.verify.layers.LayerComparison: every layer in order, and where it breaks."""
+    """edgeq.verification.layers.LayerComparison: every layer in order, and where it breaks."""
     out = console()
     rows = table("layer", "op", ">dB to float", ">lost here", ">range used", ">saturated")
     for line in found["layers"]:

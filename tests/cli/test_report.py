@@ -27,7 +27,7 @@ from edgeq.report import boards, doctor, text
 from edgeq.report.console import print_rows, size, table
 from edgeq.report.mixed_precision import precision_sentence
 from edgeq.scheme import PRESETS
-from edgeq.verify.run_bundle import read_inputs, summary
+from edgeq.verification.run_bundle import read_inputs, summary
 from edgeq_runtime.preprocess import Preprocess, imagenet
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"

@@ -14,7 +14,7 @@ from edgeq.conversion.pipeline import Options, backend, convert, convert_all
 from edgeq.errors import BundleError, UnsupportedModel, UsageError, VerificationError
 from edgeq.inference.reference import run_onnx
 from edgeq.quant.qdq import QUANTIZE
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 TARGETS = ("onnxruntime", "tflite", "coreml")
 SHAPE = (1, 3, 9, 7)

@@ -17,7 +17,7 @@ from zoo_models import MODELS, needs_zoo, zoo
 
 from edgeq.backend import Artifact, EmitOptions
 from edgeq.errors import MissingExtra, UnsupportedModel, UsageError, VerificationError
-from edgeq.verify.mlpackage import open_package
+from edgeq.verification.mlpackage import open_package
 from edgeq_converters.coreml import emit, write_package
 from edgeq_converters.coreml.package import blobs
 

@@ -14,7 +14,7 @@ from edgeq.bundle.folder import Bundle
 from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision import bit_allocation
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 SHAPE = (1, 4, 8, 6)
 FEEDS = feeds(SHAPE, 12)

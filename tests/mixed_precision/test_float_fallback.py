@@ -14,7 +14,7 @@ from edgeq.bundle.folder import Bundle
 from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision import float_fallback
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 SHAPE = (1, 2, 8, 6)
 FEEDS = feeds(SHAPE, 12)

@@ -73,7 +73,7 @@ def _run_tflite(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
 
 
 def _run_coreml(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
-    from edgeq.verify.mlpackage import open_package
+    from edgeq.verification.mlpackage import open_package
 
     found = open_package(path).run(feeds)
     return {name: np.asarray(array) for name, array in found.items()}

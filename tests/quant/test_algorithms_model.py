@@ -20,7 +20,7 @@ from edgeq.quant.quantize import quantize
 from edgeq.quant.rounding import nearest
 from edgeq.scheme import PRESETS, PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
 from edgeq.targets import ONNXRUNTIME, TFLITE
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 SHAPE = (1, 3, 9, 7)
 A8 = QuantType(8, signed=False, symmetric=False)

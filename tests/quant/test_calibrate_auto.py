@@ -16,7 +16,7 @@ from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
 from edgeq.scheme import PRESETS
 from edgeq.targets import ONNXRUNTIME
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 
 def branches():  # type: ignore[no-untyped-def]

@@ -16,7 +16,7 @@ from edgeq.quant.quantize import quantize
 from edgeq.scheme import PRESETS, QuantParams, QuantType
 from edgeq.scheme import quantize as to_integers
 from edgeq.targets import ONNXRUNTIME, TFLITE, Target
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 SHAPE = (1, 3, 9, 7)
 

@@ -22,7 +22,7 @@ from edgeq.quant.scaling.rotations import hadamard, rotation
 from edgeq.quant.scaling.streams import ROTATED, Stream, find_streams
 from edgeq.scheme import PRESETS
 from edgeq.targets import ONNXRUNTIME
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 Feeds = list[dict[str, NDArray[np.float32]]]
 TOKENS, WIDTH, HEADS, VOCABULARY = 7, 24, 3, 40

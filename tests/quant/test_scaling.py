@@ -20,7 +20,7 @@ from edgeq.quant.scaling.places import find_places
 from edgeq.quant.scaling.proposals import PROPOSALS, Channels, awq, equalize, fold_gains, smooth
 from edgeq.scheme import PRESETS
 from edgeq.targets import ONNXRUNTIME
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 Array = NDArray[np.float32]
 

@@ -23,7 +23,7 @@ from edgeq.quant.sensitivity import Damage, sensitivity
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import PRESETS, dequantize
 from edgeq.targets import TARGETS
-from edgeq.verify.compare import compare
+from edgeq.verification.compare import compare
 
 SHAPE = (1, 3, 9, 7)
 

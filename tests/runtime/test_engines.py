@@ -134,9 +134,9 @@ def test_coreml_is_interpreted_here_and_says_so(make_bundle: MakeBundle, monkeyp
         def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
             return {"count_": inputs["image"].size, "sum": (inputs["image"] * 2 + inputs["offset"]).astype(np.float16)}
 
-    stand_in = ModuleType("edgeq.verify.mlpackage")
+    stand_in = ModuleType("edgeq.verification.mlpackage")
     stand_in.open_package = Package  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "edgeq.verify.mlpackage", stand_in)
+    monkeypatch.setitem(sys.modules, "edgeq.verification.mlpackage", stand_in)
     monkeypatch.setattr(sys, "platform", "linux")
     folder = make_bundle(engine="coreml", options={"compute_units": "ane"}, outputs=(
         TensorSpec("sum", "float32", ("n", 3)), TensorSpec("count", "int64", (), engine_name="count_")))

@@ -10,7 +10,7 @@ import pytest
 
 from edgeq.errors import CalibrationError, EvaluationError, UsageError
 from edgeq.quant.samples import InputSpec
-from edgeq.verify.evaluate import fidelity, open_evaluation
+from edgeq.verification.evaluate import fidelity, open_evaluation
 
 SPECS = {"x": InputSpec("float32", (1, 3))}
 DATA = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float32)

@@ -14,7 +14,7 @@ from small_graphs import feeds, network, normal, residual
 from edgeq.cli import main
 from edgeq.conversion.pipeline import convert
 from edgeq.scheme import QuantParams, QuantType, quantize
-from edgeq.verify.layers import Seen, compare_layers, compare_values
+from edgeq.verification.layers import Seen, compare_layers, compare_values
 
 SHAPE = (1, 3, 9, 7)
 TARGETS = ("onnxruntime", "tflite", "coreml")

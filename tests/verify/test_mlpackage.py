@@ -33,7 +33,7 @@ from verify.mlpackage_modules import (
 from zoo_models import needs_zoo, zoo
 
 from edgeq.errors import BundleError, InputError, UnsupportedModel, VerificationError
-from edgeq.verify.mlpackage import Program, open_package
+from edgeq.verification.mlpackage import Program, open_package
 
 pytestmark = [
     # torch's tracer is deprecated and warns of every shape it fixes; Apple's converter has no other entry.
@@ -268,7 +268,7 @@ def test_a_missing_package_is_refused(tmp_path: Path) -> None:
 def test_neither_coremltools_nor_torch_is_imported(package: Callable[[str, str], Path]) -> None:
     """The schema is loaded without the package around it, which costs seconds."""
     code = (
-        "import sys; from pathlib import Path; from edgeq.verify.mlpackage import open_package\n"
+        "import sys; from pathlib import Path; from edgeq.verification.mlpackage import open_package\n"
         f"open_package(Path({str(package(COMPRESSIBLE.name, 'float16'))!r}))\n"
         "print([name for name in ('coremltools', 'torch', 'onnx', 'onnxruntime') if name in sys.modules])"
     )

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from edgeq.errors import BundleError
-from edgeq.verify.mlpackage.functions import erf
-from edgeq.verify.mlpackage.ops import REFUSED, all_ops
-from edgeq.verify.mlpackage.storage import BlobFile
-from edgeq.verify.mlpackage.types import BY_NAME, TensorType, round_to_float16, unpack_bits
+from edgeq.verification.mlpackage.functions import erf
+from edgeq.verification.mlpackage.ops import REFUSED, all_ops
+from edgeq.verification.mlpackage.storage import BlobFile
+from edgeq.verification.mlpackage.types import BY_NAME, TensorType, round_to_float16, unpack_bits
 
 RANDOM = np.random.default_rng(5)
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeq.verify.mlpackage.ops import all_ops
-from edgeq.verify.mlpackage.ops.resizing import grid
-from edgeq.verify.mlpackage.optable import CannotRun
+from edgeq.verification.mlpackage.ops import all_ops
+from edgeq.verification.mlpackage.ops.resizing import grid
+from edgeq.verification.mlpackage.optable import CannotRun
 
 RANDOM = np.random.default_rng(5)
 

@@ -13,7 +13,7 @@ import edgeq
 from edgeq.errors import VerificationError
 from edgeq.frontends import load_source
 from edgeq.passes import canonical
-from edgeq.verify.references import Origin, References, check_passes
+from edgeq.verification.references import Origin, References, check_passes
 
 RESIZE = ('g (float[1,2,5,7] x) => (float[] y) { y = Resize <mode = "linear",'
           ' coordinate_transformation_mode = "align_corners"> (x, "", s) }')

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq.verify.mlpackage.load import open_package
-from edgeq.verify.mlpackage.program import Output, Program, Reference, Step, TensorSpec
+from edgeq.verification.mlpackage.load import open_package
+from edgeq.verification.mlpackage.program import Output, Program, Reference, Step, TensorSpec
 
 GUIDE: Final = "https://apple.github.io/coremltools/docs-guides/source/"
 RULES_OF_APPLE: Final = "https://github.com/apple/coreai-models (neural_engine_rules.md)"

@@ -20,7 +20,7 @@ from edgeq_runtime.engines import missing
 from edgeq_runtime.errors import BundleError, EdgeqError, EngineError
 from edgeq_runtime.manifest import Manifest
 
-INTERPRETER = "edgeq.verify.mlpackage"  # found by name, because the slim runtime does not carry it
+INTERPRETER = "edgeq.verification.mlpackage"  # found by name, because the slim runtime does not carry it
 OPTIONS = {"compute_units", "min_os"}
 
 # option -> (coremltools.ComputeUnit, MLComputeUnits, words). The numbers are the enum's, CoreML/MLModelConfiguration.h.

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgeq.verify.mlpackage.functions import erf
-from edgeq.verify.mlpackage.optable import OpTable
-from edgeq.verify.mlpackage.types import Array
+from edgeq.verification.mlpackage.functions import erf
+from edgeq.verification.mlpackage.optable import OpTable
+from edgeq.verification.mlpackage.types import Array
 
 op = OpTable()
 

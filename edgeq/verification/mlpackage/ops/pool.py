@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.verify.mlpackage.optable import OpTable
-from edgeq.verify.mlpackage.types import Array
-from edgeq.verify.mlpackage.windows import Window, make_window, pad_spatial
+from edgeq.verification.mlpackage.optable import OpTable
+from edgeq.verification.mlpackage.types import Array
+from edgeq.verification.mlpackage.windows import Window, make_window, pad_spatial
 
 op = OpTable()
 

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from edgeq.verify.mlpackage.functions import softmax
-from edgeq.verify.mlpackage.optable import OpTable
-from edgeq.verify.mlpackage.types import Array
+from edgeq.verification.mlpackage.functions import softmax
+from edgeq.verification.mlpackage.optable import OpTable
+from edgeq.verification.mlpackage.types import Array
 
 op = OpTable()
 

@@ -17,8 +17,8 @@ from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.passes import canonicalize
 from edgeq.passes.images import arrays_channels_last, channels_first_shape, make_channels_last, name_channels_first
 from edgeq.quant.samples import InputSpec, open_samples
-from edgeq.verify.compare import Difference, compare
-from edgeq.verify.layers import LayerComparison, compare_layers
+from edgeq.verification.compare import Difference, compare
+from edgeq.verification.layers import LayerComparison, compare_layers
 from edgeq_runtime.manifest import Manifest, TensorSpec
 from edgeq_runtime.predict import steps
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from edgeq.errors import EdgeqError, InputError, Problem, UnsupportedModel, VerificationError
-from edgeq.verify.mlpackage.optable import CannotRun, Handler
-from edgeq.verify.mlpackage.types import BY_NAME, Array, TensorType, admits, round_to_float16
+from edgeq.verification.mlpackage.optable import CannotRun, Handler
+from edgeq.verification.mlpackage.types import BY_NAME, Array, TensorType, admits, round_to_float16
 
 Precision = Literal["float16", "float32"]
 TARGET = "the Core ML interpreter"

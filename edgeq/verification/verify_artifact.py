@@ -14,8 +14,8 @@ import edgeq_runtime
 from edgeq.errors import VerificationError
 from edgeq.inference.reference import PART, Arrays, run_parts
 from edgeq.metrics import ErrorPower
-from edgeq.verify.compare import Difference, compare
-from edgeq.verify.references import References
+from edgeq.verification.compare import Difference, compare
+from edgeq.verification.references import References
 from edgeq_runtime.manifest import Manifest
 
 # An engine that rounds a tie differently moves a value by one step, the same size of error as quantization itself; its

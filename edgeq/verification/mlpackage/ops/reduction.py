@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.verify.mlpackage.optable import OpTable
-from edgeq.verify.mlpackage.types import Array
+from edgeq.verification.mlpackage.optable import OpTable
+from edgeq.verification.mlpackage.types import Array
 
 op = OpTable()
 Axes = tuple[int, ...]

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.verify.mlpackage.optable import CannotRun, OpTable
-from edgeq.verify.mlpackage.types import Array
+from edgeq.verification.mlpackage.optable import CannotRun, OpTable
+from edgeq.verification.mlpackage.types import Array
 
 op = OpTable()
 

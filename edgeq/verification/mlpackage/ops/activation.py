@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from edgeq.verify.mlpackage import functions
-from edgeq.verify.mlpackage.functions import erf, per_channel
-from edgeq.verify.mlpackage.optable import CannotRun, OpTable
-from edgeq.verify.mlpackage.types import Array
+from edgeq.verification.mlpackage import functions
+from edgeq.verification.mlpackage.functions import erf, per_channel
+from edgeq.verification.mlpackage.optable import CannotRun, OpTable
+from edgeq.verification.mlpackage.types import Array
 
 op = OpTable()
 

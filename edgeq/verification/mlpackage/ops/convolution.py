@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from edgeq.verify.mlpackage.functions import per_channel
-from edgeq.verify.mlpackage.optable import CannotRun, OpTable
-from edgeq.verify.mlpackage.types import Array
-from edgeq.verify.mlpackage.windows import Window, integers, last, make_window, pad_spatial
+from edgeq.verification.mlpackage.functions import per_channel
+from edgeq.verification.mlpackage.optable import CannotRun, OpTable
+from edgeq.verification.mlpackage.types import Array
+from edgeq.verification.mlpackage.windows import Window, integers, last, make_window, pad_spatial
 
 op = OpTable()
 

@@ -1,7 +1,7 @@
 """All ops that the interpreter runs, one module per family."""
 from __future__ import annotations
 
-from edgeq.verify.mlpackage.ops import (
+from edgeq.verification.mlpackage.ops import (
     activation,
     control,
     convolution,
@@ -17,7 +17,7 @@ from edgeq.verify.mlpackage.ops import (
     resizing,
     shaping,
 )
-from edgeq.verify.mlpackage.optable import OpTable
+from edgeq.verification.mlpackage.optable import OpTable
 
 FAMILIES = (activation, control, convolution, creation, elementwise, indexing, linear, normalization, pool,
             quantization, recurrent, reduction, resizing, shaping)

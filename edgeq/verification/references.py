@@ -19,8 +19,8 @@ from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.ops import TAKING, facts
 from edgeq.passes.images import arrays_channels_first, arrays_channels_last
 from edgeq.quant.samples import InputSpec
-from edgeq.verify.compare import compare
-from edgeq.verify.inputs import cover_sizes, generated_feeds
+from edgeq.verification.compare import compare
+from edgeq.verification.inputs import cover_sizes, generated_feeds
 
 # Passes reorder float sums (fold_affine, fold_batch_norm ...): 90 dB and more over the models measured; what a wrong
 # pass did to one (Resize with align_corners) was 18 dB.

@@ -390,7 +390,7 @@ class CoreMLProbe:
     """
 
     def __init__(self, path: Path, network: ir.Model, manifest: Manifest):
-        from edgeq.verify.mlpackage import open_package
+        from edgeq.verification.mlpackage import open_package
 
         self._program = open_package(path)
         self._inputs = {spec.name: spec.engine_name or spec.name for spec in manifest.inputs}

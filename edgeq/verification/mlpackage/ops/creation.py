@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.verify.mlpackage.optable import OpTable
-from edgeq.verify.mlpackage.types import Array
-from edgeq.verify.mlpackage.windows import integers
+from edgeq.verification.mlpackage.optable import OpTable
+from edgeq.verification.mlpackage.types import Array
+from edgeq.verification.mlpackage.windows import integers
 
 op = OpTable()
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import BundleError, Problem, UnsupportedModel
-from edgeq.verify.mlpackage import schema
-from edgeq.verify.mlpackage.ops import REFUSED, all_ops
-from edgeq.verify.mlpackage.optable import CannotRun, Handler
-from edgeq.verify.mlpackage.program import (
+from edgeq.verification.mlpackage import schema
+from edgeq.verification.mlpackage.ops import REFUSED, all_ops
+from edgeq.verification.mlpackage.optable import CannotRun, Handler
+from edgeq.verification.mlpackage.program import (
     TARGET,
     Block,
     Output,
@@ -24,8 +24,8 @@ from edgeq.verify.mlpackage.program import (
     TensorSpec,
     convert,
 )
-from edgeq.verify.mlpackage.storage import BlobFiles, find_model, from_bytes, read_protobuf
-from edgeq.verify.mlpackage.types import BY_CODE, Array, TensorType
+from edgeq.verification.mlpackage.storage import BlobFiles, find_model, from_bytes, read_protobuf
+from edgeq.verification.mlpackage.types import BY_CODE, Array, TensorType
 
 _NAME = "name"
 

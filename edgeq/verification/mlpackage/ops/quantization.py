@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.verify.mlpackage.functions import per_channel
-from edgeq.verify.mlpackage.optable import OpTable
-from edgeq.verify.mlpackage.types import BY_NAME, Array, unpack_bits
+from edgeq.verification.mlpackage.functions import per_channel
+from edgeq.verification.mlpackage.optable import OpTable
+from edgeq.verification.mlpackage.types import BY_NAME, Array, unpack_bits
 
 op = OpTable()
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import BundleError
-from edgeq.verify.mlpackage.types import Array, TensorType, unpack_bits
+from edgeq.verification.mlpackage.types import Array, TensorType, unpack_bits
 
 _HEADER = struct.Struct("<II")
 _METADATA = struct.Struct("<IIQQQ")

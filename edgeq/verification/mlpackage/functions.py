@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.verify.mlpackage.types import Array
+from edgeq.verification.mlpackage.types import Array
 
 # Rational approximation x * P(x^2) / Q(x^2) on [-4, 4], beyond which erf is 1 in float32.
 # Eigen, generic_fast_erf_float: https://gitlab.com/libeigen/eigen/-/blob/3.4.0/unsupported/Eigen/src/SpecialFunctions/
