@@ -180,7 +180,7 @@ def peer(net: Any, path: Path) -> float | None:
 
 def measure(net: Any, path: Path, target: str, bits: int) -> Cell:
     """Convert, run, compare; what goes wrong is the cell's reason."""
-    from edgeq.conversion.pipeline import convert
+    from edgeq import convert
     from edgeq.errors import EdgeqError
 
     calibration = net.samples(CALIBRATION, seed=1)

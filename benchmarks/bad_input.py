@@ -31,7 +31,7 @@ from cli.badinput import BUNDLE, CASES, convert, network  # noqa: E402
 
 
 def edgeq(folder: Path, arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "edgeq.cli", *arguments], cwd=folder, env=environment(),
+    return subprocess.run([sys.executable, "-m", "edgeq", *arguments], cwd=folder, env=environment(),
                           capture_output=True, text=True, check=False, **options)
 
 
@@ -114,7 +114,7 @@ def killed() -> dict[str, Any]:
         arguments = convert("net.onnx", "-o", BUNDLE, "--force")
         assert edgeq(folder, arguments).returncode == 0
         old = {file: file.read_bytes() for file in (folder / BUNDLE).rglob("*") if file.is_file()}
-        process = subprocess.Popen([sys.executable, "-m", "edgeq.cli", *arguments], cwd=folder, env=environment(),
+        process = subprocess.Popen([sys.executable, "-m", "edgeq", *arguments], cwd=folder, env=environment(),
                                    stdout=subprocess.DEVNULL)
         while not (drafts := list(folder.glob(f".{BUNDLE}.*/model.onnx"))) and process.poll() is None:
             time.sleep(0.001)

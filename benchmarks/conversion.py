@@ -47,7 +47,8 @@ def child(models: Path, item: str, target: str, bits: int) -> None:
     started = time.perf_counter()
     import onnxruntime  # noqa: F401
 
-    from edgeq.conversion.pipeline import Options, backend, convert_all
+    from edgeq.conversion.emission import backend
+    from edgeq.conversion.pipeline import Options, convert_all
 
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
         backend(target)

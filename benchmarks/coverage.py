@@ -129,7 +129,7 @@ def frozen(case: Case) -> tuple[onnx.ModelProto, dict[str, Any], list[Any]]:
 def attempt(case: Case, target: str) -> Outcome:
     """Convert, run and compare one case in this process."""
     import edgeq_runtime
-    from edgeq.conversion.pipeline import convert
+    from edgeq import convert
     from edgeq.errors import EdgeqError
 
     outcome = partial(Outcome, case.name, case.op)

@@ -25,8 +25,8 @@ import onnx
 from common import ROOT, parser, report
 
 import edgeq_runtime
+from edgeq import convert
 from edgeq.bundle.archive import pack
-from edgeq.conversion.pipeline import convert
 from edgeq_runtime.manifest import FILE_NAME, Manifest
 
 INSTALL = """

@@ -114,7 +114,7 @@ start = resident("VmRSS")
 import sys, time
 path, output, target, bits, verify = sys.argv[1:]
 started = time.perf_counter()
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 bundle = convert(path, target=target, output=output, bits=int(bits), verify=verify == "True")
 seconds, size = time.perf_counter() - started, sum(file.bytes for file in bundle.manifest.files)
 print(start, resident("VmHWM") - start, seconds, size)

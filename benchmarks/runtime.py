@@ -24,7 +24,7 @@ import onnx
 from common import ROOT, parser, report
 
 import edgeq_runtime
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq_runtime.drift import DriftWatch
 
 IMPORTS, ROUNDS, CALLS = 10, 15, 500

@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from common import ROOT, parser, report
 
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgeq.api import analyze, convert, estimate, evaluate, inspect, verify
     from edgeq.bundle.folder import Bundle
-    from edgeq.conversion.pipeline import convert
     from edgeq_runtime import __version__
 
-__all__ = ["Bundle", "__version__", "convert"]
+__all__ = ["Bundle", "__version__", "analyze", "convert", "estimate", "evaluate", "inspect", "verify"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,12 +17,16 @@ def __getattr__(name: str) -> object:
         from edgeq_runtime import __version__
 
         return __version__
-    if name == "convert":
-        from edgeq.conversion.pipeline import convert
-
-        return convert
     if name == "Bundle":
         from edgeq.bundle.folder import Bundle
 
         return Bundle
+    if name in __all__:
+        from edgeq import api
+
+        return getattr(api, name)
     raise AttributeError(f"module 'edgeq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,6 +18,8 @@ from typing import Any, Literal, Protocol
 
 import onnx_ir as ir
 
+from edgeq.scheme import FloatType
+
 ComputeUnits = Literal["ane", "gpu", "cpu", "all"]
 
 
@@ -31,7 +33,7 @@ class EmitOptions:
 
     min_os: int = 18
     compute: ComputeUnits = "ane"
-    precision: Literal["float16", "float32"] = "float16"
+    precision: FloatType = "float16"
 
 
 @dataclass(frozen=True, slots=True)

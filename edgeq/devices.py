@@ -1,14 +1,12 @@
 """Devices that a conversion can be for: what runs there, which releases, and what does not, as rows with sources."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from edgeq.errors import UsageError, all_of
-from edgeq.options import Options, scheme_of
-from edgeq.targets import TARGETS
+from edgeq.errors import UsageError
 from edgeq_runtime.engines.versions import matches, specifier
 from edgeq_runtime.manifest import Manifest
 
@@ -42,6 +40,21 @@ class Device:
     summary: str
     targets: Mapping[str, Available]
     threads: int | None = None
+
+    def refusals(self, targets: Sequence[str], bits: int) -> Iterator[str]:
+        """Why the device cannot have these targets with weights of so many bits."""
+        absent = [name for name in targets if name not in self.targets]
+        if absent:
+            yield f"--device {self.name} does not run {', '.join(absent)}; it runs {', '.join(self.targets)}"
+        for name in targets:
+            there = self.targets.get(name)
+            if there is not None and bits < there.least_bits:
+                yield (f"--device {self.name} runs {name} with {there.package} {there.newest}, which has no "
+                       f"{bits}-bit weights ({there.bits_source}): use --bits {there.least_bits}")
+
+    def least_bits(self, targets: Iterable[str]) -> int:
+        """Of the weights that all of these targets can have here."""
+        return max(self.targets[name].least_bits for name in targets)
 
     def refuse_newer(self, target: str, engine_version: str, options: Mapping[str, Any]) -> None:
         """Raises UsageError: an artifact needs a newer engine than the device can have."""
@@ -92,53 +105,3 @@ def device_named(name: str) -> Device:
     if name not in DEVICES:
         raise UsageError(f"there is no device '{name}'; there are {', '.join(DEVICES)}")
     return DEVICES[name]
-
-
-def targets_of(asked: Sequence[str], options: Options) -> tuple[str, ...]:
-    """The targets of a conversion that names some, or a device, or both.
-
-    Raises:
-        UsageError: neither, or whatever the options want that a target or the device does not offer, all of it.
-    """
-    device = None if options.device is None else device_named(options.device)
-    default = [] if device is None else [next(iter(device.targets))]
-    targets = tuple(dict.fromkeys(asked or default))
-    if not targets:
-        raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(DEVICES)}")
-    refused = [*_contradictions(options), *_refused_tables(targets, options)]
-    if device is not None:
-        refused += _refused_by(device, targets, options)
-    if refused:
-        raise all_of([UsageError(reason) for reason in refused])
-    return targets
-
-
-def least_bits(device: str | None, targets: Sequence[str]) -> int:
-    """Of the weights that all targets of a conversion can have."""
-    return 4 if device is None else max(device_named(device).targets[name].least_bits for name in targets)
-
-
-def _contradictions(options: Options) -> Iterator[str]:
-    """What fits no target, because the options do not fit one another."""
-    try:
-        scheme_of(options)
-    except UsageError as error:
-        yield str(error)
-
-
-def _refused_tables(targets: Sequence[str], options: Options) -> Iterator[str]:
-    without = [name for name in targets if name in TARGETS and not TARGETS[name].tables]
-    if options.weights.partition(":")[0] == "table" and without:
-        yield (f"--weights {options.weights}: {' and '.join(without)} multiply 4-bit integers with a scale; "
-               "tables of numbers exist on coreml alone")
-
-
-def _refused_by(device: Device, targets: Sequence[str], options: Options) -> Iterator[str]:
-    absent = [name for name in targets if name not in device.targets]
-    if absent:
-        yield f"--device {device.name} does not run {', '.join(absent)}; it runs {', '.join(device.targets)}"
-    for name in targets:
-        there = device.targets.get(name)
-        if there is not None and options.bits < there.least_bits:
-            yield (f"--device {device.name} runs {name} with {there.package} {there.newest}, which has no "
-                   f"{options.bits}-bit weights ({there.bits_source}): use --bits {there.least_bits}")

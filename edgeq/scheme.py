@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class PerBlock:
 
 
 Granularity: TypeAlias = PerTensor | PerChannel | PerBlock
+FloatType: TypeAlias = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,14 @@ from click.testing import CliRunner
 from small_graphs import feeds, normal
 from small_graphs import network as small_graph
 
+from edgeq import convert
 from edgeq.cli import main
 from edgeq.cli.shared import DEVICE_NAMES
-from edgeq.conversion.pipeline import convert, convert_all
-from edgeq.devices import DEVICES, targets_of
+from edgeq.conversion.options import Options
+from edgeq.conversion.pipeline import convert_all
+from edgeq.conversion.request import read_request
+from edgeq.devices import DEVICES
 from edgeq.errors import EdgeqError, UsageError
-from edgeq.options import Options
 from edgeq.targets import TARGETS
 from edgeq_runtime import Manifest, TensorSpec, load
 from edgeq_runtime.manifest import FileEntry
@@ -47,10 +49,11 @@ def test_a_row_that_restricts_names_its_source() -> None:
 
 
 def test_chooses_the_target() -> None:
-    assert targets_of([], Options(device="pi4")) == ("tflite",)
-    assert targets_of([], Options(device="iphone")) == ("coreml",)
-    assert targets_of(["onnxruntime", "tflite", "onnxruntime"], Options(device="pi4")) == ("onnxruntime", "tflite")
-    assert targets_of(["coreml"], Options()) == ("coreml",)
+    assert read_request([], Options(device="pi4")).target_names == ("tflite",)
+    assert read_request([], Options(device="iphone")).target_names == ("coreml",)
+    twice = read_request(["onnxruntime", "tflite", "onnxruntime"], Options(device="pi4"))
+    assert twice.target_names == ("onnxruntime", "tflite")
+    assert read_request(["coreml"], Options()).target_names == ("coreml",)
 
 
 @pytest.mark.parametrize(("asked", "options", "message"), [
@@ -62,12 +65,12 @@ def test_chooses_the_target() -> None:
 ])
 def test_refuses(asked: list[str], options: Options, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        targets_of(asked, options)
+        read_request(asked, options)
 
 
 def test_tells_all_reasons_at_once() -> None:
     with pytest.raises(UsageError) as refused:
-        targets_of(["tflite", "coreml"], Options(device="pi-32bit", bits=4, weights="table", min_os=17))
+        read_request(["tflite", "coreml"], Options(device="pi-32bit", bits=4, weights="table", min_os=17))
     for reason in ("does not run coreml", "no 4-bit weights", "tables of numbers exist on coreml alone",
                    "needs --min-os 18"):
         assert reason in str(refused.value)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from small_graphs import feeds, network, normal, residual
 
 import edgeq_converters.onnxfile
+from edgeq import convert
 from edgeq import external_weights as streamed
-from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import run_onnx, run_parts
 
 WIDTH, LAYERS = 96, 6

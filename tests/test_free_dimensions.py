@@ -12,13 +12,12 @@ from free_nets import NETS, Feed, FreeNet, encoder
 from zoo_models import needs_zoo, zoo
 
 import edgeq_runtime
-from edgeq.conversion.estimate import estimate
-from edgeq.conversion.pipeline import convert
+from edgeq import convert, estimate
 from edgeq.errors import CalibrationError, InputError, UnsupportedModel
 from edgeq.inference.reference import run_onnx
 from edgeq.verification.compare import compare
 from edgeq.verification.verify_artifact import NOISE_FACTOR, NOISE_FLOOR_DB
-from edgeq.verification.verify_bundle import verify_again, verify_layers
+from edgeq.verification.verify_bundle import verify_bundle
 from edgeq_runtime.dimensions import Range
 
 TARGETS = ("onnxruntime", "tflite", "coreml")
@@ -96,12 +95,12 @@ def test_a_bundle_is_verified_again_and_layer_by_layer(target: str, tmp_path: Pa
     onnx.save(encoder(), tmp_path / "encoder.onnx")
     bundle = convert(tmp_path / "encoder.onnx", target=target, calibration=net.feeds(), inputs={"tokens": "1..3x1..32"},
                      output=tmp_path / "b")
-    checked = verify_again(bundle.path, net.feeds(), tmp_path / "encoder.onnx")
+    checked = verify_bundle(bundle.path, net.feeds(), tmp_path / "encoder.onnx", layers=True)
     assert checked.passed
     assert checked.samples == len(net.sizes)
-    layers = verify_layers(bundle.path, tmp_path / "encoder.onnx", net.feeds()).layers
-    assert "y" in {layer.value for layer in layers}
-    assert min(layer.sqnr_db for layer in layers) > 20
+    assert checked.layers is not None
+    assert "y" in {layer.value for layer in checked.layers.layers}
+    assert min(layer.sqnr_db for layer in checked.layers.layers) > 20
 
 
 @pytest.mark.parametrize("target", TFLITE_FIRST)
@@ -125,7 +124,7 @@ def test_channels_last_images_of_several_sizes(target: str, tmp_path: Path) -> N
 
 def test_memory_is_told_for_the_largest_size() -> None:
     def peak(shape: str) -> int:
-        return int(estimate(encoder(), {"tokens": shape})["bits"][0]["activation_bytes"])
+        return int(estimate(encoder(), inputs={"tokens": shape})["bits"][0]["activation_bytes"])
 
     assert peak("1..3x1..32") == peak("3x32") > peak("3x31")
 

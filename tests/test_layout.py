@@ -14,9 +14,9 @@ from small_graphs import feeds, network, normal
 from zoo_models import needs_zoo, zoo
 
 import edgeq_runtime
+from edgeq import convert
 from edgeq.bundle.folder import Bundle
 from edgeq.cli import main
-from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.passes.images import arrays_channels_last
 from edgeq_runtime.preprocess import Preprocess

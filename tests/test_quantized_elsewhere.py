@@ -14,7 +14,7 @@ from passes.graphs import build, noise, session
 from zoo_models import needs_zoo, zoo
 
 import edgeq_runtime
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model as network_of
 from edgeq.inference.reference import run_onnx

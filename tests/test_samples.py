@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq_runtime.postprocess import Classify, Detect
 from edgeq_runtime.preprocess import Preprocess
 from edgeq_runtime.sound import LogMel

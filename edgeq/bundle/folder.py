@@ -10,17 +10,25 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.errors import BundleError
+import edgeq_runtime
+from edgeq.errors import BundleError, InputError
 from edgeq_runtime.manifest import FILE_NAME, FileEntry, Manifest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeq.verification.verify_bundle import Checked
+    from edgeq_runtime import Model
+    from edgeq_runtime.selftest import SelfTestResult
 
 REPORT_NAME: Final = "report.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
     """One converted model. path: its folder. report: what the conversion did and measured, as in report.json."""
 
@@ -28,10 +36,60 @@ class Bundle:
     manifest: Manifest
     report: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.path)!r}, target={self.manifest.target!r}, artifact_bytes={self.artifact_bytes})"
+
+    def load(self, *, threads: int | None = None) -> Model:
+        """Open it with its engine, for more than one run. See `edgeq_runtime.load`."""
+        return edgeq_runtime.load(self.path, threads=threads)
+
+    def run(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        """Run it once on this machine. inputs: name -> array, or the array of its only input -> outputs by name.
+
+        Raises:
+            InputError: a wrong name, shape or dtype. BundleError, EngineError: see `edgeq_runtime.load`.
+        """
+        from edgeq.quant.samples import as_array
+
+        with self.load() as model:
+            if not isinstance(inputs, Mapping):
+                names = ", ".join(spec.name for spec in model.inputs)
+                if len(model.inputs) != 1:
+                    raise InputError(f"the model has the inputs {names}; give a dict of name -> array")
+                inputs = {names: inputs}
+            return model.run({name: as_array(value, f"input '{name}'") for name, value in inputs.items()})
+
+    def self_test(self) -> SelfTestResult:
+        """Does this machine compute what the converter promised?
+
+        Raises:
+            BundleError: it was converted without verification. EngineError: see `edgeq_runtime.load`.
+        """
+        with self.load() as model:
+            return model.self_test()
+
+    def verify(self, *, reference: Any = None, data: Any = None, samples: int | None = None, layers: bool = False,
+               ) -> Checked:
+        """See `edgeq.verification`."""
+        from edgeq.verification.verify_bundle import verify_bundle
+
+        return verify_bundle(self.path, data, reference, samples, layers=layers)
+
     @property
     def artifact_bytes(self) -> int:
         """Bytes of what the engine loads: model files and weights, without self-test and report."""
-        return sum(file.bytes for file in self.manifest.files if file.path.split("/")[0].startswith("model"))
+        return sum(file.bytes for file in self.manifest.files if _is_artifact(file.path))
+
+
+def _is_artifact(path: str) -> bool:
+    """path: in the bundle, with slashes."""
+    return path.split("/")[0].startswith("model")
+
+
+def artifact_bytes(folder: Path) -> int:
+    """As `Bundle.artifact_bytes`, of a bundle in the making."""
+    return sum(file.stat().st_size for file in folder.rglob("*")
+               if file.is_file() and _is_artifact(file.relative_to(folder).as_posix()))
 
 
 @contextmanager
@@ -173,6 +231,11 @@ def sha256(file: Path) -> str:
     """The checksum of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """The last file of a bundle, because it lists all others."""
+    (folder / FILE_NAME).write_text(replace(manifest, files=file_entries(folder)).to_json())
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:

@@ -70,7 +70,7 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "edgeq", "_EDGEQ_COMPLETE").source())
 
 
-for command in (conversion.convert, models.inspect, models.analyze, models.estimate, bundles.verify, bundles.run,
-                bundles.benchmark, boards.test, boards.board, archives.pack, archives.unpack, archives.keygen,
-                models.targets, models.doctor):
+for command in (conversion.convert, models.inspect, models.analyze, models.estimate, bundles.verify, bundles.evaluate,
+                bundles.run, bundles.benchmark, boards.test, boards.board, archives.pack, archives.unpack,
+                archives.keygen, models.targets, models.doctor):
     main.add_command(command)

@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edgeq.cli.boards import on_boards
-from edgeq.cli.shared import BAD_INPUT, board_option, common, job_options, job_words, print_result
+from edgeq.cli.shared import BAD_INPUT, BELOW_WHAT_WAS_ASKED, board_option, common, job_options, job_words, print_result
 
 
 @click.command()
@@ -25,20 +24,39 @@ def verify(bundle: Path, data: str | None, reference: str | None, samples: int |
 
     Its files, its self-test, and with --reference its distance from the float model.
     """
+    import edgeq
     from edgeq.report.text import checked, layer_table
-    from edgeq.verification.verify_bundle import verify_again, verify_layers
 
-    if layers and reference is None:
-        raise click.UsageError("--layers compares with the float model: add --reference MODEL")
-    result = verify_again(bundle, data=data, reference=reference, limit=samples)
-    found = {"passed": result.passed, **asdict(result)}
-    if layers:
-        found |= verify_layers(bundle, reference, data, samples).to_json()
-        if not as_json:
-            layer_table(found)
+    result = edgeq.verification(bundle, reference=reference, data=data, samples=samples, layers=layers)
+    found = result.to_json()
+    if layers and not as_json:
+        layer_table(found)
     print_result(found, as_json, lambda: checked(found))
     if not result.passed:
         sys.exit(BAD_INPUT)
+
+
+@click.command("eval")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--data", metavar="DATA", required=True,
+              help="Labelled data: .npz or a folder of such with an array `labels`, or a module:function.")
+@click.option("--metric", metavar="NAME",
+              help="top1, top5, map50, miou, psnr, perplexity, wer, sqnr or module:function.")
+@click.option("--reference", metavar="MODEL", help="The float model, which is scored too.")
+@click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
+@click.option("--max-drop", metavar="N", help="Exit with 3 where it scores more than N (or N%) below the float model.")
+@click.option("--min-metric", type=float, metavar="N", help="The same, with the worst score that is allowed.")
+@common
+def evaluate(bundle: Path, as_json: bool, **words: Any) -> None:
+    """Score a bundle on labelled data."""
+    import edgeq
+    from edgeq.report.text import score
+
+    result = edgeq.evaluate(bundle, **words)
+    found = result.to_json()
+    print_result(found, as_json, lambda: score(found))
+    if not result.met:
+        sys.exit(BELOW_WHAT_WAS_ASKED)
 
 
 @click.command()

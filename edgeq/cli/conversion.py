@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,13 +15,9 @@ from edgeq.cli.shared import (
     TARGET_NAMES,
     common,
     input_option,
-    patterns,
     print_result,
     progress_bar,
 )
-
-if TYPE_CHECKING:
-    from edgeq.options import Options, Progress
 
 
 @click.command()
@@ -45,7 +41,7 @@ if TYPE_CHECKING:
               help="How a range is chosen from what calibration saw; auto tries all, tensor by tensor.")
 @click.option("--calibration-cache", type=click.Path(dir_okay=False, path_type=Path),
               help="Keep what calibration saw in this file, and go on from there next time.")
-@click.option("--keep-float", multiple=True, callback=patterns, metavar="REGEX",
+@click.option("--keep-float", multiple=True, metavar="REGEX",
               help="Nodes whose name matches stay float. Repeatable.")
 @input_option
 @click.option("--preprocess", metavar="FILE|imagenet",
@@ -72,21 +68,20 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="The bundle's folder; with several targets, their parent.")
 @common
-def convert(model: str, targets: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+def convert(model: str, targets: tuple[str, ...], bits: str, no_verify: bool, dry_run: bool, as_json: bool,
+            **words: Any) -> None:
     """Convert a model into one bundle per target.
 
     MODEL is an .onnx or .pt2 file, or module:function.
     """
-    from edgeq.conversion.pipeline import convert_all
+    import edgeq
     from edgeq.report.text import conversion
 
-    dry_run, output, options = flags.pop("dry_run"), flags.pop("output"), _options(flags)
-    if dry_run and flags["keep_qdq"]:
-        raise click.UsageError("--dry-run writes nothing, so it excludes --keep-qdq")
-    with progress_bar() as progress, _destination(output, dry_run) as place, _float_ops(as_json):
-        bundles = convert_all(model, targets, options(progress), place)
-        rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}
-                for bundle in bundles]
+    with progress_bar() as progress, _float_ops(as_json):
+        bundles = edgeq.convert(model, target=list(targets), bits=int(bits), verify=not no_verify, dry_run=dry_run,
+                                progress=progress, **words)
+    rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}
+            for bundle in bundles]
     print_result(rows, as_json, lambda: conversion(rows))
     missed = [row["target"] for row in rows if not (row.get("evaluation") or {"met": True})["met"]]
     if missed:
@@ -107,26 +102,3 @@ def _float_ops(as_json: bool) -> Iterator[None]:
         found = error.found
         print_result({"float_on_this_engine": found}, as_json, lambda: fallbacks(found))
         raise
-
-
-def _options(flags: Mapping[str, Any]) -> Callable[[Progress], Options]:
-    """The flags as `pipeline.Options`, once there is a progress bar."""
-    from edgeq.conversion.inspect import read_labels, read_postprocess, read_preprocess
-    from edgeq.conversion.pipeline import Options
-
-    words = {key: value for key, value in flags.items() if key != "no_verify"}
-    words |= {"bits": int(flags["bits"]), "verify": not flags["no_verify"],
-              "labels": read_labels(flags["labels"]), "preprocess": read_preprocess(flags["preprocess"]),
-              "postprocess": read_postprocess(flags["postprocess"])}
-    return lambda progress: Options(**words, progress=progress)
-
-
-@contextmanager
-def _destination(output: Path | None, dry_run: bool) -> Iterator[Path | None]:
-    import tempfile
-
-    if not dry_run:
-        yield output
-        return
-    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        yield Path(folder) / "dry-run"

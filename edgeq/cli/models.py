@@ -1,11 +1,11 @@
 """Commands that look at a model before anything is converted, and at what there is to convert for."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from edgeq.cli.shared import PLANNED_TOGETHER, TARGET_NAMES, common, input_option, print_result, progress_bar
+from edgeq.cli.shared import TARGET_NAMES, common, input_option, print_result, progress_bar
 
 if TYPE_CHECKING:
     from edgeq.dimensions import Shape
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 @click.option("--compute", type=click.Choice(["ane"]),
               help="Of a Core ML bundle: what may keep it from the Neural Engine, with sources.")
 @common
-def inspect(source: str, inputs: dict[str, Shape], compute: str | None, as_json: bool) -> None:
+def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | None, as_json: bool) -> None:
     """Show what a model or a bundle holds.
 
     Of a model: ops, sizes, memory, and what stays float on each target and why.
     """
-    from edgeq.conversion.inspect import describe
+    import edgeq
     from edgeq.report.text import description
 
-    found = describe(source, inputs, neural_engine=compute == "ane")
+    found = edgeq.inspect(source, inputs=inputs, compute=compute)
     print_result(found, as_json, lambda: description(found))
 
 
@@ -44,18 +44,14 @@ def inspect(source: str, inputs: dict[str, Shape], compute: str | None, as_json:
 @click.option("--metric", metavar="NAME", help="Score the worst layers by this too; see `edgeq convert`.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many layers to show.")
 @common
-def analyze(model: str, targets: tuple[str, ...], bits: str, preprocess: str | None, top: int, as_json: bool,
-            **flags: Any) -> None:
+def analyze(model: str, targets: tuple[str, ...], bits: str, top: int, as_json: bool, **words: Any) -> None:
     """Rank the layers by the damage that each causes when it alone is quantized."""
-    from edgeq.conversion.analyze import analyze as damage
-    from edgeq.conversion.analyze import print_damage
-    from edgeq.conversion.inspect import read_preprocess
-    from edgeq.options import Options
+    import edgeq
+    from edgeq.report.text import damage
 
     with progress_bar() as progress:
-        options = Options(**flags, bits=int(bits), preprocess=read_preprocess(preprocess), progress=progress)
-        found = damage(model, targets or PLANNED_TOGETHER, options, top)
-    print_result(found, as_json, lambda: print_damage(found, top))
+        found = edgeq.analyze(model, target=targets, bits=int(bits), top=top, progress=progress, **words)
+    print_result(found, as_json, lambda: damage(found, top))
 
 
 @click.command()
@@ -67,10 +63,10 @@ def estimate(model: str, inputs: dict[str, Shape], as_json: bool) -> None:
 
     Bytes on disk and in memory at 32, 16, 8 and 4 bits, before any work.
     """
-    from edgeq.conversion.estimate import estimate as sizes
+    import edgeq
     from edgeq.report.text import estimate_table
 
-    found = sizes(model, inputs)
+    found = edgeq.estimate(model, inputs=inputs)
     print_result(found, as_json, lambda: estimate_table(found))
 
 

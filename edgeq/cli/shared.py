@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from edgeq.dimensions import Shape
-    from edgeq.options import Progress
+    from edgeq.progress import Progress
 
 BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
 PLANNED_TOGETHER = ("onnxruntime", "tflite", "coreml")
@@ -35,15 +34,6 @@ def shapes_of(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
         if not name:
             raise click.BadParameter(f"'{text}': write name, colon and shape of the input, such as image:1x3x224x224")
     return shapes
-
-
-def patterns(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        try:
-            re.compile(text)
-        except re.error as error:
-            raise click.BadParameter(f"'{text}' is not a regular expression: {error}") from None
-    return texts
 
 
 def input_option(function: F) -> F:
@@ -95,8 +85,10 @@ def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A bar with what is going on; silent when stderr is not a terminal."""
+    from edgeq.progress import silent
+
     if not sys.stderr.isatty():
-        yield lambda what, done=0, total=None: None
+        yield silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

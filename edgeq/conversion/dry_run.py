@@ -1,35 +1,31 @@
-"""What a conversion would be refused for at its end, said before it reads its data.
+"""What a conversion would end with, told before it begins.
 
-Only a backend knows what it writes, and of which engine that asks what. So the plan is carried out once on the ranges
-of one sample, with plain rounding, and written for every target into nowhere. What only the real ranges, a search or
+Only a backend knows what it writes, what of it runs in float, and of which engine that asks what. So the flow is run
+once as `quantization.plain` has it, on one sample, and written into nowhere. What only the real ranges, a search or
 fitted weights decide is checked again at the end.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Iterable
+from dataclasses import asdict
 
 import onnx_ir as ir
 
-from edgeq.backend import Artifact
-from edgeq.conversion.quantization import is_quantized
-from edgeq.devices import device_named
-from edgeq.errors import EdgeqError, UnsupportedModel, UsageError, all_of
+from edgeq.conversion.emission import emit_into_nowhere
+from edgeq.conversion.metadata import input_specs
+from edgeq.conversion.options import Options
+from edgeq.conversion.quantization import QuantizedNetwork, plain, quantize_network
+from edgeq.conversion.request import Request, read_request
+from edgeq.errors import EdgeqError, FloatFallback, UnsupportedModel, UsageError, all_of
 from edgeq.external_weights import is_large
-from edgeq.options import Options
-from edgeq.quant.calibrate import CALIBRATORS, Statistics, calibrate
-from edgeq.quant.plan import make_plan
-from edgeq.quant.quantize import quantize
-from edgeq.quant.rounding import nearest
-from edgeq.quant.samples import Samples
-from edgeq.scheme import QuantScheme
-from edgeq.targets import TARGETS
+from edgeq.inference.reference import Arrays
+from edgeq.quant.samples import Samples, open_samples
+from edgeq.targets import Target
+from edgeq.verification.references import References
 
 
-def rehearse(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, samples: Samples | None, options: Options,
-             emit: Callable[[str, ir.Model], Artifact]) -> None:
-    """emit: target, quantized graph -> what the target would write. Nothing is done for a network whose weights do not
-    fit into memory twice.
+def refuse_early(network: ir.Model, request: Request, samples: Samples | None) -> None:
+    """Nothing is done for a network whose weights do not fit into memory twice.
 
     Raises:
         UnsupportedModel, UsageError: nodes that a target cannot run, or an engine that the device has not.
@@ -37,23 +33,57 @@ def rehearse(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, sam
     """
     if is_large(network):
         return
-    graph, refused = _rehearsed(network, targets, scheme, samples, options), list[EdgeqError]()
-    for name in targets:
+    first = None if samples is None else samples.first(1)
+    graph, refused = quantize_network(network, plain(request), first).graph, list[EdgeqError]()
+    for name in request.target_names:
         try:
-            artifact = emit(name, graph)
-            if options.device is not None:
-                device_named(options.device).refuse_newer(name, artifact.engine_version, artifact.options)
+            artifact = emit_into_nowhere(name, graph, request.emit).artifact
+            if request.device is not None:
+                request.device.refuse_newer(name, artifact.engine_version, artifact.options)
         except (UnsupportedModel, UsageError) as error:
             refused.append(error)
     if refused:
         raise all_of(refused)
 
 
-def _rehearsed(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, samples: Samples | None,
-               options: Options) -> ir.Model:
-    if is_quantized(network):
-        return network
-    plan = make_plan(network, [TARGETS[name] for name in targets], scheme, keep_float=options.keep_float)
-    values = [] if samples is None else plan.sources
-    statistics = calibrate(network, values, islice(samples or (), 1)) if values else Statistics({}, 0)
-    return quantize(network, plan, statistics, CALIBRATORS["minmax"], nearest)
+def refuse_float(result: QuantizedNetwork, request: Request) -> None:
+    """Raises FloatFallback where a target runs more in float than the plan says."""
+    found = {name: float_ops(name, result, request) for name in request.target_names}
+    if any(found.values()):
+        raise FloatFallback({name: rows for name, rows in found.items() if rows})
+
+
+def predicted_float_ops(network: ir.Model, targets: Iterable[Target]) -> dict[str, list[dict[str, str]] | None]:
+    """Target -> what a conversion with samples will report of it as float_on_this_engine; None where it cannot be told.
+
+    It cannot where the network is too large to be run for this, where generated inputs do not fit, and where the target
+    refuses nodes. What a range decides in a backend is whether it ends at the bounds of an activation, and those are
+    found on any input. What real samples make `--method auto` keep in float besides is part of the plan by then, and
+    not told here.
+    """
+    feed = _generated_feed(network)
+    return {target.name: None if feed is None else _predicted(network, target, feed) for target in targets}
+
+
+def _generated_feed(network: ir.Model) -> Arrays | None:
+    if is_large(network):
+        return None
+    try:
+        return References(network, network, input_specs(network), None).feeds[0]
+    except EdgeqError:
+        return None
+
+
+def _predicted(network: ir.Model, target: Target, feed: Arrays) -> list[dict[str, str]] | None:
+    request = plain(read_request(target.name, Options(calibration=[feed])))
+    try:
+        result = quantize_network(network, request, open_samples([feed], input_specs(network)))
+        return float_ops(target.name, result, request)
+    except EdgeqError:
+        return None
+
+
+def float_ops(target: str, result: QuantizedNetwork, request: Request) -> list[dict[str, str]]:
+    """What a target runs in float of a quantized network, beyond what the plan keeps: rows of node, op and reason."""
+    artifact = emit_into_nowhere(target, result.graph, request.emit).artifact
+    return [asdict(node) for node in artifact.float_beyond(result.kept)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ACTIVATION_BYTES: Final[Mapping[int, int]] = {32: 4, 16: 2, 8: 1, 4: 1}
 
 
-def estimate(source: Any, inputs: Mapping[str, Shape]) -> dict[str, Any]:
+def estimate_sizes(source: Any, inputs: Mapping[str, Shape], *, example_inputs: Any = None) -> dict[str, Any]:
     """Bytes of the weights, of the graph around them, and of the activations at their peak, at 32, 16, 8 and 4 bits.
 
     inputs: name -> shape, for free dimensions. What stays float in a quantized model counts as such among the weights;
@@ -25,16 +25,17 @@ def estimate(source: Any, inputs: Mapping[str, Shape]) -> dict[str, Any]:
     Raises:
         UsageError: the model is quantized already. EdgeqError: it cannot be read.
     """
+    from edgeq.conversion.metadata import said_path
     from edgeq.frontends import load_model
     from edgeq.passes import canonicalize
     from edgeq.passes.shapes import largest_run
     from edgeq.quant.float16 import store_half
     from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 
-    model = load_model(source, inputs=dict(inputs), open_sizes=True)
+    model = load_model(source, inputs=inputs, example_inputs=example_inputs, open_sizes=True)
     canonicalize(model)
     if any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in model.graph):
-        raise UsageError(f"{source} is quantized already; `edgeq inspect` tells its size")
+        raise UsageError(f"{said_path(source)} is quantized already; `edgeq inspect` tells its size")
     structure = _structure_bytes(model)
     largest = largest_run(model).graph
     peak = peak_activation_bytes(largest)
@@ -43,7 +44,7 @@ def estimate(source: Any, inputs: Mapping[str, Shape]) -> dict[str, Any]:
     rows = [{"bits": bits, "disk_bytes": count + structure, "weight_bytes": count,
              "activation_bytes": peak * ACTIVATION_BYTES[bits] // 4,
              "memory_bytes": count + peak * ACTIVATION_BYTES[bits] // 4} for bits, count in weights.items()]
-    return {"path": str(source), "bits": rows, "unknown": _unknown(largest)}
+    return {"path": said_path(source), "bits": rows, "unknown": _unknown(largest)}
 
 
 def _constants(model: ir.Model) -> int:

@@ -1,16 +1,15 @@
-"""What a model or a bundle holds, as plain data for `edgeq inspect`; and the small files that `edgeq convert` reads."""
+"""What a model or a bundle holds, as plain data for `edgeq inspect`."""
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.dimensions import Shape, dimensions, free_dimensions
-from edgeq.errors import BundleError, MissingExtra, Problem, UnsupportedModel, UsageError
+from edgeq.errors import MissingExtra, Problem, UnsupportedModel, UsageError
 from edgeq.scheme import PRESETS, QuantScheme
 from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest
@@ -19,12 +18,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.targets import Target
-    from edgeq_runtime.postprocess import Classify, Detect
-    from edgeq_runtime.preprocess import Preprocess
-    from edgeq_runtime.sound import LogMel
 
 
-def describe(source: str, inputs: Mapping[str, Shape], *, neural_engine: bool = False) -> dict[str, Any]:
+def describe(source: Any, inputs: Mapping[str, Shape], *, neural_engine: bool = False, example_inputs: Any = None,
+             ) -> dict[str, Any]:
     """A folder is described as a bundle, anything else as a model. inputs: name -> shape, for free dimensions.
 
     neural_engine: with the advice of `edgeq_converters.coreml.ane` about a Core ML bundle.
@@ -32,16 +29,17 @@ def describe(source: str, inputs: Mapping[str, Shape], *, neural_engine: bool = 
     Raises:
         EdgeqError: the source cannot be read.
     """
-    if Path(source).is_dir():
+    if isinstance(source, str | Path) and Path(source).is_dir():
         return _bundle(Path(source)) | (_advice(Path(source)) if neural_engine else {})
     if neural_engine:
         raise UsageError(f"--compute ane reads a written Core ML bundle; {source} is none: convert it first")
+    from edgeq.conversion.metadata import said_path
     from edgeq.frontends import load_model
     from edgeq.passes import canonicalize
 
-    model = load_model(source, inputs=dict(inputs), open_sizes=True)
+    model = load_model(source, inputs=inputs, example_inputs=example_inputs, open_sizes=True)
     canonicalize(model)
-    return _model(source, model)
+    return _model(said_path(source), model)
 
 
 def _bundle(path: Path) -> dict[str, Any]:
@@ -144,16 +142,16 @@ def _bytes(value: ir.Value) -> int:
 
 def _on_targets(model: ir.Model, targets: list[Target], quantized: bool) -> dict[str, dict[str, Any]]:
     """What stays float when everything else is quantized to w8a8, and which nodes a target cannot run at all."""
-    from edgeq.conversion.prediction import float_ops
+    from edgeq.conversion.dry_run import predicted_float_ops
 
-    predicted = {} if quantized else float_ops(model, targets)
+    predicted = {} if quantized else predicted_float_ops(model, targets)
     found = {}
     for target in targets:
-        missing, problems, islands = _attempt(model, target)
+        missing, problems, floats = _attempt(model, target)
         found[target.name] = {
             "missing": missing, "cannot_run": problems,
             "stays_float": [] if quantized else _stays_float(model, target),
-            "float_on_this_engine": islands if quantized else predicted[target.name],
+            "float_on_this_engine": floats if quantized else predicted[target.name],
         }
     return found
 
@@ -163,13 +161,15 @@ def _attempt(model: ir.Model, target: Target) -> tuple[str | None, list[dict[str
 
     -> (what is not installed, the nodes that it refuses, those of a quantized model that it runs in float).
     """
-    from edgeq.conversion.prediction import emitted
+    from edgeq.backend import EmitOptions
+    from edgeq.conversion.emission import emit_into_nowhere
 
     open_nodes = [] if target.open_sizes else _open_nodes(model)
     if open_nodes:
         return None, [asdict(problem) for problem in open_nodes], []
     try:
-        return None, [], [asdict(node) for node in emitted(target.name, model).float_nodes]
+        emitted = emit_into_nowhere(target.name, model, EmitOptions()).artifact
+        return None, [], [asdict(node) for node in emitted.float_nodes]
     except MissingExtra as error:
         return str(error), [], []
     except UnsupportedModel as error:
@@ -199,64 +199,3 @@ def _stays_float(model: ir.Model, target: Target) -> list[dict[str, str]]:
 def _computes_float(node: ir.Node) -> bool:
     dtypes = [value.dtype for value in node.outputs]
     return any(dtype is not None and dtype.is_floating_point() for dtype in dtypes)
-
-
-# -- the small files of `edgeq convert` --------------------------------------------------------------------------------
-
-def read_preprocess(text: str | None) -> Preprocess | LogMel | None:
-    """A preset's name, or a JSON file that edgeq_runtime.preprocess.from_dict reads.
-
-    Raises:
-        UsageError: neither, or a file that says something else.
-    """
-    from edgeq_runtime.preprocess import PRESETS as KNOWN
-    from edgeq_runtime.preprocess import from_dict
-
-    found: Preprocess | LogMel | None = _declared("--preprocess", text, KNOWN, from_dict)
-    return found
-
-
-def read_postprocess(text: str | None) -> Classify | Detect | None:
-    """A preset's name, or a JSON file that edgeq_runtime.postprocess.from_dict reads.
-
-    Raises:
-        UsageError: neither, or a file that says something else.
-    """
-    from edgeq_runtime.postprocess import PRESETS as KNOWN
-    from edgeq_runtime.postprocess import from_dict
-
-    found: Classify | Detect | None = _declared("--postprocess", text, KNOWN, from_dict)
-    return found
-
-
-def _declared(flag: str, text: str | None, presets: Mapping[str, Callable[[], Any]],
-              decode: Callable[[Mapping[str, Any]], Any]) -> Any:
-    if text is None:
-        return None
-    if text in presets:
-        return presets[text]()
-    try:
-        data = json.loads(Path(text).read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("it holds no object of fields")
-        return decode(data)
-    except FileNotFoundError:
-        raise UsageError(f"{flag} {text}: neither a file nor one of the presets {', '.join(presets)}") from None
-    except (OSError, ValueError, BundleError) as error:
-        raise UsageError(f"{flag} {text}: {error}") from None
-
-
-def read_labels(path: Path | None) -> tuple[str, ...]:
-    """One class name a line, in the order of the model's scores.
-
-    Raises:
-        UsageError: not a text file.
-    """
-    if path is None:
-        return ()
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except UnicodeDecodeError:
-        raise UsageError(f"--labels {path} is no text in UTF-8; give one class name a line") from None
-    except OSError as error:
-        raise UsageError(f"--labels {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: manifest, report and self-test."""
+"""What a bundle says of itself: manifest and report."""
 from __future__ import annotations
 
 import math
@@ -12,15 +12,16 @@ import onnx_ir as ir
 
 from edgeq.backend import Artifact
 from edgeq.bundle.folder import sha256
-from edgeq.conversion.quantization import Quantized
+from edgeq.conversion.quantization import QuantizedNetwork
+from edgeq.conversion.request import Request
 from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import ModelError, UsageError
 from edgeq.graph import real_inputs
-from edgeq.mixed_precision import Goal, Limits
-from edgeq.options import Options
+from edgeq.mixed_precision import Goal
 from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
 from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
+from edgeq.quant.calibrate.auto import DEFAULT
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import InputSpec, Samples
 from edgeq.verification.verify_artifact import Verification
@@ -31,18 +32,18 @@ from edgeq_runtime.postprocess import Detect
 
 
 @dataclass(frozen=True)
-class Record:
+class Metadata:
     """What all bundles of one conversion have in common.
 
-    turned: inputs and outputs that are channels first in the source and channels last in the bundles.
+    transposed: inputs and outputs that are channels first in the source and channels last in the bundles.
     """
 
     source: Any
-    quantized: Quantized
+    request: Request
+    quantized: QuantizedNetwork
     samples: Samples | None
-    options: Options
     goal: Goal | None = None
-    turned: Collection[str] = ()
+    transposed: Collection[str] = ()
 
     @property
     def graph(self) -> ir.Model:
@@ -60,55 +61,58 @@ class Record:
         def named(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
             return tuple(replace(
                 spec, engine_name=artifact.names.get(spec.name, ""), layout=known.get(spec.name, ""),
-                source_layout=CHANNELS_FIRST[len(spec.shape)] if spec.name in self.turned else "",
+                source_layout=CHANNELS_FIRST[len(spec.shape)] if spec.name in self.transposed else "",
             ) for spec in specs(values, free))
 
-        postprocess = self.options.postprocess
-        return Manifest(
+        postprocess = self.request.postprocess
+        manifest = Manifest(
             name=model_name(self.source), target=target, engine=artifact.engine, engine_version=artifact.engine_version,
             entry=artifact.entry, inputs=named(real_inputs(self.graph.graph)),
             outputs=named(list(self.graph.graph.outputs)), files=(), options=dict(artifact.options),
             preprocessing=self.preprocessing,
-            postprocessing=None if postprocess is None else postprocess.to_dict(), labels=tuple(self.options.labels),
+            postprocessing=None if postprocess is None else postprocess.to_dict(), labels=self.request.labels,
             quantization=self.quantization, calibration=self.calibration, source_sha256=self.source_sha256,
             edgeq_version=__version__)
+        return manifest if self.request.device is None else self.request.device.fitted(manifest)
 
-    def report(self, target: str, artifact: Artifact, verification: Verification | None, seconds: float,
-               ) -> dict[str, Any]:
-        """What the conversion did and measured; seconds: of emitting alone."""
+    def report(self, target: str, artifact: Artifact, verification: Verification | None,
+               evaluation: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
+        """What the conversion did and measured. evaluation: of the metric, as in the manifest. seconds: of emitting
+        alone.
+        """
         quantized = self.quantized
         return {
             "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
             "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
-            "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(self.quantized.kept)],
+            "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(quantized.kept)],
             "notes": [asdict(note) for note in artifact.notes],
             "verification": None if verification is None else verification.to_json(),
             "mixed_precision": quantized.mixed.to_json(),
+            **({} if evaluation is None else {"evaluation": evaluation}),
         }
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """Into what the bundle takes; that of the options is for samples, which are as the source model takes them."""
-        given = self.options.preprocess
+        """Into what the bundle takes; that of the request is for samples, which are as the source model takes them."""
+        given = self.request.preprocess
         if given is None:
             return None
-        turned = any(value.name in self.turned for value in self.graph.graph.inputs)
-        return replace(given, layout=name_channels_last(given.layout) if turned else given.layout).to_dict()
+        is_transposed = any(value.name in self.transposed for value in self.graph.graph.inputs)
+        return replace(given, layout=name_channels_last(given.layout) if is_transposed else given.layout).to_dict()
 
     @property
     def quantization(self) -> dict[str, Any]:
         if self.plan is None:
             return {"scheme": "as in the source model"}
-        activation = self.plan.activation
-        searched = self.goal is not None and self.goal.limits != Limits()
+        activation, said = self.plan.activation, self.request.options
         given = {name: found.weight_bits for name, found in self.quantized.mixed.layers.items()
-                 if searched and found.weight_bits is not None}
-        asked = min(given.values(), default=self.options.bits)
+                 if self.request.is_search and found.weight_bits is not None}
+        asked = min(given.values(), default=self.request.weight_bits)
         bits = {weight.node: weight.type.bits for weight in self.plan.weights} | given
         return {
-            "weight_bits": asked, "weights": self.options.weights, "method": self.options.method,
+            "weight_bits": asked, "weights": said.weights, "method": said.method,
             "activation_bits": activation.bits if activation else 32,
-            "calibrator": self.options.calibrator if activation else None,
+            "calibrator": said.calibrator if activation else None,
             "scaled_channels": [asdict(scaled) for scaled in self.quantized.scaled],
             "higher_precision_layers": {name: width for name, width in bits.items() if width != asked},
             "kept_float": [asdict(kept) for kept in self.plan.kept],
@@ -132,7 +136,7 @@ class Record:
         """Which data, what it looks like, what is suspicious about it, and whether more would help."""
         if self.survey is None:
             return None
-        calibrator = CALIBRATORS.get(self.options.calibrator, CALIBRATORS["mse"])
+        calibrator = self.request.calibrator or CALIBRATORS[DEFAULT]
         moved = moves(self.quantized.statistics, calibrator)
         return {**asdict(self.survey), "moved": [asdict(move) for move in moved],
                 "movement": said_of_moves(self.quantized.statistics, moved)}
@@ -157,6 +161,11 @@ def model_name(source: Any) -> str:
     return path.stem if path.suffix else str(source).rpartition(":")[2]
 
 
+def said_path(source: Any) -> str:
+    """What a user calls a model: its path, or "model" where it is in memory."""
+    return str(source) if isinstance(source, (str, Path)) else "model"
+
+
 def _is_file(source: Any) -> bool:
     return isinstance(source, (str, Path)) and Path(source).is_file()
 
@@ -167,19 +176,19 @@ def input_specs(network: ir.Model) -> dict[str, InputSpec]:
             for spec in specs(real_inputs(network.graph), free_dimensions(network))}
 
 
-def check_meaning(network: ir.Model, options: Options) -> None:
+def check_meaning(network: ir.Model, request: Request) -> None:
     """Refuse labels that no output has scores for, and a postprocessing of outputs that the network has not."""
     outputs = [value.name or "" for value in network.graph.outputs]
-    unknown = [name for name in (options.postprocess.outputs if options.postprocess else ()) if name not in outputs]
+    unknown = [name for name in (request.postprocess.outputs if request.postprocess else ()) if name not in outputs]
     if unknown:
         raise UsageError(f"--postprocess: no output '{unknown[0]}'; the model gives {', '.join(outputs)}")
-    if not options.labels or isinstance(options.postprocess, Detect):  # whose output holds many boxes
+    if not request.labels or isinstance(request.postprocess, Detect):  # whose output holds many boxes
         return
     sizes = {spec.name: math.prod(d for d in spec.shape if isinstance(d, int))
              for spec in specs(network.graph.outputs)}
-    if len(options.labels) not in sizes.values():
+    if len(request.labels) not in sizes.values():
         found = ", ".join(f"'{name}' has {size} values" for name, size in sizes.items())
-        raise UsageError(f"--labels: {len(options.labels)} names, but output {found}; give one name a line for each "
+        raise UsageError(f"--labels: {len(request.labels)} names, but output {found}; give one name a line for each "
                          "score")
 
 

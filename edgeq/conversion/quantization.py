@@ -1,16 +1,19 @@
-"""From a float network to its quantized graph: with one precision for all layers, or with one searched for each."""
+"""From a float network to its quantized graph: plan, calibrate, quantize. Conversions, dry runs, `edgeq inspect` and
+`edgeq analyze` all come through here, each with a request of its own.
+"""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
 import onnx_ir as ir
 
-from edgeq.devices import least_bits
+from edgeq.conversion.emission import largest_artifact_bytes
+from edgeq.conversion.request import Request
 from edgeq.errors import UsageError
-from edgeq.inference.reference import run_onnx
+from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.mixed_precision import (
     Goal,
     Limits,
@@ -23,38 +26,42 @@ from edgeq.mixed_precision import (
 )
 from edgeq.mixed_precision.candidates import BITS
 from edgeq.mixed_precision.trial_builder import spread
-from edgeq.options import Options
 from edgeq.passes.dynamic import is_dynamic
+from edgeq.progress import silent
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
 from edgeq.quant.calibrate.auto import DEFAULT, choose_calibrators
 from edgeq.quant.calibrate.auto import SAMPLES as CHOICE_SAMPLES
 from edgeq.quant.calibrate.cache import calibrate_with_cache
 from edgeq.quant.float16 import store_half
-from edgeq.quant.methods import Method, method_named
+from edgeq.quant.methods import Method
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
-from edgeq.scheme import QuantScheme
-from edgeq.targets import Target
-from edgeq.verification.evaluate import Evaluation, fidelity, open_evaluation
+from edgeq.verification.evaluate import Evaluation, LabelledData, fidelity
 
 FIDELITY_SAMPLES: Final = 16  # that --metric sqnr compares on, where no data is named
 
 
+def _nothing_seen() -> Statistics:
+    return Statistics({}, 0)
+
+
 @dataclass(frozen=True, slots=True)
-class Quantized:
+class QuantizedNetwork:
     """network: the float one that was quantized, with the channels that `scaled` lists scaled. plan: None where the
     source was quantized already, and keeps its scales. mixed: what single layers get, as far as that was measured.
+    trials: builds the same with other precisions.
     """
 
     network: ir.Model
     graph: ir.Model
     plan: QuantPlan | None
-    statistics: Statistics
+    statistics: Statistics = field(default_factory=_nothing_seen)
     scaled: Sequence[Scaled] = ()
     mixed: MixedPrecision = field(default_factory=MixedPrecision)
+    trials: TrialBuilder | None = None
 
     @property
     def kept(self) -> list[str]:
@@ -62,84 +69,46 @@ class Quantized:
         return [node.node for node in self.plan.kept] if self.plan else []
 
 
-def quantized(network: ir.Model, targets: Sequence[Target], scheme: QuantScheme, samples: Samples | None,
-              options: Options, goal: Goal | None, size: Callable[[ir.Model], int]) -> Quantized:
-    """The QDQ graph of a canonical network. size: such a graph -> bytes of the largest artifact that it becomes."""
-    limited = goal is not None and goal.limits != Limits()
-    if is_quantized(network):
-        if limited:
-            raise UsageError("the model is quantized already; a search needs its float original")
-        if options.bits in (4, 16):
-            raise UsageError(f"--bits {options.bits}: the model is quantized already, and its own grids are kept; "
-                             "leave --bits out, or give the float original")
-        return Quantized(network, network, None, Statistics({}, 0))
-    method = method_named(options.method)
-    plan = make_plan(network, targets, scheme, keep_float=options.keep_float)
-    if options.bits == 16:
-        return Quantized(network, store_half(network), plan, Statistics({}, 0))
-    network, scaled = _scaled(network, plan, method, samples, options)
-    plan = make_plan(network, targets, scheme, keep_float=options.keep_float) if scaled else plan
-    measuring = samples is not None and "auto" in options.method.split("+")
-    values = observed(plan, network) if limited or measuring else plan.sources
-    statistics = _calibrate(network, values, samples, options)
-    calibrators = _calibrators(network, plan, statistics, samples, options)
-    builder = TrialBuilder(network, targets, scheme, samples, statistics, _by_value(calibrators, plan), method,
-                           options.keep_float, options.progress)
-    if goal is not None and limited:
-        least = least_bits(options.device, [target.name for target in targets])
-        built, mixed = search(builder, goal, size, [bits for bits in BITS if bits >= least])
-        return Quantized(network, built.graph, built.plan, statistics, scaled, mixed)
-    mixed = choose_precisions(builder, samples) if samples is not None and measuring else MixedPrecision()
-    plan = builder.plan(mixed.layers)
-    fit = method.fit(samples, options.bits)
-    if fit is not None:
-        options.progress("fitting weights", 0)
-    graph = quantize(network, plan, statistics, builder.calibrator, method.rounding, fit, method.search)
-    return Quantized(network, graph, plan, statistics, scaled, mixed)
-
-
-def _scaled(network: ir.Model, plan: QuantPlan, method: Method, samples: Samples | None, options: Options,
-            ) -> tuple[ir.Model, list[Scaled]]:
-    """The same float function, with channels as the method wants them scaled, and where that was done."""
-    if not method.scalings:
-        return network, []
-    options.progress("scaling channels")
-    scaled = network.clone()
-    return scaled, method.scale(scaled, plan, samples, options.bits)
-
-
-def open_goal(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, limits: Limits,
-              options: Options) -> Goal | None:
-    """What the user wants measured, with the float network's score; None where that is nothing.
+def quantize_network(network: ir.Model, request: Request, samples: Samples | None, goal: Goal | None = None, *,
+                     observe_all: bool = False) -> QuantizedNetwork:
+    """The QDQ graph of a canonical network. observe_all: calibrate whatever some plan with more layers in float would
+    round, as a search needs it.
 
     Raises:
-        UsageError: a metric without data, or limits without a metric. EvaluationError: there is no score.
+        UsageError: the model is quantized already and other integers are wanted, or a method needs samples.
+        CalibrationError, EvaluationError: the samples or the metric cannot be used.
     """
-    if options.eval is None and options.metric is None:
-        if limits != Limits():
-            raise UsageError("a search needs something to measure: add --eval DATA with --metric, or --metric sqnr")
-        return None
-    if limits != Limits() and options.bits >= 16:
-        raise UsageError(f"--bits {options.bits} leaves nothing to search; leave it out")
-    options.progress("scoring the float model")
-    return goal_on(network, _evaluation(network, specs, samples, options), limits)
+    if is_quantized(network):
+        _refuse_to_quantize_again(request)
+        return QuantizedNetwork(network, network, None)
+    plan = _plan(network, request)
+    if request.weights == "float16":
+        return QuantizedNetwork(network, store_half(network), plan)
+    network, scaled = _scaled(network, plan, samples, request)
+    plan = _plan(network, request) if scaled else plan
+    is_measured = request.is_measured and samples is not None
+    wanted = observed(plan, network) if observe_all or request.is_search or is_measured else plan.sources
+    statistics = _calibrated(network, wanted, samples, request)
+    calibrators = _calibrators(network, plan, statistics, samples, request)
+    trials = TrialBuilder(network, request.targets, request.scheme, samples, statistics, calibrators, request.method,
+                          request.keep_float, request.progress)
+    if goal is not None and request.is_search:
+        built, mixed = search(trials, goal, lambda graph: largest_artifact_bytes(graph, request.targets, request.emit),
+                              [bits for bits in BITS if bits >= request.least_bits])
+        return QuantizedNetwork(network, built.graph, built.plan, statistics, scaled, mixed, trials)
+    mixed = choose_precisions(trials, samples) if is_measured and samples is not None else MixedPrecision()
+    plan = trials.plan(mixed.layers)
+    fit = request.method.fit(samples, request.weight_bits)
+    if fit is not None:
+        request.progress("fitting weights", 0)
+    graph = quantize(network, plan, statistics, calibrators, request.method.rounding, fit, request.method.search)
+    return QuantizedNetwork(network, graph, plan, statistics, scaled, mixed, trials)
 
 
-def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, options: Options,
-                ) -> Evaluation:
-    if options.metric != "sqnr":
-        if options.eval is None:
-            raise UsageError(f"--metric {options.metric} needs labelled data: add --eval DATA")
-        return open_evaluation(options.eval, options.metric, specs, preprocess=options.preprocess)
-    if options.max_drop is not None:
-        raise UsageError("--metric sqnr measures against the float model, which therefore has no score to drop from; "
-                         "say how many dB with --min-metric")
-    if options.eval is not None:
-        samples = open_samples(options.eval, specs, preprocess=options.preprocess)
-    if samples is None:
-        raise UsageError("--metric sqnr needs samples: add --calibration DATA or --eval DATA")
-    feeds = spread(samples, FIDELITY_SAMPLES) if options.eval is None else list(samples)
-    return fidelity(feeds, run_onnx(network, feeds, fused=True))
+def plain(request: Request) -> Request:
+    """The same with nothing that is chosen by measuring: what every method begins with."""
+    return replace(request, method=Method(), is_measured=False, calibrator=CALIBRATORS["minmax"], limits=Limits(),
+                   calibration_cache=None, options=replace(request.options, progress=silent))
 
 
 def is_quantized(network: ir.Model) -> bool:
@@ -147,30 +116,77 @@ def is_quantized(network: ir.Model) -> bool:
     return is_dynamic(network.graph) or any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph)
 
 
-def _by_value(calibrators: Calibrator | Mapping[str, Calibrator], plan: QuantPlan,
-              ) -> Calibrator | Mapping[str, Calibrator]:
-    """Leaders change when some layers compute in float; each value keeps what was chosen for its group."""
-    if not isinstance(calibrators, Mapping):
-        return calibrators
-    return {name: calibrators.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()}
+def _refuse_to_quantize_again(request: Request) -> None:
+    if request.is_search:
+        raise UsageError("the model is quantized already; a search needs its float original")
+    if request.weight_bits in (4, 16):
+        raise UsageError(f"--bits {request.weight_bits}: the model is quantized already, and its own grids are kept; "
+                         "leave --bits out, or give the float original")
 
 
-def _calibrate(network: ir.Model, values: Collection[str], samples: Samples | None, options: Options) -> Statistics:
+def _plan(network: ir.Model, request: Request) -> QuantPlan:
+    return make_plan(network, request.targets, request.scheme, keep_float=request.keep_float)
+
+
+def _scaled(network: ir.Model, plan: QuantPlan, samples: Samples | None, request: Request,
+            ) -> tuple[ir.Model, list[Scaled]]:
+    """The same float function, with channels as the method wants them scaled, and where that was done."""
+    if not request.method.scalings:
+        return network, []
+    request.progress("scaling channels")
+    scaled = network.clone()
+    return scaled, request.method.scale(scaled, plan, samples, request.weight_bits)
+
+
+def _calibrated(network: ir.Model, values: Collection[str], samples: Samples | None, request: Request) -> Statistics:
     if not values:
-        return Statistics({}, 0)
+        return _nothing_seen()
     assert samples is not None
 
     def progress(done: int) -> None:
-        options.progress("calibrating", done, samples.length)
+        request.progress("calibrating", done, samples.length)
 
-    if options.calibration_cache is not None:
-        return calibrate_with_cache(options.calibration_cache, network, values, samples, progress=progress)
+    if request.calibration_cache is not None:
+        return calibrate_with_cache(request.calibration_cache, network, values, samples, progress=progress)
     return calibrate(network, values, samples, progress=progress)
 
 
-def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, samples: Samples | None, options: Options,
-                 ) -> Calibrator | Mapping[str, Calibrator]:
-    if options.calibrator != "auto" or samples is None:
-        return CALIBRATORS[DEFAULT if options.calibrator == "auto" else options.calibrator]
-    return choose_calibrators(network, plan, statistics, list(islice(samples, CHOICE_SAMPLES)),
-                              lambda done, total: options.progress("choosing ranges", done, total))
+def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, samples: Samples | None,
+                 request: Request) -> Calibrator | Mapping[str, Calibrator]:
+    """Of all values, or of each. What shares a grid changes when layers compute in float, so that each value keeps what
+    was chosen for its group.
+    """
+    if request.calibrator is not None:
+        return request.calibrator
+    if samples is None:
+        return CALIBRATORS[DEFAULT]
+    chosen = choose_calibrators(network, plan, statistics, list(islice(samples, CHOICE_SAMPLES)),
+                                lambda done, total: request.progress("choosing ranges", done, total))
+    return {name: chosen.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()}
+
+
+def open_goal(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, request: Request,
+              ) -> Goal | None:
+    """What the user wants measured, with the float network's score; None where that is nothing.
+
+    Raises:
+        EvaluationError: there is no score. CalibrationError: the data do not fit the model.
+    """
+    if request.measure is None:
+        return None
+    request.progress("scoring the float model")
+    return goal_on(network, _evaluation(network, specs, samples, request), request.limits)
+
+
+def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, request: Request,
+                ) -> Evaluation:
+    measure = request.measure
+    if isinstance(measure, LabelledData):
+        return measure.open(specs, preprocess=request.preprocess)
+    feeds: Sequence[Arrays]
+    if measure is not None and measure.data is not None:
+        feeds = list(open_samples(measure.data, specs, preprocess=request.preprocess))
+    else:
+        assert samples is not None
+        feeds = spread(samples, FIDELITY_SAMPLES)
+    return fidelity(feeds, run_onnx(network, feeds, fused=True))

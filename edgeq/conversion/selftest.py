@@ -1,4 +1,4 @@
-"""Golden vectors: a few samples, what every device must make of them, how far it may be off, and why that far.
+"""The self-test of a bundle: a few samples, what devices must make of them, how far these may be off, and why.
 
     engine       what it computes                 on another processor
     -----------  -------------------------------  -------------------------------------------------------------------
@@ -38,14 +38,14 @@ FLOAT_ERROR: Final = 1e-4  # of an output's largest value
 HALF_ERROR: Final = 2.0 ** -8  # the same in half precision, whose numbers are 2**-11 apart
 
 
-def golden_cases(feeds: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Case]:
+def selftest_cases(feeds: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Case]:
     """The samples that a device will repeat."""
     size = sum(array.nbytes for array in feeds[0].values())
     count = max(1, min(SAMPLES, BYTES // max(1, size)))
     return [Case(feed, output) for feed, output in zip(feeds[:count], outputs[:count], strict=True)]
 
 
-def golden_tolerance(graph: ir.Model, artifact: Artifact, verification: Verification, outputs: Sequence[Arrays],
+def selftest_tolerance(graph: ir.Model, artifact: Artifact, verification: Verification, outputs: Sequence[Arrays],
                      ) -> Tolerance:
     """How far another device may be from these outputs; the table at the top says why. graph: the quantized one."""
     largest = {name: max(_largest(sample[name]) for sample in outputs) for name in outputs[0]}

@@ -3,16 +3,17 @@ somebody else computes it.
 """
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import onnx
 import onnx_ir as ir
 
 from edgeq.dimensions import Shape
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, UsageError
 from edgeq.frontends.check import check_model
 from edgeq.frontends.onnx import from_proto, read_onnx
 from edgeq.frontends.qoperator import qoperator_to_qdq
@@ -23,24 +24,27 @@ from edgeq.passes.shapes import fix_shapes
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.nn import Module
 
-Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram"]
+Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram", "Module"]
 
 
-def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: bool = False, exact: bool = False,
-               ) -> ir.Model:
+def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inputs: Any = None,
+               open_sizes: bool = False, exact: bool = False) -> ir.Model:
     """Read a network; see `load_source`."""
-    return load_source(source, inputs=inputs, open_sizes=open_sizes, exact=exact)[0]
+    return load_source(source, inputs=inputs, example_inputs=example_inputs, open_sizes=open_sizes, exact=exact)[0]
 
 
-def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes: bool = False, exact: bool = False,
-                ) -> tuple[ir.Model, Reference | None]:
+def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inputs: Any = None,
+                open_sizes: bool = False, exact: bool = False) -> tuple[ir.Model, Reference | None]:
     """Read a network -> it, and the source as an engine computes that has seen no rewrite of ours (None where its
     weights are too large for that).
 
     source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module
-        and its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned) or a torch
-        ExportedProgram.
+        and its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned), a torch
+        ExportedProgram, or a torch module.
+    example_inputs: of a torch module, which is exported with them: a tensor or a tuple (positional) or a dict (by
+        name), of torch or numpy.
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
         What is given as a range or choice stays free.
     open_sizes: sizes that depend on the data (of NonZero, NonMaxSuppression, a computed Slice) may stay open.
@@ -49,9 +53,9 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes:
     Raises:
         ModelError: the source is not a network, a file is missing or damaged, weights hold NaN, or a shape stays open.
         UnsupportedModel: nodes that opset 21 cannot express; lists all of them.
-        MissingExtra: a torch source without torch.
+        MissingExtra: a torch source without torch. UsageError: example inputs for what needs none.
     """
-    model, reference = _read(source)
+    model, reference = _read(source, example_inputs)
     to_opset(model, OPSET, exact=exact)
     model.ir_version = IR_VERSION
     qoperator_to_qdq(model)
@@ -59,6 +63,12 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, open_sizes:
     _check_interface(model.graph)
     fix_shapes(model, inputs, open_sizes=open_sizes)
     return model, reference(model)
+
+
+def is_torch_module(source: object) -> bool:
+    """Without importing torch, which whoever holds a module has done."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.nn.Module)
 
 
 def _check_interface(graph: ir.Graph) -> None:
@@ -75,8 +85,13 @@ def _check_interface(graph: ir.Graph) -> None:
                                  "in the application")
 
 
-def _read(source: Source) -> tuple[ir.Model, Callable[[ir.Model], Reference | None]]:
+def _read(source: Source, example_inputs: Any) -> tuple[ir.Model, Callable[[ir.Model], Reference | None]]:
     """-> the network as it came, and what makes its reference of the network that it becomes."""
+    if is_torch_module(source):
+        from edgeq.frontends.torch import from_module
+        return _with_torch_reference(*from_module(source, example_inputs))
+    if example_inputs is not None:
+        raise UsageError("example inputs are for a torch module, which is exported with them; leave them out")
     if isinstance(source, ir.Model):
         return _with_onnx_reference(source.clone(), source)
     if isinstance(source, onnx.ModelProto):

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import MissingExtra, ModelError
+from edgeq.errors import MissingExtra, ModelError, UsageError
 from edgeq.graph import OPSET
 from edgeq.quiet import quiet
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.nn import Module
 
 # They report that torchvision is absent, and the traceback of what they raise.
 _LOGGERS: Final = ("torch.onnx", "torch.export")
@@ -56,9 +58,34 @@ def from_function(source: str) -> tuple[ir.Model, ExportedProgram]:
     made = _call(_function(module_name, function_name), source)
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
         raise ModelError(f"{source} must return (torch module, example inputs), got {type(made).__name__}")
-    network, examples = made
-    args, kwargs = ((), dict(examples)) if isinstance(examples, Mapping) else (_as_tuple(examples), {})
-    return _export(network.eval(), args, kwargs)
+    return from_module(*made)
+
+
+def from_module(module: Module, examples: Any) -> tuple[ir.Model, ExportedProgram]:
+    """A torch module and example inputs of its forward, a tensor or a tuple (positional) or a dict (by name) -> the
+    model, as `read_pt2`.
+
+    It is exported as it evaluates; whether its parts were training is as before then.
+
+    Raises:
+        UsageError: no examples. ModelError: torch cannot export it. MissingExtra: onnxscript is not installed.
+    """
+    torch = _torch()
+    if examples is None:
+        raise UsageError("a torch module is exported with inputs to look at: add example_inputs=, a tensor, or a tuple "
+                         "or dict of tensors, as its forward takes them")
+
+    def tensor(value: Any) -> Any:
+        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+    args = () if isinstance(examples, Mapping) else tuple(map(tensor, _as_tuple(examples)))
+    kwargs = {name: tensor(value) for name, value in examples.items()} if isinstance(examples, Mapping) else {}
+    training = [part for part in module.modules() if part.training]
+    try:
+        return _export(module.eval(), args, kwargs)
+    finally:
+        for part in training:
+            part.training = True
 
 
 def from_exported(program: ExportedProgram) -> tuple[ir.Model, ExportedProgram]:
@@ -71,7 +98,7 @@ def from_exported(program: ExportedProgram) -> tuple[ir.Model, ExportedProgram]:
     torch = _torch()
     if not isinstance(program, torch.export.ExportedProgram):
         raise ModelError(f"cannot read a {type(program).__name__} as a network: give a path, an onnx or onnx_ir model, "
-                         "or a torch ExportedProgram")
+                         "a torch ExportedProgram, or a torch module with example_inputs")
     return _export(program, (), {})
 
 

@@ -14,7 +14,7 @@ from edgeq.graph import is_constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.inference.session import Arrays
 from edgeq.ops import KEEPING_ORDER, MULTIPLY_ACCUMULATE
-from edgeq.options import Progress
+from edgeq.progress import Progress, silent
 from edgeq.quant.calibrate import Calibrator, TensorStatistics
 from edgeq.quant.fit import Fit, Fitted, Fitter
 from edgeq.quant.methods import Method
@@ -79,7 +79,7 @@ class TrialBuilder:
     calibrator: Calibrator | Mapping[str, Calibrator]
     method: Method
     keep_float: Sequence[str] = ()
-    progress: Progress = lambda what, done=0, total=None: None
+    progress: Progress = silent
     fits: FitCache = field(default_factory=FitCache)
 
     @cached_property

@@ -3,8 +3,13 @@
     samples.npy, samples.npz        first axis: samples; each is fed with a batch axis of 1
     folder/*.npy, folder/*.npz      each file one complete feed with its batch axis; shapes may differ
     folder/*.jpg, *.png, *.wav ...  images or sounds, each through `preprocess`
-    "module:function"               a function that returns an iterable of feeds
-    an iterable of feeds            a list, a generator function's result, a data loader
+    "module:function"               a function that returns one of the forms below
+    an array                        as in an .npy: first axis: samples
+    {input name: array}             as in an .npz
+    an iterable                     a list, a generator, a data loader: of arrays, of tuples in the order of the inputs
+                                    or of dicts by name, each a sample with its batch axis or without, or a batch
+
+Arrays may be torch tensors. What a sample holds beyond the inputs, labels say, is left out.
 """
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ import itertools
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +34,7 @@ from edgeq_runtime.sound import LogMel, read_wav
 
 Feed: TypeAlias = dict[str, NDArray[Any]]
 Preprocess: TypeAlias = Callable[..., NDArray[Any]]
-Source: TypeAlias = str | Path | Iterable[Mapping[str, Any]]
+Source: TypeAlias = Any  # of the forms at the top of this file
 
 _NPY: Final[Any] = np.lib.format  # its functions carry no type hints
 ARRAYS: Final = frozenset({".npy", ".npz"})
@@ -87,6 +92,11 @@ class Samples:
         if empty:
             raise CalibrationError(f"{self._name} holds no samples; give at least one for {_expected(self._specs)}")
 
+    def first(self, count: int) -> Samples:
+        """At most so many of them, from the beginning."""
+        return Samples(self._specs, self._read, self._name, self._length,
+                       count if self._limit is None else min(count, self._limit))
+
     def digest(self, count: int | None = None) -> str:
         """sha256 over the names, shapes, dtypes and bytes of what is fed, in order; reads every sample, or `count`."""
         total = hashlib.sha256()
@@ -109,7 +119,7 @@ def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int |
     """Open data of any form listed at the top of this file; samples are read one by one, as they are asked for.
 
     Args:
-        source: a path, "module:function", or an iterable of feeds (input name -> array with its batch axis).
+        source: a path, "module:function", or data in memory.
         specs: the model's inputs.
         limit: read at most this many samples.
         preprocess: image uint8 [height, width, 3], or a sound float32 [samples] and its rate in hertz -> input array,
@@ -124,7 +134,7 @@ def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int |
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     if not isinstance(source, str | Path):
-        return _from_iterable(source, specs, limit)
+        return _from_memory(source, specs, limit)
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, specs, limit, preprocess)
@@ -272,7 +282,7 @@ def _image_reader() -> Callable[[Path], tuple[NDArray[np.uint8]]]:
     return read
 
 
-# Python: a function by name, or anything that yields feeds.
+# Python: a function by name, or data in memory.
 
 def is_reference(source: str) -> bool:
     """True for text of the form module:function."""
@@ -300,7 +310,7 @@ def _from_function(source: str, specs: Mapping[str, InputSpec], limit: int | Non
 
     def read() -> Iterator[Located]:
         try:
-            yield from _located(function(), f"'{source}'")
+            yield from _located(function(), specs, f"'{source}'")
         except EdgeqError:
             raise
         except Exception as error:
@@ -309,19 +319,99 @@ def _from_function(source: str, specs: Mapping[str, InputSpec], limit: int | Non
     return Samples(specs, read, f"'{source}'", None, limit)
 
 
-def _from_iterable(source: Iterable[Mapping[str, Any]], specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
+def _from_memory(source: Any, specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
     """An iterator can be walked through once only, so what it yields is kept; give a list or a class instead."""
-    feeds = list(itertools.islice(source, limit)) if isinstance(source, Iterator) else source
-    length = len(feeds) if isinstance(feeds, Sized) else None
-    return Samples(specs, lambda: _located(feeds, "the calibration data"), "the calibration data", length, limit)
+    name = "the calibration data"
+    kept = list(itertools.islice(source, limit)) if isinstance(source, Iterator) else source
+    return Samples(specs, lambda: _located(kept, specs, name), name, _length(kept, specs), limit)
 
 
-def _located(feeds: Iterable[Mapping[str, Any]], name: str) -> Iterator[Located]:
-    for index, feed in enumerate(feeds):
-        if not isinstance(feed, Mapping):
-            raise CalibrationError(f"{name} sample {index} is a {type(feed).__name__}; yield dicts of input name -> "
-                                   "array")
-        yield Located(f"{name} sample {index}", feed)
+def _length(source: Any, specs: Mapping[str, InputSpec]) -> int | None:
+    """Number of samples, where it is known without a walk through batches."""
+    if _is_array(source) or isinstance(source, Mapping) or not isinstance(source, Collection):
+        return None
+    first = next(iter(source), None)
+    return len(source) if isinstance(first, Mapping) and len(samples_of(first, specs, "")) == 1 else None
+
+
+def _located(source: Any, specs: Mapping[str, InputSpec], name: str) -> Iterator[Located]:
+    if _is_array(source) or isinstance(source, Mapping):
+        yield from _rows_of_columns(source, specs, name)
+        return
+    if not isinstance(source, Iterable):
+        raise CalibrationError(f"{name}: of type {type(source).__name__}; give an array, a dict of arrays, or an "
+                               "iterable of samples")
+    for index, item in enumerate(source):
+        found = samples_of(item, specs, f"{name} sample {index}")
+        for row, feed in enumerate(found):
+            yield Located(f"{name} sample {index}" + (f", row {row}" if len(found) > 1 else ""), feed)
+
+
+def _rows_of_columns(source: Any, specs: Mapping[str, InputSpec], name: str) -> Iterator[Located]:
+    """Arrays whose first axis counts the samples; what fits an input as it is is one sample."""
+    columns = _named(source, specs, name)
+    if not columns.keys() >= specs.keys():  # the check of a sample tells which are missing
+        yield Located(name, columns)
+        return
+    lengths = {column: len(columns[column]) if columns[column].ndim else 0 for column in specs}
+    if len(set(lengths.values())) > 1:
+        listing = ", ".join(f"{column}: {length}" for column, length in lengths.items())
+        raise CalibrationError(f"{name} holds different numbers of samples ({listing}); the first axis of every array "
+                               "counts the samples")
+    for index in range(max(lengths.values(), default=0)):
+        row = {column: _batched(columns[column][index], specs[column]) for column in lengths}
+        if not _fits(row, specs) and _fits(columns, specs):
+            yield Located(name, columns)
+            return
+        yield Located(f"{name} sample {index}", row)
+
+
+def samples_of(item: Any, specs: Mapping[str, InputSpec], where: str) -> list[Feed]:
+    """The feeds in one item of an iterable: itself, with the batch axis that it lacks, or its rows."""
+    feed = _named(item, specs, where)
+    known = {name: array for name, array in feed.items() if name in specs}
+    whole = {name: _batched(array, specs[name]) for name, array in known.items()}
+    lengths = {len(array) if array.ndim else 0 for array in known.values()}
+    if _fits(known, specs) or len(known) != len(specs):
+        return [feed]
+    if _fits(whole, specs):
+        return [whole]
+    rows = [{name: _batched(array[k], specs[name]) for name, array in known.items()}
+            for k in range(lengths.pop() if len(lengths) == 1 else 0)]
+    return rows if rows and _fits(rows[0], specs) else [feed]
+
+
+def _named(item: Any, specs: Mapping[str, InputSpec], where: str) -> Feed:
+    """Arrays by the name of their input."""
+    if isinstance(item, Mapping):
+        return {name: as_array(value, where) for name, value in item.items()}
+    values = [item] if _is_array(item) else item
+    if not isinstance(values, list | tuple) or not all(map(_is_array, values[:len(specs)])):
+        raise CalibrationError(f"{where} is a {type(item).__name__}; yield arrays, tuples of arrays, or dicts of input "
+                               "name -> array")
+    if len(values) < len(specs):
+        raise CalibrationError(f"{where} holds {len(values)} arrays; the model takes {_expected(specs)}: yield tuples "
+                               "in this order, or dicts of input name -> array")
+    return {name: as_array(value, where) for name, value in zip(specs, values, strict=False)}
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def as_array(value: Any, where: str) -> NDArray[Any]:
+    """A torch tensor, on whatever device and with a gradient or not, as numpy's."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f"{where} holds what numpy has no array of: {error}") from error
+
+
+def _fits(feed: Feed, specs: Mapping[str, InputSpec]) -> bool:
+    sizes: dict[str, int] = {}
+    return all(name in feed and fits(feed[name].shape, spec.shape, sizes) for name, spec in specs.items())
 
 
 @contextmanager

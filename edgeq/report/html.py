@@ -2,71 +2,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
-
-from edgeq.errors import EdgeqError
-from edgeq.graph import constant
-from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE
-from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.report.console import share, size
 from edgeq.report.mixed_precision import precision_html, precision_sentence, score_sentence
 from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
 from edgeq.report.text import reasons
-from edgeq.scheme import broadcast
-from edgeq.verification.layers import BROKEN_DB, Layer, LayerComparison, compare_graphs
-from edgeq.verification.references import References
+from edgeq.verification.layers import BROKEN_DB, Layer, LayerComparison
 
 FILE_NAME: Final = "report.html"
-FEEDS: Final = 4  # of the verification's: the page shows where the error comes from, it does not measure an accuracy
-GENERATED_FEEDS: Final = 1  # noise is like noise
 WORST: Final = 3
-SHOWN_WEIGHTS: Final = 20000
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What all pages of one conversion show: the quantized graph beside the float one. Computed once, when asked for.
-
-    network: the float model. graph: the same quantized, or the network itself where there is nothing to compare.
+    """What all pages of one conversion show. comparison: every layer of the quantized graph, or why there is none.
+    weights: by the value that a layer computes; of those that are named.
     """
 
-    network: ir.Model
-    graph: ir.Model
-    references: References
-
-    @cached_property
-    def comparison(self) -> LayerComparison | str:
-        """Every layer of the quantized graph, or why there is none."""
-        if self.graph is self.network:
-            return "The model came quantized, so there is no float model to compare it with."
-        if self.references.large:
-            return "The layers were not compared: the float model is larger than what is held in memory at once."
-        try:
-            count = FEEDS if self.references.real else GENERATED_FEEDS
-            return compare_graphs(self.network, self.graph, self.references.feeds[:count])
-        except EdgeqError as error:  # the page is no reason to lose the bundle
-            return f"The layers could not be compared: {error}"
+    comparison: LayerComparison | str
+    weights: Mapping[str, Weights] = field(default_factory=dict)
 
     @cached_property
     def worst(self) -> list[Layer]:
         found = self.comparison
         return [] if isinstance(found, str) else [layer for layer in found.worst(WORST) if layer.sqnr_db < 100]
 
-    @cached_property
-    def worst_weights(self) -> list[Weights | None]:
-        return [self.weights(layer) for layer in self.worst]
-
     def named(self, layer: Layer) -> str:
         """A layer in HTML: its value, which exporters number, and its weights, which people name."""
-        weights = self.weights(layer)
+        weights = self.weights.get(layer.value)
         behind = f", weights <code>{escape(weights.name)}</code>" if weights is not None else ""
         return f"<code>{escape(layer.value)}</code> ({escape(layer.op)}{behind})"
 
@@ -76,46 +44,21 @@ class Evidence:
         found = self.comparison
         if isinstance(found, str) or not found.layers:
             return "", ""
-        second = histograms(self.worst, self.worst_weights) if self.worst else ""
-        return errors_by_layer(found.layers, self.worst), second
-
-    def weights(self, layer: Layer) -> Weights | None:
-        """The quantized weights of the product behind a layer's value."""
-        node = next((value.producer() for node in self.network.graph for value in node.outputs
-                     if value.name == layer.value), None)
-        while node is not None and node.op_type in (*LIMITING, "Add") and node.op_type not in MULTIPLY_ACCUMULATE:
-            node = next((value.producer() for value in node.inputs if value is not None and value.producer()), None)
-        if node is None or node.op_type not in MULTIPLY_ACCUMULATE:
-            return None
-        weight = node.inputs[1]
-        data = constant(weight)
-        if weight is None or data is None:
-            return None
-        for reader in self.graph.graph:
-            source = reader.inputs[0] if reader.op_type == DEQUANTIZE else None
-            grid = grid_of(reader) if source is not None and source.name == f"{weight.name}_q" else None
-            stored = constant(source)
-            if grid is not None and stored is not None and stored.shape == data.shape:
-                steps = data.astype(np.float32) / broadcast(grid.scale, grid.type.granularity, data.shape)
-                return Weights(weight.name or "", _some(steps), _some(stored.astype(np.int32)), grid.type.range,
-                               grid.type.bits)
-        return None
+        weights = [self.weights.get(layer.value) for layer in self.worst]
+        return errors_by_layer(found.layers, self.worst), histograms(self.worst, weights) if self.worst else ""
 
 
-def _some(array: NDArray[Any]) -> NDArray[Any]:
-    flat = array.ravel()
-    return flat[::max(1, flat.size // SHOWN_WEIGHTS)]
+NOT_VERIFIED: Final = Evidence("Not verified, as was asked (--no-verify).")
 
 
-def write_page(folder: Path, report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> None:
-    """Write folder/report.html. report: as in report.json."""
-    (folder / FILE_NAME).write_text(page(report, artifact_bytes, evidence), encoding="utf-8")
+def write_page(folder: Path, report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence | None) -> None:
+    """Write folder/report.html. report: as in report.json. evidence: None where nothing was verified."""
+    (folder / FILE_NAME).write_text(page(report, artifact_bytes, evidence or NOT_VERIFIED), encoding="utf-8")
 
 
 def page(report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> str:
     """The whole page as text."""
-    verified = report["verification"] is not None
-    found: LayerComparison | str = evidence.comparison if verified else "Not verified, as was asked (--no-verify)."
+    found = evidence.comparison
     parts = [_verdict(report, found, evidence), _facts(report, artifact_bytes),
              _accuracy(report["verification"], report.get("evaluation"))]
     if isinstance(found, str):

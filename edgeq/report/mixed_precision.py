@@ -13,7 +13,9 @@ from edgeq.report.console import share, size
 
 def score_sentence(found: Mapping[str, Any]) -> str:
     """One bundle: "psnr 28.14 dB, float 28.21 dB (at least 28.06 dB was asked)"."""
-    said = f"{found['metric']} {_score(found, found['score'])}, float {_score(found, found['float_score'])}"
+    said = f"{found['metric']} {_score(found, found['score'])}"
+    if found["float_score"] is not None:
+        said += f", float {_score(found, found['float_score'])}"
     allowed = found["worst_score_allowed"]
     if allowed is not None:
         said += f" ({'at least' if found['higher_is_better'] else 'at most'} {_score(found, allowed)} was asked)"

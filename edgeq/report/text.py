@@ -241,6 +241,26 @@ def _lost(line: Mapping[str, Any]) -> str:
     return "-" if line["sqnr_db"] + line["drop_db"] > 150 else f"{line['drop_db']:+.1f}"
 
 
+def score(found: Mapping[str, Any]) -> None:
+    """edgeq.conversion.evaluate.Score."""
+    console().print(score_sentence(found), style=None if found["met"] else "red", soft_wrap=True)
+
+
+def damage(found: Mapping[str, Any], shown: int) -> None:
+    """edgeq.conversion.analyze: the worst layers."""
+    metric = [f">{found['metric']} (float: {found['float_score']:.4g})"] if "metric" in found else []
+    rows = table("layer", "op", ">bits", ">weights", ">dB of the output", *metric,
+                 title=f"each layer quantized alone, {found['samples']} samples; the worst first")
+    for line in found["layers"][:shown]:
+        scored = [f"{line['score']:.4g}" if "score" in line else "-"] if metric else []
+        rows.add_row(line["node"], line["op"], str(line["bits"] or "-"),
+                     size(line["weight_bytes"]) if line["weight_bytes"] else "-", f"{line['sqnr_db']:.1f}", *scored)
+    out = console()
+    out.print(rows)
+    if len(found["layers"]) > shown:
+        out.print(f"and {len(found['layers']) - shown} that hurt less (--top)")
+
+
 def estimate_table(found: Mapping[str, Any]) -> None:
     """edgeq.conversion.estimate: a row for each number of bits."""
     out = console()

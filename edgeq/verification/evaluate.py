@@ -5,7 +5,7 @@
     "module:function"               without parameters: gives (feed, target) pairs, one a sample
     "module:function"               with one parameter: gives the score of a predictor; what a detector needs, whose
                                     outputs must be decoded first
-    an iterable of pairs, or such a function itself
+    {input name: array, "labels": array}, as in an .npz; an iterable of pairs, such as a data loader; or such a function
 
 A feed maps input names to arrays with a batch axis; a predictor maps a feed to the outputs, by name, in the model's
 order.
@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 
 from edgeq.errors import EdgeqError, EvaluationError, UsageError
 from edgeq.metrics import METRICS, Metric, sqnr
-from edgeq.quant.samples import Feed, InputSpec, Preprocess, Samples, import_function, is_reference, open_samples
+from edgeq.quant.samples import (
+    Feed,
+    InputSpec,
+    Preprocess,
+    Samples,
+    as_array,
+    import_function,
+    is_reference,
+    open_samples,
+    samples_of,
+)
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
@@ -55,25 +65,47 @@ class Evaluation:
         return value
 
 
-def open_evaluation(data: Any, metric: Any, specs: Mapping[str, InputSpec], *, limit: int | None = None,
-                    preprocess: Preprocess | None = None) -> Evaluation:
-    """Open labelled data of any form listed at the top of this file. metric: a name of METRICS, "module:function" or a
-    function(predictions, targets) -> float, where a prediction is the outputs of one sample by name.
+@dataclass(frozen=True, slots=True)
+class LabelledData:
+    """Data of any form listed at the top of this file, not opened yet. metric: None where `data` is, or names, a
+    function that gives the score itself.
+    """
+
+    data: Any
+    metric: Metric | None
+
+    def open(self, specs: Mapping[str, InputSpec], *, limit: int | None = None, preprocess: Preprocess | None = None,
+             ) -> Evaluation:
+        """With the inputs of a model.
+
+        Raises:
+            EvaluationError: the data have no labels. CalibrationError: as for open_samples.
+        """
+        if self.metric is None:
+            scoring = _scoring_function(self.data)
+            assert scoring is not None
+            return Evaluation(_of_function(scoring, _name(self.data)), scoring)
+        return Evaluation(self.metric, _scored(self.metric, _Pairs(self.data, specs, limit, preprocess)))
+
+
+def labelled_data(data: Any, metric: Any, *, flag: str = "--eval") -> LabelledData:
+    """metric: a name of METRICS, "module:function" or a function(predictions, targets) -> float, where a prediction is
+    the outputs of one sample by name. flag: the word that named the data.
 
     Raises:
-        UsageError: there is no such metric. EvaluationError: the data have no labels. CalibrationError: as for
-            open_samples.
+        UsageError: there is no such metric, or there are two or none. CalibrationError: it cannot be imported.
     """
-    scoring = _scoring_function(data)
-    if scoring is not None:
+    if _scoring_function(data) is not None:
         if metric is not None:
-            raise UsageError(f"--metric {metric}: the function that --eval names gives the score itself; leave it out")
-        return Evaluation(_of_function(scoring, _name(data)), scoring)
+            raise UsageError(f"--metric {metric}: the function that {flag} names gives the score itself; leave it out")
+        return LabelledData(data, None)
     if metric is None:
-        raise UsageError(f"--eval needs --metric: {', '.join(METRICS)} or module:function")
-    pairs = _Pairs(data, specs, limit, preprocess)
-    found = metric_named(metric)
-    whole = found.name not in METRICS
+        raise UsageError(f"{flag} needs --metric: {', '.join(METRICS)} or module:function")
+    return LabelledData(data, metric_named(metric))
+
+
+def _scored(metric: Metric, pairs: _Pairs) -> Callable[[Predict], float]:
+    whole = metric.name not in METRICS
 
     def run(predict: Predict) -> float:
         predictions, targets = [], []
@@ -81,9 +113,9 @@ def open_evaluation(data: Any, metric: Any, specs: Mapping[str, InputSpec], *, l
             outputs = predict(feed)
             predictions.append(outputs if whole else next(iter(outputs.values())))
             targets.append(target)
-        return found.score(predictions, targets)
+        return metric.score(predictions, targets)
 
-    return Evaluation(found, run)
+    return run
 
 
 def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Outputs]) -> Evaluation:
@@ -106,9 +138,9 @@ def metric_named(metric: Any) -> Metric:
     """
     if callable(metric):
         return _of_function(metric, _name(metric))
-    if metric in METRICS:
+    if isinstance(metric, str) and metric in METRICS:
         return METRICS[metric]
-    if is_reference(metric):
+    if isinstance(metric, str) and is_reference(metric):
         return _of_function(import_function(metric), metric)
     raise UsageError(f"no metric '{metric}'; there are {', '.join(METRICS)}, or module:function")
 
@@ -152,8 +184,17 @@ class _Pairs:
             count = open_samples(path, specs).count
             if len(labels) != count:
                 raise EvaluationError(f"'{path}' holds {count} samples and {len(labels)} labels")
+        elif isinstance(data, Mapping):
+            name = next((name for name in LABELS if name in data and name not in specs), None)
+            if name is None:
+                raise EvaluationError(f"the evaluation data hold no labels: add {' or '.join(LABELS)}")
+            self._feeds, targets = open_samples(data, specs, limit=limit), as_array(data[name], name)
+            self._targets = lambda: targets
+            count = open_samples(data, specs).count
+            if len(targets) != count:
+                raise EvaluationError(f"the evaluation data hold {count} samples and {len(targets)} labels")
         else:
-            given = _Given(data)
+            given = _Given(data, specs)
             self._feeds = open_samples(given, specs, limit=limit)
             self._targets = lambda: given.targets
 
@@ -165,9 +206,10 @@ class _Pairs:
 
 
 class _Given:
-    """The feeds of pairs; notes the target of each feed as it is taken."""
+    """The feeds of pairs; notes the target of each feed as it is taken. A pair may be a batch of both."""
 
-    def __init__(self, data: Any):
+    def __init__(self, data: Any, specs: Mapping[str, InputSpec]):
+        self._specs = specs
         self._source = import_function(data) if isinstance(data, str) else data
         self._kept = list(data) if isinstance(data, Iterator) else None
         self._name = _name(data) if isinstance(data, str) else "the evaluation data"
@@ -177,11 +219,17 @@ class _Given:
         self.targets = []
         source = self._kept if self._kept is not None else self._source
         for number, pair in enumerate(source() if callable(source) else source):
-            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], Mapping):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise EvaluationError(f"{self._name} sample {number} is no pair of a feed and a target; yield "
                                       "({input name: array}, target)")
-            self.targets.append(pair[1])
-            yield dict(pair[0])
+            where = f"{self._name} sample {number}"
+            feeds = samples_of(pair[0], self._specs, where)
+            targets = [pair[1]] if len(feeds) == 1 else as_array(pair[1], where)
+            if len(targets) != len(feeds):
+                raise EvaluationError(f"{where} is a batch of {len(feeds)} with {len(targets)} targets")
+            for feed, target in zip(feeds, targets, strict=True):
+                self.targets.append(as_array(target, where) if hasattr(target, "detach") else target)
+                yield dict(feed)
 
 
 def _labels(path: Path, specs: Mapping[str, InputSpec]) -> NDArray[Any]:

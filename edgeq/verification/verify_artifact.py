@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
-import edgeq_runtime
 from edgeq.errors import VerificationError
 from edgeq.inference.reference import PART, Arrays, run_parts
 from edgeq.metrics import ErrorPower
 from edgeq.verification.compare import Difference, compare
 from edgeq.verification.references import References
 from edgeq_runtime.manifest import Manifest
+from edgeq_runtime.session import open_model
 
 # An engine that rounds a tie differently moves a value by one step, the same size of error as quantization itself; its
 # noise adds to the graph's own, so the artifact may be twice as far from float. Half-precision compute (Core ML) has a
@@ -53,13 +53,14 @@ def _row(difference: Difference) -> dict[str, Any]:
     return row
 
 
-def verify_bundle(folder: Path, references: References) -> tuple[Verification, list[dict[str, Any]]]:
-    """Run a bundle on the references' samples -> (the comparison, the bundle's own outputs).
+def verify_artifact(folder: Path, manifest: Manifest, references: References,
+                    ) -> tuple[Verification, list[dict[str, Any]]]:
+    """Run an artifact on the references' samples -> (the comparison, its own outputs).
 
     Raises:
         VerificationError: the artifact is further from the float model than the quantized graph explains.
     """
-    outputs, engine = _run_bundle(folder, references)
+    outputs, engine = _run(folder, manifest, references)
     pairs = (references.graph, outputs), (references.float, outputs), (references.float, references.graph)
     graph, float_, quantized = (_compare(*pair, scores=references.real) for pair in pairs)
     limits = [_allowed(found, references) for found in quantized]
@@ -67,22 +68,22 @@ def verify_bundle(folder: Path, references: References) -> tuple[Verification, l
                   for row in zip(float_, quantized, limits, strict=True)]
     wrong = [message for message, is_near in complaints if message and not is_near]
     if wrong:
-        raise VerificationError(f"{Manifest.read(folder).target}: the artifact does not compute what the quantized "
+        raise VerificationError(f"{manifest.target}: the artifact does not compute what the quantized "
                                 "graph computes:\n" + "\n".join(f"  - {message}" for message in wrong))
     doubts = [message for message, _ in complaints if message]
     return Verification(len(outputs), references.inputs, references.source[1], engine, graph, float_, quantized,
                         tuple(doubts)), outputs
 
 
-def _run_bundle(folder: Path, references: References) -> tuple[list[dict[str, Any]], str]:
-    """What a bundle computes, and who ran it. Its engine may take three times its weights, while it rearranges them."""
-    manifest = Manifest.read(folder)
+def _run(folder: Path, manifest: Manifest, references: References) -> tuple[list[dict[str, Any]], str]:
+    """What an artifact computes, and who ran it. An engine may take three times the weights, while it rearranges them.
+    """
     if references.large and manifest.target == "onnxruntime":
         model = ir.load(folder / manifest.entry)
         options = manifest.options.get("session_options", {})
         outputs = run_parts(model, references.feeds, PART, fused=True, session_options=options)
         return outputs, "onnxruntime, CPUExecutionProvider, part by part"
-    with edgeq_runtime.load(folder) as opened:
+    with open_model(str(folder), manifest) as opened:
         outputs = [dict(opened.run(dict(feed))) for feed in references.feeds]
         return outputs, f"{opened.engine}, {opened.accelerator}"
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,19 @@ from edgeq.verification.compare import Difference, compare
 from edgeq.verification.layers import LayerComparison, compare_layers
 from edgeq_runtime.manifest import Manifest, TensorSpec
 from edgeq_runtime.predict import steps
+from edgeq_runtime.preprocess import Preprocess
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST
 from edgeq_runtime.selftest import SelfTestResult, read_selftest
+from edgeq_runtime.sound import LogMel
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check found. files: how many have the sha256 of the manifest (all of them, or verify_again had raised).
+    """What a check found. files: how many have the sha256 of the manifest (all of them, or verify_bundle had raised).
 
     self_test: None where the bundle has none and was compared instead. against_float: each output against the float
     model's, over `samples` samples. finite: no output is NaN or infinite where the float model's is not. accuracy: what
-    the conversion measured.
+    the conversion measured. layers: where that was asked for.
     """
 
     files: int
@@ -42,6 +44,7 @@ class Checked:
     against_float: tuple[Difference, ...] = ()
     samples: int = 0
     finite: bool = True
+    layers: LayerComparison | None = None
 
     @property
     def passed(self) -> bool:
@@ -49,13 +52,23 @@ class Checked:
         return (self.self_test is None or self.self_test.ok) and self.finite
 
 
-def verify_again(bundle: Path, data: Any = None, reference: Any = None, limit: int | None = None) -> Checked:
+    def to_json(self) -> dict[str, Any]:
+        found = {"passed": self.passed, **asdict(replace(self, layers=None))}
+        del found["layers"]
+        return found if self.layers is None else found | self.layers.to_json()
+
+
+def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: int | None = None, *,
+                  layers: bool = False) -> Checked:
     """Check a bundle. data: samples as `convert` takes them, or None for the self-test's. reference: the float model.
+    layers: compare value by value.
 
     Raises:
-        BundleError: damaged, or without a self-test when there is nothing else to check. UsageError: data alone.
-        EdgeqError: the engine, the float model or the samples cannot be used.
+        BundleError: damaged, or without a self-test when there is nothing else to check. UsageError: data or layers
+            without a reference. EdgeqError: the engine, the float model or the samples cannot be used.
     """
+    if layers and reference is None:
+        raise UsageError("--layers compares with the float model: add --reference MODEL")
     if data is not None and reference is None:
         raise UsageError("--data alone cannot be judged: add --reference MODEL, the float model to compare with")
     with edgeq_runtime.load(bundle, verify=True) as model:
@@ -64,35 +77,38 @@ def verify_again(bundle: Path, data: Any = None, reference: Any = None, limit: i
                          model.self_test() if has_selftest else None, model.manifest.accuracy)
         if reference is None:
             return result
-        turned = _turned(model.manifest)
-        feeds = _feeds(bundle, model.manifest, data, limit, turned)
+        transposed = transposed_names(model.manifest)
+        feeds = _feeds(bundle, model.manifest, data, limit, transposed)
         outputs = [dict(model.run(dict(feed))) for feed in feeds]
-    expected = list(run_onnx(_float_network(reference, model.manifest, turned), feeds))
+    network = float_network(reference, model.manifest, transposed)
+    expected = list(run_onnx(network, feeds))
     return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
-                   finite=_is_finite_where(expected, outputs))
+                   finite=_is_finite_where(expected, outputs),
+                   layers=compare_layers(bundle, network, feeds) if layers else None)
 
 
-def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None, turned: frozenset[str]) -> list[Arrays]:
+def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None, transposed: frozenset[str]) -> list[Arrays]:
     """As the bundle takes them. data: as the float model does."""
     if data is None:
         return [case.inputs for case in islice(read_selftest(bundle / SELFTEST)[0], limit)]
-    specs = {spec.name: InputSpec(spec.dtype, _source_shape(spec)) for spec in manifest.inputs}
-    preprocess = steps(manifest)[0]
-    if preprocess is not None and not turned.isdisjoint(specs):
-        preprocess = replace(preprocess, layout=name_channels_first(preprocess.layout))
-    samples = open_samples(data, specs, limit=limit, preprocess=preprocess)
-    return [arrays_channels_last(feed, turned) for feed in samples]
+    samples = open_samples(data, source_specs(manifest), limit=limit, preprocess=source_preprocess(manifest))
+    return [arrays_channels_last(feed, transposed) for feed in samples]
 
 
-def verify_layers(bundle: Path, reference: Any, data: Any = None, limit: int | None = None) -> LayerComparison:
-    """Compare a bundle with its float model, value by value; arguments as of `verify_again`."""
-    manifest = Manifest.read(bundle)
-    turned = _turned(manifest)
-    return compare_layers(bundle, _float_network(reference, manifest, turned),
-                          _feeds(bundle, manifest, data, limit, turned))
+def source_specs(manifest: Manifest) -> dict[str, InputSpec]:
+    """The inputs as the float model takes them."""
+    return {spec.name: InputSpec(spec.dtype, _source_shape(spec)) for spec in manifest.inputs}
 
 
-def _turned(manifest: Manifest) -> frozenset[str]:
+def source_preprocess(manifest: Manifest) -> Preprocess | LogMel | None:
+    """The declared preprocessing into what the float model takes."""
+    declared = steps(manifest)[0]
+    if declared is None or transposed_names(manifest).isdisjoint(source_specs(manifest)):
+        return declared
+    return replace(declared, layout=name_channels_first(declared.layout))
+
+
+def transposed_names(manifest: Manifest) -> frozenset[str]:
     """The inputs and outputs that the float model has channels first and the bundle channels last."""
     return frozenset(spec.name for spec in (*manifest.inputs, *manifest.outputs) if spec.source_layout)
 
@@ -101,13 +117,13 @@ def _source_shape(spec: TensorSpec) -> tuple[Any, ...]:
     return channels_first_shape(spec.shape) if spec.source_layout else spec.shape
 
 
-def _float_network(reference: Any, manifest: Manifest, turned: Collection[str]) -> ir.Model:
-    """With the interface of the bundle."""
+def float_network(reference: Any, manifest: Manifest, transposed: Collection[str]) -> ir.Model:
+    """With the interface of the bundle. transposed: what is channels last in it; nothing keeps the source's layout."""
     shapes = {spec.name: _source_shape(spec) for spec in manifest.inputs
               if not any(isinstance(d, str) for d in spec.shape)}
     network = load_model(reference, inputs=shapes, open_sizes=True)
     canonicalize(network)
-    make_channels_last(network, turned)
+    make_channels_last(network, transposed)
     for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),
                                 ("outputs", network.graph.outputs, manifest.outputs)):
         ours, theirs = [spec.name for spec in specs], [value.name or "" for value in values]

@@ -39,7 +39,11 @@ def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: boo
         from .pointer import read_versions
 
         folder = os.path.join(folder, read_versions(folder).current)
-    manifest = Manifest.read(folder, verify=verify)
+    return open_model(folder, Manifest.read(folder, verify=verify), threads=threads, watch=watch)
+
+
+def open_model(folder: str, manifest: Manifest, *, threads: Optional[int] = None, watch: bool = True) -> Model:
+    """Open what a manifest describes, whether it lies in the folder already or not; arguments as of `load`."""
     drift = None
     if watch and manifest.calibration is not None and "ranges" in manifest.calibration:
         from .drift import DriftWatch

@@ -12,9 +12,9 @@ from boards.local import Local, UseWheel
 from boards.sshd import Sshd, find_sshd
 from cli.badinput import network
 
+from edgeq import convert
 from edgeq.boards.addresses import Ssh
 from edgeq.boards.ssh import OverSsh
-from edgeq.conversion.pipeline import convert
 
 
 @pytest.fixture

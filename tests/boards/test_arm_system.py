@@ -118,7 +118,7 @@ def test_over_the_adbd_of_an_arm_board(system: Path, bundles: list[Path], tmp_pa
             try:
                 _until_connected(inside, environment)
                 for bundle in bundles:
-                    done = subprocess.run([*inside, sys.executable, "-m", "edgeq.cli", "test", bundle, "--json",
+                    done = subprocess.run([*inside, sys.executable, "-m", "edgeq", "test", bundle, "--json",
                                            "--board", "adb:127.0.0.1:5555"], env=environment, capture_output=True,
                                           text=True, check=False)
                     assert done.returncode == 0, done.stdout + done.stderr

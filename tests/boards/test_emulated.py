@@ -15,10 +15,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeq import convert
 from edgeq.boards.emulated import Emulated
 from edgeq.boards.profiles import EMULATED
 from edgeq.boards.runner import Found, Job, probe, run_on_board
-from edgeq.conversion.pipeline import Options, convert, convert_all
+from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.errors import BoardError
 
 pytestmark = [

@@ -49,7 +49,7 @@ def reply(*arguments: str) -> Any:
 
 def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen([sys.executable, "-m", "edgeq.cli", *arguments], env=environment, text=True,
+    return subprocess.Popen([sys.executable, "-m", "edgeq", *arguments], env=environment, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
@@ -169,12 +169,11 @@ def test_every_option_reaches_the_pipeline(folder: Path, monkeypatch: pytest.Mon
         --force -o out"""
     edgeq("convert", *words.split())
     options = seen["options"]
-    assert (seen["model"], seen["targets"], seen["output"]) == ("net.onnx", ("coreml",), Path("out"))
-    assert options.preprocess == edgeq_runtime.preprocess.imagenet()
+    assert (seen["model"], seen["targets"], seen["output"]) == ("net.onnx", ["coreml"], Path("out"))
     wanted = {"bits": 4, "calibration": "data.npz", "samples": 3, "activations": "float", "weights": "block:32",
               "calibrator": "minmax", "keep_float": ("a.*", "b"), "inputs": {"image": (1, 3, 8, 8), "n": ()},
-              "labels": LABELS, "min_os": 16, "compute": "gpu", "keep_qdq": Path("q.onnx"), "strict": True,
-              "verify": False, "force": True}
+              "labels": Path("labels.txt"), "preprocess": "imagenet", "min_os": 16, "compute": "gpu",
+              "keep_qdq": Path("q.onnx"), "strict": True, "verify": False, "force": True}
     assert {key: getattr(options, key) for key in wanted} == wanted
 
 

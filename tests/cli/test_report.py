@@ -18,7 +18,8 @@ from cli.badinput.models import computed_shape
 from onnx import TensorProto, helper
 from rich.console import Console
 
-from edgeq.conversion.inspect import describe, peak_activation_bytes, read_labels, read_preprocess, weight_bytes
+from edgeq.conversion import words
+from edgeq.conversion.inspect import describe, peak_activation_bytes, weight_bytes
 from edgeq.errors import InputError, MissingExtra, UsageError
 from edgeq.frontends import load_model
 from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
@@ -106,18 +107,18 @@ def test_describe_says_why_a_node_stays_float(tmp_path: Path) -> None:
 def test_read_preprocess(tmp_path: Path) -> None:
     file = tmp_path / "steps.json"
     file.write_text(json.dumps({"resize": [8, 8], "scale": 0.5}))
-    assert read_preprocess(None) is None
-    assert read_preprocess("imagenet") == imagenet()
-    assert read_preprocess(str(file)) == Preprocess(resize=(8, 8), scale=0.5)
+    assert words.preprocess(None) is None
+    assert words.preprocess("imagenet") == imagenet()
+    assert words.preprocess(str(file)) == Preprocess(resize=(8, 8), scale=0.5)
     file.write_text("[1]")
     with pytest.raises(UsageError, match=r"steps\.json"):
-        read_preprocess(str(file))
+        words.preprocess(str(file))
 
 
 def test_read_labels(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("ant\nzebra finch\n\ncat", encoding="utf-8")
-    assert read_labels(tmp_path / "labels.txt") == ("ant", "zebra finch", "", "cat")
-    assert read_labels(None) == ()
+    assert words.labels(tmp_path / "labels.txt") == ("ant", "zebra finch", "", "cat")
+    assert words.labels(None) == ()
 
 
 # -- run ---------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import pytest
 from small_graphs import feeds, network, normal, residual
 
 import edgeq_runtime
-from edgeq.conversion.pipeline import Options, backend, convert, convert_all
+from edgeq import convert
+from edgeq.conversion.emission import backend
+from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.errors import BundleError, UnsupportedModel, UsageError, VerificationError
 from edgeq.inference.reference import run_onnx
 from edgeq.quant.qdq import QUANTIZE

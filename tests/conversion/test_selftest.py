@@ -9,7 +9,8 @@ import onnx
 import pytest
 from cli.badinput import network, samples
 
-from edgeq.conversion.pipeline import Options, convert, convert_all
+from edgeq import convert
+from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.conversion.selftest import saturates_here
 from edgeq_runtime.selftest import Tolerance, read_selftest
 

@@ -127,8 +127,8 @@ def test_constants_beyond_float16_are_seen(tmp_path: Path) -> None:
 def test_the_command_line_shows_it(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
+    from edgeq import convert
     from edgeq.cli import main
-    from edgeq.conversion.pipeline import convert
 
     ir.save(good(), tmp_path / "good.onnx")
     bundle = convert(tmp_path / "good.onnx", target="coreml", bits=32, output=tmp_path / "bundle")

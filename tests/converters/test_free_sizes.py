@@ -11,7 +11,7 @@ from converters.tflite_files import kernels
 from free_nets import encoder, proto
 
 import edgeq_runtime
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq.errors import UnsupportedModel
 from edgeq.inference.reference import run_onnx
 

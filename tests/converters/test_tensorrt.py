@@ -15,8 +15,9 @@ from opcases import CASES, Case, build, has_weights, quantize, quantize_weights,
 from opcases.engines import run
 from opcases.limits import REFUSED
 
+from edgeq import convert
 from edgeq.backend import EmitOptions
-from edgeq.conversion.pipeline import convert, convert_all
+from edgeq.conversion.pipeline import convert_all
 from edgeq.errors import UnsupportedModel, UsageError
 from edgeq.graph import constant
 from edgeq_converters.tensorrt import emit
@@ -223,7 +224,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def test_it_shares_no_plan(tmp_path: Path) -> None:
-    from edgeq.options import Options
+    from edgeq.conversion.options import Options
 
     with pytest.raises(UsageError, match="tensorrt has symmetric activations and shares no plan"):
         convert_all(product(), ["tflite", "tensorrt"], Options(), tmp_path / "b")

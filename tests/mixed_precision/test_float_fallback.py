@@ -10,8 +10,8 @@ import pytest
 from small_graphs import feeds, network, normal
 
 import edgeq_runtime
+from edgeq import convert
 from edgeq.bundle.folder import Bundle
-from edgeq.conversion.pipeline import convert
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision import float_fallback
 from edgeq.verification.compare import compare

@@ -13,16 +13,16 @@ from click.testing import CliRunner
 from small_graphs import feeds, network, normal, residual
 
 import edgeq_runtime
+from edgeq import convert
 from edgeq.cli import main
-from edgeq.conversion.analyze import analyze
+from edgeq.conversion.analyze import analyze_layers
 from edgeq.conversion.metadata import input_specs
-from edgeq.conversion.pipeline import convert
+from edgeq.conversion.options import Options
 from edgeq.errors import UsageError
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision.candidates import measured_path
 from edgeq.mixed_precision.goal import Drop, Least, limits_of
 from edgeq.mixed_precision.trial_builder import TrialBuilder, precisions, work
-from edgeq.options import Options
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.fit import Fit
 from edgeq.quant.methods import method_named
@@ -199,7 +199,7 @@ def test_analyze_ranks_layers_by_the_metric() -> None:
     for name, data in (("w2", w2), ("w3", w3)):
         model.graph.initializers[name].const_value = ir.tensor(data, name=name)
     labelled = [(dict(feed), out["z"]) for feed, out in zip(FEEDS, run_onnx(_showing(model, "z"), FEEDS), strict=True)]
-    found = analyze(_showing(model, "z"), ["onnxruntime"], Options(
+    found = analyze_layers(_showing(model, "z"), ["onnxruntime"], Options(
         calibration=FEEDS, weights="per-tensor", activations="float", eval=labelled, metric=lambda p, t: -max(
             float(np.abs(prediction["z"] - target).max()) for prediction, target in zip(p, t, strict=True))))
     assert found["layers"][0]["node"] == "Conv_2"

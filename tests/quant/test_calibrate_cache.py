@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from small_graphs import feeds, residual
 
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq.errors import CalibrationError
 from edgeq.quant.calibrate import Statistics, calibrate
 from edgeq.quant.calibrate.cache import calibrate_with_cache

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from small_graphs import feeds, network, normal, residual
 
 from edgeq.cli import main
-from edgeq.conversion.analyze import analyze
+from edgeq.conversion.analyze import analyze_layers
+from edgeq.conversion.options import Options
 from edgeq.errors import UsageError
 from edgeq.inference.reference import run_onnx
-from edgeq.options import Options
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
@@ -91,4 +91,4 @@ def test_the_command_ranks_and_shows(tmp_path: Path) -> None:
 
 def test_without_samples_nothing_is_measured() -> None:
     with pytest.raises(UsageError, match="--calibration"):
-        analyze(residual(), ["tflite"], Options())
+        analyze_layers(residual(), ["tflite"], Options())

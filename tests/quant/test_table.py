@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from small_graphs import network, normal
 
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq.errors import UsageError
 from edgeq.quant.solve.layer import DEFAULT
 from edgeq.quant.solve.moments import Moments, objective
@@ -140,8 +140,8 @@ def test_channels_that_share_a_table_make_the_package_smaller(tmp_path: Path) ->
     ("needs --min-os 18", {"min_os": 17}), ("use table, or table:CHANNELS", {"weights": "table:x"}),
     ("use table, or table:CHANNELS", {"weights": "table:0"})])
 def test_what_has_no_tables_is_told(words: str, options: dict[str, object], tmp_path: Path) -> None:
+    from edgeq.conversion.options import Options
     from edgeq.conversion.pipeline import convert_all
-    from edgeq.options import Options
 
     chosen = Options(**({"bits": 4, "weights": "table"} | options))
     with pytest.raises(UsageError, match=words):

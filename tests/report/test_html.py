@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from small_graphs import feeds, residual
 
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq.report.plots import GOOD
 
 SHAPE = (1, 3, 9, 7)

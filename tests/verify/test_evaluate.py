@@ -10,7 +10,7 @@ import pytest
 
 from edgeq.errors import CalibrationError, EvaluationError, UsageError
 from edgeq.quant.samples import InputSpec
-from edgeq.verification.evaluate import fidelity, open_evaluation
+from edgeq.verification.evaluate import fidelity, labelled_data
 
 SPECS = {"x": InputSpec("float32", (1, 3))}
 DATA = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float32)
@@ -28,14 +28,14 @@ def npz(path: Path, **arrays: Any) -> Path:
 
 @pytest.mark.parametrize("name", ["labels", "targets"])
 def test_one_file(tmp_path: Path, name: str) -> None:
-    evaluation = open_evaluation(npz(tmp_path / "d.npz", x=DATA, **{name: LABELS}), "top1", SPECS)
+    evaluation = labelled_data(npz(tmp_path / "d.npz", x=DATA, **{name: LABELS}), "top1").open(SPECS)
     assert evaluation.score(echo) == evaluation.score(echo) == 75
 
 
 def test_a_folder_of_feeds(tmp_path: Path) -> None:
     for number, (row, label) in enumerate(zip(DATA, LABELS, strict=True)):
         npz(tmp_path / f"{number}.npz", x=row[None], labels=label)
-    assert open_evaluation(tmp_path, "top1", SPECS).score(echo) == 75
+    assert labelled_data(tmp_path, "top1").open(SPECS).score(echo) == 75
 
 
 def test_pairs_and_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,13 +46,13 @@ def test_pairs_and_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "def mine(predictions, targets):\n    return sum(p['z'][0, t] for p, t in zip(predictions, targets))\n"
         "mine.higher_is_better = False\n")
     monkeypatch.chdir(tmp_path)
-    assert open_evaluation("evaluation_data:pairs", "top1", SPECS).score(echo) == 100
-    assert open_evaluation("evaluation_data:score", None, SPECS).score(echo) == 3
-    own = open_evaluation("evaluation_data:pairs", "evaluation_data:mine", SPECS)
+    assert labelled_data("evaluation_data:pairs", "top1").open(SPECS).score(echo) == 100
+    assert labelled_data("evaluation_data:score", None).open(SPECS).score(echo) == 3
+    own = labelled_data("evaluation_data:pairs", "evaluation_data:mine").open(SPECS)
     assert own.score(echo) == -3
     assert not own.metric.higher_is_better
     with pytest.raises(UsageError, match="gives the score itself"):
-        open_evaluation("evaluation_data:score", "top1", SPECS)
+        labelled_data("evaluation_data:score", "top1").open(SPECS)
 
 
 def test_an_iterator_of_pairs_is_walked_more_than_once() -> None:
@@ -60,7 +60,7 @@ def test_an_iterator_of_pairs_is_walked_more_than_once() -> None:
         for row, label in zip(DATA, LABELS, strict=True):
             yield {"x": row[None]}, int(label)
 
-    evaluation = open_evaluation(pairs(), "top1", SPECS)
+    evaluation = labelled_data(pairs(), "top1").open(SPECS)
     assert evaluation.score(echo) == evaluation.score(echo) == 75
 
 
@@ -88,9 +88,9 @@ def raising(predictions: Any, targets: Any) -> float:
 ])
 def test_what_gives_no_score_is_named(tmp_path: Path, data: Any, metric: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        open_evaluation(npz(tmp_path / "d.npz", **data), metric, SPECS).score(echo)
+        labelled_data(npz(tmp_path / "d.npz", **data), metric).open(SPECS).score(echo)
 
 
 def test_what_is_no_pair_is_named() -> None:
     with pytest.raises(EvaluationError, match="sample 1 is no pair of a feed and a target"):
-        open_evaluation([({"x": DATA[:1]}, 0), {"x": DATA[:1]}], "top1", SPECS).score(echo)
+        labelled_data([({"x": DATA[:1]}, 0), {"x": DATA[:1]}], "top1").open(SPECS).score(echo)

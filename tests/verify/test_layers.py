@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from small_graphs import feeds, network, normal, residual
 
+from edgeq import convert
 from edgeq.cli import main
-from edgeq.conversion.pipeline import convert
 from edgeq.scheme import QuantParams, QuantType, quantize
 from edgeq.verification.layers import Seen, compare_layers, compare_values
 

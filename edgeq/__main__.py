@@ -1,5 +1,5 @@
-"""python -m edgeq.cli"""
+"""python -m edgeq"""
 from edgeq.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="edgeq")

@@ -1,0 +1,262 @@
+"""edgeq in Python: six verbs, each the command of the same name with the same words. `edgeq` itself exports them.
+
+Nothing heavy is imported before a verb is called.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+from edgeq.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from edgeq.bundle.folder import Bundle
+    from edgeq.conversion.evaluate import Score
+    from edgeq.conversion.options import After, Before, Inputs, Names, Words
+    from edgeq.frontends import Source
+    from edgeq.verification.verify_bundle import Checked
+
+Folder: TypeAlias = "str | Path | Bundle"
+
+
+@overload
+def convert(model: Source, *, target: str | None = ..., output: str | Path | None = ..., **options: Unpack[Words],
+            ) -> Bundle: ...
+@overload
+def convert(model: Source, *, target: list[str] | tuple[str, ...], output: str | Path | None = ...,
+            **options: Unpack[Words]) -> list[Bundle]: ...
+def convert(
+    model: Source, *, target: str | Sequence[str] | None = None, output: str | Path | None = None,
+    device: str | None = None, bits: int = 8, calibration: Any = None, samples: int | None = None,
+    activations: str | int = "auto", weights: str = "per-channel", calibrator: str = "auto",
+    calibration_cache: str | Path | None = None, method: str = "auto", keep_float: Names = (),
+    inputs: Inputs | None = None, example_inputs: Any = None, preprocess: Before | None = None,
+    postprocess: After | None = None, labels: str | Path | Sequence[str] = (), layout: str = "keep", eval: Any = None,
+    metric: Any = None, max_drop: float | str | None = None, min_metric: float | None = None,
+    max_bytes: int | str | None = None, keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
+    strict: bool = False, verify: bool = True, force: bool = False, dry_run: bool = False,
+    progress: Progress = silent,
+) -> Bundle | list[Bundle]:
+    """Convert a model into a verified bundle; `edgeq convert`.
+
+        bundle = edgeq.convert("model.onnx", target="tflite", calibration="samples.npz")
+        phone, board = edgeq.convert(net, example_inputs=x, target=["coreml", "onnxruntime"], calibration=loader)
+
+    Args:
+        model: a path (.onnx, .pt2), "module:function", an onnx or onnx_ir model, a torch ExportedProgram, or a torch
+            module with `example_inputs`.
+        target: "onnxruntime", "tflite", "coreml" or "tensorrt"; a list gives a list of bundles, which share one plan.
+        output: the bundle's folder; of several targets, their parent. `<model>.<target>.edgeq` without.
+        device: "pi4", "pi5", "pi-32bit", "jetson-orin", "iphone" or "android": chooses the target where none is
+            named, and fits the bundle to the engines that run there.
+        bits: of the weights: 4, 8, 16 (half precision) or 32 (float as it came).
+        calibration: real samples: a path (.npz, .npy, a folder), "module:function"; an array whose first axis counts
+            the samples, {input name: array} of the same, or an iterable of samples, such as a torch DataLoader:
+            arrays, tuples in the order of the inputs, or dicts by name.
+        samples: use at most so many.
+        activations: "auto" (8 bits where there are samples), 8 or "float".
+        weights: "per-channel", "per-tensor", "block:SIZE", or for Core ML at 4 bits "table:CHANNELS".
+        calibrator: how a range is chosen from what calibration saw: "minmax", "percentile", "mse", "entropy", or
+            "auto", which tries all, tensor by tensor.
+        calibration_cache: a file that keeps what calibration saw, and goes on from there next time.
+        method: how weights become integers: "auto", or steps joined by +, such as "equalize+gptq+descent".
+        keep_float: a regular expression, or several: nodes whose name matches stay float.
+        inputs: input name -> shape, where dimensions are free: (1, 3, 224, 224), "1x3x224x224", "1x1..128" (a range
+            that stays free), "1xT".
+        example_inputs: of a torch module: a tensor, a tuple (positional) or a dict (by name).
+        preprocess: how an image or sound becomes the input: "imagenet", a JSON file, a dict, or an object of
+            edgeq_runtime.preprocess or .sound.
+        postprocess: what the outputs mean: "classify", a JSON file, a dict, or an object of
+            edgeq_runtime.postprocess.
+        labels: class names in the order of the scores, or the file that holds one a line.
+        layout: "nhwc" makes images that go in and come out channels last; samples stay as the model takes them.
+        eval: labelled data for the metric, as of `evaluate`.
+        metric: "top1", "top5", "map50", "miou", "psnr", "perplexity", "wer", "sqnr", "module:function" or a function.
+        max_drop: search the smallest bundle that scores at most so much (1.0), or such a share ("1%"), below float.
+        min_metric: the same, with the worst score that is allowed.
+        max_bytes: search the best bundle of at most so many bytes (600000, "600kB").
+        keep_qdq: save the quantized ONNX graph to this file.
+        min_os: Core ML: the oldest iOS, 16 to 18.
+        compute: Core ML: where the model should run: "ane", "gpu", "cpu" or "all".
+        strict: refuse a model of which a target runs more in float than is planned.
+        verify: run the result, and compare it with the float model.
+        force: replace an existing bundle.
+        dry_run: do everything and leave nothing: the bundle that is returned has no folder any more.
+        progress: called as progress(what, done, total).
+
+    Returns:
+        The bundle, or for a list of targets one each, in that order.
+
+    Raises:
+        UsageError: a value that no such word takes, or words that contradict each other.
+        ModelError, UnsupportedModel: the model cannot be read, or has nodes that a target cannot run, which are all
+            named. CalibrationError, EvaluationError: the samples do not fit, or give no score.
+        FloatFallback: with `strict`. VerificationError: the artifact does not compute what the graph says.
+        BundleError: the output is in the way. MissingExtra: a part of edgeq that is not installed.
+        Whatever is raised is an EdgeqError, and then nothing is left on the disk.
+    """
+    words = locals()
+    from edgeq.conversion.options import Options
+    from edgeq.conversion.pipeline import convert_all
+
+    options = Options(**{field.name: words[field.name] for field in fields(Options)})
+    bundles = convert_all(model, target, options, output)
+    return bundles[0] if target is None or isinstance(target, str) else list(bundles)
+
+
+def inspect(source: Source | Bundle, *, inputs: Inputs | None = None, compute: Literal["ane"] | None = None,
+            example_inputs: Any = None) -> dict[str, Any]:
+    """What a model or a bundle holds; `edgeq inspect`.
+
+        found = edgeq.inspect("model.onnx")
+        found["targets"]["tflite"]["float_on_this_engine"]
+
+    Args:
+        source: a model as of `convert`, or a bundle.
+        inputs: input name -> shape, where dimensions are free.
+        compute: "ane": of a Core ML bundle, what may keep it from the Neural Engine.
+        example_inputs: of a torch module.
+
+    Returns:
+        What `edgeq inspect --json` prints. Of a model: ops, sizes, memory, and for each target what it cannot run and
+        what stays float, with reasons. Of a bundle: its manifest.
+
+    Raises:
+        UsageError: a value that no such word takes. ModelError, BundleError: the source cannot be read.
+    """
+    from edgeq.bundle.folder import Bundle
+    from edgeq.conversion import words
+    from edgeq.conversion.inspect import describe
+
+    if compute is not None:
+        words.one_of("--compute", compute, ["ane"])
+    source = source.path if isinstance(source, Bundle) else source
+    return describe(source, words.shapes(inputs), neural_engine=compute is not None, example_inputs=example_inputs)
+
+
+def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8, weights: str = "per-channel",
+            target: str | Sequence[str] | None = None, inputs: Inputs | None = None, preprocess: Before | None = None,
+            eval: Any = None, metric: Any = None, top: int = 20, example_inputs: Any = None,
+            progress: Progress = silent) -> dict[str, Any]:
+    """Which layers hurt most when they alone are quantized, the worst first; `edgeq analyze`.
+
+        worst = edgeq.analyze("model.onnx", calibration="samples.npz")["layers"][0]
+        edgeq.convert("model.onnx", target="tflite", calibration="samples.npz", keep_float=worst["node"])
+
+    Args:
+        calibration: real samples, as of `convert`; at most `samples` of them are used.
+        bits, weights: of the weights, as of `convert`; 4 or 8 bits.
+        target: whose rules; one, several that share a plan, or all that do.
+        eval, metric: score the `top` worst layers by this too.
+        model, inputs, preprocess, example_inputs, progress: as of `convert`.
+
+    Returns:
+        What `edgeq analyze --json` prints.
+
+    Raises:
+        UsageError: nothing to quantize, or a value that no such word takes. ModelError, CalibrationError,
+        EvaluationError: the model or the data cannot be used.
+    """
+    from edgeq.conversion import words
+    from edgeq.conversion.analyze import analyze_layers
+    from edgeq.conversion.options import Options
+    from edgeq.targets import TARGETS
+
+    options = Options(calibration=calibration, samples=samples, bits=words.one_of("--bits", bits, (4, 8)),
+                      weights=weights, inputs=inputs, preprocess=preprocess, eval=eval, metric=metric,
+                      example_inputs=example_inputs, progress=progress)
+    together = [known.name for known in TARGETS.values() if not known.symmetric]
+    return analyze_layers(model, target or together, options, words.count("--top", top) or 0)
+
+
+def estimate(model: Source, *, inputs: Inputs | None = None, example_inputs: Any = None) -> dict[str, Any]:
+    """How large a model would be at 32, 16, 8 and 4 bits, before any work; `edgeq estimate`.
+
+        {row["bits"]: row["disk_bytes"] for row in edgeq.estimate("model.onnx")["bits"]}
+
+    Args:
+        model, inputs, example_inputs: as of `convert`.
+
+    Returns:
+        What `edgeq estimate --json` prints: bytes on disk and in memory.
+
+    Raises:
+        UsageError: the model is quantized already. ModelError: it cannot be read.
+    """
+    from edgeq.conversion import words
+    from edgeq.conversion.estimate import estimate_sizes
+
+    return estimate_sizes(model, words.shapes(inputs), example_inputs=example_inputs)
+
+
+def verify(bundle: Folder, *, reference: Source | None = None, data: Any = None, samples: int | None = None,
+           layers: bool = False) -> Checked:
+    """Check a bundle: its files, its self-test, and its distance from the float model; `edgeq verify`.
+
+        edgeq.verification("model.tflite.edgeq", reference="model.onnx", data="samples.npz").passed
+
+    Args:
+        bundle: its folder, or what `convert` returned.
+        reference: the float model to compare with.
+        data: real samples for the comparison, as `calibration` of `convert`; by default those of the self-test.
+        samples: use at most so many.
+        layers: compare layer by layer, and name the first that breaks.
+
+    Returns:
+        What was found; `passed` is the verdict.
+
+    Raises:
+        UsageError: data or layers without a reference. BundleError: a file is damaged. EngineError: its engine is not
+        installed. ModelError, CalibrationError: the reference or the data cannot be used.
+    """
+    from edgeq.conversion import words
+    from edgeq.verification.verify_bundle import verify_bundle
+
+    return verify_bundle(_folder(bundle), data, reference, words.count("--samples", samples),
+                         layers=words.switch("--layers", layers))
+
+
+def evaluate(bundle: Folder, *, data: Any, metric: Any = None, reference: Source | None = None,
+             samples: int | None = None, max_drop: float | str | None = None, min_metric: float | None = None) -> Score:
+    """Score a bundle on labelled data, run by its own engine; `edgeq eval`.
+
+        found = edgeq.evaluate("net.tflite.edgeq", data="test.npz", metric="top1", reference="net.onnx", max_drop=1.0)
+        found.score, found.float_score, found.met
+
+    Args:
+        bundle: its folder, or what `convert` returned.
+        data: an .npz with the inputs and `labels` (or `targets`), a folder of such files, a dict of the same arrays,
+            an iterable of (inputs, target) such as a torch DataLoader, "module:function" that gives one, or a function
+            that takes a predictor and gives the score.
+        metric: as of `convert`; "sqnr" compares with the reference and needs no labels.
+        reference: the float model, which is scored too.
+        samples: use at most so many.
+        max_drop: how much worse than the reference it may be: 1.0 in the metric's unit, or "1%".
+        min_metric: the worst score that is allowed.
+
+    Returns:
+        The score; `met` tells whether it keeps the limit.
+
+    Raises:
+        UsageError: no such metric, a metric without labels, or a drop without a reference. EvaluationError: the metric
+        gives no score. BundleError, EngineError, ModelError, CalibrationError: as of `verify`.
+    """
+    from edgeq.conversion import words
+    from edgeq.conversion.evaluate import evaluate_bundle
+    from edgeq.mixed_precision import limits_of
+
+    limits = limits_of(max_drop, words.number("--min-metric", min_metric), None)
+    return evaluate_bundle(_folder(bundle), data, metric, reference, limits, words.count("--samples", samples))
+
+
+def _folder(bundle: Any) -> Path:
+    from edgeq.bundle.folder import Bundle
+    from edgeq.errors import UsageError
+
+    if not isinstance(bundle, str | Path | Bundle):
+        raise UsageError(f"a bundle is a folder, or what edgeq.convert returned, not a {type(bundle).__name__}")
+    return bundle.path if isinstance(bundle, Bundle) else Path(bundle)

@@ -1,0 +1,89 @@
+"""The words of `edgeq convert`, as the command line and Python take them; `request` holds what they mean."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+from edgeq.dimensions import Shape
+from edgeq.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from edgeq_runtime.postprocess import Classify, Detect
+    from edgeq_runtime.preprocess import Preprocess
+    from edgeq_runtime.sound import LogMel
+
+Inputs: TypeAlias = Mapping[str, Shape]
+Before: TypeAlias = "str | Path | Mapping[str, Any] | Preprocess | LogMel"
+After: TypeAlias = "str | Path | Mapping[str, Any] | Classify | Detect"
+Names: TypeAlias = str | Iterable[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The words of `edgeq.convert` with their defaults, which says what each means; nothing is checked here."""
+
+    device: str | None = None
+    bits: int = 8
+    calibration: Any = None
+    samples: int | None = None
+    activations: str | int = "auto"
+    weights: str = "per-channel"
+    calibrator: str = "auto"
+    calibration_cache: str | Path | None = None
+    method: str = "auto"
+    keep_float: Names = ()
+    inputs: Inputs | None = None
+    example_inputs: Any = None
+    preprocess: Before | None = None
+    postprocess: After | None = None
+    labels: str | Path | Sequence[str] = ()
+    layout: str = "keep"
+    eval: Any = None
+    metric: Any = None
+    max_drop: float | str | None = None
+    min_metric: float | None = None
+    max_bytes: int | str | None = None
+    keep_qdq: str | Path | None = None
+    min_os: int = 18
+    compute: str = "ane"
+    strict: bool = False
+    verify: bool = True
+    force: bool = False
+    dry_run: bool = False
+    progress: Progress = silent
+
+
+class Words(TypedDict, total=False):
+    """The fields of `Options`, for the types of what passes them on as keywords."""
+
+    device: str | None
+    bits: int
+    calibration: Any
+    samples: int | None
+    activations: str | int
+    weights: str
+    calibrator: str
+    calibration_cache: str | Path | None
+    method: str
+    keep_float: Names
+    inputs: Inputs | None
+    example_inputs: Any
+    preprocess: Before | None
+    postprocess: After | None
+    labels: str | Path | Sequence[str]
+    layout: str
+    eval: Any
+    metric: Any
+    max_drop: float | str | None
+    min_metric: float | None
+    max_bytes: int | str | None
+    keep_qdq: str | Path | None
+    min_os: int
+    compute: str
+    strict: bool
+    verify: bool
+    force: bool
+    dry_run: bool
+    progress: Progress

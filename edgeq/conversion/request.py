@@ -1,0 +1,266 @@
+"""What a conversion is asked for: the words of `Options` read and checked, here and nowhere else."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from edgeq.backend import EmitOptions
+from edgeq.conversion import words
+from edgeq.conversion.options import Options
+from edgeq.devices import DEVICES, Device, device_named
+from edgeq.errors import UsageError, all_of
+from edgeq.mixed_precision import Limits, limits_of
+from edgeq.progress import Progress
+from edgeq.quant.calibrate import CALIBRATORS, Calibrator
+from edgeq.quant.methods import Method, method_named
+from edgeq.scheme import FloatType, PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
+from edgeq.targets import TARGETS, Target, are_symmetric
+from edgeq.verification.evaluate import LabelledData, labelled_data
+from edgeq_runtime.dimensions import Dimension
+from edgeq_runtime.postprocess import Classify, Detect
+from edgeq_runtime.preprocess import Preprocess
+from edgeq_runtime.sound import LogMel
+
+BITS: Final = (4, 8, 16, 32)
+ACTIVATIONS: Final = ("auto", "8", "float")
+LAYOUTS: Final = ("keep", "nhwc")
+COMPUTE_UNITS: Final = ("ane", "gpu", "cpu", "all")
+OLDEST_OS, NEWEST_OS = 16, 18
+AUTO: Final = "auto"
+_FLOATS: Final[Mapping[int, FloatType]] = {16: "float16", 32: "float32"}
+
+
+@dataclass(frozen=True, slots=True)
+class FloatOutputs:
+    """The SQNR to the float model's outputs, which needs no labels. data: samples; None: those of the calibration."""
+
+    data: Any | None
+
+
+Measure: TypeAlias = LabelledData | FloatOutputs
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One conversion.
+
+    weights: what they are stored as; activations: what they are rounded to, or None where they stay float; compute:
+    what engines that leave the choice compute floats in. table_channels: 4-bit weights are indices into tables of 16
+    numbers, one for so many channels; 0: they are integers. calibrator: None: chosen for each tensor by what it costs
+    the outputs. is_measured: single layers get another precision where measuring them on the samples advises it.
+    measure, limits: what the user wants scored, and what a search must keep of it. options: the words, of which the
+    report repeats some; `strict`, `verify`, `force` and `dry_run` mean what they say.
+    """
+
+    targets: tuple[Target, ...]
+    device: Device | None
+    weights: QuantType | FloatType
+    table_channels: int
+    activations: QuantType | None
+    compute: FloatType
+    method: Method
+    is_measured: bool
+    calibrator: Calibrator | None
+    keep_float: tuple[str, ...]
+    calibration: Any
+    sample_limit: int | None
+    calibration_cache: Path | None
+    inputs: Mapping[str, tuple[Dimension, ...]]
+    example_inputs: Any
+    preprocess: Preprocess | LogMel | None
+    postprocess: Classify | Detect | None
+    labels: tuple[str, ...]
+    channels_last: bool
+    measure: Measure | None
+    limits: Limits
+    emit: EmitOptions
+    keep_qdq: Path | None
+    options: Options
+
+    @property
+    def progress(self) -> Progress:
+        return self.options.progress
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        return tuple(target.name for target in self.targets)
+
+    @property
+    def weight_bits(self) -> int:
+        if isinstance(self.weights, QuantType):
+            return self.weights.bits
+        return next(bits for bits, name in _FLOATS.items() if name == self.weights)
+
+    @property
+    def least_bits(self) -> int:
+        """Of the weights that all targets can have on the device."""
+        return min(BITS) if self.device is None else self.device.least_bits(self.target_names)
+
+    @property
+    def scheme(self) -> QuantScheme:
+        """What the planner is asked for."""
+        if isinstance(self.weights, QuantType):
+            return QuantScheme(self.weights, self.activations, self.table_channels)
+        return QuantScheme()
+
+    @property
+    def is_search(self) -> bool:
+        """Whether the precision of each layer is searched for."""
+        return self.limits != Limits()
+
+
+def read_request(targets: words.Target, options: Options) -> Request:
+    """What the words mean. targets: one name or several; none: what the device runs first.
+
+    Raises:
+        UsageError: a value that no such word takes, words that contradict one another, or what a target or the device
+            does not offer; of the last two kinds all at once. CalibrationError: a metric that cannot be imported.
+    """
+    options = _plain(options)
+    device = None if options.device is None else device_named(options.device)
+    chosen = _targets(targets, device)
+    _refuse_contradictions(chosen, device, options)
+    weights, table_channels = _weights(options)
+    limits = limits_of(options.max_drop, options.min_metric, options.max_bytes)
+    compute: FloatType = "float32" if options.bits == 32 else "float16"
+    return Request(
+        targets=chosen, device=device, weights=weights, table_channels=table_channels,
+        activations=_activations(options, symmetric=are_symmetric(chosen)), compute=compute,
+        method=method_named(options.method), is_measured=AUTO in options.method.split("+"),
+        calibrator=None if options.calibrator == AUTO else CALIBRATORS[options.calibrator],
+        keep_float=words.patterns("--keep-float", options.keep_float),
+        calibration=options.calibration, sample_limit=options.samples,
+        calibration_cache=words.path("--calibration-cache", options.calibration_cache),
+        inputs=words.shapes(options.inputs), example_inputs=options.example_inputs,
+        preprocess=words.preprocess(options.preprocess), postprocess=words.postprocess(options.postprocess),
+        labels=words.labels(options.labels),
+        channels_last=options.layout == "nhwc", measure=_measure(options, limits), limits=limits,
+        emit=EmitOptions(options.min_os, words.one_of("--compute", options.compute, COMPUTE_UNITS), compute),
+        keep_qdq=words.path("--keep-qdq", options.keep_qdq), options=options)
+
+
+def _plain(options: Options) -> Options:
+    """With every word that is one of a few, a number or a switch checked, in the form that the command line gives
+    it.
+    """
+    return replace(
+        options, bits=words.one_of("--bits", options.bits, BITS),
+        activations=words.one_of("--activations", options.activations, ACTIVATIONS),
+        calibrator=words.one_of("--calibrator", options.calibrator, (*CALIBRATORS, AUTO)),
+        layout=words.one_of("--layout", options.layout, LAYOUTS),
+        compute=words.one_of("--compute", options.compute, COMPUTE_UNITS),
+        device=options.device if options.device is None else words.text("--device", options.device),
+        weights=words.text("--weights", options.weights), method=words.text("--method", options.method),
+        samples=words.count("--samples", options.samples), min_metric=words.number("--min-metric", options.min_metric),
+        min_os=words.number_between("--min-os", options.min_os, OLDEST_OS, NEWEST_OS),
+        strict=words.switch("--strict", options.strict), verify=words.switch("--verify", options.verify),
+        force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
+
+
+def _targets(asked: words.Target, device: Device | None) -> tuple[Target, ...]:
+    names = words.targets(asked) or (() if device is None else tuple(device.targets)[:1])
+    if not names:
+        raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(DEVICES)}")
+    return tuple(TARGETS[name] for name in names)
+
+
+def _refuse_contradictions(targets: Sequence[Target], device: Device | None, options: Options) -> None:
+    """Everything that does not go together, at once."""
+    names = [target.name for target in targets]
+    refused = [*_contradictions(options), *_refused_tables(targets, options)]
+    if device is not None:
+        refused += device.refusals(names, options.bits)
+    if refused:
+        raise all_of([UsageError(reason) for reason in refused])
+
+
+def _contradictions(options: Options) -> Iterator[str]:
+    """What fits no target, because the words do not fit one another."""
+    if options.dry_run and options.keep_qdq is not None:
+        yield "--dry-run writes nothing, so it excludes --keep-qdq"
+    for read in (_weights, _activations):
+        try:
+            read(options)
+        except UsageError as error:
+            yield str(error)
+
+
+def _refused_tables(targets: Sequence[Target], options: Options) -> Iterator[str]:
+    without = [target.name for target in targets if not target.tables]
+    if options.weights.partition(":")[0] == "table" and without:
+        yield (f"--weights {options.weights}: {' and '.join(without)} multiply 4-bit integers with a scale; "
+               "tables of numbers exist on coreml alone")
+
+
+def _activations(options: Options, *, symmetric: bool = False) -> QuantType | None:
+    """What activations are rounded to. symmetric: of targets whose activations have zero point 0."""
+    if options.activations == "8" and options.calibration is None:
+        raise UsageError("--activations 8 needs real samples: add --calibration DATA (an .npz, or a folder of samples)")
+    if options.bits >= 16:
+        if options.activations == "8":
+            raise UsageError("--activations 8 goes with --bits 8 or 4: engines do not multiply integers with floats")
+        return None
+    if options.calibration is None or options.activations == "float":
+        return None
+    return QuantType(8, signed=symmetric, symmetric=symmetric)
+
+
+def _weights(options: Options) -> tuple[QuantType | FloatType, int]:
+    """What weights are stored as, and how many channels share a table."""
+    if options.bits >= 16:
+        return _FLOATS[options.bits], 0
+    if options.weights.partition(":")[0] == "table":
+        return QuantType(4, granularity=PerChannel()), _table_channels(options)
+    return QuantType(options.bits, granularity=_granularity(options.weights)), 0
+
+
+def _table_channels(options: Options) -> int:
+    """Of --weights table[:CHANNELS]."""
+    size = options.weights.partition(":")[2] or "1"
+    if not size.isdigit() or not int(size):
+        raise UsageError(f"--weights {options.weights}: use table, or table:CHANNELS with how many share one")
+    if options.bits != 4:
+        raise UsageError(f"--weights {options.weights} goes with --bits 4: a table has 16 numbers")
+    if options.min_os < 18:
+        raise UsageError(f"--weights {options.weights} needs --min-os 18: before, a whole tensor shares one table")
+    return int(size)
+
+
+def _granularity(text: str) -> PerTensor | PerChannel | PerBlock:
+    kind, _, size = text.partition(":")
+    if kind == "block" and size.isdigit() and int(size) > 0:
+        return PerBlock(int(size))
+    if text in ("per-channel", "per-tensor"):
+        return PerChannel() if text == "per-channel" else PerTensor()
+    raise UsageError(f"--weights {text}: use per-channel, per-tensor, block:SIZE or table:CHANNELS")
+
+
+def _measure(options: Options, limits: Limits) -> Measure | None:
+    """What --eval and --metric want scored; None where that is nothing.
+
+    Raises:
+        UsageError: a metric without data, data without a metric, or limits that nothing can be measured for.
+    """
+    is_limited = limits != Limits()
+    if options.eval is None and options.metric is None:
+        if is_limited:
+            raise UsageError("a search needs something to measure: add --eval DATA with --metric, or --metric sqnr")
+        return None
+    if is_limited and options.bits >= 16:
+        raise UsageError(f"--bits {options.bits} leaves nothing to search; leave it out")
+    if isinstance(options.metric, str) and options.metric == "sqnr":
+        return _float_outputs(options)
+    if options.eval is None:
+        raise UsageError(f"--metric {options.metric} needs labelled data: add --eval DATA")
+    return labelled_data(options.eval, options.metric, flag="--eval")
+
+
+def _float_outputs(options: Options) -> FloatOutputs:
+    if options.max_drop is not None:
+        raise UsageError("--metric sqnr measures against the float model, which therefore has no score to drop from; "
+                         "say how many dB with --min-metric")
+    if options.eval is None and options.calibration is None:
+        raise UsageError("--metric sqnr needs samples: add --calibration DATA or --eval DATA")
+    return FloatOutputs(options.eval)

@@ -1,0 +1,198 @@
+"""Single words of the command line and of Python, read as strictly in both: a value of another kind is refused.
+
+A word is named as on the command line in every message; in Python it has underscores.
+"""
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from edgeq.dimensions import GRAMMAR, Shape, parse_dimension, read_shape
+from edgeq.errors import BundleError, UsageError
+from edgeq.targets import TARGETS
+from edgeq_runtime.dimensions import Choice, Dimension, Range
+
+if TYPE_CHECKING:
+    from edgeq_runtime.postprocess import Classify, Detect
+    from edgeq_runtime.preprocess import Preprocess
+    from edgeq_runtime.sound import LogMel
+
+Target: TypeAlias = str | Iterable[str] | None
+T = TypeVar("T")
+
+
+def one_of(flag: str, value: Any, known: Iterable[T]) -> T:
+    """The one of the known values that is meant: 8 is "8", "NHWC" is "nhwc"."""
+    listed = list(known)
+    for one in listed:
+        if type(value) in (str, int) and str(value).lower() == str(one):
+            return one
+    raise UsageError(f"{flag} {_said(value)}: use {_either(map(str, listed))}")
+
+
+def number_between(flag: str, value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise UsageError(f"{flag} {_said(value)}: give a whole number from {low} to {high}")
+    return value
+
+
+def count(flag: str, value: Any) -> int | None:
+    """A number of things, at least 1; None for all."""
+    if value is not None and (type(value) is not int or value < 1):
+        raise UsageError(f"{flag} {_said(value)}: give a whole number, at least 1")
+    return value
+
+
+def number(flag: str, value: Any) -> float | None:
+    if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+        raise UsageError(f"{flag} {_said(value)}: give a number")
+    return value  # type: ignore[no-any-return]
+
+
+def switch(flag: str, value: Any) -> bool:
+    if type(value) is not bool:
+        raise UsageError(f"{flag} is on or off: give True or False, not {_said(value)}")
+    return value
+
+
+def text(flag: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{flag} {_said(value)}: give text")
+    return value
+
+
+def path(flag: str, value: Any) -> Path | None:
+    if value is not None and not isinstance(value, str | Path):
+        raise UsageError(f"{flag} {_said(value)}: give the path of a file")
+    return None if value is None else Path(value)
+
+
+def targets(asked: Target) -> tuple[str, ...]:
+    """Each name once. One name may stand alone."""
+    names = [] if asked is None else [asked] if isinstance(asked, str) else _listed("--target", asked)
+    for name in names:
+        if name not in TARGETS:
+            raise UsageError(f"no target {_said(name)}; there are {', '.join(TARGETS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def patterns(flag: str, given: Any) -> tuple[str, ...]:
+    """Regular expressions. One may stand alone."""
+    found = [given] if isinstance(given, str) else _listed(flag, given)
+    for pattern in found:
+        try:
+            re.compile(text(flag, pattern))
+        except re.error as error:
+            raise UsageError(f"{flag} '{pattern}' is not a regular expression: {error}") from None
+    return tuple(found)
+
+
+def shapes(given: Any) -> dict[str, tuple[Dimension, ...]]:
+    """Input name -> shape, of `inputs` in Python and --input."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"--input {_said(given)}: give input names with their shapes, such as "
+                         "{'image': (1, 3, 224, 224)}")
+    return {text("--input", name): _shape(name, shape) for name, shape in given.items()}
+
+
+def _shape(name: str, given: Shape) -> tuple[Dimension, ...]:
+    try:
+        if not isinstance(given, str):
+            given = [_dimension(size) for size in given]
+        return read_shape(given)
+    except (TypeError, UsageError) as error:
+        why = str(error) if isinstance(error, UsageError) else f"each axis is {GRAMMAR}"
+        raise UsageError(f"--input {name}:{_said(given)}: {why}") from None
+
+
+def _dimension(size: Any) -> Dimension:
+    if isinstance(size, str):
+        return parse_dimension(size)
+    if isinstance(size, Range | Choice) or (hasattr(size, "__index__") and type(size) is not bool and size >= 0):
+        return size if isinstance(size, Range | Choice) else int(size)
+    raise UsageError(f"{_said(size)} is no size of an axis: write {GRAMMAR}")
+
+
+def preprocess(given: Any) -> Preprocess | LogMel | None:
+    """A preset's name, a JSON file, what such a file holds, or the object that it describes.
+
+    Raises:
+        UsageError: neither, or a file that says something else.
+    """
+    from edgeq_runtime.preprocess import PRESETS, Preprocess, from_dict
+    from edgeq_runtime.sound import LogMel
+
+    found: Preprocess | LogMel | None = _declared("--preprocess", given, (Preprocess, LogMel), PRESETS, from_dict)
+    return found
+
+
+def postprocess(given: Any) -> Classify | Detect | None:
+    """As `preprocess`, of what the outputs mean."""
+    from edgeq_runtime.postprocess import PRESETS, Classify, Detect, from_dict
+
+    found: Classify | Detect | None = _declared("--postprocess", given, (Classify, Detect), PRESETS, from_dict)
+    return found
+
+
+def _declared(flag: str, given: Any, kinds: tuple[type, ...], presets: Mapping[str, Callable[[], Any]],
+              decode: Callable[[Mapping[str, Any]], Any]) -> Any:
+    if given is None or isinstance(given, kinds):
+        return given
+    if isinstance(given, str) and given in presets:
+        return presets[given]()
+    try:
+        if isinstance(given, Mapping):
+            return decode(given)
+        if not isinstance(given, str | Path):
+            raise ValueError(f"give a preset ({', '.join(presets)}), a file or a dict")
+        data = json.loads(Path(given).read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it holds no object of fields")
+        return decode(data)
+    except FileNotFoundError:
+        raise UsageError(f"{flag} {given}: neither a file nor one of the presets {', '.join(presets)}") from None
+    except (OSError, ValueError, BundleError) as error:
+        raise UsageError(f"{flag} {_said(given)}: {error}") from None
+
+
+def labels(given: Any) -> tuple[str, ...]:
+    """Class names in the order of the model's scores; or the file that holds one a line.
+
+    Raises:
+        UsageError: neither, or not a text file.
+    """
+    if given is None:
+        return ()
+    if not isinstance(given, str | Path):
+        return tuple(text("--labels", name) for name in _listed("--labels", given))
+    try:
+        return tuple(Path(given).read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError:
+        raise UsageError(f"--labels {given} is no text in UTF-8; give one class name a line") from None
+    except OSError as error:
+        raise UsageError(f"--labels {given}: {error.strerror}") from None
+
+
+def _listed(flag: str, given: Any) -> list[Any]:
+    if not isinstance(given, Iterable) or isinstance(given, Mapping | bytes):
+        raise UsageError(f"{flag} {_said(given)}: give one name or a list of names")
+    return list(given)
+
+
+def _said(value: Any) -> str:
+    """A value as the user wrote it; where that is no text, on one short line."""
+    if isinstance(value, str | Path):
+        return str(value)
+    shown = repr(value).replace("\n", " ")
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def _either(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
