@@ -39,7 +39,7 @@ def convert(
     metric: Any = None, max_drop: float | str | None = None, min_metric: float | None = None,
     max_bytes: int | str | None = None, keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
     strict: bool = False, verify: bool = True, force: bool = False, dry_run: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> Bundle | list[Bundle]:
     """Convert a model into a verified bundle; `edgeq convert`.
 
@@ -99,7 +99,7 @@ def convert(
         BundleError: the output is in the way. MissingExtra: a part of edgeq that is not installed.
         Whatever is raised is an EdgeqError, and then nothing is left on the disk.
     """
-    words = locals()
+    words = {**locals(), "progress": progress or silent}
     from edgeq.conversion.options import Options
     from edgeq.conversion.pipeline import convert_all
 
@@ -141,7 +141,7 @@ def inspect(source: Source | Bundle, *, inputs: Inputs | None = None, compute: L
 def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8, weights: str = "per-channel",
             target: str | Sequence[str] | None = None, inputs: Inputs | None = None, preprocess: Before | None = None,
             eval: Any = None, metric: Any = None, top: int = 20, example_inputs: Any = None,
-            progress: Progress = silent) -> dict[str, Any]:
+            progress: Progress | None = None) -> dict[str, Any]:
     """Which layers hurt most when they alone are quantized, the worst first; `edgeq analyze`.
 
         worst = edgeq.analyze("model.onnx", calibration="samples.npz")["layers"][0]
@@ -168,7 +168,7 @@ def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8
 
     options = Options(calibration=calibration, samples=samples, bits=words.one_of("--bits", bits, (4, 8)),
                       weights=weights, inputs=inputs, preprocess=preprocess, eval=eval, metric=metric,
-                      example_inputs=example_inputs, progress=progress)
+                      example_inputs=example_inputs, progress=progress or silent)
     together = [known.name for known in TARGETS.values() if not known.symmetric]
     return analyze_layers(model, target or together, options, words.count("--top", top) or 0)
 

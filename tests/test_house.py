@@ -1,6 +1,7 @@
 """Rules about the repository itself that no linter knows."""
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -62,6 +63,53 @@ def test_imports_go_down() -> None:
     done = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, text=True,
                           capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The slim runtime carries no interpreter of Core ML packages; where the host package is installed, it finds that one.
+UPWARD = {("runtime/edgeq_runtime/engines/coreml.py", "edgeq.verification.mlpackage")}
+
+
+def imports_by_string(source: str) -> list[str]:
+    """What a file's import_module calls are given, as far as it is text: "edgeq_converters.?" for an f-string."""
+    tree = ast.parse(source)
+    constants = {target.id: node.value.value for node in tree.body if isinstance(node, ast.Assign)
+                 and isinstance(node.value, ast.Constant) for target in node.targets if isinstance(target, ast.Name)}
+
+    def text(node: ast.expr) -> str:
+        if isinstance(node, ast.JoinedStr):
+            return "".join(map(text, node.values))
+        if isinstance(node, ast.FormattedValue):
+            return text(node.value)
+        return str(node.value if isinstance(node, ast.Constant) else constants.get(getattr(node, "id", ""), "?"))
+
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args
+             and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__")]
+    return [text(call.args[0]) for call in calls]
+
+
+def test_no_string_imports_against_the_layers() -> None:
+    """import-linter does not see what is imported by a name in a string; upwards, such a name hides a circle."""
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    floor = {room.strip(): -height for height, layer in enumerate(layers) for room in layer.split("|")}
+
+    def height(module: str) -> int:
+        return max((floor[room] for room in floor if f"{module}.".startswith(f"{room}.")), default=-len(layers))
+
+    up, found = set(), 0
+    for folder in ("edgeq", "converters/edgeq_converters", "runtime/edgeq_runtime"):
+        for path in (ROOT / folder).rglob("*.py"):
+            here = ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)
+            for name in imports_by_string(path.read_text(encoding="utf-8")):
+                found += 1
+                if name.startswith("edgeq") and height(name) > height(f"{Path(folder).name}.{here}"):
+                    up.add((path.relative_to(ROOT).as_posix(), name))
+    assert found > 3
+    assert up == UPWARD
+
+
+def test_a_string_import_would_be_noticed() -> None:
+    assert imports_by_string('import importlib\nX = "edgeq.cli"\nimportlib.import_module(X)\n'
+                             'm = import_module(f"edgeq_converters.{name}")') == ["edgeq.cli", "edgeq_converters.?"]
 
 
 def test_every_room_has_its_floor() -> None:

@@ -210,6 +210,9 @@ class _Given:
 
     def __init__(self, data: Any, specs: Mapping[str, InputSpec]):
         self._specs = specs
+        if not callable(data) and not isinstance(data, str | Iterable):
+            raise EvaluationError(f"the evaluation data are of type {type(data).__name__}; give a path, a dict of "
+                                  "arrays, or pairs of a feed and a target")
         self._source = import_function(data) if isinstance(data, str) else data
         self._kept = list(data) if isinstance(data, Iterator) else None
         self._name = _name(data) if isinstance(data, str) else "the evaluation data"

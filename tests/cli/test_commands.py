@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,45 +152,6 @@ def test_force_replaces(folder: Path) -> None:
     second = reply("convert", "net.onnx", "--target", "onnxruntime", "--bits", "8", "--force")
     assert first[0]["path"] == second[0]["path"]
     assert reply("inspect", second[0]["path"])["quantization"]["weight_bits"] == 8
-
-
-def test_every_option_reaches_the_pipeline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option that is parsed and then lost would convert, and do something else."""
-    seen = {}
-
-    def capture(model: str, targets: tuple[str, ...], options: Any, output: Path | None) -> tuple[()]:
-        seen.update(model=model, targets=targets, options=options, output=output)
-        return ()
-
-    monkeypatch.setattr("edgeq.conversion.pipeline.convert_all", capture)
-    words = """net.onnx --target coreml --bits 4 --calibration data.npz --samples 3 --activations float
-        --weights block:32 --calibrator minmax --keep-float a.* --keep-float b --input image:1x3x8x8 --input n:
-        --preprocess imagenet --labels labels.txt --min-os 16 --compute gpu --keep-qdq q.onnx --strict --no-verify
-        --force -o out"""
-    edgeq("convert", *words.split())
-    options = seen["options"]
-    assert (seen["model"], seen["targets"], seen["output"]) == ("net.onnx", ["coreml"], Path("out"))
-    wanted = {"bits": 4, "calibration": "data.npz", "samples": 3, "activations": "float", "weights": "block:32",
-              "calibrator": "minmax", "keep_float": ("a.*", "b"), "inputs": {"image": (1, 3, 8, 8), "n": ()},
-              "labels": Path("labels.txt"), "preprocess": "imagenet", "min_os": 16, "compute": "gpu",
-              "keep_qdq": Path("q.onnx"), "strict": True, "verify": False, "force": True}
-    assert {key: getattr(options, key) for key in wanted} == wanted
-
-
-def test_the_command_lines_defaults_are_pythons(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeq.conversion.pipeline import Options
-
-    seen = []
-
-    def capture(model: str, targets: tuple[str, ...], options: Any, output: Path | None) -> tuple[()]:
-        seen.append(options)
-        return ()
-
-    monkeypatch.setattr("edgeq.conversion.pipeline.convert_all", capture)
-    edgeq("convert", "net.onnx", "--target", "coreml")
-    for field in fields(Options):
-        if field.name != "progress":
-            assert (getattr(seen[0], field.name) or None) == (getattr(Options(), field.name) or None), field.name
 
 
 def test_the_names_that_the_command_line_spells_out_are_those_of_the_tables() -> None:
