@@ -141,11 +141,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "wrong name": ([{"picture": DATA[:1]}], r"sample 0: holds 'picture'; the model takes 'image' float32\[N,3,4,5\]"),
     "wrong shape": ([SINGLE[0], {"image": DATA[:1, :, :, :4]}], r"sample 1, input 'image': its shape is "
                     r"float32\[1,3,4,4\], the model takes float32\[N,3,4,5\]"),
-    "wrong rank": ([{"image": DATA[0]}], r"its shape is float32\[3,4,5\]"),
+    "wrong rank": ([{"image": DATA[0, 0]}], r"its shape is float32\[4,5\]"),
     "NaN": ([SINGLE[0], {"image": DATA[:1] * np.float32(np.nan)}], "sample 1, input 'image': it contains NaN"),
     "infinity": ([{"image": DATA[:1] * np.float32(np.inf)}], "sample 0, input 'image': it contains NaN or infinity"),
     "text": ([{"image": "hello"}], "its shape is"),
-    "no dict": ([DATA], "sample 0 is a ndarray; yield dicts"),
+    "no arrays": ([3], "sample 0 is a int; yield arrays, tuples of arrays, or dicts"),
     "zero samples": ([], r"holds no samples; give at least one for 'image' float32\[N,3,4,5\]"),
 }
 
