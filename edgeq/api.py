@@ -197,7 +197,7 @@ def verify(bundle: Folder, *, reference: Source | None = None, data: Any = None,
            layers: bool = False) -> Checked:
     """Check a bundle: its files, its self-test, and its distance from the float model; `edgeq verify`.
 
-        edgeq.verification("model.tflite.edgeq", reference="model.onnx", data="samples.npz").passed
+        edgeq.verify("model.tflite.edgeq", reference="model.onnx", data="samples.npz").passed
 
     Args:
         bundle: its folder, or what `convert` returned.

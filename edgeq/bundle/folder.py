@@ -70,7 +70,7 @@ class Bundle:
 
     def verify(self, *, reference: Any = None, data: Any = None, samples: int | None = None, layers: bool = False,
                ) -> Checked:
-        """See `edgeq.verification`."""
+        """See `edgeq.verify`."""
         from edgeq.verification.verify_bundle import verify_bundle
 
         return verify_bundle(self.path, data, reference, samples, layers=layers)

@@ -27,7 +27,7 @@ def verify(bundle: Path, data: str | None, reference: str | None, samples: int |
     import edgeq
     from edgeq.report.text import checked, layer_table
 
-    result = edgeq.verification(bundle, reference=reference, data=data, samples=samples, layers=layers)
+    result = edgeq.verify(bundle, reference=reference, data=data, samples=samples, layers=layers)
     found = result.to_json()
     if layers and not as_json:
         layer_table(found)
