@@ -208,14 +208,14 @@ def _plots(evidence: Evidence, found: LayerComparison) -> list[str]:
 
 def _kept(report: Mapping[str, Any]) -> str:
     kept = reasons(report["quantization"].get("kept_float", ()))
-    islands = reasons(report["float_on_this_engine"])
+    fallbacks = reasons(report["float_on_this_engine"])
 
     def items(lines: Sequence[str]) -> str:
         return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
     body = items(kept) if kept else "<p>Nothing was kept in float.</p>"
-    if islands:
-        body += f"<p>Runs in float on {escape(report['target'])} all the same:</p>{items(islands)}"
+    if fallbacks:
+        body += f"<p>Runs in float on {escape(report['target'])} all the same:</p>{items(fallbacks)}"
     if report["notes"]:
         body += f"<p>Otherwise than planned on {escape(report['target'])}:</p>{items(reasons(report['notes']))}"
     return _section("What stayed float, and why", body)
