@@ -250,6 +250,7 @@ def test_a_torch_module_is_exported_as_it_evaluates(folder: Path) -> None:
         expected = net.eval()(tensors(1)).numpy()
     (output,) = bundle.run(tensors(1)).values()
     np.testing.assert_allclose(output, expected, atol=1e-5)
+    assert bundle.verify(reference=net, example_inputs=samples(1)).against_float[0].sqnr_db > 100
     with pytest.raises(UsageError, match="add example_inputs="):
         edgeq.convert(net, target="onnxruntime")
 

@@ -69,11 +69,11 @@ class Bundle:
             return model.self_test()
 
     def verify(self, *, reference: Any = None, data: Any = None, samples: int | None = None, layers: bool = False,
-               ) -> Checked:
+               example_inputs: Any = None) -> Checked:
         """See `edgeq.verify`."""
         from edgeq.verification.verify_bundle import verify_bundle
 
-        return verify_bundle(self.path, data, reference, samples, layers=layers)
+        return verify_bundle(self.path, data, reference, samples, layers=layers, example_inputs=example_inputs)
 
     @property
     def artifact_bytes(self) -> int:

@@ -48,8 +48,9 @@ class Score:
 
 
 def evaluate_bundle(bundle: Path, data: Any, metric: Any, reference: Any, limits: Limits, limit: int | None = None,
-                    ) -> Score:
+                    example_inputs: Any = None) -> Score:
     """Score a bundle, run by its own engine. data: as the float model takes it. limit: at most so many samples.
+    example_inputs: of a reference that is a torch module.
 
     Raises:
         UsageError: no such metric, or what needs a reference without one. EvaluationError: there is no score.
@@ -58,7 +59,7 @@ def evaluate_bundle(bundle: Path, data: Any, metric: Any, reference: Any, limits
     if isinstance(limits.quality, Drop) and reference is None:
         raise UsageError("--max-drop compares with the float model: add --reference MODEL")
     manifest = Manifest.read(bundle)
-    network = None if reference is None else float_network(reference, manifest, ())
+    network = None if reference is None else float_network(reference, manifest, (), example_inputs)
     evaluation = _evaluation(data, metric, manifest, network, limit)
     if isinstance(limits.quality, Drop) and evaluation.metric.name == "sqnr":
         raise UsageError("--metric sqnr gives the float model no score to drop from; say how many dB with --min-metric")

@@ -59,9 +59,9 @@ class Checked:
 
 
 def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: int | None = None, *,
-                  layers: bool = False) -> Checked:
+                  layers: bool = False, example_inputs: Any = None) -> Checked:
     """Check a bundle. data: samples as `convert` takes them, or None for the self-test's. reference: the float model.
-    layers: compare value by value.
+    layers: compare value by value. example_inputs: of a reference that is a torch module.
 
     Raises:
         BundleError: damaged, or without a self-test when there is nothing else to check. UsageError: data or layers
@@ -80,7 +80,7 @@ def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: 
         transposed = transposed_names(model.manifest)
         feeds = _feeds(bundle, model.manifest, data, limit, transposed)
         outputs = [dict(model.run(dict(feed))) for feed in feeds]
-    network = float_network(reference, model.manifest, transposed)
+    network = float_network(reference, model.manifest, transposed, example_inputs)
     expected = list(run_onnx(network, feeds))
     return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
                    finite=_is_finite_where(expected, outputs),
@@ -117,11 +117,12 @@ def _source_shape(spec: TensorSpec) -> tuple[Any, ...]:
     return channels_first_shape(spec.shape) if spec.source_layout else spec.shape
 
 
-def float_network(reference: Any, manifest: Manifest, transposed: Collection[str]) -> ir.Model:
+def float_network(reference: Any, manifest: Manifest, transposed: Collection[str], example_inputs: Any = None,
+                  ) -> ir.Model:
     """With the interface of the bundle. transposed: what is channels last in it; nothing keeps the source's layout."""
     shapes = {spec.name: _source_shape(spec) for spec in manifest.inputs
               if not any(isinstance(d, str) for d in spec.shape)}
-    network = load_model(reference, inputs=shapes, open_sizes=True)
+    network = load_model(reference, inputs=shapes, example_inputs=example_inputs, open_sizes=True)
     canonicalize(network)
     make_channels_last(network, transposed)
     for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),
