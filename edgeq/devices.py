@@ -1,53 +1,50 @@
-"""Devices that a conversion can be for: what runs there, which releases, and what does not, as rows with sources."""
+"""Devices that a conversion can be for, and what an artifact for one may ask of it.
+
+A row is a device's own facts; which engines run there, and in which releases, the backends say (`Backend.devices`). A
+device is found by its entry point, as a backend is.
+"""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Final
 
+from edgeq.backend import (
+    DEVICES,
+    Available,
+    Backend,
+    EmitOptions,
+    backend_named,
+    backends,
+    device_names,
+    load_registered,
+)
 from edgeq.errors import UsageError, all_of
 from edgeq.options import Options, scheme_of
-from edgeq.targets import TARGETS
 from edgeq_runtime.engines.versions import matches, specifier
 from edgeq_runtime.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Available:
-    """An engine as it can be had for a device.
-
-    newest: the last release of `package` there, or "" where that is everybody's. excluded: releases that do not run
-    there, as a specifier. least_bits: of the weights that its kernels read. source, bits_source: who says so.
-    """
-
-    package: str = ""
-    newest: str = ""
-    excluded: str = ""
-    source: str = ""
-    least_bits: int = 4
-    bits_source: str = ""
-
-    def needs_newer(self, engine_version: str, options: Mapping[str, Any]) -> str:
-        """The specifier that asks for more than the newest release there, or "". As in an `Artifact` or `Manifest`."""
-        needed = specifier(self.package, engine_version, options)
-        return needed if self.newest and not matches(self.newest, needed) else ""
-
-
-@dataclass(frozen=True, slots=True)
 class Device:
-    """targets: what runs there, the first by default. threads: as many as large cores, where that is known."""
+    """threads: as many as large cores, where that is known."""
 
     name: str
     summary: str
-    targets: Mapping[str, Available]
     threads: int | None = None
+
+    @property
+    def targets(self) -> dict[str, Available]:
+        """What runs there, the preferred first."""
+        there = {backend.target.name: backend.devices[self.name] for backend in backends()
+                 if self.name in backend.devices}
+        return dict(sorted(there.items(), key=lambda item: (not item[1].preferred, item[0])))
 
     def refuse_newer(self, target: str, engine_version: str, options: Mapping[str, Any]) -> None:
         """Raises UsageError: an artifact needs a newer engine than the device can have."""
         there = self.targets[target]
-        needed = there.needs_newer(engine_version, options)
-        if needed:
+        needed = specifier(there.package, engine_version, options)
+        if there.newest and not matches(there.newest, needed):
             raise UsageError(f"--device {self.name}: the bundle needs {there.package} {needed}, and {there.newest} is "
                              f"the newest for it ({there.source}); more bits or another --weights may need less")
 
@@ -64,34 +61,18 @@ class Device:
                        options={**manifest.options, **threads})
 
 
-# 1.21.0 was built for ARMv8.2 and dies of SIGILL on older cores; 1.21.1 mended it.
-_NOT_1_21_0: Final = Available(excluded="!=1.21.0", source="https://github.com/microsoft/onnxruntime/issues/24112")
-_ANY: Final = Available()
-DEVICES: Final[Mapping[str, Device]] = MappingProxyType({device.name: device for device in (
-    # Four cores each: https://www.raspberrypi.com/documentation/computers/processors.html
-    Device("pi4", "Raspberry Pi 4, 64-bit", {"tflite": _ANY, "onnxruntime": _NOT_1_21_0}, 4),
-    Device("pi5", "Raspberry Pi 5, 64-bit", {"tflite": _ANY, "onnxruntime": _ANY}, 4),
-    Device("pi-32bit", "32-bit Raspberry Pi OS 12", {
-        # Its CONV_2D, FULLY_CONNECTED and DEQUANTIZE are of versions that know no 4-bit weights.
-        "tflite": Available(
-            "tflite-runtime", "2.14.0", source="https://pypi.org/project/tflite-runtime/#files", least_bits=8,
-            bits_source="https://github.com/tensorflow/tensorflow/blob/v2.14.0/tensorflow/lite/core/kernels/register.cc"),
-    }, 4),
-    # The CPU's engines are those of JetPack 6's Python 3.10; TensorRT comes with onnxruntime from NVIDIA's own index.
-    Device("jetson-orin", "Jetson Orin with JetPack 6", {
-        "tensorrt": _ANY, "tflite": _ANY,
-        "onnxruntime": Available("onnxruntime", "1.23.2", source="https://pypi.org/project/onnxruntime/1.23.2/#files"),
-    }),
-    Device("iphone", "iPhone, from iOS 16", {"coreml": _ANY}),
-    Device("android", "Android phones, 64-bit", {"tflite": _ANY, "onnxruntime": _NOT_1_21_0}),
-)})
+# Four cores each: https://www.raspberrypi.com/documentation/computers/processors.html
+PI4: Final = Device("pi4", "Raspberry Pi 4, 64-bit", 4)
+PI5: Final = Device("pi5", "Raspberry Pi 5, 64-bit", 4)
+PI_32BIT: Final = Device("pi-32bit", "32-bit Raspberry Pi OS 12", 4)
+JETSON_ORIN: Final = Device("jetson-orin", "Jetson Orin with JetPack 6")
+IPHONE: Final = Device("iphone", "iPhone, from iOS 16")
+ANDROID: Final = Device("android", "Android phones, 64-bit")
 
 
 def device_named(name: str) -> Device:
     """Raises UsageError: there is none."""
-    if name not in DEVICES:
-        raise UsageError(f"there is no device '{name}'; there are {', '.join(DEVICES)}")
-    return DEVICES[name]
+    return load_registered(DEVICES, name, Device, "device")
 
 
 def targets_of(asked: Sequence[str], options: Options) -> tuple[str, ...]:
@@ -104,8 +85,9 @@ def targets_of(asked: Sequence[str], options: Options) -> tuple[str, ...]:
     default = [] if device is None else [next(iter(device.targets))]
     targets = tuple(dict.fromkeys(asked or default))
     if not targets:
-        raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(DEVICES)}")
-    refused = [*_contradictions(options), *_refused_tables(targets, options)]
+        raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(device_names())}")
+    asked_of = {name: backend_named(name) for name in targets}
+    refused = [*_contradictions(options), *_refused_tables(asked_of, options), *_unread(asked_of, options)]
     if device is not None:
         refused += _refused_by(device, targets, options)
     if refused:
@@ -126,11 +108,22 @@ def _contradictions(options: Options) -> Iterator[str]:
         yield str(error)
 
 
-def _refused_tables(targets: Sequence[str], options: Options) -> Iterator[str]:
-    without = [name for name in targets if name in TARGETS and not TARGETS[name].tables]
+def _refused_tables(targets: Mapping[str, Backend], options: Options) -> Iterator[str]:
+    without = [name for name, backend in targets.items() if not backend.target.tables]
     if options.weights.partition(":")[0] == "table" and without:
+        known = [backend.target.name for backend in backends() if backend.target.tables]
         yield (f"--weights {options.weights}: {' and '.join(without)} multiply 4-bit integers with a scale; "
-               "tables of numbers exist on coreml alone")
+               f"tables of numbers exist on {' and '.join(known)} alone")
+
+
+def _unread(targets: Mapping[str, Backend], options: Options) -> Iterator[str]:
+    """What is said to backends and none of those that are asked for reads."""
+    for word in ("min_os", "compute"):
+        said = getattr(options, word)
+        if said != getattr(EmitOptions(), word) and not any(word in backend.options for backend in targets.values()):
+            readers = [backend.target.name for backend in backends() if word in backend.options]
+            yield (f"--{word.replace('_', '-')} {said}: {' and '.join(targets)} cannot be told; "
+                   f"it is for {' and '.join(readers)}")
 
 
 def _refused_by(device: Device, targets: Sequence[str], options: Options) -> Iterator[str]:

@@ -13,12 +13,14 @@ from edgeq.options import Options, scheme_of
 def analyze(model: Any, targets: Sequence[str], options: Options, scored: int = 20) -> dict[str, Any]:
     """Rank the layers of a model by the damage that each causes when it alone is quantized as `options` say.
 
-    scored: with options.metric, so many of the worst layers that have weights are scored by it too, each at the cost of
-    a whole evaluation, and come first, in the order of their drop.
+    targets: whose rules; none: those of all that share a plan. scored: with options.metric, so many of the worst layers
+    that have weights are scored by it too, each at the cost of a whole evaluation, and come first, in the order of
+    their drop.
 
     Raises:
         UsageError: no samples, or nothing to quantize. EdgeqError: the model or the samples cannot be used.
     """
+    from edgeq.backend import backends, target_named
     from edgeq.dimensions import dimensions, free_dimensions
     from edgeq.frontends import load_model
     from edgeq.graph import real_inputs
@@ -31,7 +33,7 @@ def analyze(model: Any, targets: Sequence[str], options: Options, scored: int = 
     from edgeq.quant.quantize import quantize
     from edgeq.quant.samples import InputSpec, open_samples
     from edgeq.quant.sensitivity import sensitivity
-    from edgeq.targets import TARGETS, are_symmetric
+    from edgeq.targets import are_symmetric
     from edgeq.verify.evaluate import open_evaluation
 
     if options.calibration is None:
@@ -43,7 +45,8 @@ def analyze(model: Any, targets: Sequence[str], options: Options, scored: int = 
     specs = {value.name or "": InputSpec(value.dtype.numpy().name, dimensions(value, free_dimensions(network)))
              for value in real_inputs(network.graph) if value.dtype is not None and value.shape is not None}
     samples = open_samples(options.calibration, specs, limit=options.samples, preprocess=options.preprocess)
-    chosen = [TARGETS[name] for name in targets]
+    chosen = [target_named(name) for name in targets] or [
+        backend.target for backend in backends() if not backend.target.symmetric]
     scheme = scheme_of(options, symmetric=are_symmetric(chosen))
     plan = make_plan(network, chosen, scheme, keep_float=options.keep_float)
     if not plan.weights and not plan.groups:

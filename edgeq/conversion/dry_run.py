@@ -11,7 +11,7 @@ from itertools import islice
 
 import onnx_ir as ir
 
-from edgeq.backend import Artifact
+from edgeq.backend import Artifact, target_named
 from edgeq.conversion.quantization import is_quantized
 from edgeq.devices import device_named
 from edgeq.errors import EdgeqError, UnsupportedModel, UsageError, all_of
@@ -23,7 +23,6 @@ from edgeq.quant.quantize import quantize
 from edgeq.quant.rounding import nearest
 from edgeq.quant.samples import Samples
 from edgeq.scheme import QuantScheme
-from edgeq.targets import TARGETS
 
 
 def rehearse(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, samples: Samples | None, options: Options,
@@ -53,7 +52,7 @@ def _rehearsed(network: ir.Model, targets: Sequence[str], scheme: QuantScheme, s
                options: Options) -> ir.Model:
     if is_quantized(network):
         return network
-    plan = make_plan(network, [TARGETS[name] for name in targets], scheme, keep_float=options.keep_float)
+    plan = make_plan(network, [target_named(name) for name in targets], scheme, keep_float=options.keep_float)
     values = [] if samples is None else plan.sources
     statistics = calibrate(network, values, islice(samples or (), 1)) if values else Statistics({}, 0)
     return quantize(network, plan, statistics, CALIBRATORS["minmax"], nearest)

@@ -1,26 +1,25 @@
 """The whole of a conversion, top to bottom."""
 from __future__ import annotations
 
-import importlib
 import tempfile
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import onnx_ir as ir
 
 import edgeq_runtime
-from edgeq.backend import Artifact, Backend, EmitOptions
+from edgeq.backend import Artifact, EmitOptions, backend_named, target_named
 from edgeq.bundle.folder import Bundle, check_free, file_entries, new_bundle, open_bundle, write_report
 from edgeq.conversion.dry_run import rehearse
 from edgeq.conversion.metadata import Record, check_meaning, input_specs, model_name
 from edgeq.conversion.quantization import Quantized, open_goal, quantized
 from edgeq.conversion.selftest import golden_cases, golden_tolerance
 from edgeq.devices import device_named, targets_of
-from edgeq.errors import FloatFallback, UsageError
+from edgeq.errors import FloatFallback
 from edgeq.external_weights import is_large
 from edgeq.frontends import load_source
 from edgeq.mixed_precision import Goal, limits_of
@@ -36,14 +35,14 @@ from edgeq.passes.images import (
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import Evidence, write_page
-from edgeq.targets import TARGETS, are_symmetric
+from edgeq.targets import are_symmetric
 from edgeq.verify.references import Origin, References
 from edgeq.verify.verify_artifact import verify_bundle
 from edgeq_runtime.manifest import FILE_NAME, Manifest
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST_NAME
 from edgeq_runtime.selftest import write_selftest
 
-__all__ = ["Options", "Progress", "backend", "convert", "convert_all"]
+__all__ = ["Options", "Progress", "convert", "convert_all"]
 
 
 def convert(model: Any, *, target: str = "", output: str | Path | None = None, **options: Any) -> Bundle:
@@ -63,14 +62,13 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
     """Convert a model for several targets under one plan, so that the bundles share every grid. One bundle a target."""
     targets = targets_of(targets, options)
     paths = {name: output_path(model, name, output, alone=len(targets) == 1) for name in targets}
-    for name, path in paths.items():
+    for path in paths.values():
         check_free(path, force=options.force)
-        backend(name)
-    scheme = scheme_of(options, symmetric=are_symmetric(TARGETS[name] for name in targets))
+    rows = [target_named(name) for name in targets]
+    scheme = scheme_of(options, symmetric=are_symmetric(rows))
     limits = limits_of(options.max_drop, options.min_metric, options.max_bytes)
     network, source = load_source(model, inputs=dict(options.inputs or {}),
-                                  open_sizes=all(TARGETS[name].open_sizes for name in targets),
-                                  exact=options.bits == 32)
+                                  open_sizes=all(target.open_sizes for target in rows), exact=options.bits == 32)
     check_meaning(network, options)
     canonicalize(network)
     turned = channels_first_names(network.graph) if options.layout == "nhwc" else []
@@ -79,7 +77,7 @@ def convert_all(model: Any, targets: Sequence[str], options: Options, output: st
         rehearse(network, targets, scheme, samples, options,
                  lambda name, graph: _emitted(name, graph, options))
     goal = open_goal(network, input_specs(network), samples, limits, options)
-    result = quantized(network, [TARGETS[name] for name in targets], scheme, samples, options, goal,
+    result = quantized(network, rows, scheme, samples, options, goal,
                        lambda graph: _artifact_bytes(graph, targets, options))
     for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():
         make_channels_last(each, turned)
@@ -108,13 +106,6 @@ def output_path(model: Any, target: str, output: str | Path | None, *, alone: bo
     return Path(output or ".") / f"{model_name(model)}.{target}.edgeq"
 
 
-def backend(target: str) -> Backend:
-    """The backend's module, imported on use."""
-    if target not in TARGETS:
-        raise UsageError(f"no target '{target}'; there are {', '.join(TARGETS)}")
-    return cast(Backend, importlib.import_module(f"edgeq_converters.{target}"))
-
-
 def _samples(network: ir.Model, options: Options) -> Samples | None:
     if options.calibration is None:
         return None
@@ -126,7 +117,7 @@ def _artifact_bytes(graph: ir.Model, targets: Sequence[str], options: Options) -
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         for name in targets:
             (Path(folder) / name).mkdir()
-            backend(name).emit(graph, Path(folder) / name, _emit_options(options))
+            backend_named(name).emit(graph, Path(folder) / name, _emit_options(options))
         return max(sum(file.stat().st_size for file in (Path(folder) / name).rglob("*") if file.is_file())
                    for name in targets)
 
@@ -142,7 +133,7 @@ def _refuse_float(result: Quantized, targets: Sequence[str], options: Options) -
 def _emitted(target: str, graph: ir.Model, options: Options) -> Artifact:
     """What a target would make of a graph, written into nowhere."""
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        return backend(target).emit(graph, Path(folder), _emit_options(options))
+        return backend_named(target).emit(graph, Path(folder), _emit_options(options))
 
 
 def _emit_options(options: Options) -> EmitOptions:
@@ -153,7 +144,8 @@ def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None
     """Emit, verify and describe one bundle."""
     options, references, started = record.options, evidence.references, time.perf_counter()
     options.progress(f"writing {target}")
-    artifact = backend(target).emit(record.graph, folder, _emit_options(options))
+    backend = backend_named(target)
+    artifact = backend.emit(record.graph, folder, _emit_options(options))
     seconds = time.perf_counter() - started
     manifest = record.manifest(target, artifact)
     if options.device is not None:
@@ -164,7 +156,7 @@ def _fill(folder: Path, target: str, record: Record, evidence: Evidence) -> None
         options.progress(f"verifying {target}")
         verification, outputs = verify_bundle(folder, references)
         write_selftest(folder / SELFTEST_NAME, golden_cases(references.feeds, outputs),
-                       golden_tolerance(record.graph, artifact, verification, outputs))
+                       golden_tolerance(record.graph, artifact, backend.arithmetic, verification, outputs))
         manifest = replace(manifest, accuracy=verification.to_json())
     report = record.report(target, artifact, verification, seconds)
     write_report(folder, report)

@@ -6,16 +6,14 @@ What real samples make `--method auto` keep in float besides is part of the plan
 """
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
-from edgeq.backend import EmitOptions
+from edgeq.backend import Artifact, EmitOptions, backend_named
 from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import EdgeqError
 from edgeq.external_weights import is_large
@@ -47,15 +45,14 @@ def float_ops(model: ir.Model, targets: Iterable[Target]) -> dict[str, list[dict
             for name, plan in plans.items()}
 
 
-def emitted(target: str, model: ir.Model) -> Any:
+def emitted(target: str, model: ir.Model) -> Artifact:
     """Write a model for a target, into nowhere -> the backend's Artifact.
 
     Raises:
         EdgeqError: the target refuses it, or its extra is not installed.
     """
-    backend = importlib.import_module(f"edgeq_converters.{target}")
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        return backend.emit(model, Path(folder), EmitOptions())
+        return backend_named(target).emit(model, Path(folder), EmitOptions())
 
 
 def _statistics(model: ir.Model, plans: Iterable[QuantPlan]) -> Statistics | None:

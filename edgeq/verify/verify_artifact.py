@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import onnx_ir as ir
-
 import edgeq_runtime
+from edgeq.backend import backend_named
 from edgeq.errors import VerificationError
-from edgeq.inference.reference import PART, Arrays, run_parts
+from edgeq.inference.reference import Arrays
 from edgeq.metrics import ErrorPower
 from edgeq.verify.compare import Difference, compare
 from edgeq.verify.references import References
@@ -75,13 +74,11 @@ def verify_bundle(folder: Path, references: References) -> tuple[Verification, l
 
 
 def _run_bundle(folder: Path, references: References) -> tuple[list[dict[str, Any]], str]:
-    """What a bundle computes, and who ran it. Its engine may take three times its weights, while it rearranges them."""
+    """What a bundle computes, and who ran it."""
     manifest = Manifest.read(folder)
-    if references.large and manifest.target == "onnxruntime":
-        model = ir.load(folder / manifest.entry)
-        options = manifest.options.get("session_options", {})
-        outputs = run_parts(model, references.feeds, PART, fused=True, session_options=options)
-        return outputs, "onnxruntime, CPUExecutionProvider, part by part"
+    run_in_parts = backend_named(manifest.target).run_in_parts if references.large else None
+    if run_in_parts is not None:
+        return run_in_parts(folder, manifest, references.feeds)
     with edgeq_runtime.load(folder) as opened:
         outputs = [dict(opened.run(dict(feed))) for feed in references.feeds]
         return outputs, f"{opened.engine}, {opened.accelerator}"

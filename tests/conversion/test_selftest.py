@@ -10,7 +10,7 @@ import pytest
 from cli.badinput import network, samples
 
 from edgeq.conversion.pipeline import Options, convert, convert_all
-from edgeq.conversion.selftest import saturates_here
+from edgeq_converters.onnxruntime.arithmetic import saturates_here
 from edgeq_runtime.selftest import Tolerance, read_selftest
 
 
