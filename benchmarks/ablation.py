@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from common import SIX, open_zoo, parser, report, shapes
 
+from edgeq.backend import target_named, target_names
 from edgeq.conversion.metadata import input_specs
 from edgeq.frontends import load_model
 from edgeq.inference.reference import run_onnx
@@ -39,7 +40,6 @@ from edgeq.quant.scaling.places import data_of, store
 from edgeq.quant.scaling.streams import find_streams
 from edgeq.quant.solve.layer import NO_CORRECTION, Settings
 from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType
-from edgeq.targets import TARGETS
 
 LM = "lm_stories260k"
 LM_TOKENS = 384
@@ -83,7 +83,7 @@ class Bench:
         if outliers:
             plant_outliers(self.model)
         activation = None if self.language else QuantType(8, signed=False, symmetric=False)
-        self.targets, self.scheme = [TARGETS[name] for name in targets], QuantScheme(weight, activation)
+        self.targets, self.scheme = [target_named(name) for name in targets], QuantScheme(weight, activation)
         self.feeds, self.tests = self._tokens() if self.language else (
             list(zoo.feeds(item, "calib", 100)), list(zoo.feeds(item, "eval")))
         self.held, self.calibrator, self.bits = held, calibrator, weight.bits
@@ -166,7 +166,7 @@ def rows(zoo: Any, item: str, names: list[str], bits: int, held: bool, calibrato
     if item == LM:
         kinds["blocks of 32"] = QuantType(bits, granularity=PerBlock(32))
     for weights, kind in kinds.items():
-        bench = Bench(zoo, item, kind, ("onnxruntime",) if item == LM else tuple(TARGETS), held, calibrator,
+        bench = Bench(zoo, item, kind, ("onnxruntime",) if item == LM else target_names(), held, calibrator,
                       outliers)
         for name in names:
             found = bench.row(weights, name)

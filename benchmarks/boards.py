@@ -17,7 +17,7 @@ from typing import Any
 
 from common import ROOT, open_zoo, parser, report, shapes
 
-from edgeq.boards.addresses import Board
+from edgeq.boards.board import Board
 from edgeq.boards.fleet import run_on_boards
 from edgeq.boards.profiles import EMULATED
 from edgeq.boards.runner import Found, Job

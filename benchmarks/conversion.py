@@ -47,11 +47,11 @@ def child(models: Path, item: str, target: str, bits: int) -> None:
     started = time.perf_counter()
     import onnxruntime  # noqa: F401
 
-    from edgeq.conversion.emission import backend
-    from edgeq.conversion.pipeline import Options, convert_all
+    from edgeq.backend import backend_named
+from edgeq.conversion.pipeline import Options, convert_all
 
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
-        backend(target)
+        backend_named(target)
         for library in LIBRARIES[target]:
             importlib.import_module(library)
     found = {"imports_seconds": time.perf_counter() - started, "imports_megabytes": peak()}

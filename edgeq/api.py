@@ -161,15 +161,15 @@ def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8
         UsageError: nothing to quantize, or a value that no such word takes. ModelError, CalibrationError,
         EvaluationError: the model or the data cannot be used.
     """
+    from edgeq.backend import backends
     from edgeq.conversion import words
     from edgeq.conversion.analyze import analyze_layers
     from edgeq.conversion.options import Options
-    from edgeq.targets import TARGETS
 
     options = Options(calibration=calibration, samples=samples, bits=words.one_of("--bits", bits, (4, 8)),
                       weights=weights, inputs=inputs, preprocess=preprocess, eval=eval, metric=metric,
                       example_inputs=example_inputs, progress=progress or silent)
-    together = [known.name for known in TARGETS.values() if not known.symmetric]
+    together = [known.target.name for known in backends() if not known.target.symmetric]
     return analyze_layers(model, target or together, options, words.count("--top", top) or 0)
 
 

@@ -1,57 +1,51 @@
-"""What the pipeline asks of a backend, and what it gets back.
+"""A backend: everything that edgeq knows of one target, in one object.
 
-A backend is a package of edgeq_converters with one function::
+A package offers it by an entry point of the group `edgeq.backends`, under the name of the target; nothing else in edgeq
+names an engine::
 
-    def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact
+    [project.entry-points."edgeq.backends"]
+    tflite = "edgeq_converters.tflite:BACKEND"
 
-`model` is standard ONNX (opset 21, IR 10, float32), with or without QuantizeLinear/DequantizeLinear. Its shapes are
-static, but for the dimensions that edgeq.dimensions.free_dimensions finds.
-It is not changed. The files are written into `folder`, which exists and is the bundle in the making. Every node that
-the target cannot run is reported in one `UnsupportedModel`, and then nothing may be left in the folder.
+The module that holds the object is imported whenever targets are listed, so it imports nothing heavy; its functions do.
+The names of targets and devices are read from the packages' metadata, without importing any.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
-import onnx_ir as ir
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
-from edgeq.scheme import FloatType
+    import onnx_ir as ir
+    from numpy.typing import NDArray
 
+    from edgeq.graph import NodeNote
+    from edgeq.scheme import FloatType, QuantParams
+    from edgeq.targets import Target
+    from edgeq_runtime.manifest import Manifest
+
+BACKENDS: Final = "edgeq.backends"  # groups of entry points
+DEVICES: Final = "edgeq.devices"
 ComputeUnits = Literal["ane", "gpu", "cpu", "all"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class EmitOptions:
-    """min_os, compute, precision: Core ML only (iOS version; where the model should run; what floats are computed in).
+    """What the user says to backends; each reads the words that its `Backend.options` names.
 
-    float32 keeps an ML program off the Neural Engine (https://apple.github.io/coremltools/docs-guides/source/
-    typed-execution.html), so it is for those who ask for 32 bits.
+    min_os: the oldest iOS. compute: where the model should run. precision: what floats are computed in: float32 keeps
+    an ML program off the Neural Engine (https://apple.github.io/coremltools/docs-guides/source/typed-execution.html),
+    so it is for those who ask for 32 bits.
     """
 
     min_os: int = 18
     compute: ComputeUnits = "ane"
     precision: FloatType = "float16"
-
-
-@dataclass(frozen=True, slots=True)
-class FloatNode:
-    """A node that a quantized graph nevertheless runs in float on this engine."""
-
-    node: str
-    op: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What an artifact does with a node otherwise than the graph says: it costs bytes or time, and no number."""
-
-    node: str
-    op: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +56,8 @@ class Artifact:
     engine, engine_version: who runs it, and a version specifier such as ">=1.23".
     names: graph input or output name -> the engine's name for it, where they differ.
     options: what the engine must be told at load (session options, compute units); goes into the manifest as it is.
-    float_nodes: islands of float inside a quantized graph. notes: what the user pays for and would not expect.
+    float_nodes: nodes that a quantized graph nevertheless runs in float on this engine. notes: what the artifact does
+    otherwise than the graph says: it costs bytes or time, and no number.
     """
 
     entry: str
@@ -70,16 +65,189 @@ class Artifact:
     engine_version: str
     names: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    float_nodes: tuple[FloatNode, ...] = ()
-    notes: tuple[Note, ...] = ()
+    float_nodes: tuple[NodeNote, ...] = ()
+    notes: tuple[NodeNote, ...] = ()
 
-    def float_beyond(self, kept: Iterable[str]) -> list[FloatNode]:
-        """The islands but for those that the plan keeps float, which have a reason of their own."""
+    def float_beyond(self, kept: Iterable[str]) -> list[NodeNote]:
+        """The float nodes but for those that the plan keeps float, which have a reason of their own."""
         planned = set(kept)
         return [node for node in self.float_nodes if node.node not in planned]
 
 
-class Backend(Protocol):
-    """The module of a backend."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What an engine holds of one value: the real numbers, and the integers where it is on a grid."""
 
-    def emit(self, model: ir.Model, folder: Path, options: EmitOptions) -> Artifact: ...
+    real: NDArray[Any]
+    stored: NDArray[Any] | None = None
+    grid: QuantParams | None = None
+
+
+class Probe(Protocol):
+    """The inner values of an artifact. names: values of the float model that it can show; feed: inputs by name."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> Mapping[str, Seen]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Advice about a written artifact. rule: its name. op: the first that it is about, or an input or output. source:
+    who says so.
+    """
+
+    rule: str
+    op: str
+    message: str
+    source: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """An engine as it can be had for a device.
+
+    newest: the last release of `package` there, or "" where that is everybody's. excluded: releases that do not run
+    there, as a specifier. least_bits: of the weights that its kernels read. source, bits_source: who says so.
+    preferred: what the device takes where no target is named.
+    """
+
+    package: str = ""
+    newest: str = ""
+    excluded: str = ""
+    source: str = ""
+    least_bits: int = 4
+    bits_source: str = ""
+    preferred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the backend's engine gets onto a kind of board.
+
+    machines: as `uname -m` says. package: the distribution whose version counts. imports: modules in the order in
+    which they are loaded, so that a crash names one. wheels: what PyPI has beside the package. installed: what PyPI has
+    not and the board must have; remedy: the command that gives it to it. last: the release after which there are no
+    more.
+    """
+
+    machines: frozenset[str]
+    package: str
+    imports: tuple[str, ...]
+    wheels: tuple[str, ...] = ()
+    installed: tuple[str, ...] = ()
+    last: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What the self-test's tolerance depends on. The graph is the quantized one.
+
+    half: floats are computed in half precision. rounds: whether anything is rounded while the artifact runs; None: yes,
+    where the graph holds a QuantizeLinear or DequantizeLinear. same_bits: whether its integers are the same bits on
+    every processor.
+    """
+
+    half: bool = False
+    rounds: Callable[[ir.Graph, Artifact], bool] | None = None
+    same_bits: Callable[[ir.Graph, Artifact], bool] = lambda graph, artifact: False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """One target.
+
+    target: its name, and the rows of what it runs on integers.
+    emit: (model, folder, options) -> what was written into `folder`, which exists and is the bundle in the making.
+        `model` is standard ONNX (opset 21, IR 10, float32), with or without QuantizeLinear/DequantizeLinear, and is not
+        changed. Its shapes are static, but for the dimensions that edgeq.dimensions.free_dimensions finds. Every node
+        that the target cannot run is reported in one `UnsupportedModel`, and then nothing may be left in the folder.
+    probe: (bundle's entry, canonical float model, manifest) -> the values inside, for the comparison layer by layer.
+    arithmetic: how it computes, for the self-test's tolerance.
+    options: the fields of `EmitOptions` that it reads; a command that gives no target another one is refused.
+    devices: name of a device -> its engine there. recipes: of its engine, for boards. no_boards: why boards cannot run
+        it, and what helps.
+    run_in_parts: (bundle, manifest, samples) -> (outputs, who ran it) for a bundle too large to be opened as a whole.
+    lint: entry -> advice about where it runs.
+    """
+
+    target: Target
+    emit: Callable[[ir.Model, Path, EmitOptions], Artifact]
+    probe: Callable[[Path, ir.Model, Manifest], Probe]
+    arithmetic: Arithmetic = Arithmetic()
+    options: frozenset[str] = frozenset()
+    devices: Mapping[str, Available] = field(default_factory=dict)
+    recipes: tuple[Recipe, ...] = ()
+    no_boards: str = ""
+    run_in_parts: Callable[[Path, Manifest, Sequence[Mapping[str, NDArray[Any]]]],
+                           tuple[list[dict[str, Any]], str]] | None = None
+    lint: Callable[[Path], list[Finding]] | None = None
+
+
+def target_names() -> tuple[str, ...]:
+    """Of all backends that are installed."""
+    return tuple(registered(BACKENDS))
+
+
+def device_names() -> tuple[str, ...]:
+    """Of all devices that installed packages know."""
+    return tuple(registered(DEVICES))
+
+
+def backend_named(target: str) -> Backend:
+    """Raises UsageError: no installed package has it, or what the package has is no backend."""
+    found = load_registered(BACKENDS, target, Backend, "target")
+    if found.target.name != target:
+        raise _refusal(f"the backend of '{target}' calls itself '{found.target.name}'")
+    return found
+
+
+def backends() -> tuple[Backend, ...]:
+    """All that are installed."""
+    return tuple(map(backend_named, target_names()))
+
+
+def target_named(name: str) -> Target:
+    """The rows of a target. Raises UsageError: see backend_named."""
+    return backend_named(name).target
+
+
+def load_registered(group: str, name: str, kind: type[T], word: str) -> T:
+    """The object that an entry point names. word: for messages, what it is."""
+    known = registered(group)
+    if name not in known:
+        raise _refusal(f"there is no {word} '{name}'; there are {', '.join(known)}")
+    try:
+        found = known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise _refusal(f"the {word} '{name}' cannot be loaded from {known[name].value}: {error}") from error
+    if not isinstance(found, kind):
+        raise _refusal(f"the {word} '{name}': {known[name].value} is no {kind.__name__}")
+    return found
+
+
+@cache  # the metadata of every installed package are read, and a search asks for backends again and again
+def registered(group: str) -> Mapping[str, EntryPoint]:
+    """The entry points of a group by name.
+
+    Raises:
+        UsageError: two packages have the same name.
+    """
+    from importlib.metadata import entry_points
+
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        if found.setdefault(entry.name, entry).value != entry.value:
+            raise _refusal(f"two packages offer '{entry.name}' ({found[entry.name].value} and {entry.value}): "
+                           "uninstall one")
+    return found
+
+
+def _refusal(text: str) -> Exception:
+    """A UsageError: its module loads numpy, and names are listed without."""
+    from edgeq.errors import UsageError
+
+    return UsageError(text)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -70,6 +71,19 @@ def dims(value: ir.Value | None) -> tuple[int | str, ...] | None:
 def label(node: ir.Node) -> str:
     """A name for messages: the node's own, or its first output's."""
     return node.name or (node.outputs[0].name if node.outputs else None) or "?"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeNote:
+    """Why a node is not what a reader expects: kept float, computed in float, or stored otherwise."""
+
+    node: str
+    op: str
+    reason: str
+
+    @classmethod
+    def of(cls, node: ir.Node, reason: str) -> NodeNote:
+        return cls(label(node), node.op_type, reason)
 
 
 def real_inputs(graph: ir.Graph) -> list[ir.Value]:

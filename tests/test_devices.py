@@ -17,14 +17,13 @@ from small_graphs import feeds, normal
 from small_graphs import network as small_graph
 
 from edgeq import convert
+from edgeq.backend import backends, device_names
 from edgeq.cli import main
-from edgeq.cli.shared import DEVICE_NAMES
 from edgeq.conversion.options import Options
 from edgeq.conversion.pipeline import convert_all
 from edgeq.conversion.request import read_request
-from edgeq.devices import DEVICES
+from edgeq.devices import device_named
 from edgeq.errors import EdgeqError, UsageError
-from edgeq.targets import TARGETS
 from edgeq_runtime import Manifest, TensorSpec, load
 from edgeq_runtime.manifest import FileEntry
 
@@ -36,13 +35,19 @@ def manifest(target: str, engine_version: str = ">=1.18", **options: Any) -> Man
                     options=options, inputs=(TENSOR,), outputs=(TENSOR,), files=(FileEntry("model", 1, ""),))
 
 
-def test_the_command_line_knows_every_device() -> None:
-    assert tuple(DEVICES) == DEVICE_NAMES
-    assert {target for device in DEVICES.values() for target in device.targets} <= set(TARGETS)
+DEVICES = [device_named(name) for name in device_names()]
+
+
+def test_every_device_prefers_one_target() -> None:
+    """A row of a backend that no device answers to would never be read."""
+    assert {name for backend in backends() for name in backend.devices} == {device.name for device in DEVICES}
+    assert tuple(device.name for device in DEVICES) == device_names()
+    for device in DEVICES:
+        assert [there.preferred for there in device.targets.values()].count(True) == 1, device.name
 
 
 def test_a_row_that_restricts_names_its_source() -> None:
-    restricted = [there for device in DEVICES.values() for there in device.targets.values()
+    restricted = [there for device in DEVICES for there in device.targets.values()
                   if there.newest or there.excluded]
     assert restricted
     assert all(there.source.startswith("https://") for there in restricted)
@@ -58,10 +63,11 @@ def test_chooses_the_target() -> None:
 
 @pytest.mark.parametrize(("asked", "options", "message"), [
     (["coreml"], Options(device="pi4"), "--device pi4 does not run coreml; it runs tflite, onnxruntime"),
-    ([], Options(), "--target, or --device with one of pi4"),
-    ([], Options(device="pi9"), "there is no device 'pi9'; there are pi4"),
+    ([], Options(), "--target, or --device with one of android"),
+    ([], Options(device="pi9"), "there is no device 'pi9'; there are android"),
     ([], Options(device="pi-32bit", bits=4), "2.14.0, which has no 4-bit weights .*: use --bits 8"),
     (["tflite"], Options(weights="table", bits=4), "--weights table: tflite multiply .* on coreml alone"),
+    (["tflite"], Options(min_os=17), "--min-os 17: tflite cannot be told; it is for coreml"),
 ])
 def test_refuses(asked: list[str], options: Options, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -77,13 +83,13 @@ def test_tells_all_reasons_at_once() -> None:
 
 
 def test_leaves_out_the_release_that_dies_there() -> None:
-    assert DEVICES["pi4"].fitted(manifest("onnxruntime")).engine_version == ">=1.18,!=1.21.0"
-    assert DEVICES["pi5"].fitted(manifest("onnxruntime")).engine_version == ">=1.18"
+    assert device_named("pi4").fitted(manifest("onnxruntime")).engine_version == ">=1.18,!=1.21.0"
+    assert device_named("pi5").fitted(manifest("onnxruntime")).engine_version == ">=1.18"
 
 
 def test_sets_threads_where_the_cores_are_known() -> None:
-    assert DEVICES["pi5"].fitted(manifest("tflite", tflite_runtime=">=2.14")).options["threads"] == 4
-    assert "threads" not in DEVICES["iphone"].fitted(manifest("coreml")).options
+    assert device_named("pi5").fitted(manifest("tflite", tflite_runtime=">=2.14")).options["threads"] == 4
+    assert "threads" not in device_named("iphone").fitted(manifest("coreml")).options
 
 
 @pytest.mark.parametrize(("device", "given", "message"), [
@@ -92,8 +98,8 @@ def test_sets_threads_where_the_cores_are_known() -> None:
 ])
 def test_refuses_what_needs_a_newer_engine(device: str, given: Manifest, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        DEVICES[device].fitted(given)
-    DEVICES[device].fitted(replace(given, engine_version=">=1.18", options={"tflite_runtime": ">=2.14"}))
+        device_named(device).fitted(given)
+    device_named(device).fitted(replace(given, engine_version=">=1.18", options={"tflite_runtime": ">=2.14"}))
 
 
 class Watched:

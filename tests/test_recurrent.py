@@ -14,6 +14,7 @@ from opcases.engines import BACKENDS, run
 from small_graphs import network, normal
 
 import edgeq_runtime
+from edgeq.backend import backends
 from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.graph import attribute, constant
 from edgeq.quant.calibrate import CALIBRATORS
@@ -21,7 +22,6 @@ from edgeq.quant.plan import make_plan
 from edgeq.quant.qdq import DEQUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.scheme import PRESETS, PerChannel, QuantType
-from edgeq.targets import TARGETS
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 TOLERANCE = {"onnxruntime": 1e-5, "tflite": 1e-5, "coreml": 2e-3}  # of the largest number; Core ML computes in float16
@@ -45,16 +45,16 @@ def layer(op: str, **attributes: Any) -> ir.Model:
 
 
 def quantized(model: ir.Model, bits: int) -> ir.Model:
-    plan = make_plan(model, list(TARGETS.values()), PRESETS[f"w{bits}"])
+    plan = make_plan(model, [backend.target for backend in backends()], PRESETS[f"w{bits}"])
     return quantize(model, plan, {}, CALIBRATORS["mse"])
 
 
 @pytest.mark.parametrize("op", GATES)
 def test_both_weights_are_planned_with_a_scale_for_each_row_of_the_gates(op: str) -> None:
-    plan = make_plan(layer(op), list(TARGETS.values()), PRESETS["w8a8"])
+    plan = make_plan(layer(op), [backend.target for backend in backends()], PRESETS["w8a8"])
     assert [(weight.value, weight.type) for weight in plan.weights] == [
         (name, QuantType(8, granularity=PerChannel(1))) for name in "wr"]
-    assert not make_plan(layer(op), list(TARGETS.values()), PRESETS["w8"], keep_float=[op]).weights
+    assert not make_plan(layer(op), [backend.target for backend in backends()], PRESETS["w8"], keep_float=[op]).weights
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -7,7 +7,7 @@ anything else that differs is refused, with the node that it was made for.
 """
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
@@ -19,6 +19,7 @@ from edgeq.errors import Problem, UnsupportedModel
 from edgeq_runtime.dimensions import Free, Range
 
 V = TypeVar("V", bound=Hashable)
+Made = TypeVar("Made")
 Column: TypeAlias = tuple[int, ...]  # a number under each witness; the first has the largest sizes
 Arrays: TypeAlias = Sequence[NDArray[Any]]  # a constant under each witness
 
@@ -115,8 +116,25 @@ def table(arrays: Arrays, free: Mapping[str, Free]) -> Literal["filled", "cut"]:
     return "cut"
 
 
-def refusal(target: str, node: tuple[str, str], reason: str, free: Mapping[str, Free]) -> UnsupportedModel:
-    """node: label and operator of the ONNX node that the difference was made for."""
+def side_by_side(target: str, listed: Sequence[Sequence[Made]], unify: Callable[[Sequence[Made]], None],
+                 node_of: Callable[[Made], tuple[str, str]], free: Mapping[str, Free]) -> None:
+    """Unify the operators of several programs, one after the other. listed: the operators of each program. node_of: for
+    refusals, label and operator of the ONNX node that an operator was made for.
+
+    Raises:
+        UnsupportedModel: what differs follows from no size.
+    """
+    for operators in zip(*listed, strict=False):
+        try:
+            unify(operators)
+        except Differs as error:  # what follows may differ for this reason alone
+            raise _refusal(target, node_of(operators[0]), str(error), free) from None
+    if len({len(operators) for operators in listed}) > 1:
+        further = max(listed, key=len)[min(map(len, listed))]
+        raise _refusal(target, node_of(further), "it becomes more operators for a larger size", free)
+
+
+def _refusal(target: str, node: tuple[str, str], reason: str, free: Mapping[str, Free]) -> UnsupportedModel:
     names = " and ".join(f"'{name}'" for name in free)
     problem = Problem(*node, f"{reason}, so it needs {names} at conversion", "give a number for it with --input")
     return UnsupportedModel(target, [problem])

@@ -1,4 +1,4 @@
-"""Where a board is: three kinds of address, and a transport for each."""
+"""Where a board is: three kinds of address."""
 from __future__ import annotations
 
 import re
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from edgeq.boards.profiles import EMULATED
-from edgeq.boards.transport import Transport
 from edgeq.errors import UsageError
 
 FORMS: Final = "ssh://user@host[:port], adb:SERIAL or emulated:NAME"
@@ -52,27 +51,3 @@ def parse_address(text: str) -> Address:
     if found is not None:
         return Ssh(found["host"].strip("[]"), found["user"], int(found["port"]) if found["port"] else None)
     raise UsageError(f"'{text}' is not an address of a board: write {FORMS} (ssh takes your keys, not a password)")
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """A board of the user's. name: the one given, or the address. python: the program to run there."""
-
-    name: str
-    address: str
-    python: str = "python3"
-
-    def connect(self) -> Transport:
-        """Raises BoardError: see the transports."""
-        address = parse_address(self.address)
-        if isinstance(address, EmulatedAs):
-            from edgeq.boards.emulated import Emulated
-
-            return Emulated(address.row)
-        if isinstance(address, Adb):
-            from edgeq.boards.adb import OverAdb
-
-            return OverAdb(address, self.python)
-        from edgeq.boards.ssh import OverSsh
-
-        return OverSsh(address, self.python)

@@ -25,13 +25,12 @@ from typing import Any
 MARK = "EDGEQ-RESULT "
 ANDROID_FOLDER = "/data/local/tmp"
 STALE_S = 3600  # older than any transfer: left over from a power cut
-ENGINES = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime")
 
 
 # -- probe -------------------------------------------------------------------------------------------------------------
 
 def probe(request: dict[str, Any]) -> dict[str, Any]:
-    """What this board is: processor, memory, Python, libc, engines, and the folder that edgeq may fill."""
+    """What this board is: processor, memory, Python, libc, which of the asked packages, and the folder for edgeq."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.access(ANDROID_FOLDER, os.W_OK):  # the shell of Android has no home
         caches = ANDROID_FOLDER
@@ -51,7 +50,7 @@ def probe(request: dict[str, Any]) -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "free_bytes": shutil.disk_usage(root).free, "python": platform.python_version(),
         "tag": f"cp{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}", "libc": libc(),
-        "packages": {name: version for name in ENGINES for version in [installed(name)] if version},
+        "packages": {name: version for name in request["packages"] for version in [installed(name)] if version},
     }
 
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from edgeq.boards.addresses import Board
+from edgeq.boards.board import Board
 from edgeq.boards.facts import Facts
 from edgeq.boards.runner import Found, Job, ask, probe, run_on_board
 from edgeq.errors import BoardError

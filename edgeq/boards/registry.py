@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from edgeq.boards.addresses import FORMS, Board, parse_address
+from edgeq.boards.addresses import FORMS, parse_address
+from edgeq.boards.board import Board
 from edgeq.boards.profiles import EMULATED
 from edgeq.errors import BoardError, UsageError
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from edgeq.backend import backends
 from edgeq.boards.agent import MARK
 from edgeq.boards.facts import Facts
 from edgeq.boards.transport import SHORT_S, Completed, Transport
@@ -92,7 +93,8 @@ def probe(transport: Transport) -> Facts:
     Raises:
         BoardError: no Python, too old a Python, or no folder to write in.
     """
-    return Facts.from_json(ask(transport, {"command": "probe"}))
+    engines = [recipe.package for backend in backends() for recipe in backend.recipes]
+    return Facts.from_json(ask(transport, {"command": "probe", "packages": ["numpy", *dict.fromkeys(engines)]}))
 
 
 def run_on_board(transport: Transport, job: Job, say: Say = lambda what: None) -> Found:

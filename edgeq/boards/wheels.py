@@ -10,48 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgeq.backend import Recipe, backends
 from edgeq.boards.cache import age_days, cache_folder, made_once
 from edgeq.boards.facts import Facts
 from edgeq.errors import BoardError, UsageError
 from edgeq_runtime.engines.versions import matches, specifier
 from edgeq_runtime.manifest import Manifest
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How an engine gets onto a kind of processor.
-
-    package: the distribution whose version counts. imports: modules in the order in which they are loaded, so that a
-    crash names one. wheels: what PyPI has beside the package. installed: what PyPI has not and the board must have;
-    remedy: the command that gives it to it. last: the release after which there are no more.
-    """
-
-    engine: str
-    machines: frozenset[str]
-    package: str
-    imports: tuple[str, ...]
-    wheels: tuple[str, ...] = ()
-    installed: tuple[str, ...] = ()
-    last: str = ""
-    remedy: str = ""
-
-
 INSTALLED: Final = "installed"
-ON_64_BITS: Final = frozenset({"x86_64", "aarch64"})
-ON_32_BITS: Final = frozenset({"armv7l", "armv8l"})
-RECIPES: Final = (
-    # https://pypi.org/project/onnxruntime/#files; its other requirements serve its tools, not inference.
-    Recipe("onnxruntime", ON_64_BITS, "onnxruntime", ("numpy", "onnxruntime"), ("numpy",)),
-    # https://pypi.org/project/ai-edge-litert/#files; the interpreter imports flatbuffers, not the rest.
-    Recipe("tflite", ON_64_BITS, "ai-edge-litert", ("numpy", "ai_edge_litert.interpreter"), ("numpy", "flatbuffers")),
-    # The only engine with an armv7l wheel: 2.14.0, the last release, for Python up to 3.11.
-    # https://pypi.org/project/tflite-runtime/#files. Built against numpy 1.
-    Recipe("tflite", ON_32_BITS, "tflite-runtime", ("numpy", "tflite_runtime.interpreter"), installed=("numpy",),
-           last="2.14.0", remedy="sudo apt install python3-numpy"),
-    # https://packages.debian.org/trixie/python3-onnxruntime: Debian 13 builds it for armhf, PyPI and piwheels do not.
-    Recipe("onnxruntime", ON_32_BITS, "onnxruntime", ("numpy", "onnxruntime"),
-           installed=("numpy", "onnxruntime"), remedy="sudo apt install python3-onnxruntime (from Debian 13 on)"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +70,13 @@ def _downloaded(recipe: Recipe, manifest: Manifest, facts: Facts, engine: str | 
 
 
 def _recipe(manifest: Manifest, facts: Facts) -> Recipe:
-    if manifest.engine == "coreml":
-        raise BoardError("Core ML runs on Apple's devices only, and boards are reached as Linux machines: test this "
-                         "bundle on a Mac with `python -m edgeq_runtime BUNDLE self-test`, or convert with "
-                         "--target tflite or onnxruntime for this board")
-    for recipe in RECIPES:
-        if recipe.engine == manifest.engine and facts.machine in recipe.machines and facts.system == "linux":
-            return recipe
+    fitting = {backend.target.engine: recipe for backend in backends() for recipe in backend.recipes
+               if facts.machine in recipe.machines and facts.system == "linux"}
+    if manifest.engine in fitting:
+        return fitting[manifest.engine]
+    for backend in backends():
+        if backend.target.engine == manifest.engine and backend.no_boards:
+            raise BoardError(f"{backend.no_boards}, or convert for {' or '.join(sorted(fitting))}")
     raise BoardError(f"there is no {manifest.engine} for {facts}")
 
 

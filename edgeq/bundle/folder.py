@@ -70,7 +70,7 @@ class Bundle:
 
     def verify(self, *, reference: Any = None, data: Any = None, samples: int | None = None, layers: bool = False,
                example_inputs: Any = None) -> Checked:
-        """See `edgeq.verify`."""
+        """See `edgeq.verification`."""
         from edgeq.verification.verify_bundle import verify_bundle
 
         return verify_bundle(self.path, data, reference, samples, layers=layers, example_inputs=example_inputs)

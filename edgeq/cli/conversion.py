@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from edgeq.backend import device_names, target_names
 from edgeq.cli.shared import (
     BELOW_WHAT_WAS_ASKED,
-    DEVICE_NAMES,
-    TARGET_NAMES,
+    Registered,
     common,
     input_option,
     print_result,
@@ -22,8 +22,8 @@ from edgeq.cli.shared import (
 
 @click.command()
 @click.argument("model")
-@click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True, help="Repeatable.")
-@click.option("--device", type=click.Choice(DEVICE_NAMES),
+@click.option("--target", "targets", type=Registered(target_names), multiple=True, help="Repeatable.")
+@click.option("--device", type=Registered(device_names),
               help="Chooses the target, and fits the bundle to the engines that run there.")
 @click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), default="8", show_default=True,
               help="Of the weights; 16 is half precision, 32 is float as it came.")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from edgeq.cli.shared import TARGET_NAMES, common, input_option, print_result, progress_bar
+from edgeq.backend import target_names
+from edgeq.cli.shared import Registered, common, input_option, print_result, progress_bar
 
 if TYPE_CHECKING:
     from edgeq.dimensions import Shape
@@ -36,7 +37,7 @@ def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | Non
 @click.option("--samples", type=click.IntRange(min=1), default=64, show_default=True, help="Use at most this many.")
 @click.option("--bits", type=click.Choice(["4", "8"]), default="8", show_default=True, help="Of the weights.")
 @click.option("--weights", default="per-channel", show_default=True, help="per-channel, per-tensor or block:SIZE.")
-@click.option("--target", "targets", type=click.Choice(TARGET_NAMES), multiple=True,
+@click.option("--target", "targets", type=Registered(target_names), multiple=True,
               help="Whose rules; repeatable, all that share a plan by default.")
 @input_option
 @click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
@@ -74,12 +75,12 @@ def estimate(model: str, inputs: dict[str, Shape], as_json: bool) -> None:
 @common
 def targets(as_json: bool) -> None:
     """List the targets, and what each runs on integers."""
+    from edgeq.backend import backends
     from edgeq.report.text import target_table
-    from edgeq.targets import TARGETS
 
     rows = [{"name": t.name, "summary": t.summary, "weights": t.weights, "activations": t.activations, "needs": t.needs,
              "int8": {op: {"constraint": type(row.constraint).__name__.lower(), "source": row.source}
-                      for op, row in t.rows.items()}} for t in TARGETS.values()]
+                      for op, row in t.rows.items()}} for t in (backend.target for backend in backends())]
     print_result(rows, as_json, lambda: target_table(rows))
 
 

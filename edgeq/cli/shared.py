@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,10 +14,19 @@ if TYPE_CHECKING:
     from edgeq.progress import Progress
 
 BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
-PLANNED_TOGETHER = ("onnxruntime", "tflite", "coreml")
-DEVICE_NAMES = ("pi4", "pi5", "pi-32bit", "jetson-orin", "iphone", "android")
-TARGET_NAMES = (*PLANNED_TOGETHER, "tensorrt")
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registered(click.Choice[str]):
+    """One of the names that installed packages offer, read when a command is parsed or helped with, not before."""
+
+    def __init__(self, names: Callable[[], Sequence[str]]):
+        self._names = names
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> Sequence[str]:  # type: ignore[override]  # there an attribute, filled at import
+        return self._names()
 
 
 def shapes_of(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Shape]:

@@ -26,8 +26,9 @@ SCORED: Final = 20
 def analyze_layers(model: Any, targets: Target, options: Options, scored: int = SCORED) -> dict[str, Any]:
     """Rank the layers of a model by the damage that each causes when it alone is quantized as `options` say.
 
-    scored: with options.metric, so many of the worst layers that have weights are scored by it too, each at the cost of
-    a whole evaluation, and come first, in the order of their drop.
+    targets: whose rules; none: those of all that share a plan. scored: with options.metric, so many of the worst layers
+    that have weights are scored by it too, each at the cost of a whole evaluation, and come first, in the order of
+    their drop.
 
     Raises:
         UsageError: no samples, or nothing to quantize. EdgeqError: the model or the samples cannot be used.

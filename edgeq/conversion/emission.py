@@ -1,16 +1,14 @@
 """What the targets make of a quantized graph: into a bundle, or into nowhere, to see what they would say."""
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import onnx_ir as ir
 
-from edgeq.backend import Artifact, Backend, EmitOptions
+from edgeq.backend import Artifact, EmitOptions, backend_named
 from edgeq.targets import Target
 
 
@@ -22,11 +20,6 @@ class Emitted:
     bytes: int
 
 
-def backend(target: str) -> Backend:
-    """The backend's module, imported on use."""
-    return cast(Backend, importlib.import_module(f"edgeq_converters.{target}"))
-
-
 def emit_into_nowhere(target: str, graph: ir.Model, options: EmitOptions) -> Emitted:
     """What a target would write.
 
@@ -34,7 +27,7 @@ def emit_into_nowhere(target: str, graph: ir.Model, options: EmitOptions) -> Emi
         UnsupportedModel: nodes that it refuses. MissingExtra: it is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        artifact = backend(target).emit(graph, Path(folder), options)
+        artifact = backend_named(target).emit(graph, Path(folder), options)
         return Emitted(artifact, sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()))
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeq.backend import backend_named, backends
 from edgeq.dimensions import Shape, dimensions, free_dimensions
 from edgeq.errors import MissingExtra, Problem, UnsupportedModel, UsageError
 from edgeq.scheme import PRESETS, QuantScheme
@@ -24,7 +25,7 @@ def describe(source: Any, inputs: Mapping[str, Shape], *, neural_engine: bool = 
              ) -> dict[str, Any]:
     """A folder is described as a bundle, anything else as a model. inputs: name -> shape, for free dimensions.
 
-    neural_engine: with the advice of `edgeq_converters.coreml.ane` about a Core ML bundle.
+    neural_engine: with the advice of the bundle's backend about where it runs.
 
     Raises:
         EdgeqError: the source cannot be read.
@@ -49,11 +50,11 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _advice(path: Path) -> dict[str, Any]:
-    from edgeq_converters.coreml.ane import lint
-
     manifest = Manifest.read(path)
-    if manifest.engine != "coreml":
-        raise UsageError(f"--compute ane reads a Core ML bundle; {path} is for {manifest.engine}")
+    lint = backend_named(manifest.target).lint
+    if lint is None:
+        known = [backend.target.name for backend in backends() if backend.lint is not None]
+        raise UsageError(f"--compute ane reads a bundle for {' or '.join(known)}; {path} is for {manifest.target}")
     return {"neural_engine": [asdict(finding) for finding in lint(path / manifest.entry)]}
 
 
@@ -63,7 +64,6 @@ def _model(source: str, model: ir.Model) -> dict[str, Any]:
     from edgeq.graph import real_inputs
     from edgeq.passes.shapes import largest_run
     from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
-    from edgeq.targets import TARGETS
 
     graph, free = model.graph, free_dimensions(model)
     quantized = any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in graph)
@@ -78,7 +78,7 @@ def _model(source: str, model: ir.Model) -> dict[str, Any]:
                  {f"{bits} bits": weight_bytes(model, scheme) for bits, scheme in
                   ((32, PRESETS["float"]), (8, PRESETS["w8"]), (4, PRESETS["w4"]))},
         "peak_activation_bytes": peak_activation_bytes(largest_run(model).graph),
-        "targets": _on_targets(model, list(TARGETS.values()), quantized),
+        "targets": _on_targets(model, [backend.target for backend in backends()], quantized),
     }
 
 
@@ -91,9 +91,9 @@ def weight_bytes(model: ir.Model, scheme: QuantScheme) -> int:
     """Bytes of all constants, the weights that `scheme` covers packed, with one float32 scale per channel."""
     from edgeq.quant.plan import make_plan
     from edgeq.scheme import PerChannel
-    from edgeq.targets import TARGETS
 
-    kinds = {weight.value: weight.type for weight in make_plan(model, list(TARGETS.values()), scheme).weights}
+    plan = make_plan(model, [backend.target for backend in backends()], scheme)
+    kinds = {weight.value: weight.type for weight in plan.weights}
     total = 0
     for name, value in model.graph.initializers.items():
         tensor = value.const_value

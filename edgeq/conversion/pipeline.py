@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgeq.backend import Artifact
+from edgeq.backend import Artifact, backend_named
 from edgeq.bundle.folder import (
     Bundle,
     artifact_bytes,
@@ -22,7 +22,6 @@ from edgeq.bundle.folder import (
     write_report,
 )
 from edgeq.conversion.dry_run import refuse_early, refuse_float
-from edgeq.conversion.emission import backend
 from edgeq.conversion.evidence import Layers
 from edgeq.conversion.metadata import Metadata, check_meaning, input_specs, model_name
 from edgeq.conversion.options import Options
@@ -98,7 +97,7 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     """Emit, verify and describe one bundle."""
     request, started = metadata.request, time.perf_counter()
     request.progress(f"writing {target}")
-    artifact = backend(target).emit(metadata.graph, folder, request.emit)
+    artifact = backend_named(target).emit(metadata.graph, folder, request.emit)
     seconds = time.perf_counter() - started
     manifest = metadata.manifest(target, artifact)
     verification = None
@@ -123,8 +122,9 @@ def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Mo
               ) -> Verification:
     """Run the artifact, and write what devices will compare themselves with."""
     verification, outputs = verify_artifact(folder, manifest, references)
+    arithmetic = backend_named(manifest.target).arithmetic
     write_selftest(folder / SELFTEST_NAME, selftest_cases(references.feeds, outputs),
-                   selftest_tolerance(graph, artifact, verification, outputs))
+                   selftest_tolerance(graph, artifact, arithmetic, verification, outputs))
     return verification
 
 

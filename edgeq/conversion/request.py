@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from edgeq.backend import EmitOptions
+from edgeq.backend import EmitOptions, backend_named, backends, device_names, target_named
 from edgeq.conversion import words
 from edgeq.conversion.options import Options
-from edgeq.devices import DEVICES, Device, device_named
+from edgeq.devices import Device, device_named
 from edgeq.errors import UsageError, all_of
 from edgeq.mixed_precision import Limits, limits_of
 from edgeq.progress import Progress
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator
 from edgeq.quant.methods import Method, method_named
 from edgeq.scheme import FloatType, PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
-from edgeq.targets import TARGETS, Target, are_symmetric
+from edgeq.targets import Target, are_symmetric
 from edgeq.verification.evaluate import LabelledData, labelled_data
 from edgeq_runtime.dimensions import Dimension
 from edgeq_runtime.postprocess import Classify, Detect
@@ -162,14 +162,14 @@ def _plain(options: Options) -> Options:
 def _targets(asked: words.Target, device: Device | None) -> tuple[Target, ...]:
     names = words.targets(asked) or (() if device is None else tuple(device.targets)[:1])
     if not names:
-        raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(DEVICES)}")
-    return tuple(TARGETS[name] for name in names)
+        raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(device_names())}")
+    return tuple(target_named(name) for name in names)
 
 
 def _refuse_contradictions(targets: Sequence[Target], device: Device | None, options: Options) -> None:
     """Everything that does not go together, at once."""
     names = [target.name for target in targets]
-    refused = [*_contradictions(options), *_refused_tables(targets, options)]
+    refused = [*_contradictions(options), *_refused_tables(targets, options), *_unread(names, options)]
     if device is not None:
         refused += device.refusals(names, options.bits)
     if refused:
@@ -190,8 +190,19 @@ def _contradictions(options: Options) -> Iterator[str]:
 def _refused_tables(targets: Sequence[Target], options: Options) -> Iterator[str]:
     without = [target.name for target in targets if not target.tables]
     if options.weights.partition(":")[0] == "table" and without:
+        known = [backend.target.name for backend in backends() if backend.target.tables]
         yield (f"--weights {options.weights}: {' and '.join(without)} multiply 4-bit integers with a scale; "
-               "tables of numbers exist on coreml alone")
+               f"tables of numbers exist on {' and '.join(known)} alone")
+
+
+def _unread(targets: Sequence[str], options: Options) -> Iterator[str]:
+    """What is said to backends and none of those that are asked for reads."""
+    for word in ("min_os", "compute"):
+        said = getattr(options, word)
+        if said != getattr(EmitOptions(), word) and not any(word in backend_named(name).options for name in targets):
+            readers = [backend.target.name for backend in backends() if word in backend.options]
+            yield (f"--{word.replace('_', '-')} {said}: {' and '.join(targets)} cannot be told; "
+                   f"it is for {' and '.join(readers)}")
 
 
 def _activations(options: Options, *, symmetric: bool = False) -> QuantType | None:

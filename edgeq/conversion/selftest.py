@@ -1,32 +1,30 @@
 """The self-test of a bundle: a few samples, what devices must make of them, how far these may be off, and why.
 
-    engine       what it computes                 on another processor
-    -----------  -------------------------------  -------------------------------------------------------------------
-    onnxruntime  integers from end to end         the same bits
-    onnxruntime  integers and floats in turn      a float near a tie rounds to the other step, and later layers follow
-    onnxruntime  4-bit blocks                     activations rounded to int8 where there are instructions for it
-    tflite       integers                         another kernel of XNNPACK rounds in another place
-    any          floats                           sums in another order
-    coreml       half precision                   sums in another order, and the Neural Engine's own
-    tensorrt     half precision and integers      kernels that its builder chooses on the device
+    what is computed             on another processor
+    ---------------------------  -----------------------------------------------------------------------------------
+    integers from end to end     the same bits where the engine says so; else its kernels round in other places
+    integers and floats in turn  a float near a tie rounds to the other step, and later layers follow
+    4-bit blocks                 activations rounded to int8 where there are instructions for it
+    floats                       sums in another order
+    half precision               sums in another order, and kernels that the device chooses
 
-`benchmarks/boards.py` measures it on Cortex-A7, A53, A72, A76 and A710 against the machine that converts.
+Which of them an engine computes is `Backend.arithmetic`. `benchmarks/boards.py` measures it on Cortex-A7, A53, A72, A76
+and A710 against the machine that converts.
 """
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.backend import Artifact
-from edgeq.graph import constant, is_constant
+from edgeq.backend import Arithmetic, Artifact
+from edgeq.graph import constant
 from edgeq.inference.reference import Arrays
-from edgeq.ops import KEEPING_ALL, LIMITING
+from edgeq.ops import KEEPING_ALL
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.verification.compare import Difference
 from edgeq.verification.verify_artifact import Verification
@@ -45,21 +43,22 @@ def selftest_cases(feeds: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[C
     return [Case(feed, output) for feed, output in zip(feeds[:count], outputs[:count], strict=True)]
 
 
-def selftest_tolerance(graph: ir.Model, artifact: Artifact, verification: Verification, outputs: Sequence[Arrays],
-                     ) -> Tolerance:
-    """How far another device may be from these outputs; the table at the top says why. graph: the quantized one."""
+def selftest_tolerance(graph: ir.Model, artifact: Artifact, arithmetic: Arithmetic, verification: Verification,
+                       outputs: Sequence[Arrays]) -> Tolerance:
+    """How far another device may be from these outputs; the table at the top says why. graph: the quantized one.
+    arithmetic: of the backend that wrote the artifact.
+    """
     largest = {name: max(_largest(sample[name]) for sample in outputs) for name in outputs[0]}
     steps = {str(value.name): _step(value) for value in graph.graph.outputs}
-    if artifact.engine == "onnxruntime" and _is_all_integers(graph.graph, artifact) and not saturates_here():
+    if arithmetic.same_bits(graph.graph, artifact):
         tails = {name: FLOAT_ERROR * value for name, value in largest.items() if not steps[name]}
         return Tolerance("integer kernels give the same bits on every processor" + (
             "; the floats behind them may differ by 1e-4 of the largest" if tails else ""), error=tails)
-    is_half = artifact.engine == "coreml" or "providers" in artifact.options
-    if not _is_quantized(graph.graph, artifact):
-        share = HALF_ERROR if is_half else FLOAT_ERROR
+    if not _rounds(graph.graph, artifact, arithmetic):
+        share = HALF_ERROR if arithmetic.half else FLOAT_ERROR
         return Tolerance(f"floats are summed in another order on another processor: {share:.1g} of the largest value",
                          error={name: share * value for name, value in largest.items()})
-    floor = {name: (HALF_ERROR if is_half else 0.0) * value for name, value in largest.items()}
+    floor = {name: (HALF_ERROR if arithmetic.half else 0.0) * value for name, value in largest.items()}
     quantized, engine = (_noise(found, outputs) for found in (verification.quantized, verification.graph))
     measured = {found.output: found.max_abs for found in verification.graph}
     return Tolerance(
@@ -88,39 +87,7 @@ def _step(value: ir.Value) -> float:
     return 0.0 if scale is None else float(scale.max())
 
 
-def _is_quantized(graph: ir.Graph, artifact: Artifact) -> bool:
-    """Whether anything is rounded while it runs. ONNX Runtime turns lone integer weights back into floats at load,
-    unless they come in blocks.
-    """
-    if artifact.engine == "onnxruntime" and not artifact.options.get("session_options"):
-        return any(node.op_type == QUANTIZE for node in graph)
+def _rounds(graph: ir.Graph, artifact: Artifact, arithmetic: Arithmetic) -> bool:
+    if arithmetic.rounds is not None:
+        return arithmetic.rounds(graph, artifact)
     return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in graph)
-
-
-def _is_all_integers(graph: ir.Graph, artifact: Artifact) -> bool:
-    """Whether every rounding of an activation ends a kernel that begins with integers, or is that of an input."""
-    roundings = [node for node in graph if node.op_type == QUANTIZE]
-    return bool(roundings) and not artifact.float_nodes and not artifact.options and all(
-        _begins_with_integers(node.inputs[0]) for node in roundings)
-
-
-def _begins_with_integers(value: ir.Value | None) -> bool:
-    producer = value.producer() if value is not None else None
-    if producer is None:
-        return True
-    if producer.op_type in LIMITING:  # by the kernel in front of it
-        return _begins_with_integers(producer.inputs[0])
-    sources = [read.producer() for read in producer.inputs if read is not None and not is_constant(read)]
-    return all(source is not None and source.op_type == DEQUANTIZE for source in sources)
-
-
-def saturates_here(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor adds products of bytes in 16 bits: x86 with AVX2 and without VNNI.
-
-    vpmaddubsw, in core/mlas/lib/amd64/QgemmU8S8KernelAvx2.asm of onnxruntime: not the bits of other processors.
-    """
-    try:
-        flags = set(cpuinfo.read_text().partition("flags")[2].partition("\n")[0].split())
-    except OSError:
-        return False
-    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni"}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from edgeq.backend import target_names
 from edgeq.dimensions import GRAMMAR, Shape, parse_dimension, read_shape
 from edgeq.errors import BundleError, UsageError
-from edgeq.targets import TARGETS
 from edgeq_runtime.dimensions import Choice, Dimension, Range
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def targets(asked: Target) -> tuple[str, ...]:
     """Each name once. One name may stand alone."""
     names = [] if asked is None else [asked] if isinstance(asked, str) else _listed("--target", asked)
     for name in names:
-        if name not in TARGETS:
-            raise UsageError(f"no target {_said(name)}; there are {', '.join(TARGETS)}")
+        if name not in target_names():
+            raise UsageError(f"no target {_said(name)}; there are {', '.join(target_names())}")
     return tuple(dict.fromkeys(names))
 
 

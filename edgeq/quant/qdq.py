@@ -32,7 +32,7 @@ def fold_qdq(model: ir.Model) -> None:
     for node in list(graph):
         if node.op_type not in (QUANTIZE, DEQUANTIZE) or node.graph is None:  # gone with its QuantizeLinear
             continue
-        params = _params(node)
+        params = grid_of(node)
         if params is None:
             problems.append(Problem(label(node), node.op_type, "its scale or zero point is not a constant"))
         elif node.op_type == QUANTIZE:
@@ -59,7 +59,7 @@ def without_rounding(model: ir.Model, *, above: int = 0) -> ir.Model:
     model = model.clone()
     graph = model.graph
     for node in [node for node in graph if _rounds(node, above)]:
-        rounding, params = node.inputs[0].producer(), _params(node)  # type: ignore[union-attr]
+        rounding, params = node.inputs[0].producer(), grid_of(node)  # type: ignore[union-attr]
         assert rounding is not None
         assert params is not None
         bounds = [initializer(graph, f"{label(node)}_{end}", np.array(bound, np.float32))
@@ -79,7 +79,7 @@ def _rounds(node: ir.Node, above: int) -> bool:
     rounding = stored.producer() if stored is not None else None
     if rounding is None or rounding.op_type != QUANTIZE:
         return False
-    params = _params(node)
+    params = grid_of(node)
     return params is not None and not params.scale.ndim and params.type.bits > above
 
 
@@ -91,7 +91,7 @@ def _fold_quantize(graph: ir.Graph, node: ir.Node, params: QuantParams) -> list[
     if stored.is_graph_output() or any(reader.op_type != DEQUANTIZE for reader in readers):
         return [Problem(label(node), node.op_type, "its integers are used without a DequantizeLinear",
                         "export in QDQ format, with float inputs and outputs")]
-    other = [reader for reader in readers if not params.same_grid(_params(reader))]
+    other = [reader for reader in readers if not params.same_grid(grid_of(reader))]
     if other:
         return [Problem(label(reader), DEQUANTIZE, f"reads the integers of '{label(node)}' on another grid")
                 for reader in other]
@@ -121,7 +121,7 @@ def _on_grid(graph: ir.Graph, node: ir.Node, real: ir.Value, params: QuantParams
 
 
 def _rounds_to(node: ir.Node, params: QuantParams) -> bool:
-    return node.op_type == QUANTIZE and params.same_grid(_params(node))
+    return node.op_type == QUANTIZE and params.same_grid(grid_of(node))
 
 
 def _fold_constant(graph: ir.Graph, node: ir.Node, params: QuantParams) -> None:
@@ -154,17 +154,12 @@ def _replace(graph: ir.Graph, dequantize: ir.Node, on_grid: ir.Value) -> None:
 
 def grid_of(node: ir.Node) -> QuantParams | None:
     """The grid of a QuantizeLinear or DequantizeLinear, or None where it is computed at run time."""
-    return _params(node)
-
-
-def _params(node: ir.Node) -> QuantParams | None:
-    """The grid of a Q or DQ node, or None where it is computed at run time."""
     scale = constant(node.inputs[1])
     given = node.inputs[2] if len(node.inputs) > 2 else None
     zero_point = constant(given)
     if scale is None or (given is not None and zero_point is None):
         return None
-    stored = _stored_dtype(node)
+    stored = stored_dtype(node)
     signed = stored.is_signed()
     data = node.inputs[0]
     axis = int(attribute(node, "axis", 1))
@@ -185,7 +180,7 @@ def _granularity(scale: np.ndarray[Any, Any], axis: int, block_size: int) -> Gra
     return PerBlock(block_size, axis) if block_size else PerChannel(axis)
 
 
-def _stored_dtype(node: ir.Node) -> ir.DataType:
+def stored_dtype(node: ir.Node) -> ir.DataType:
     """The integer type that a Q node writes or a DQ node reads."""
     if len(node.inputs) > 2 and node.inputs[2] is not None and node.inputs[2].dtype is not None:
         return node.inputs[2].dtype

@@ -3,23 +3,19 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-# What each part of edgeq needs: the same as in pyproject.toml, which a test compares. "": always installed.
-DISTRIBUTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
-    "": ("click", "matplotlib", "ml-dtypes", "numpy", "onnx", "onnx-ir", "onnxruntime", "rich"),
-    "tflite": ("ai-edge-litert", "flatbuffers"),
-    "coreml": ("coremltools",),
-    "torch": ("torch", "onnxscript"),
-    "image": ("pillow",),
-    "sign": ("cryptography",),
-})
+from edgeq.backend import BACKENDS, registered, target_named
+
+PROJECT: Final = "edgeq"
+# What the extras are for that are no target's.
 PURPOSES: Final[Mapping[str, str]] = MappingProxyType({
-    "": "edgeq itself, and the target onnxruntime", "tflite": "the target tflite", "coreml": "the target coreml",
     "torch": ".pt2 files and torch modules as source", "image": "images as samples and inputs",
     "sign": "signed archives: edgeq pack --sign, keygen",
 })
@@ -29,15 +25,53 @@ INTEGER_FLAGS: Final = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp"
 
 def examine() -> dict[str, Any]:
     """Machine, packages, and for each part of edgeq what is missing and the command that installs it."""
-    packages = {name: _version(name) for names in DISTRIBUTIONS.values() for name in names}
-    parts = []
-    for extra, names in DISTRIBUTIONS.items():
-        missing = [name for name in names if packages[name] is None]
-        command = f"pip install '{f'edgeq[{extra}]' if extra else 'edgeq'}'" if missing else None
-        parts.append({"extra": extra, "purpose": PURPOSES[extra], "missing": missing, "install": command})
+    parts = list(_parts())
+    packages = {name: _version(name) for part in parts for name in part.distributions}
     return {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(),
             "cpu": _cpu(), "cpus": os.cpu_count(), "memory_bytes": _memory_bytes(), "packages": packages,
-            "parts": parts}
+            "parts": [part.to_json(packages) for part in parts]}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """extra: of edgeq, or "". install: what pip installs. distributions: that the part needs besides those before."""
+
+    extra: str
+    purpose: str
+    install: str
+    distributions: tuple[str, ...]
+
+    def to_json(self, versions: Mapping[str, str | None]) -> dict[str, Any]:
+        missing = [name for name in self.distributions if versions[name] is None]
+        return {"extra": self.extra, "purpose": self.purpose, "missing": missing,
+                "install": f"pip install '{self.install}'" if missing else None}
+
+
+def _parts() -> Iterator[Part]:
+    """edgeq, its extras, and the packages that bring further backends, as their own metadata say."""
+    targets: dict[tuple[str, str], list[str]] = {}
+    for name, entry in registered(BACKENDS).items():
+        package = PROJECT if entry.dist is None else entry.dist.name
+        targets.setdefault((package, target_named(name).needs if package == PROJECT else ""), []).append(name)
+    needed = _requirements(PROJECT)
+    for extra in ["", *(name for name in needed if name not in ("", "all"))]:
+        served = [f"the target {name}" for name in targets.pop((PROJECT, extra), [])]
+        purpose = ", ".join(served if extra else ["edgeq itself", *served]) or PURPOSES.get(extra, extra)
+        own = tuple(name for name in needed[extra] if not extra or name not in needed[""])
+        yield Part(extra, purpose, f"{PROJECT}[{extra}]" if extra else PROJECT, own)
+    for (package, _), names in targets.items():
+        yield Part("", ", ".join(f"the target {name}" for name in names), package,
+                   tuple(name for name in _requirements(package)[""] if name not in needed[""]))
+
+
+def _requirements(distribution: str) -> dict[str, list[str]]:
+    """Extra, "" for none -> names of the distributions that it needs."""
+    found: dict[str, list[str]] = {"": []}
+    for text in requires(distribution) or []:
+        extra = re.search(r"""extra == ['"]([^'"]+)""", text)
+        name = re.split(r"[^\w.-]", text, maxsplit=1)[0]
+        found.setdefault(extra[1] if extra else "", []).append(name)
+    return found
 
 
 def _version(distribution: str) -> str | None:

@@ -8,26 +8,24 @@ A probe knows how one engine names its values. What it cannot match by name is l
 """
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.errors import MissingExtra
-from edgeq.graph import consumers, is_constant, label
+from edgeq.backend import Probe, Seen, backend_named
+from edgeq.graph import label
 from edgeq.inference.reference import run_onnx
-from edgeq.inference.session import Arrays, exposing, open_session
+from edgeq.inference.session import Arrays, exposing
 from edgeq.metrics import CEILING_DB, ErrorPower
-from edgeq.ops import KEEPING_ALL, LIMITING
-from edgeq.passes.shapes import largest_run
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
-from edgeq.scheme import PerTensor, QuantParams, QuantType, dequantize
-from edgeq_runtime.manifest import Manifest, TensorSpec
+from edgeq.ops import KEEPING_ALL
+from edgeq.scheme import QuantParams
+from edgeq.verification.probe import GraphProbe, float_values, is_inner
+from edgeq_runtime.manifest import Manifest
 
 BROKEN_DB: Final = 15.0  # the error has a sixth of the signal's amplitude; 8 bits that work stay above 25
 KEPT_NUMBERS: Final = 2048  # of every value and feed, for a histogram
@@ -102,51 +100,27 @@ def _ratio(decibel: float) -> float:
     return float(10.0 ** (-min(max(decibel, -CEILING_DB), CEILING_DB) / 10))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What an engine holds of one value: the real numbers, and the integers where it is on a grid."""
-
-    real: NDArray[Any]
-    stored: NDArray[Any] | None = None
-    grid: QuantParams | None = None
-
-
-class Probe(Protocol):
-    """One side of a comparison. names: values of the float model that it can show."""
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def run(self, feed: Arrays) -> Mapping[str, Seen]: ...
-
-
 def compare_layers(bundle: Path, network: ir.Model, feeds: Iterable[Arrays]) -> LayerComparison:
     """A bundle, run by its engine, against its float model. network: canonical, as the bundle was made from.
 
     Raises:
-        MissingExtra: the engine is not installed. BundleError: the bundle cannot be read.
+        MissingExtra: the engine is not installed. BundleError: the bundle cannot be read. UsageError: no backend that
+            is installed wrote it.
     """
     manifest = Manifest.read(bundle)
-    path = bundle / manifest.entry
-    match manifest.target:
-        case "tflite":
-            probe: Probe = TFLiteProbe(path, network, manifest.inputs)
-        case "coreml":
-            probe = CoreMLProbe(path, network, manifest)
-        case _:
-            probe = OnnxProbe(ir.load(path), network, manifest.options.get("session_options", {}))
-    return compare_values(network, probe, feeds)
+    return compare_values(network, backend_named(manifest.target).probe(bundle / manifest.entry, network, manifest),
+                          feeds)
 
 
 def compare_graphs(network: ir.Model, graph: ir.Model, feeds: Iterable[Arrays]) -> LayerComparison:
     """The quantized graph, run op by op, against the float one."""
-    return compare_values(network, OnnxProbe(graph, network, None), feeds)
+    return compare_values(network, GraphProbe(graph, network, None), feeds)
 
 
 def compare_values(network: ir.Model, probe: Probe, feeds: Iterable[Arrays]) -> LayerComparison:
     """Run both sides feed by feed; only one feed's values are held at once."""
     shown = set(probe.names)
-    wanted = [value for value in _float_values(network.graph) if value.name in shown]
+    wanted = [value for value in float_values(network.graph) if value.name in shown]
     sums = {value.name or "": _Sums() for value in wanted}
     feeds = list(feeds)
     for feed, expected in zip(feeds, run_onnx(exposing(network, list(sums)), feeds), strict=True):
@@ -232,216 +206,7 @@ def _layers(graph: ir.Graph, sums: Mapping[str, _Sums]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _float_values(graph: ir.Graph) -> list[ir.Value]:
-    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
-    return [value for value in values if value.name and value.dtype == ir.DataType.FLOAT and not is_constant(value)]
-
-
-def _is_inner(value: ir.Value) -> bool:
-    """Whether only the bias, the activation or the rounding that its kernel performs reads it: no engine has it."""
-    readers = consumers(value)
-    if len(readers) != 1 or value.is_graph_output():
-        return False
-    producer, reader = value.producer(), readers[0]
-    if producer is not None and producer.op_type == "MatMul" and reader.op_type == "Add":
-        return any(_is_stored(other) for other in reader.inputs if other is not value)
-    return reader.op_type in LIMITING or reader.op_type == QUANTIZE
-
-
-def _is_stored(value: ir.Value | None) -> bool:
-    """A constant, or one behind a DequantizeLinear."""
-    producer = None if value is None else value.producer()
-    return is_constant(value) or (producer is not None and producer.op_type == DEQUANTIZE
-                                  and is_constant(producer.inputs[0]))
-
-
 def _unmatched(graph: ir.Graph, shown: set[str]) -> list[str]:
     """Computed values that the other side does not show; moving numbers about is no layer."""
-    return [value.name or "" for value in _float_values(graph) if value.name not in shown and not _is_inner(value)
+    return [value.name or "" for value in float_values(graph) if value.name not in shown and not is_inner(value)
             and (producer := value.producer()) is not None and producer.op_type not in KEEPING_ALL]
-
-
-# -- onnxruntime -------------------------------------------------------------------------------------------------------
-
-class OnnxProbe:
-    """A QDQ graph. Values on a grid are read as the integers behind their QuantizeLinear, so kernels still fuse.
-
-    session_options: run it fused, as a bundle; None runs op by op, as the reference.
-    """
-
-    def __init__(self, model: ir.Model, network: ir.Model, session_options: Mapping[str, str] | None):
-        known = {value.name for value in _float_values(network.graph)}
-        self._grids: dict[str, tuple[str, QuantParams]] = {}
-        for node in model.graph:
-            data = node.inputs[0] if node.inputs else None
-            grid = grid_of(node) if node.op_type == QUANTIZE else None
-            name = None if data is None or grid is None else _float_name(data, node.outputs[0], known)
-            if name is not None and grid is not None and isinstance(grid.type.granularity, PerTensor):
-                self._grids[name] = node.outputs[0].name or "", grid
-        # A bundle leaves out the types of inner values; what has the name of a float value is one, or says otherwise.
-        self._plain = [value.name or "" for node in model.graph for value in node.outputs
-                       if value.name in known and value.name not in self._grids and not _is_inner(value)
-                       and value.dtype in (None, ir.DataType.FLOAT)]
-        exposed = exposing(model, [*(stored for stored, _ in self._grids.values()), *self._plain])
-        self._session = open_session(exposed, fused=session_options is not None, entries=session_options or {})
-
-    @property
-    def names(self) -> Sequence[str]:
-        return [*self._grids, *self._plain]
-
-    def run(self, feed: Arrays) -> Mapping[str, Seen]:
-        wanted = [*(stored for stored, _ in self._grids.values()), *self._plain]
-        found = dict(zip(wanted, self._session.run(wanted, dict(feed)), strict=True)) if wanted else {}
-        seen = {name: Seen(found[name]) for name in self._plain}
-        for name, (stored, grid) in self._grids.items():
-            seen[name] = Seen(dequantize(found[stored], grid), found[stored], grid)
-        return seen
-
-
-def _float_name(value: ir.Value, stored: ir.Value, known: set[str | None]) -> str | None:
-    """The name in the float model of a value that is rounded: its own; that of its integers, which are called
-    `<value>_q` also where the backend computes the value in another shape; or, for an output, the rounded value's.
-    """
-    rounded = [out.name for reader in consumers(stored) if reader.op_type == DEQUANTIZE for out in reader.outputs]
-    names = [value.name, (stored.name or "").removesuffix("_q"), *rounded]
-    return next((name for name in names if name in known), None)
-
-
-# -- TFLite ------------------------------------------------------------------------------------------------------------
-
-class TFLiteProbe:
-    """Every tensor kept; a tensor has the name of the value that it holds, in one of two layouts.
-
-    An int8 kernel that performs the ReLU behind it writes the ReLU's output, under the name of its own.
-    """
-
-    def __init__(self, path: Path, network: ir.Model, inputs: Sequence[TensorSpec]):
-        try:
-            from ai_edge_litert.interpreter import Interpreter, OpResolverType
-        except ImportError:
-            raise MissingExtra("TFLite models", "tflite") from None
-        self._interpreter = Interpreter(
-            str(path), experimental_preserve_all_tensors=True, num_threads=1,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
-        self._interpreter.allocate_tensors()
-        self._inputs = {detail["name"]: detail for detail in self._interpreter.get_input_details()}
-        self._names = {spec.name: spec.engine_name or spec.name for spec in inputs}
-        self._given = {engine: name for name, engine in self._names.items()}
-        values = {value.name: value for value in _float_values(network.graph)}
-        details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
-        largest = _float_values(largest_run(network).graph)  # the sizes that the file declares
-        shapes = {value.name or "": tuple(int(d) for d in value.shape.numpy()) for value in largest
-                  if value.shape is not None and value.shape.is_static()}
-        self._tensors: dict[str, tuple[int, tuple[int, ...], QuantParams | None]] = {}
-        for name in details.keys() & shapes.keys() - self._inputs.keys():
-            held = tuple(int(d) for d in details[name]["shape"])
-            order, grid = _order(shapes[name], held), _tflite_grid(details[name])
-            rounded = name if grid is None else _rounded_name(values[name])
-            if order is not None and (rounded == name or rounded not in details):
-                self._tensors[rounded] = details[name]["index"], order, grid
-
-    @property
-    def names(self) -> Sequence[str]:
-        return list(self._tensors)
-
-    def run(self, feed: Arrays) -> Mapping[str, Seen]:
-        resized = [(detail["index"], size) for detail in self._interpreter.get_input_details()
-                   if (size := feed[self._given[detail["name"]]].shape) != tuple(detail["shape"])]
-        for index, size in resized:
-            self._interpreter.resize_tensor_input(index, size)
-        if resized:
-            self._interpreter.allocate_tensors()
-        for name, array in feed.items():
-            detail = self._inputs[self._names[name]]
-            self._interpreter.set_tensor(detail["index"], array.astype(detail["dtype"]))
-        self._interpreter.invoke()
-        seen = {}
-        for name, (index, order, grid) in self._tensors.items():
-            held = np.transpose(self._interpreter.get_tensor(index), order)
-            seen[name] = Seen(held) if grid is None else Seen(dequantize(held, grid), held, grid)
-        return seen
-
-
-def _order(shape: tuple[int, ...], held: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The transposition from a stored tensor to ONNX order, or None where the shapes leave two, or none."""
-    plain = tuple(range(len(shape)))
-    channels_last = (0, *plain[2:], 1) if len(shape) > 2 else plain
-    fits = [layout for layout in dict.fromkeys((plain, channels_last)) if tuple(shape[d] for d in layout) == held]
-    if not fits:
-        return None
-    same = len(fits) == 1 or sum(size > 1 for size in shape) <= 1  # with one long axis, both hold the same order
-    return tuple(int(d) for d in np.argsort(fits[0])) if same else None
-
-
-def _tflite_grid(detail: Mapping[str, Any]) -> QuantParams | None:
-    parameters = detail["quantization_parameters"]
-    if detail["dtype"] is not np.int8 or len(parameters["scales"]) != 1:
-        return None
-    return QuantParams(QuantType(8, symmetric=False), np.array(parameters["scales"][0], np.float32),
-                       np.array(parameters["zero_points"][0], np.int32))
-
-
-# -- Core ML -----------------------------------------------------------------------------------------------------------
-
-class CoreMLProbe:
-    """The interpreter's values. An op is named `<value>_<op>`; the last of a value makes it. Outputs keep their names.
-
-    A ReLU that the grid behind it performs is no op: what is rounded there is the ReLU's output.
-    """
-
-    def __init__(self, path: Path, network: ir.Model, manifest: Manifest):
-        from edgeq.verification.mlpackage import open_package
-
-        self._program = open_package(path)
-        self._inputs = {spec.name: spec.engine_name or spec.name for spec in manifest.inputs}
-        outputs = {spec.engine_name or spec.name: spec.name for spec in manifest.outputs}
-        known = {_letters(value.name or ""): value for value in _float_values(network.graph)}
-        keepable = set(self._program.value_names)
-        steps = [step for step in self._program.steps if step.outputs and step.outputs[0].name in keepable]
-        rounding = {source: (held, grid) for held, source, grid in map(_rounding, steps) if grid is not None}
-        self._values: dict[str, tuple[str, QuantParams | None]] = {}
-        for step in steps:
-            held = step.outputs[0].name
-            name = re.sub(r"_\d+$", "", step.name)
-            value = known.get(name.removesuffix(f"_{step.op}")) if name.endswith(f"_{step.op}") else None
-            if held in outputs:
-                self._values[outputs[held]] = held, None
-            elif held in rounding and value is not None:
-                self._values[_rounded_name(value)] = rounding[held]
-            elif value is not None and value.producer() is not None and step.op not in ("quantize", "dequantize"):
-                self._values[value.name or ""] = held, None
-
-    @property
-    def names(self) -> Sequence[str]:
-        return list(self._values)
-
-    def run(self, feed: Arrays) -> Mapping[str, Seen]:
-        inputs = {self._inputs[name]: array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
-                  for name, array in feed.items()}
-        found = self._program.run(inputs, keep=[held for held, _ in self._values.values()])
-        return {name: Seen(found[held]) if grid is None else Seen(dequantize(found[held], grid), found[held], grid)
-                for name, (held, grid) in self._values.items()}
-
-
-def _rounding(step: Any) -> tuple[str, str, QuantParams | None]:
-    """(the integers' name, the rounded value's name, the grid) of a quantize op; no grid for any other."""
-    source = step.inputs.get("input")
-    if step.op != "quantize" or not hasattr(source, "name") or np.size(step.inputs["scale"]) != 1:
-        return "", "", None
-    zero_point = step.inputs.get("zero_point")
-    offset = np.array(0 if zero_point is None else zero_point, np.int32).reshape(())
-    scale = np.array(step.inputs["scale"], np.float32).reshape(())
-    return step.outputs[0].name, source.name, QuantParams(QuantType(8, symmetric=False), scale, offset)
-
-
-def _rounded_name(value: ir.Value) -> str:
-    readers = consumers(value)
-    if len(readers) == 1 and readers[0].op_type in LIMITING and not value.is_graph_output():
-        return readers[0].outputs[0].name or ""
-    return value.name or ""
-
-
-def _letters(name: str) -> str:
-    """As edgeq_converters.coreml writes names: letters, digits and underscores, a letter first."""
-    safe = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name)
-    return safe if safe[:1].isalpha() else f"v{safe}"

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import onnx_ir as ir
-
+from edgeq.backend import backend_named
 from edgeq.errors import VerificationError
-from edgeq.inference.reference import PART, Arrays, run_parts
+from edgeq.inference.reference import Arrays
 from edgeq.metrics import ErrorPower
 from edgeq.verification.compare import Difference, compare
 from edgeq.verification.references import References
@@ -76,13 +75,10 @@ def verify_artifact(folder: Path, manifest: Manifest, references: References,
 
 
 def _run(folder: Path, manifest: Manifest, references: References) -> tuple[list[dict[str, Any]], str]:
-    """What an artifact computes, and who ran it. An engine may take three times the weights, while it rearranges them.
-    """
-    if references.large and manifest.target == "onnxruntime":
-        model = ir.load(folder / manifest.entry)
-        options = manifest.options.get("session_options", {})
-        outputs = run_parts(model, references.feeds, PART, fused=True, session_options=options)
-        return outputs, "onnxruntime, CPUExecutionProvider, part by part"
+    """What an artifact computes, and who ran it."""
+    run_in_parts = backend_named(manifest.target).run_in_parts if references.large else None
+    if run_in_parts is not None:
+        return run_in_parts(folder, manifest, references.feeds)
     with open_model(str(folder), manifest) as opened:
         outputs = [dict(opened.run(dict(feed))) for feed in references.feeds]
         return outputs, f"{opened.engine}, {opened.accelerator}"

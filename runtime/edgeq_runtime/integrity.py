@@ -5,35 +5,45 @@ Written with os.path: pathlib would be a third of the memory that this runtime t
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Union
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Sequence, Union
 
 from .errors import BundleError
-from .manifest import FileEntry, Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def check_files(folder: Union[str, Path], manifest: Manifest, *, verify: bool = False) -> None:
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the bundle: path relative to it with forward slashes, length in bytes, sha256 in hexadecimal."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+def check_files(folder: Union[str, Path], entry: str, files: Sequence[FileEntry], *, verify: bool = False) -> None:
     """Every listed file lies inside the folder and has its size; with `verify`, its sha256 too.
 
-    With `verify`, files that the manifest does not list are refused inside the entry: the engine reads them all.
+    entry, files: of the manifest. With `verify`, files that it does not list are refused inside the entry: the engine
+    reads them all.
 
     Raises:
         BundleError: names the first file that does not fit and why.
     """
-    for file in manifest.files:
+    for file in files:
         _check_file(folder, file, verify)
-    entry = inside(folder, manifest.entry)
-    listed = {os.path.join(folder, *file.path.split("/")) for file in manifest.files}
-    if os.path.isdir(entry):
-        found = {os.path.join(place, name) for place, _, names in os.walk(entry) for name in names}
+    opened = inside(folder, entry)
+    listed = {os.path.join(folder, *file.path.split("/")) for file in files}
+    if os.path.isdir(opened):
+        found = {os.path.join(place, name) for place, _, names in os.walk(opened) for name in names}
         if not found & listed or (verify and found - listed):
             extra = ", ".join(sorted(os.path.relpath(path, folder) for path in found - listed))
-            raise BundleError(f"{folder}: '{manifest.entry}' holds files that the manifest does not list: {extra}"
-                              if extra else f"{folder}: '{manifest.entry}' is empty")
-    elif entry not in listed:
-        raise BundleError(f"{folder}: the entry '{manifest.entry}' is not a file that the manifest lists")
+            raise BundleError(f"{folder}: '{entry}' holds files that the manifest does not list: {extra}"
+                              if extra else f"{folder}: '{entry}' is empty")
+    elif opened not in listed:
+        raise BundleError(f"{folder}: the entry '{entry}' is not a file that the manifest lists")
 
 
 def inside(folder: Union[str, Path], relative: str) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple, Union, ge
 
 from .dimensions import Choice, Dimension, Range, from_json
 from .errors import BundleError
+from .integrity import FileEntry as FileEntry
+from .integrity import check_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,15 +43,6 @@ class TensorSpec:
             raise BundleError(f"tensor '{self.name}': '{self.dtype}' is not a dtype of this runtime")
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise BundleError(f"tensor '{self.name}': the scale must be a positive number, not {self.scale}")
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of the bundle: path relative to it with forward slashes, length in bytes, sha256 in hexadecimal."""
-
-    path: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -126,8 +119,6 @@ class Manifest:
         """
         import os
 
-        from .integrity import check_files
-
         path = os.path.join(folder, FILE_NAME)
         try:
             with open(path, encoding="utf-8") as file:
@@ -136,7 +127,7 @@ class Manifest:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise BundleError(f"cannot read {path}: {reason}") from None
         manifest = cls.from_json(text)
-        check_files(folder, manifest, verify=verify)
+        check_files(folder, manifest.entry, manifest.files, verify=verify)
         return manifest
 
 

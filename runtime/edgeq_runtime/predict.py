@@ -14,7 +14,7 @@ from .preprocess import Preprocess, from_dict
 from .sound import LogMel, read_wav
 
 if TYPE_CHECKING:
-    from .session import Model
+    from .runnable import Runnable
 
 Before = Optional[Union[Preprocess, LogMel]]
 After = Optional[Union[postprocess.Classify, postprocess.Detect]]
@@ -26,7 +26,7 @@ def steps(manifest: Manifest) -> Tuple[Before, After]:
     return None if before is None else from_dict(before), None if after is None else postprocess.from_dict(after)
 
 
-def predict(model: Model, source: Any) -> Any:
+def predict(model: Runnable, source: Any) -> Any:
     """See Model.predict."""
     before, after = model.steps
     if len(model.inputs) != 1:

@@ -18,7 +18,7 @@ import numpy as np
 from .errors import BundleError
 
 if TYPE_CHECKING:
-    from .session import Model
+    from .runnable import Runnable
 
 FILE_NAME = "selftest.npz"
 
@@ -93,7 +93,7 @@ class SelfTestResult:
         return f"{text}: {self.difference}" if self.difference else f"{text}: {self.tolerance.source}"
 
 
-def self_test(model: Model) -> SelfTestResult:
+def self_test(model: Runnable) -> SelfTestResult:
     """Run every sample of the bundle and compare.
 
     Raises:
@@ -120,7 +120,7 @@ def self_test(model: Model) -> SelfTestResult:
     return SelfTestResult(status, len(cases), largest, tolerance, first)
 
 
-def example(model: Model) -> Dict[str, Any]:
+def example(model: Runnable) -> Dict[str, Any]:
     """Inputs that the model can be run with: its first self-test sample, or else zeros.
 
     Raises:

@@ -92,7 +92,7 @@ def here(monkeypatch: pytest.MonkeyPatch, local: Local) -> None:
             raise BoardError("ssh cannot use away: No route to host (is it switched on, and on this network?)")
         return local
 
-    monkeypatch.setattr("edgeq.boards.addresses.Board.connect", connect)
+    monkeypatch.setattr("edgeq.boards.board.Board.connect", connect)
     for name in ("one", "two", "away"):
         edgeq("board", "add", name, f"ssh://{name}")
 

@@ -210,7 +210,7 @@ def test_no_python_at_all(cache: Path) -> None:
 
 def test_a_board_that_says_nothing(cache: Path) -> None:
     with pytest.raises(BoardError, match="no answer within 1 s"):
-        ask(Local(cache, ["sh", "-c", "exec sleep 60"]), {"command": "probe"}, timeout=1)
+        ask(Local(cache, ["sh", "-c", "exec sleep 60"]), {"command": "probe", "packages": []}, timeout=1)
 
 
 def sleeper(pid: Path) -> str:

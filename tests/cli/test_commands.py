@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 import edgeq_runtime
+from edgeq.backend import target_names
 from edgeq.cli import main
-from edgeq.targets import TARGETS
 
 LABELS = ("ant", "bee", "cat", "dog", "eel")
 
@@ -126,7 +126,7 @@ def test_several_targets_are_written_all_or_none(folder: Path, monkeypatch: pyte
     def refuse(*arguments: object) -> None:
         raise UnsupportedModel("tflite", [Problem("last", "Gemm", "no such operator")])
 
-    monkeypatch.setattr("edgeq_converters.tflite.emit", refuse)
+    monkeypatch.setattr("edgeq_converters.tflite.backend.emit", refuse)
     before = sorted(folder.iterdir())
     result = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--target", "tflite", code=1)
     assert "Gemm 'last'" in result.stderr
@@ -154,12 +154,6 @@ def test_force_replaces(folder: Path) -> None:
     assert reply("inspect", second[0]["path"])["quantization"]["weight_bits"] == 8
 
 
-def test_the_names_that_the_command_line_spells_out_are_those_of_the_tables() -> None:
-    from edgeq.cli.shared import TARGET_NAMES
-
-    assert tuple(TARGETS) == TARGET_NAMES
-
-
 def test_keep_qdq_saves_a_graph_that_plain_onnxruntime_runs(folder: Path) -> None:
     import onnxruntime
 
@@ -175,11 +169,11 @@ def test_keep_qdq_saves_a_graph_that_plain_onnxruntime_runs(folder: Path) -> Non
 ])
 def test_strict_writes_nothing_when_an_op_runs_in_float(folder: Path, monkeypatch: pytest.MonkeyPatch,
                                                         islands: list[str], more: list[str], code: int) -> None:
-    import edgeq_converters.onnxruntime as backend
-    from edgeq.backend import FloatNode
+    import edgeq_converters.onnxruntime.backend as backend
+    from edgeq.graph import NodeNote
 
     real = backend.emit
-    nodes = tuple(FloatNode(name, "Gemm", "no kernel") for name in islands)
+    nodes = tuple(NodeNote(name, "Gemm", "no kernel") for name in islands)
     monkeypatch.setattr(backend, "emit", lambda *arguments: replace(real(*arguments), float_nodes=nodes))
     result = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--calibration", "data.npz", "--strict",
                    "--keep-qdq", "qdq.onnx", *more, code=code)
@@ -272,7 +266,7 @@ def test_inspect_a_model(folder: Path) -> None:
     found = reply("inspect", "net.onnx")
     assert found["ops"]["Conv"] == 1
     assert found["parameters"] == 6 * 3 * 9 + 6 + 6 * 5 + 5
-    assert set(found["targets"]) == set(TARGETS)
+    assert set(found["targets"]) == set(target_names())
     assert "203" in edgeq("inspect", "net.onnx").stdout
 
 
@@ -289,7 +283,7 @@ def test_a_batch_that_each_run_chooses(folder: Path) -> None:
 
 
 def test_targets_and_doctor(folder: Path) -> None:
-    assert [row["name"] for row in reply("targets")] == list(TARGETS)
+    assert [row["name"] for row in reply("targets")] == list(target_names())
     assert "INT8 on tflite" in edgeq("targets").stdout
     assert reply("doctor")["packages"]["numpy"] == np.__version__
     assert "numpy" in edgeq("doctor").stdout

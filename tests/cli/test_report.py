@@ -90,7 +90,7 @@ def test_describe_a_target_that_is_not_installed(tmp_path: Path, monkeypatch: py
         raise MissingExtra("TFLite conversion", "tflite")
 
     onnx.save(network(), tmp_path / "net.onnx")
-    monkeypatch.setattr("edgeq_converters.tflite.emit", absent)
+    monkeypatch.setattr("edgeq_converters.tflite.backend.emit", absent)
     found = describe(str(tmp_path / "net.onnx"), {})["targets"]
     assert "pip install 'edgeq[tflite]'" in found["tflite"]["missing"]
     assert found["onnxruntime"]["missing"] is None
@@ -173,10 +173,11 @@ def test_the_doctor_knows_the_packages_of_pyproject() -> None:
         return {re.split(r"[<>=\[ ]", text)[0] for text in requirements}
 
     project = tomllib.loads(PYPROJECT.read_text())["project"]
-    assert set(doctor.DISTRIBUTIONS[""]) == names(project["dependencies"])
-    extras = {extra: names(given) - {"numpy"} for extra, given in project["optional-dependencies"].items()}
-    del extras["all"]
-    assert {extra: set(given) for extra, given in doctor.DISTRIBUTIONS.items() if extra} == extras
+    found = doctor.examine()
+    extras = {extra: names(given) for extra, given in project["optional-dependencies"].items() if extra != "all"}
+    assert {part["extra"] for part in found["parts"]} == {"", *extras}
+    assert set(found["packages"]) == names(project["dependencies"]).union(*extras.values())
+    assert [part["purpose"] for part in found["parts"] if part["purpose"] == part["extra"]] == []  # nobody says what
 
 
 def test_the_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPatch,

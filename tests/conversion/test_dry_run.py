@@ -10,12 +10,12 @@ import pytest
 from small_graphs import feeds, network, normal, residual
 
 from edgeq import convert
+from edgeq.backend import target_named, target_names
 from edgeq.conversion.dry_run import predicted_float_ops
 from edgeq.conversion.inspect import describe
 from edgeq.errors import FloatFallback
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
-from edgeq.targets import TARGETS
 
 SHAPE = (1, 3, 9, 7)
 HEAD = "g (float[1,3,9,7] x) => (float[] y) { a = Conv <pads = [1,1,1,1]> (x, w) "
@@ -40,14 +40,14 @@ def middle(name: str) -> ir.Model:
     return network(HEAD + text + TAIL, **WEIGHTS, **weights)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", target_names())
 def test_inspect_predicts_what_convert_reports(target: str, tmp_path: Path) -> None:
     found = 0
     for name in [*MIDDLES, "residual"]:
         model = residual() if name == "residual" else middle(name)
         loaded = load_model(model)
         canonicalize(loaded)
-        predicted = predicted_float_ops(loaded, [TARGETS[target]])[target]
+        predicted = predicted_float_ops(loaded, [target_named(target)])[target]
         bundle = convert(model, target=target, calibration=feeds(SHAPE), output=tmp_path / name, verify=False,
                          method="nearest")
         assert predicted == bundle.report["float_on_this_engine"], name
@@ -56,7 +56,7 @@ def test_inspect_predicts_what_convert_reports(target: str, tmp_path: Path) -> N
 
 
 def test_strict_refuses_what_was_predicted(tmp_path: Path) -> None:
-    islands = [name for name in MIDDLES if (predicted_float_ops(middle(name), [TARGETS["tflite"]])["tflite"])]
+    islands = [name for name in MIDDLES if (predicted_float_ops(middle(name), [target_named("tflite")])["tflite"])]
     assert islands
     for name in islands:
         with pytest.raises(FloatFallback) as refused:
@@ -69,7 +69,7 @@ def test_strict_refuses_what_was_predicted(tmp_path: Path) -> None:
 def test_what_cannot_be_told_is_no_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that is too large to be run for a prediction, and one whose operator the target refuses."""
     monkeypatch.setattr("edgeq.external_weights.IN_MEMORY_BYTES", 1)
-    assert predicted_float_ops(residual(), [TARGETS["tflite"]]) == {"tflite": None}
+    assert predicted_float_ops(residual(), [target_named("tflite")]) == {"tflite": None}
     monkeypatch.undo()
     ir.save(network("g (float[2,3] x) => (float[] y, float[] z) { y = Relu (x) z = Det (x) }"
                     .replace("2,3", "3,3")), tmp_path / "net.onnx")

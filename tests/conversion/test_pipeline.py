@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from small_graphs import feeds, network, normal, residual
 
 import edgeq_runtime
 from edgeq import convert
-from edgeq.conversion.emission import backend
+from edgeq.backend import backend_named
 from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.errors import BundleError, UnsupportedModel, UsageError, VerificationError
 from edgeq.inference.reference import run_onnx
@@ -105,13 +106,11 @@ def test_an_existing_bundle_is_replaced_only_by_force(tmp_path: Path) -> None:
 
 
 def test_a_backend_that_computes_something_else_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = backend("onnxruntime")
+    real = backend_named("onnxruntime")
     planted = network("g (float[1,3,9,7] x) => (float[1,2,9,7] y) { y = Conv (x, w) }", w=normal(2, 3, 1, 1) * 1.01)
 
-    class Wrong:
-        emit = staticmethod(lambda model, folder, options: real.emit(planted, folder, options))
-
-    monkeypatch.setattr("edgeq.conversion.pipeline.backend", lambda target: Wrong)
+    wrong = replace(real, emit=lambda model, folder, options: real.emit(planted, folder, options))
+    monkeypatch.setattr("edgeq.conversion.pipeline.backend_named", lambda target: wrong)
     right = network("g (float[1,3,9,7] x) => (float[1,2,9,7] y) { y = Conv (x, w) }", w=normal(2, 3, 1, 1))
     with pytest.raises(VerificationError, match=r"output 'y': 40\.0 dB"):
         convert(right, target="onnxruntime", bits=32, output=tmp_path / "b")

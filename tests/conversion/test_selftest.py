@@ -11,7 +11,7 @@ from cli.badinput import network, samples
 
 from edgeq import convert
 from edgeq.conversion.pipeline import Options, convert_all
-from edgeq.conversion.selftest import saturates_here
+from edgeq_converters.onnxruntime.arithmetic import saturates_here
 from edgeq_runtime.selftest import Tolerance, read_selftest
 
 

@@ -18,7 +18,8 @@ from zoo_models import MODELS, needs_zoo, zoo
 from edgeq.backend import Artifact, EmitOptions
 from edgeq.errors import MissingExtra, UnsupportedModel, UsageError, VerificationError
 from edgeq.verification.mlpackage import open_package
-from edgeq_converters.coreml import emit, write_package
+from edgeq_converters.coreml import emit
+from edgeq_converters.coreml.backend import write_package
 from edgeq_converters.coreml.package import blobs
 
 FLOAT16, FLOAT32, UINT8, INT8, INT4, UINT4 = 1, 2, 3, 4, 8, 11  # type codes of weight.bin

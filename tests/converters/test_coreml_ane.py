@@ -11,8 +11,8 @@ from small_graphs import network, normal
 
 from edgeq.backend import EmitOptions
 from edgeq.errors import BundleError
-from edgeq_converters.coreml import write_package
 from edgeq_converters.coreml.ane import RULES, Finding, Rule, lint
+from edgeq_converters.coreml.backend import write_package
 
 LAYERS = {"w1": normal(64, 32, 3, 3), "w2": normal(64, 64, 3, 3), "w3": normal(32, 64, 1, 1)}
 

@@ -19,11 +19,12 @@ from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize as quantize_model
 from edgeq.scheme import PRESETS
-from edgeq.targets import TFLITE, Same
+from edgeq.targets import Same
 from edgeq_converters.prepare import lower_form
 from edgeq_converters.tflite import emit, flatbuffer
 from edgeq_converters.tflite.backend import lower
 from edgeq_converters.tflite.inference import result_shape
+from edgeq_converters.tflite.target import TFLITE
 from edgeq_converters.tflite.validate import read_graph, validate
 
 from .tflite_files import RESOLVERS, emitted, kernels, off, parsed, run

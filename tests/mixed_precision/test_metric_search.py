@@ -28,8 +28,8 @@ from edgeq.quant.fit import Fit
 from edgeq.quant.methods import method_named
 from edgeq.quant.samples import open_samples
 from edgeq.scheme import PRESETS
-from edgeq.targets import ONNXRUNTIME
 from edgeq.verification.compare import compare
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
 
 SHAPE = (1, 3, 9, 7)
 FEEDS = feeds(SHAPE, 16)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.backend import Artifact, EmitOptions
+from edgeq.backend import Artifact, EmitOptions, backend_named
 from edgeq_converters.optable import OpTable
 
 from .model import Arrays
@@ -37,7 +37,7 @@ def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path, options: Emi
     Raises:
         UnsupportedModel: the backend's refusal.
     """
-    artifact: Artifact = importlib.import_module(f"edgeq_converters.{backend}").emit(model, folder, options)
+    artifact: Artifact = backend_named(backend).emit(model, folder, options)
     names = {str(value.name): artifact.names.get(str(value.name), str(value.name))
              for value in (*model.graph.inputs, *model.graph.outputs)}
     found = _RUNNERS[backend](folder / artifact.entry, artifact, {names[name]: data for name, data in feeds.items()})

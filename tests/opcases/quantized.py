@@ -13,7 +13,8 @@ from edgeq.graph import initializer
 from edgeq.ops import MULTIPLY_ACCUMULATE
 from edgeq.scheme import PerChannel, PerTensor, QuantParams, QuantType
 from edgeq.scheme import quantize as to_grid
-from edgeq.targets import TFLITE, Fixed, Same
+from edgeq.targets import Fixed, Same
+from edgeq_converters.tflite.target import TFLITE
 
 from .case import Case
 from .model import Arrays, build, inferred, run_onnxruntime, sample

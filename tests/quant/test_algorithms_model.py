@@ -19,8 +19,9 @@ from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
 from edgeq.quant.rounding import nearest
 from edgeq.scheme import PRESETS, PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
-from edgeq.targets import ONNXRUNTIME, TFLITE
 from edgeq.verification.compare import compare
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
+from edgeq_converters.tflite.target import TFLITE
 
 SHAPE = (1, 3, 9, 7)
 A8 = QuantType(8, signed=False, symmetric=False)

@@ -11,6 +11,7 @@ from opcases import run_onnxruntime
 from opcases.engines import BACKENDS, run
 from small_graphs import network, normal
 
+from edgeq.backend import backends
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS
@@ -18,7 +19,6 @@ from edgeq.quant.plan import make_plan
 from edgeq.quant.qdq import DEQUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.scheme import PRESETS
-from edgeq.targets import TARGETS
 
 TOLERANCE = {"onnxruntime": 1e-5, "tflite": 1e-5, "coreml": 2e-3}  # of the largest number
 IF = """g (float[1,4,6,5] x, bool[1] c) => (float[1,16,6,5] y) {
@@ -60,7 +60,8 @@ def loop_model() -> ir.Model:
 
 
 def quantized(model: ir.Model, bits: int) -> ir.Model:
-    return quantize(model, make_plan(model, list(TARGETS.values()), PRESETS[f"w{bits}"]), {}, CALIBRATORS["mse"])
+    plan = make_plan(model, [backend.target for backend in backends()], PRESETS[f"w{bits}"])
+    return quantize(model, plan, {}, CALIBRATORS["mse"])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -15,8 +15,8 @@ from edgeq.quant.calibrate.auto import choose_calibrators
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
 from edgeq.scheme import PRESETS
-from edgeq.targets import ONNXRUNTIME
 from edgeq.verification.compare import compare
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
 
 
 def branches():  # type: ignore[no-untyped-def]

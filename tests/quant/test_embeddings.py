@@ -22,7 +22,10 @@ from edgeq.quant.qdq import DEQUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.sensitivity import sensitivity
 from edgeq.scheme import PRESETS, PerChannel, PerTensor, QuantScheme, QuantType
-from edgeq.targets import COREML, ONNXRUNTIME, TENSORRT, TFLITE
+from edgeq_converters.coreml.target import COREML
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
+from edgeq_converters.tensorrt.target import TENSORRT
+from edgeq_converters.tflite.target import TFLITE
 
 SHARED = [ONNXRUNTIME, TFLITE, COREML]
 ROWS = QuantType(8, granularity=PerChannel(0))

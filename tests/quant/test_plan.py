@@ -7,7 +7,10 @@ from small_graphs import network, normal, residual
 from edgeq.errors import UsageError
 from edgeq.quant.plan import Precision, QuantPlan, make_plan
 from edgeq.scheme import PRESETS, PerBlock, PerChannel, QuantScheme, QuantType
-from edgeq.targets import COREML, ONNXRUNTIME, TFLITE, Fixed
+from edgeq.targets import Fixed
+from edgeq_converters.coreml.target import COREML
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
+from edgeq_converters.tflite.target import TFLITE
 
 W8A8, W4A8 = PRESETS["w8a8"], PRESETS["w4a8"]
 

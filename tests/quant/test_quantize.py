@@ -15,8 +15,10 @@ from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.scheme import PRESETS, QuantParams, QuantType
 from edgeq.scheme import quantize as to_integers
-from edgeq.targets import ONNXRUNTIME, TFLITE, Target
+from edgeq.targets import Target
 from edgeq.verification.compare import compare
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
+from edgeq_converters.tflite.target import TFLITE
 
 SHAPE = (1, 3, 9, 7)
 

@@ -21,8 +21,8 @@ from edgeq.quant.scaling.rotate import rotate_channels
 from edgeq.quant.scaling.rotations import hadamard, rotation
 from edgeq.quant.scaling.streams import ROTATED, Stream, find_streams
 from edgeq.scheme import PRESETS
-from edgeq.targets import ONNXRUNTIME
 from edgeq.verification.compare import compare
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
 
 Feeds = list[dict[str, NDArray[np.float32]]]
 TOKENS, WIDTH, HEADS, VOCABULARY = 7, 24, 3, 40

@@ -19,8 +19,8 @@ from edgeq.quant.scaling.accept import scale_channels
 from edgeq.quant.scaling.places import find_places
 from edgeq.quant.scaling.proposals import PROPOSALS, Channels, awq, equalize, fold_gains, smooth
 from edgeq.scheme import PRESETS
-from edgeq.targets import ONNXRUNTIME
 from edgeq.verification.compare import compare
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
 
 Array = NDArray[np.float32]
 

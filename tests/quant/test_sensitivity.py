@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from small_graphs import feeds, network, normal, residual
 
+from edgeq.backend import target_named
 from edgeq.cli import main
 from edgeq.conversion.analyze import analyze_layers
 from edgeq.conversion.options import Options
@@ -22,7 +23,6 @@ from edgeq.quant.rounding import nearest
 from edgeq.quant.sensitivity import Damage, sensitivity
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import PRESETS, dequantize
-from edgeq.targets import TARGETS
 from edgeq.verification.compare import compare
 
 SHAPE = (1, 3, 9, 7)
@@ -31,7 +31,7 @@ SHAPE = (1, 3, 9, 7)
 def damages(model: ir.Model, scheme: str, spoiled: str = "", shape: tuple[int, ...] = SHAPE) -> dict[str, Damage]:
     """By value, the worst first. spoiled: start of the name of a scale that is made 4 times as large."""
     samples = feeds(shape)
-    plan = make_plan(model, [TARGETS["onnxruntime"]], PRESETS[scheme])
+    plan = make_plan(model, [target_named("onnxruntime")], PRESETS[scheme])
     statistics = calibrate(model, plan.sources, samples) if plan.sources else {}
     graph = quantize(model, plan, statistics, CALIBRATORS["mse"], nearest)
     for name, value in graph.graph.initializers.items():
@@ -46,7 +46,7 @@ def test_the_damage_of_weights_is_that_of_a_run_with_only_these_rounded(scheme: 
     model = residual()
     held = model.graph.initializers[weight]
     data = held.const_value.numpy()
-    plan = make_plan(model, [TARGETS["onnxruntime"]], PRESETS[scheme])
+    plan = make_plan(model, [target_named("onnxruntime")], PRESETS[scheme])
     kind = next(found.type for found in plan.weights if found.value == weight)
     params = weight_params(data, kind)
     rounded = dequantize(quantize_weight(data, params, nearest), params)
@@ -59,7 +59,7 @@ def test_a_rounded_activation_is_part_of_its_layer() -> None:
     """One layer alone is the whole quantized graph."""
     model = network("g (float[2,6] x) => (float[2,5] y) { y = Gemm (x, w, b) }", w=normal(6, 5), b=normal(5, seed=1))
     samples = feeds((2, 6))
-    plan = make_plan(model, [TARGETS["onnxruntime"]], PRESETS["w8a8"])
+    plan = make_plan(model, [target_named("onnxruntime")], PRESETS["w8a8"])
     graph = quantize(model, plan, calibrate(model, plan.sources, samples), CALIBRATORS["mse"], nearest)
     (whole,) = compare(list(run_onnx(model, samples)), list(run_onnx(graph, samples)))
     assert damages(model, "w8a8", shape=(2, 6))["y"].sqnr_db == pytest.approx(whole.sqnr_db, abs=0.01)

@@ -122,5 +122,5 @@ def test_imports_numpy_and_the_standard_library_only() -> None:
 def test_what_load_does_not_need_is_not_imported() -> None:
     code = "import sys, numpy, edgeq_runtime; print(*sys.modules)"
     ours = {name for name in in_new_process(code).split() if name.startswith("edgeq_runtime")}
-    assert ours == {"edgeq_runtime", "edgeq_runtime.dimensions", "edgeq_runtime.errors", "edgeq_runtime.manifest",
-                    "edgeq_runtime.session", "edgeq_runtime.engines"}
+    assert ours == {"edgeq_runtime", "edgeq_runtime.dimensions", "edgeq_runtime.errors", "edgeq_runtime.integrity",
+                    "edgeq_runtime.manifest", "edgeq_runtime.session", "edgeq_runtime.engines"}

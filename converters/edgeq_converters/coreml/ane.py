@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgeq.backend import Finding
 from edgeq.verification.mlpackage.load import open_package
 from edgeq.verification.mlpackage.program import Output, Program, Reference, Step, TensorSpec
 
@@ -36,17 +37,6 @@ LAYERS: Final = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum
 CONVOLUTIONS: Final = frozenset({"conv", "conv_transpose"})
 POOLS: Final = frozenset({"max_pool", "avg_pool", "l2_pool"})
 MOVES: Final = frozenset({"cast", "identity", "quantize", "dequantize"})  # what a float32 interface brings along
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """rule: its name. op: the first op of the package that it is about, or an input or output. source: who says so."""
-
-    rule: str
-    op: str
-    message: str
-    source: str
-    remedy: str
 
 
 Hits = Iterator[tuple[str, str, str]]  # (kind of the op, name of the op, what is the matter)

@@ -77,13 +77,17 @@ class Raw:
 class Builder:
     """Adds MIL ops to the program in the making.
 
-    precision: of the program. dtype: what floats are computed in now. node: the ONNX node that is being lowered.
+    packed: how a constant on a grid is stored, None where as plain numbers; given, because what stores it writes with
+    this builder. precision: of the program. dtype: what floats are computed in now. node: the ONNX node that is being
+    lowered.
     """
 
-    def __init__(self, options: EmitOptions, precision: Precision):
+    def __init__(self, options: EmitOptions, precision: Precision,
+                 packed: Callable[[Builder, Constant], Var | None]):
         import coremltools.converters.mil as mil
 
         self._mb = mil.Builder
+        self._packed = packed
         self.options = options
         self.precision: Precision = precision
         self.dtype: type[np.floating[Any]] = np.float16 if precision == "float16" else np.float32
@@ -186,10 +190,9 @@ class Builder:
         return self._converted[key]
 
     def _written(self, constant: Constant) -> Var:
-        from edgeq_converters.coreml import weights
-
-        if weights.stays_packed(constant):
-            return weights.dense(self, constant)
+        packed = self._packed(self, constant)
+        if packed is not None:
+            return packed
         return self._shared("weight", self._stored(np.array(constant.real, order="C")))
 
     def _stored(self, data: NDArray[Any]) -> NDArray[Any]:

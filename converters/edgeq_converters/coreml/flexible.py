@@ -28,7 +28,7 @@ from edgeq_converters.unify import (
     columns,
     equal,
     followed,
-    refusal,
+    side_by_side,
     table,
     varies,
 )
@@ -97,14 +97,7 @@ class _Unification:
         for name in functions[0].inputs:
             self._know([function.inputs[name] for function in functions])
         listed = [list(_computing(function)) for function in functions]
-        for ops in zip(*listed, strict=False):
-            try:
-                self._unify(ops)
-            except Differs as error:  # what follows may differ for this reason alone
-                raise refusal(TARGET, self._node(ops[0]), str(error), self.free) from None
-        if len({len(ops) for ops in listed}) > 1:
-            further = max(listed, key=len)[min(map(len, listed))]
-            raise refusal(TARGET, self._node(further), "it becomes more operators for a larger size", self.free)
+        side_by_side(TARGET, listed, self._unify, self._node, self.free)
 
     def _node(self, op: Any) -> tuple[str, str]:
         return self.nodes.get(op.name, (op.name, op.op_type))

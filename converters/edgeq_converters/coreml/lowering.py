@@ -28,6 +28,7 @@ from edgeq_converters.coreml.builder import (
 from edgeq_converters.coreml.ops import TABLE
 from edgeq_converters.coreml.ops_cast import NARROW, SMALL_FLOATS
 from edgeq_converters.coreml.precision import in_float32
+from edgeq_converters.coreml.weights import packed
 from edgeq_converters.optable import CannotLower, Unreached, lower_all
 
 TARGET: Final = "coreml"
@@ -64,7 +65,7 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
     import coremltools as ct
     from coremltools.converters.mil.mil import Function, Program
 
-    builder = Builder(options, precision)
+    builder = Builder(options, precision, packed)
     names = _interface_names(graph)
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     problems = [Problem(_name(value), "input", reason) for value in inputs if (reason := _refusal(value))]

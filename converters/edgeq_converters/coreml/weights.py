@@ -15,18 +15,15 @@ A table of 16 entries holds 4-bit integers exactly, and unlike int4 it is legal 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.pack import pack4
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, per_axis
-from edgeq_converters.coreml.builder import Constant, Raw, Var
+from edgeq_converters.coreml.builder import Builder, Constant, Raw, Var
 from edgeq_converters.optable import CannotLower
-
-if TYPE_CHECKING:
-    from edgeq_converters.coreml.builder import Builder
 
 TINY: Final = 64  # elements; below, a table or a scale costs more than it saves, and rank 0 has no constexpr
 LEVELS: Final = 16
@@ -44,6 +41,11 @@ class Weight:
 def stays_packed(constant: Constant) -> bool:
     """True where the integers are worth keeping: int32 biases, 16-bit weights and tiny tensors become floats."""
     return constant.params is not None and constant.params.type.bits in (4, 8) and constant.data.size >= TINY
+
+
+def packed(b: Builder, constant: Constant) -> Var | None:
+    """`dense` for a constant whose integers are worth keeping, None for others."""
+    return dense(b, constant) if stays_packed(constant) else None
 
 
 def weight(b: Builder, constant: Constant, output_axis: int) -> Weight:

@@ -1,86 +1,75 @@
 """ONNX Runtime: the standard QDQ graph in the forms that its fusions recognize, weights beside it."""
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import onnx_ir as ir
+from edgeq.backend import Arithmetic, Artifact, Available, Backend, EmitOptions, Probe, Recipe
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
 
-from edgeq.backend import Artifact, EmitOptions
-from edgeq.errors import Problem, UnsupportedModel
-from edgeq.graph import all_nodes, label
-from edgeq.quant.qdq import DEQUANTIZE
-from edgeq_converters.onnxfile import MODEL, save
-from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
-from edgeq_converters.onnxruntime.hard_swish import integer_hard_swish
-from edgeq_converters.onnxruntime.keep_float_weights import anchor_float_weights
-from edgeq_converters.onnxruntime.lstm import dynamic_lstm
-from edgeq_converters.onnxruntime.masks import generate_masks
-from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
-from edgeq_converters.onnxruntime.padding import keep_zeros_before_max_pool
-from edgeq_converters.onnxruntime.shared_embedding import store_tied_once
-from edgeq_converters.onnxruntime.signedness import (
-    explicit_zero_points,
-    signed_weights,
-    unsigned_activations,
-    unsigned_operands,
-)
-from edgeq_converters.onnxruntime.strip_inferable import leave_out_the_spare
-from edgeq_converters.onnxruntime.weights import WeightForms
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
 
-__all__ = ["emit"]
+    from edgeq_runtime.manifest import Manifest
 
-DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-
-# MatMulNBits rounds activations to int8 per block (level 4), 3.3 times faster than in float (level 1) when a language
-# model decodes. Four layers of it lie 39 dB from the graph as written, where 4-bit weights themselves leave 15 to 20.
-# https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
-FAST_MATMUL: Final = {"session.qdq_matmulnbits_accuracy_level": "4"}
+__all__ = ["BACKEND", "emit"]
 
 
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
-    """Write `model.onnx` (opset 21, IR 10), and `model.onnx.data` for weights of a megabyte and more.
+    from edgeq_converters.onnxruntime import backend
 
-    Raises:
-        UnsupportedModel: nodes of a domain that ONNX Runtime does not have, all of them.
-    """
-    problems = [Problem(label(node), node.op_type, f"ONNX Runtime has no domain '{node.domain}'")
-                for node in all_nodes(model.graph) if node.domain not in DOMAINS]
-    if problems:
-        raise UnsupportedModel("onnxruntime", problems)
-    model = model.clone()
-    graph = model.graph
-    explicit_zero_points(graph)
-    unsigned_activations(graph)
-    unsigned_operands(graph)
-    signed_weights(graph)
-    gemm_of_biased_matmul(graph)
-    integer_hard_swish(graph)
-    keep_zeros_before_max_pool(graph)
-    islands = float_nodes(graph)
-    forms = WeightForms(graph)
-    if dynamic_lstm(graph):
-        forms.used.add("Cast of int4")
-    if any(node.op_type == "MatMul" and is_static(node) and not float_reason(node) for node in graph):
-        forms.used.add("MatMul in integers")
-    forms.rewrite()
-    anchor_float_weights(graph)
-    store_tied_once(graph)
-    generate_masks(graph)
-    leave_out_the_spare(model)
-    _drop_unread(graph)
-    save(model, folder)
-    return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms), float_nodes=tuple(islands))
+    return backend.emit(model, folder, options)
 
 
-def _options(forms: WeightForms) -> dict[str, Any]:
-    return {"session_options": FAST_MATMUL} if forms.has_matmul_nbits else {}
+def _probe(path: Path, network: ir.Model, manifest: Manifest) -> Probe:
+    from edgeq.verification.probe import GraphProbe
+
+    return GraphProbe.of_bundle(path, network, manifest)
 
 
-def _drop_unread(graph: ir.Graph) -> None:
-    for node in list(graph):
-        if node.op_type == DEQUANTIZE and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            del graph.initializers[name]
+def _run_in_parts(bundle: Path, manifest: Manifest, samples: Sequence[Mapping[str, NDArray[Any]]],
+                  ) -> tuple[list[dict[str, Any]], str]:
+    """The engine takes three times the weights while it rearranges them, so that of a large model it gets parts."""
+    import onnx_ir as ir
+
+    from edgeq.inference.reference import PART, run_parts
+
+    outputs = run_parts(ir.load(bundle / manifest.entry), samples, PART, fused=True,
+                        session_options=manifest.options.get("session_options", {}))
+    return outputs, "onnxruntime, CPUExecutionProvider, part by part"
+
+
+def _rounds(graph: ir.Graph, artifact: Artifact) -> bool:
+    from edgeq_converters.onnxruntime.arithmetic import rounds
+
+    return rounds(graph, artifact)
+
+
+def _same_bits(graph: ir.Graph, artifact: Artifact) -> bool:
+    from edgeq_converters.onnxruntime.arithmetic import same_bits
+
+    return same_bits(graph, artifact)
+
+
+# 1.21.0 was built for ARMv8.2 and dies of SIGILL on older cores; 1.21.1 mended it.
+_NOT_1_21_0: Final = Available(excluded="!=1.21.0", source="https://github.com/microsoft/onnxruntime/issues/24112")
+
+BACKEND: Final = Backend(
+    target=ONNXRUNTIME, emit=emit, probe=_probe, run_in_parts=_run_in_parts,
+    arithmetic=Arithmetic(rounds=_rounds, same_bits=_same_bits),
+    devices={
+        "pi4": _NOT_1_21_0, "pi5": Available(), "android": _NOT_1_21_0,
+        # JetPack 6 has Python 3.10.
+        "jetson-orin": Available("onnxruntime", "1.23.2",
+                                 source="https://pypi.org/project/onnxruntime/1.23.2/#files"),
+    },
+    recipes=(
+        # https://pypi.org/project/onnxruntime/#files; its other requirements serve its tools, not inference.
+        Recipe(frozenset({"x86_64", "aarch64"}), "onnxruntime", ("numpy", "onnxruntime"), ("numpy",)),
+        # https://packages.debian.org/trixie/python3-onnxruntime: Debian 13 builds it for armhf, PyPI and piwheels do
+        # not.
+        Recipe(frozenset({"armv7l", "armv8l"}), "onnxruntime", ("numpy", "onnxruntime"),
+               installed=("numpy", "onnxruntime"), remedy="sudo apt install python3-onnxruntime (from Debian 13 on)"),
+    ))

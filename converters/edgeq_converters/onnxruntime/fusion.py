@@ -14,13 +14,12 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.backend import FloatNode
-from edgeq.graph import attribute, constant, is_constant, label, only_reader
+from edgeq.graph import NodeNote, attribute, constant, is_constant, only_reader
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, operands
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
-from edgeq.quant.qdq import _params as node_params
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerBlock, PerChannel, QuantParams
-from edgeq.targets import ONNXRUNTIME, Row, Same
+from edgeq.targets import Row, Same
+from edgeq_converters.onnxruntime.target import ONNXRUNTIME
 
 _SELECTORS: Final = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
 # What the planner's table leaves out, because no other engine agrees, but a foreign graph may contain.
@@ -52,7 +51,7 @@ def float_reason(node: ir.Node) -> str:
     return condition(node) if condition else ""
 
 
-def float_nodes(graph: ir.Graph) -> list[FloatNode]:
+def float_nodes(graph: ir.Graph) -> list[NodeNote]:
     """The islands: nodes that read integers and hold weights or write integers, and that no integer kernel takes."""
     found = []
     for node in graph:
@@ -60,7 +59,7 @@ def float_nodes(graph: ir.Graph) -> list[FloatNode]:
             continue
         reason = float_reason(node)
         if reason and not _is_absorbed(node):
-            found.append(FloatNode(label(node), node.op_type, reason))
+            found.append(NodeNote.of(node, reason))
     return found
 
 
@@ -87,14 +86,14 @@ def _is_island_candidate(node: ir.Node) -> bool:
 
 def _read_params(value: ir.Value) -> QuantParams | None:
     source = dequantized(value)
-    return node_params(source) if source is not None else None
+    return grid_of(source) if source is not None else None
 
 
 def written_params(value: ir.Value) -> QuantParams | None:
     """The grid of the one QuantizeLinear that reads a value, through a Relu or Clip that the grid makes redundant."""
     reader = only_reader(value)
     if reader is None or reader.op_type == QUANTIZE:
-        return None if reader is None else node_params(reader)
+        return None if reader is None else grid_of(reader)
     return written_params(reader.outputs[0]) if _is_absorbed(reader) else None
 
 

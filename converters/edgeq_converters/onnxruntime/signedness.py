@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import constant, initializer, is_constant
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, _stored_dtype
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, stored_dtype
 from edgeq_converters.onnxruntime.fusion import dequantized, is_static
 
 _EIGHT_BITS = {ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8}
@@ -24,7 +24,7 @@ def explicit_zero_points(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type not in (QUANTIZE, DEQUANTIZE) or (len(node.inputs) > 2 and node.inputs[2] is not None):
             continue
-        scale, kind = constant(node.inputs[1]), _EIGHT_BITS.get(_stored_dtype(node))
+        scale, kind = constant(node.inputs[1]), _EIGHT_BITS.get(stored_dtype(node))
         if scale is not None and kind is not None:
             set_input(node, 2, initializer(graph, f"{node.outputs[0].name}_zero_point", np.zeros(scale.shape, kind)))
             node.attributes.pop("output_dtype", None)

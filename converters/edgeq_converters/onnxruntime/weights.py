@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from edgeq.graph import attribute, initializer, is_constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.ops import MATRIX_PRODUCTS
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
-from edgeq.quant.qdq import _params as node_params
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.quant.weights import stored_array
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, broadcast
 from edgeq_converters.onnxruntime.fusion import float_reason, is_static, written_params
@@ -56,7 +55,7 @@ class WeightForms:
         """Every DequantizeLinear of a constant, once per reader. The kernels are asked before anything changes."""
         plans = []
         for node in [node for node in self.graph if node.op_type == DEQUANTIZE]:
-            params, stored = node_params(node), node.inputs[0]
+            params, stored = grid_of(node), node.inputs[0]
             if params is None or stored is None or not is_constant(stored) or node.outputs[0].is_graph_output():
                 continue
             plans += [(node, params, shape_of(stored), use.node, use.idx,

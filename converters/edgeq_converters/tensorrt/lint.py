@@ -10,7 +10,7 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.graph import all_nodes, constant, is_constant, label
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, _stored_dtype, grid_of
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of, stored_dtype
 from edgeq.scheme import PerBlock, PerTensor
 
 _OPERATORS: Final = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
@@ -82,14 +82,14 @@ def _zero_point(node: ir.Node) -> str:
 
 
 def _signed(node: ir.Node) -> str:
-    if not _is_qdq(node) or _stored_dtype(node) in STORED:
+    if not _is_qdq(node) or stored_dtype(node) in STORED:
         return ""
-    return f"its integers are {_stored_dtype(node).name}"
+    return f"its integers are {stored_dtype(node).name}"
 
 
 def _bias(node: ir.Node) -> str:
     return "an int32 value is dequantized; biases are float" if (
-        node.op_type == DEQUANTIZE and _stored_dtype(node) == ir.DataType.INT32) else ""
+        node.op_type == DEQUANTIZE and stored_dtype(node) == ir.DataType.INT32) else ""
 
 
 def _activation_scale(node: ir.Node) -> str:
@@ -99,7 +99,7 @@ def _activation_scale(node: ir.Node) -> str:
 
 
 def _int4(node: ir.Node) -> str:
-    if not _is_qdq(node) or _stored_dtype(node) != ir.DataType.INT4:
+    if not _is_qdq(node) or stored_dtype(node) != ir.DataType.INT4:
         return ""
     if node.op_type == QUANTIZE or constant(node.inputs[0]) is None:
         return "INT4 is for weights"

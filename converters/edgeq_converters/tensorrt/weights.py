@@ -7,8 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.backend import Note
-from edgeq.graph import attribute, constant, consumers, initializer, is_constant, label, shape
+from edgeq.graph import NodeNote, attribute, constant, consumers, initializer, is_constant, shape
 from edgeq.ops import MATRIX_PRODUCTS
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.scheme import PerBlock, PerChannel, dequantize
@@ -30,7 +29,7 @@ def float_biases(graph: ir.Graph) -> None:
             _replace(graph, node, dequantize(data, grid).astype(np.float32))
 
 
-def block_int4_weights(graph: ir.Graph) -> list[Note]:
+def block_int4_weights(graph: ir.Graph) -> list[NodeNote]:
     """INT4 is for the weights of a MatMul, in blocks along its rows or columns: a scale per channel is repeated for
     each block of the channel. Other layers get their 4-bit integers stored as int8, which computes the same.
 
@@ -56,7 +55,7 @@ def block_int4_weights(graph: ir.Graph) -> list[Note]:
                        _axis(grid.type.granularity))
             continue
         why = f"no block of {_BLOCKS[-1]} or more divides its rows" if product else "INT4 is for matrix products"
-        notes += [Note(label(reader), reader.op_type, f"its 4-bit weights are stored in {kind}: {why}")
+        notes += [NodeNote.of(reader, f"its 4-bit weights are stored in {kind}: {why}")
                   for kind in [_widened(graph, node, data)] for reader in readers]
     return notes
 

@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.backend import Artifact, EmitOptions, FloatNode
+from edgeq.backend import Artifact, EmitOptions
 from edgeq.dimensions import free_dimensions, witnesses
 from edgeq.errors import MissingExtra, Problem, UnsupportedModel
-from edgeq.graph import constant, label, quant, real_inputs, shape
+from edgeq.graph import NodeNote, constant, label, quant, real_inputs, shape
 from edgeq.ops import MOVING
 from edgeq.passes.dynamic import is_dynamic, without_dynamic_rounding
 from edgeq.quant.qdq import without_rounding
@@ -67,7 +67,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime": old}, float_nodes=tuple(float_nodes))
 
 
-def _program(model: ir.Model, path: Path) -> tuple[Program, list[FloatNode]]:
+def _program(model: ir.Model, path: Path) -> tuple[Program, list[NodeNote]]:
     """With free dimensions: what the programs for a few sizes have in common, in the layouts that suit the largest."""
     dynamic = is_dynamic(model.graph)
     # Grids of more bits are float here, but they clip.
@@ -93,7 +93,7 @@ def runs_on_old_runtime(program: Program) -> bool:
 
 
 def lower(model: ir.Model, layouts: Mapping[str, Form] | None = None, *, dynamic: bool = False,
-          resizable: bool = False) -> tuple[Program, list[FloatNode]]:
+          resizable: bool = False) -> tuple[Program, list[NodeNote]]:
     """The folded graph -> (TFLite operators, the float islands of a graph that is otherwise quantized).
 
     layouts: as `assign` chooses them, by default for this graph. dynamic, resizable: see Builder.
@@ -107,10 +107,10 @@ class _Lowering:
         self.graph, self.ops, self.builder = graph, ops, builder
         self.values: dict[ir.Value, Value] = {}
         self.wide: dict[int, Value] = {}
-        self.islands: list[FloatNode] = []
+        self.islands: list[NodeNote] = []
         self.quantized = any(quant(value) is not None for node in graph for value in node.outputs)
 
-    def run(self) -> tuple[Program, list[FloatNode]]:
+    def run(self) -> tuple[Program, list[NodeNote]]:
         program = self.builder.program
         for value in real_inputs(self.graph):
             program.inputs[value.name or ""] = self._public_input(value)
@@ -185,7 +185,7 @@ class _Lowering:
                 reason = str(error)
         self._run(node, inputs, integer=False)
         if self.quantized and _computes(node, inputs):
-            self.islands.append(FloatNode(label(node), node.op_type, reason))
+            self.islands.append(NodeNote.of(node, reason))
 
     def _widened(self, value: Value | None) -> Value | None:
         """Halves and doubles are computed with in float32."""

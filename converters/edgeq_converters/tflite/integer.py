@@ -9,9 +9,9 @@ import onnx_ir as ir
 from edgeq.graph import quant
 from edgeq.ops import MOVING, operands
 from edgeq.scheme import PerTensor
-from edgeq.targets import TFLITE
 from edgeq_converters.prepare import LINEAR
 from edgeq_converters.tflite.program import Value
+from edgeq_converters.tflite.target import TFLITE
 
 # The planner's rows, and a MatMul with its bias: ops with an int8 kernel, or a form made of such.
 INTEGER: Final = frozenset((*TFLITE.rows, LINEAR))

@@ -25,7 +25,7 @@ from edgeq_converters.unify import (
     columns,
     equal,
     followed,
-    refusal,
+    side_by_side,
     table,
     varies,
 )
@@ -59,15 +59,7 @@ class _Unification:
         first = self.programs[0]
         for name, tensor in first.inputs.items():
             self.known[tensor] = columns(program.inputs[name].shape for program in self.programs)
-        for operators in zip(*(program.operators for program in self.programs), strict=False):
-            try:
-                self._unify(operators)
-            except Differs as error:  # what follows may differ for this reason alone
-                raise refusal("tflite", _node(operators[0]), str(error), self.free) from None
-        counts = [len(program.operators) for program in self.programs]
-        if len(set(counts)) > 1:
-            further = max((program.operators for program in self.programs), key=len)[min(counts)]
-            raise refusal("tflite", _node(further), "it becomes more operators for a larger size", self.free)
+        side_by_side("tflite", [program.operators for program in self.programs], self._unify, _node, self.free)
         for tensor, sizes in self.known.items():
             tensor.free = tuple(axis for axis, column in enumerate(sizes) if varies(column))
         return Program(self.made, first.inputs, first.outputs)

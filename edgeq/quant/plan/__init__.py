@@ -14,16 +14,16 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.errors import UsageError
-from edgeq.graph import label
+from edgeq.graph import NodeNote, label
 from edgeq.quant.plan.grids import Grids
 from edgeq.quant.plan.integers import IntegerNodes
-from edgeq.quant.plan.types import Bias, Kept, Precision, QuantPlan, Weight
+from edgeq.quant.plan.types import Bias, Precision, QuantPlan, Weight
 from edgeq.quant.plan.units import Units, embedding_of, weights_of
 from edgeq.quant.plan.weights import kept_embeddings, plan_biases, plan_weights, weighted_layers
 from edgeq.scheme import QuantScheme
 from edgeq.targets import Target
 
-__all__ = ["Bias", "Kept", "Precision", "QuantPlan", "Weight", "make_plan"]
+__all__ = ["Bias", "Precision", "QuantPlan", "Weight", "make_plan"]
 
 _NEAR: Final = 3
 _NO_LAYERS: Final[Mapping[str, Precision]] = MappingProxyType({})
@@ -47,7 +47,7 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
         units, weighted_layers(units, keep, on_integers), scheme.weight, layers, scheme.table_channels, on_integers)
     reasons = (integers.kept if integers is not None else {}) | kept_embeddings(units, on_integers)
     stored = {weight.node for weight in weights}
-    kept = tuple(Kept(label(node), node.op_type, reason) for node, reason in reasons.items()
+    kept = tuple(NodeNote.of(node, reason) for node, reason in reasons.items()
                  if label(node) not in stored or embedding_of(node) is None)  # one that is stored looks up integers
     if scheme.activation is None or integers is None:
         return QuantPlan(None, {}, (), {}, frozenset(), frozenset(), weights, (), kept, half)

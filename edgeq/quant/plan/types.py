@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeq.graph import NodeNote
 from edgeq.scheme import QuantType
 from edgeq.targets import Fixed
 
@@ -20,15 +21,6 @@ class Precision:
     weight_bits: Literal[4, 8, 16, 32] | None = None
     integer_activations: bool | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A node that stays float in a quantized model."""
-
-    node: str
-    op: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +67,5 @@ class QuantPlan:
     readers: frozenset[tuple[str, int]]
     weights: tuple[Weight, ...]
     biases: tuple[Bias, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[NodeNote, ...]
     half: tuple[str, ...] = ()

@@ -1,16 +1,19 @@
-"""One module per engine with ``open(folder, manifest, threads) -> Engine``; only the one that is used is imported."""
+"""One module per engine with ``open(folder, manifest, threads) -> Engine``; only the one that is used is imported.
+
+Further engines come with packages that name such a module in an entry point of the group `edgeq_runtime.engines`.
+"""
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Protocol, Sequence
+from importlib import import_module
+from typing import Any, List, Optional, Protocol, Sequence
 
 from edgeq_runtime.errors import EngineError
 from edgeq_runtime.manifest import Manifest
 
-PIP_COMMANDS: Dict[str, str] = {
-    "onnxruntime": "pip install 'edgeq-runtime[onnxruntime]'",
-    "tflite": "pip install 'edgeq-runtime[tflite]' (32-bit ARM: 'edgeq-runtime[tflite-legacy]')",
-    "coreml": "pip install coremltools",
-}
+GROUP = "edgeq_runtime.engines"
+# Known without their entry points: a zipped app, iOS, and the copy that is pushed to a board carry no metadata, and
+# reading them takes 4 MB of modules. A test holds this against pyproject.toml.
+BUILT_IN = ("onnxruntime", "tflite", "coreml")
 
 
 class Engine(Protocol):
@@ -35,13 +38,23 @@ def open_engine(folder: str, manifest: Manifest, threads: Optional[int]) -> Engi
     Raises:
         EngineError: the engine is unknown, not installed, too old, or cannot load the model.
     """
-    if manifest.engine not in PIP_COMMANDS:
-        raise EngineError(f"this runtime has no engine '{manifest.engine}': update edgeq-runtime")
-    from importlib import import_module
-
-    engine: Engine = import_module(f".{manifest.engine}", __name__).open(folder, manifest, threads)
+    engine: Engine = _module(manifest.engine).open(folder, manifest, threads)
     return engine
 
 
-def missing(engine: str, package: str) -> EngineError:
-    return EngineError(f"{package} is not installed: {PIP_COMMANDS[engine]}")
+def _module(name: str) -> Any:
+    if name in BUILT_IN:
+        return import_module(f".{name}", __name__)
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=GROUP, name=name):
+        try:
+            return entry.load()
+        except ImportError as error:
+            raise EngineError(f"the engine '{name}' cannot be loaded from {entry.value}: {error}") from error
+    raise EngineError(f"this runtime has no engine '{name}': update edgeq-runtime, or install the package that brings "
+                      "the engine")
+
+
+def missing(package: str, command: str) -> EngineError:
+    return EngineError(f"{package} is not installed: {command}")

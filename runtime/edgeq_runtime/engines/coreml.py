@@ -93,7 +93,7 @@ def _open_macos(path: Path, units: str, manifest: Manifest) -> CoreML:
     try:
         import coremltools
     except ImportError:
-        raise missing("coreml", "coremltools") from None
+        raise missing("coremltools", "pip install coremltools") from None
     name, _, words = COMPUTE_UNITS[units]
     model = coremltools.models.MLModel(str(path), compute_units=getattr(coremltools.ComputeUnit, name))
     return CoreML(model.predict, f"Core ML through coremltools {coremltools.__version__}", f"up to {words}", manifest)

@@ -22,7 +22,7 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime
     try:
         import onnxruntime
     except ImportError:
-        raise missing("onnxruntime", "onnxruntime") from None
+        raise missing("onnxruntime", "pip install 'edgeq-runtime[onnxruntime]'") from None
     require("onnxruntime", onnxruntime.__version__, manifest.engine_version)
     unknown = sorted(set(manifest.options) - OPTIONS)
     if unknown:

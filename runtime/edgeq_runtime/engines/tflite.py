@@ -87,7 +87,8 @@ def _import_interpreter() -> Tuple[str, Any]:
     try:
         from tflite_runtime.interpreter import Interpreter
     except ImportError:
-        raise missing("tflite", "ai-edge-litert") from None
+        raise missing("ai-edge-litert", "pip install 'edgeq-runtime[tflite]' "
+                      "(32-bit ARM: 'edgeq-runtime[tflite-legacy]')") from None
     return "tflite-runtime", Interpreter
 
 

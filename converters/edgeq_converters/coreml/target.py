@@ -1,0 +1,17 @@
+"""What Core ML runs on integers."""
+from __future__ import annotations
+
+from typing import Final
+
+from edgeq.targets import FREE, MOVES, SAME, Target, each, row_table
+
+_COREML: Final = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
+
+COREML: Final = Target(
+    "coreml", "coreml", "Core ML: iPhone, iPad, Mac, Apple Neural Engine",
+    "int8 per channel; 4 bits as 16-entry tables per channel", "int8 static (iOS 17)", "coreml",
+    row_table(
+        each(("Conv", "Add", "Mul", "Relu", "Clip", "Concat", "GlobalAveragePool", "AveragePool"), FREE, _COREML),
+        each(("Gemm", "MatMul"), FREE, _COREML, float_output=True),
+        each(MOVES, SAME, _COREML),
+    ), tables=True)
