@@ -48,7 +48,7 @@ def child(models: Path, item: str, target: str, bits: int) -> None:
     import onnxruntime  # noqa: F401
 
     from edgeq.backend import backend_named
-from edgeq.conversion.pipeline import Options, convert_all
+    from edgeq.conversion.pipeline import Options, convert_all
 
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
         backend_named(target)
