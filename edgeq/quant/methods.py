@@ -85,8 +85,8 @@ def _scaled(name: str) -> Callable[[Method], Method]:
     return lambda method: replace(method, scalings=(*method.scalings, name))
 
 
-# What each word of a --method adds to those before it. They run in the order of the flow, whatever order they are
-# named in: channels are scaled; steps, then integers are chosen; both are improved; biases are corrected.
+# What each word of a --method adds. They are added in this order, which is that of the flow, whatever order the user
+# names them in: channels are scaled; scales, then integers are chosen; both are improved; biases are corrected.
 STEPS: Final[Mapping[str, Callable[[Method], Method]]] = MappingProxyType({
     "fold-gains": _scaled("fold-gains"),
     "equalize": _scaled("equalize"),
@@ -106,18 +106,32 @@ STEPS: Final[Mapping[str, Callable[[Method], Method]]] = MappingProxyType({
     "auto": lambda method: replace(method, rounding=sum_preserving, settings=DEFAULT, optional=True),
 })
 
+# Steps of which a method holds at most one, and what each of them decides.
+EXCLUSIVE: Final[Mapping[str, frozenset[str]]] = MappingProxyType({
+    "says how weights are rounded where none are fitted": frozenset({"nearest", "sum-preserving", "auto"}),
+    "says how the scale of a weight is chosen where none are fitted": frozenset({"clip", "hqq"}),
+    "chooses the first integers of a fit": frozenset({"adaround", "gptq", "gptaq", "auto"}),
+})
+
+
 def method_named(text: str) -> Method:
-    """The method of these steps, joined by "+".
+    """The method of these steps, joined by "+", in any order.
 
     Raises:
-        UsageError: a step does not exist.
+        UsageError: a step does not exist, or two of them contradict each other.
     """
     names = text.split("+")
     unknown = [name for name in names if name not in STEPS]
     if unknown:
         raise UsageError(f"--method {text}: there is no {', '.join(map(repr, unknown))}; take steps "
                          f"joined by +, such as equalize+gptq+descent, of {', '.join(STEPS)}")
+    for decision, steps in EXCLUSIVE.items():
+        rivals = [name for name in STEPS if name in names and name in steps]
+        if len(rivals) > 1:
+            raise UsageError(f"--method {text}: {' and '.join(map(repr, rivals))} contradict each other, since each "
+                             f"{decision}; name one of them")
     method = Method()
-    for name in names:
-        method = STEPS[name](method)
+    for name, add in STEPS.items():
+        if name in names:
+            method = add(method)
     return method
