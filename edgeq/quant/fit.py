@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.graph import attribute, constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.inference.partial import PartialRun
@@ -23,10 +24,6 @@ from edgeq.quant.solve.moments import Moments
 from edgeq.quant.solve.table import Tabled, round_to_tables, solve_tables
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import Granularity, PerBlock, PerTensor, QuantParams, QuantType, dequantize
-
-_LEAST_COLUMNS: Final = 65536  # of all samples together: fewer are all used
-_COLUMNS_EACH: Final = 24  # for every input of an output; more cost time and change nothing
-_SMALLEST_CLIP: Final = 0.1  # of the step that covers the largest weight
 
 Array = NDArray[np.float32]
 
@@ -133,13 +130,13 @@ def gather_moments(geometry: Geometry, rows: Array, seen: Sequence[NDArray[Any]]
     """The moments to fit to and, of every fourth sample, those to judge by. rows: of the weights [G,R,n]."""
     groups, _, size = rows.shape
     fitted, held = Moments.empty(groups, size), Moments.empty(groups, size)
-    share = -(-max(_LEAST_COLUMNS, _COLUMNS_EACH * size) // len(seen))
+    share = -(-max(policy.FIT_LEAST_COLUMNS.value, policy.FIT_COLUMNS_EACH.value * size) // len(seen))
     for number, (after, before) in enumerate(zip(seen, true, strict=True)):
         count = geometry.positions(after.shape)
         chosen = np.arange(count)
         if count > share:
             chosen = np.sort(np.random.default_rng(number).choice(count, share, replace=False))
-        moments = held if number % 4 == 3 else fitted
+        moments = held if (number + 1) % policy.FIT_VALIDATION_ONE_IN.value == 0 else fitted
         moments.add(geometry.columns(after, chosen), geometry.columns(before, chosen))
     return fitted, held if held.count else fitted
 
@@ -153,7 +150,7 @@ def _fit(data: Array, weight: Weight, geometry: Geometry, moments: tuple[Moments
     blocks = Blocks(not isinstance(granularity, PerTensor),
                     granularity.size if isinstance(granularity, PerBlock) else rows.shape[2])
     steps = _steps(plain.scale, geometry, granularity)
-    layer = Layer(rows, blocks, weight.type.range[1], steps * _SMALLEST_CLIP, bias is not None)
+    layer = Layer(rows, blocks, weight.type.range[1], steps * policy.FIT_SMALLEST_CLIP.value, bias is not None)
     rounded = [Solution(geometry.rows(quantize_weight(data, plain, rounding).astype(np.float32)), steps)
                for rounding in (sum_preserving, nearest)]
     found = solve(layer, *moments, rounded, settings)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.errors import UsageError
 from edgeq.inference.session import Arrays
 from edgeq.quant.fit import Fit
@@ -19,9 +20,6 @@ from edgeq.quant.scaling.proposals import NEED_SAMPLES, PROPOSALS
 from edgeq.quant.scaling.rotate import ROTATE, rotate_channels
 from edgeq.quant.solve.layer import DEFAULT, NO_CORRECTION, Settings
 from edgeq.quant.steps import StepSearch, clipped, full, half_quadratic
-
-_SAMPLES: Final = 128  # more hold more of every layer's inputs in memory, and change little
-_SCALING_SAMPLES: Final = 32  # a scale for each channel takes less to choose than an integer for each weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Method:
         blind = [name for name in self.scalings if name in (*NEED_SAMPLES, ROTATE) and samples is None]
         if blind:
             raise UsageError(f"--method {blind[0]} needs real samples: add --calibration DATA")
-        feeds = None if samples is None else list(islice(samples, _SCALING_SAMPLES))
+        feeds = None if samples is None else list(islice(samples, policy.SCALING_SAMPLES.value))
         fitted, names = self._fits(feeds, bits), [name for name in self.scalings if name in PROPOSALS]
         done = scale_channels(model, plan, names, feeds, fitted=fitted) if names else []
         if ROTATE in self.scalings and feeds is not None:
@@ -67,7 +65,7 @@ class Method:
         if samples is None:
             raise UsageError("this --method needs real samples: add --calibration DATA, or use --method auto")
         assert self.settings is not None
-        return Fit(tuple(islice(samples, _SAMPLES)), self.settings)
+        return Fit(tuple(islice(samples, policy.FIT_SAMPLES.value)), self.settings)
 
     def _fits(self, samples: object, bits: int) -> bool:
         return self.settings is not None and not (self.optional and (samples is None or bits >= 8))

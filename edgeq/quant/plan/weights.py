@@ -5,10 +5,10 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.graph import all_nodes, attribute, is_constant, is_transpose, label
 from edgeq.ops import MATRIX_PRODUCTS, RECURRENT
 from edgeq.quant.plan.integers import is_kept
@@ -16,11 +16,6 @@ from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
 from edgeq.quant.plan.units import Units, channel_axis, embedding_of, feeds_only, shape, weights_of
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
-
-# Shares of a network's weights, up to which these layers stay at 8 bits in a network of 4.
-FIRST: Final = 0.02
-LAST: Final = 0.15  # a language model's head of 12 % costs as much at 4 bits as 40 % of all its other layers
-SMALLEST: Final = 0.05
 
 
 def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]], integer: Collection[ir.Node]) -> list[ir.Node]:
@@ -139,11 +134,12 @@ def find_delicate(units: Units) -> set[ir.Node]:
              and shape(node.inputs[1])[1] == 1}
     outer = [node for node in layers if node.graph is units.graph]
     found |= {node for node in outer if node.inputs[0] is not None and node.inputs[0].is_graph_input()
-              and sizes[node] <= FIRST * total}
+              and sizes[node] <= policy.FIRST_LAYER_SHARE.value * total}
     found |= spectral_layers(units.graph)
     tail = units.tail()
-    found |= {node for node in outer if feeds_only(units.output(node), tail) and sizes[node] <= LAST * total}
-    room = SMALLEST * total
+    found |= {node for node in outer if feeds_only(units.output(node), tail)
+              and sizes[node] <= policy.LAST_LAYER_SHARE.value * total}
+    room = policy.SMALLEST_LAYERS_SHARE.value * total
     for node in sorted((node for node in layers if node not in found), key=sizes.__getitem__):
         room -= sizes[node]
         if room < 0:

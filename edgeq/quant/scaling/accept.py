@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.graph import constant, label
 from edgeq.inference.partial import PartialRun
 from edgeq.inference.session import Arrays
@@ -21,9 +22,6 @@ from edgeq.quant.solve.gptq import gptq
 from edgeq.quant.solve.grids import Blocks, clipped_steps
 from edgeq.quant.solve.moments import Moments, objective
 from edgeq.scheme import PerBlock, PerTensor
-
-ROUNDS: Final = 4
-GAIN: Final = 0.97  # of the error without scales: what is not clearly better on these samples is luck
 
 Array = NDArray[np.float32]
 
@@ -84,12 +82,12 @@ def _without_samples(places: Sequence[Place], planned: Mapping[str, Weight], pla
     only so do the layers on both sides of a depthwise one, which scales cannot hurt, come to terms.
     """
     found = {place: Scaled(place.name, "", 1.0) for place in places}
-    for _ in range(ROUNDS):
+    for _ in range(policy.SCALING_ROUNDS.value):
         for place in places:
             done = _decide(place, {}, planned, plan, methods, fitted=False, least=1.0 + 1e-6)
             if done is not None:
                 found[place] = replace(done, error_ratio=found[place].error_ratio * done.error_ratio)
-    return [done for done in found.values() if done.error_ratio < GAIN]
+    return [done for done in found.values() if done.error_ratio < policy.SCALING_GAIN.value]
 
 
 def sight_of(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) -> Sight:
@@ -106,7 +104,7 @@ def sight_of(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) -> S
 
 
 def _decide(place: Place, sights: Mapping[ir.Node, Sight], planned: Mapping[str, Weight], plan: QuantPlan,
-            methods: Collection[str], *, fitted: bool, least: float = GAIN) -> Scaled | None:
+            methods: Collection[str], *, fitted: bool, least: float = policy.SCALING_GAIN.value) -> Scaled | None:
     """Carry out the best scale of a place, where its error is below `least` of the error without."""
     seen = [sights[reader.node] for reader in place.readers] if sights else []
     channels = Channels(place.after, place.before,
@@ -170,7 +168,7 @@ def _rounded(rows: Array, square: Array, weight: Weight, fitted: bool) -> Array:
     blocks = Blocks(not isinstance(granularity, PerTensor),
                     granularity.size if isinstance(granularity, PerBlock) else rows.shape[2])
     least = np.full(len(blocks.split(rows)), np.abs(rows).max() * 1e-6 + 1e-12, np.float32)
-    steps = clipped_steps(rows, square, blocks, limit, least, candidates=12 if fitted else 1)
+    steps = clipped_steps(rows, square, blocks, limit, least, candidates=policy.SCALING_CLIPS.value if fitted else 1)
     step = blocks.spread(steps, rows.shape)
     codes = gptq(rows.copy(), square, step, limit) if fitted else np.clip(np.rint(rows / step), -limit, limit)
     return np.asarray(codes * step, np.float32)

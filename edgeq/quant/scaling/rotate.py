@@ -7,19 +7,19 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.graph import label
 from edgeq.inference.partial import PartialRun
 from edgeq.inference.session import Arrays
 from edgeq.quant.fit import geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
-from edgeq.quant.scaling.accept import GAIN, Scaled, rounding_error, sight_of
+from edgeq.quant.scaling.accept import Scaled, rounding_error, sight_of
 from edgeq.quant.scaling.places import Reader
 from edgeq.quant.scaling.proposals import Channels
 from edgeq.quant.scaling.rotations import rotation
 from edgeq.quant.scaling.streams import Stream, find_streams
 
 ROTATE: Final = "rotate"
-SEED: Final = 0  # on a language model's stream, five of them left errors within 2 % of one another
 
 
 def rotate_channels(model: ir.Model, plan: QuantPlan, feeds: Sequence[Arrays], *, fitted: bool) -> list[Scaled]:
@@ -32,11 +32,12 @@ def rotate_channels(model: ir.Model, plan: QuantPlan, feeds: Sequence[Arrays], *
     for batch in _batches(list(find_streams(model.graph)), planned):
         nodes = [node for products in batch.values() for node in products]
         before = _errors(model, nodes, planned, plan, feeds, fitted)
-        undo = {stream: stream.apply(rotation(stream.size, SEED, keeps_mean=stream.keeps_mean)) for stream in batch}
+        seed = policy.ROTATION_SEED.value
+        undo = {stream: stream.apply(rotation(stream.size, seed, keeps_mean=stream.keeps_mean)) for stream in batch}
         after = _errors(model, nodes, planned, plan, feeds, fitted)
         for stream, products in batch.items():
             ratio = sum(after[node] for node in products) / max(sum(before[node] for node in products), 1e-30)
-            if ratio < GAIN:
+            if ratio < policy.SCALING_GAIN.value:
                 done[stream] = Scaled(stream.name, ROTATE, ratio)
             else:
                 undo[stream]()

@@ -18,13 +18,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.graph import attribute, constant, consumers, is_constant, label, rank
 from edgeq.graph import shape as shape_of
 from edgeq.ops import MATRIX_PRODUCTS, RESHAPING
 from edgeq.quant.scaling.places import Reader, data_of, store
 
 ROTATED: Final = "_rotated"
-_STEEP: Final = 64.0  # a bias of a normalization beyond so many of its gains would cost float32 digits
 
 Matrix = NDArray[np.float64]
 
@@ -256,7 +256,8 @@ def _layer_norm(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Va
         return None
     assert gain is not None
     if bias and bias[0] is not None:
-        if not is_constant(bias[0]) or np.abs(_over(data_of(bias[0]), data_of(gain))).max() > _STEEP:
+        steepest = policy.STEEPEST_GAIN.value
+        if not is_constant(bias[0]) or np.abs(_over(data_of(bias[0]), data_of(gain))).max() > steepest:
             return None
         flood.turn(bias[0], Turn(0, over=gain))
     flood.keeps_mean = True

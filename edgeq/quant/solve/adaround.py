@@ -1,20 +1,16 @@
 """AdaRound: which way to round, learned by gradient descent on the layer's error. Pure numpy."""
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
+
 Array = NDArray[np.float32]
-_STRETCH: Final = (-0.1, 1.1)  # of the sigmoid, so that 0 and 1 are reached (eq. 23)
-_PUSH: Final = 0.1  # weight of the regularizer beside the error, in units of the error of rounding to the nearest
-_BETA: Final = (20.0, 2.0)  # its power, from soft to hard (eq. 24)
-_WARM: Final = 0.2  # of the iterations, without it
 
 
-def adaround(target: Array, square: Array, step: Array, limit: int, *, iterations: int = 400, rate: float = 0.05,
-             ) -> Array:
+def adaround(target: Array, square: Array, step: Array, limit: int, *,
+             iterations: int = policy.ADAROUND_ITERATIONS.value, rate: float = policy.ADAROUND_RATE.value) -> Array:
     """target, step [G,R,n], square [G,n,n] -> integers [G,R,n] in [-limit, limit], each target rounded up or down.
 
     min over h in [0,1] of E(floor(target/step) + h) + push * sum(1 - |2h - 1|^beta), with h a stretched sigmoid of free
@@ -25,7 +21,8 @@ def adaround(target: Array, square: Array, step: Array, limit: int, *, iteration
     nearest = np.clip(np.rint(target / step), -limit, limit)
     base = _error(nearest * step - target, square)
     scale = np.maximum(base, 1e-30)[:, :, None]  # rows of all sizes learn alike
-    low, high = _STRETCH
+    (low, high), (soft_power, hard_power) = policy.ADAROUND_STRETCH.value, policy.ADAROUND_BETA.value
+    warm = policy.ADAROUND_WARM.value
     fraction = np.clip((target / step - floor - low) / (high - low), 1e-4, 1 - 1e-4)
     free = np.log(fraction / (1 - fraction)).astype(np.float32)
     first, second = np.zeros_like(free), np.zeros_like(free)
@@ -37,10 +34,11 @@ def adaround(target: Array, square: Array, step: Array, limit: int, *, iteration
         off = np.clip(codes, -limit, limit) * step - target
         gradient = 2 * (off @ square) * step / scale * (np.abs(codes) <= limit)
         share = turn / iterations
-        if share > _WARM:
-            beta = _BETA[1] + (_BETA[0] - _BETA[1]) * 0.5 * (1 + np.cos(np.pi * (share - _WARM) / (1 - _WARM)))
+        if share > warm:
+            fall = 0.5 * (1 + np.cos(np.pi * (share - warm) / (1 - warm)))
+            beta = hard_power + (soft_power - hard_power) * fall
             centred = 2 * soft - 1
-            gradient = gradient - _PUSH * 2 * beta * np.sign(centred) * np.abs(centred)**(beta - 1)
+            gradient = gradient - policy.ADAROUND_PUSH.value * 2 * beta * np.sign(centred) * np.abs(centred)**(beta - 1)
         gradient = gradient * slope
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         free = free - rate * (first / (1 - 0.9**turn)) / (np.sqrt(second / (1 - 0.999**turn)) + 1e-8)

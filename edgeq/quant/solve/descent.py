@@ -1,16 +1,16 @@
 """Coordinate descent on the integers themselves: pure numpy."""
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
+
 Array = NDArray[np.float32]
-_BLOCK: Final = 64  # columns whose effect on the others is applied by one matrix product
 
 
-def descend(codes: Array, target: Array, square: Array, step: Array, limit: int, *, passes: int = 10) -> Array:
+def descend(codes: Array, target: Array, square: Array, step: Array, limit: int, *,
+            passes: int = policy.DESCENT_PASSES.value) -> Array:
     """codes, target, step [G,R,n], square [G,n,n] -> integers [G,R,n] in [-limit, limit] with no larger error.
 
     Each weight in turn takes the integer that is best with all others as they are, until a pass changes none.
@@ -21,8 +21,8 @@ def descend(codes: Array, target: Array, square: Array, step: Array, limit: int,
     slope = (codes * step - target) @ square  # half of the derivative of the error
     for _ in range(passes):
         changed = False
-        for start in range(0, size, _BLOCK):
-            stop = min(start + _BLOCK, size)
+        for start in range(0, size, policy.DESCENT_BLOCK.value):
+            stop = min(start + policy.DESCENT_BLOCK.value, size)
             local = slope[:, :, start:stop].copy()
             moves = np.zeros_like(local)
             for j in range(start, stop):

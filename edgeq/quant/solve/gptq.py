@@ -1,13 +1,12 @@
 """GPTQ: round column by column, and let the columns that are still free make up for it. Pure numpy."""
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
+
 Array = NDArray[np.float32]
-_BLOCK: Final = 128  # columns whose effect on the others is applied by one matrix product
 
 
 def gptq(target: Array, square: Array, step: Array, limit: int) -> Array:
@@ -23,8 +22,8 @@ def gptq(target: Array, square: Array, step: Array, limit: int) -> Array:
     factor = _inverse_factor(sorted_square)
     codes = np.empty_like(columns)
     size = columns.shape[2]
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
+    for start in range(0, size, policy.GPTQ_BLOCK.value):
+        stop = min(start + policy.GPTQ_BLOCK.value, size)
         errors = np.zeros((*columns.shape[:2], stop - start), np.float32)
         for j in range(start, stop):
             codes[:, :, j] = np.clip(np.rint(columns[:, :, j] / step[:, :, j]), -limit, limit)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
+
 Array = NDArray[np.float32]
 
 
@@ -28,8 +30,8 @@ class Blocks:
         return spread
 
 
-def clipped_steps(weight: Array, square: Array, blocks: Blocks, limit: int, least: Array, *, candidates: int = 40,
-                  ) -> Array:
+def clipped_steps(weight: Array, square: Array, blocks: Blocks, limit: int, least: Array, *,
+                  candidates: int = policy.CLIPS.value) -> Array:
     """weight [G,R,n], square [G,n,n] -> steps [steps]: the best of `candidates` clips of the largest magnitude.
 
     Errors count by how much enters there, the diagonal of `square`. least: steps must not be smaller [steps].
@@ -38,7 +40,7 @@ def clipped_steps(weight: Array, square: Array, blocks: Blocks, limit: int, leas
     weight, importance = blocks.split(weight), blocks.split(np.ascontiguousarray(importance))
     peak = np.abs(weight).max(axis=1)
     best, lowest = np.maximum(peak / limit, least), np.full(len(peak), np.inf)
-    for fraction in np.linspace(1.0, 0.35, candidates, dtype=np.float32):
+    for fraction in np.linspace(1.0, policy.SMALLEST_CLIP.value, candidates, dtype=np.float32):
         steps = np.maximum(peak * fraction / limit, least)
         off = np.clip(np.rint(weight / steps[:, None]), -limit, limit) * steps[:, None] - weight
         errors = np.einsum("sn,sn,sn->s", off, off, importance)

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.quant.solve.adaround import adaround
 from edgeq.quant.solve.descent import descend
 from edgeq.quant.solve.gptq import gptq
@@ -30,11 +31,11 @@ class Settings:
     clip: bool = True
     gptq: bool = True
     adaround: bool = False
-    passes: int = 10
-    refits: int = 2
-    corrections: tuple[float, ...] = (math.inf, 1.0, 0.1, 0.01)
+    passes: int = policy.DESCENT_PASSES.value
+    refits: int = policy.REFITS.value
+    corrections: tuple[float, ...] = (math.inf, *policy.CORRECTIONS.value)
     bias: bool = True
-    damping: float = 0.01
+    damping: float = policy.DAMPING.value
 
 
 NO_CORRECTION: Final = math.inf
@@ -120,7 +121,7 @@ def _finish(layer: Layer, moments: Moments, correction: float, free: bool, setti
 
 def _first(layer: Layer, problem: Objective, settings: Settings) -> Solution:
     steps = clipped_steps(problem.target, problem.square, layer.blocks, layer.limit, layer.least,
-                          candidates=40 if settings.clip else 1)
+                          candidates=policy.CLIPS.value if settings.clip else 1)
     step = layer.blocks.spread(steps, problem.target.shape)
     if settings.gptq or settings.adaround:
         begin = gptq if settings.gptq else adaround

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
+
 Array = NDArray[np.float32]
 
 
@@ -62,7 +64,7 @@ class Objective:
 
 
 def objective(weight: Array, moments: Moments, *, free_bias: bool, correction: float = math.inf,
-              damping: float = 0.01) -> Objective:
+              damping: float = policy.DAMPING.value) -> Objective:
     """The least squares problem that weight [G,R,n] poses, given what enters it.
 
     free_bias: the layer has a bias, which will take up the mean of the error, so that only the rest counts.

@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.quant.solve.layer import Settings, best_correction
 from edgeq.quant.solve.moments import Moments, mean_error, objective, output_error
 
 Array = NDArray[np.float32]
 ENTRIES: Final = 16
 _FINEST: Final = 127  # entries are kept as 8-bit integers times one scale, so that a graph without tables holds them
-_TURNS: Final = 30
 
 
 def choose_tables(rows: Array, importance: Array, entries: int = ENTRIES) -> Array:
@@ -38,7 +38,7 @@ def choose_tables(rows: Array, importance: Array, entries: int = ENTRIES) -> Arr
 def _k_means(rows: Array, importance: Array, tables: Array) -> Array:
     count, entries = tables.shape
     first = np.arange(count)[:, None] * entries
-    for _ in range(_TURNS):
+    for _ in range(policy.TABLE_TURNS.value):
         index = (nearest_entry(rows, tables) + first).ravel()
         weight = np.bincount(index, importance.ravel(), count * entries).reshape(tables.shape)
         total = np.bincount(index, (importance * rows).ravel(), count * entries).reshape(tables.shape)
@@ -63,7 +63,8 @@ def _error(rows: Array, importance: Array, tables: Array) -> NDArray[np.float64]
     return np.asarray((importance * off**2).sum(axis=1, dtype=np.float64))
 
 
-def fit_to_tables(target: Array, square: Array, tables: Array, *, passes: int = 10) -> Array:
+def fit_to_tables(target: Array, square: Array, tables: Array, *,
+                  passes: int = policy.DESCENT_PASSES.value) -> Array:
     """target [G,R,n], square [G,n,n] positive definite, tables [G,R,E] -> weights [G,R,n], each an entry of its table.
 
     Coordinate descent from the nearest entries: each weight in turn takes the entry that is best with all others as
