@@ -35,7 +35,7 @@ from edgeq.quant.methods import Method, method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import open_samples
-from edgeq.quant.scaling.places import data_of, store
+from edgeq.quant.scaling.sites import data_of, store
 from edgeq.quant.scaling.streams import find_streams
 from edgeq.quant.solve.layer import NO_CORRECTION, Settings
 from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType

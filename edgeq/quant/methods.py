@@ -15,11 +15,11 @@ from edgeq.inference.session import Arrays
 from edgeq.quant.fit import Fit
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.rounding import Rounding, nearest, sum_preserving
+from edgeq.quant.scale_search import ScaleSearch, clipped, full, half_quadratic
 from edgeq.quant.scaling.accept import Scaled, scale_channels
 from edgeq.quant.scaling.proposals import NEED_SAMPLES, PROPOSALS
 from edgeq.quant.scaling.rotate import ROTATE, rotate_channels
 from edgeq.quant.solve.layer import DEFAULT, NO_CORRECTION, Settings
-from edgeq.quant.steps import StepSearch, clipped, full, half_quadratic
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Method:
     """
 
     rounding: Rounding = nearest
-    search: StepSearch = full
+    search: ScaleSearch = full
     settings: Settings | None = None
     scalings: tuple[str, ...] = ()
     optional: bool = False

@@ -13,11 +13,11 @@ from edgeq.inference.partial import PartialRun
 from edgeq.inference.session import Arrays
 from edgeq.quant.fit import geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
-from edgeq.quant.scaling.accept import Scaled, rounding_error, sight_of
-from edgeq.quant.scaling.places import Reader
+from edgeq.quant.scaling.accept import Scaled, reader_stats, rounding_error
 from edgeq.quant.scaling.proposals import Channels
 from edgeq.quant.scaling.rotations import rotation
-from edgeq.quant.scaling.streams import Stream, find_streams
+from edgeq.quant.scaling.sites import Reader
+from edgeq.quant.scaling.streams import RotatableStream, find_streams
 
 ROTATE: Final = "rotate"
 
@@ -28,7 +28,7 @@ def rotate_channels(model: ir.Model, plan: QuantPlan, feeds: Sequence[Arrays], *
     Arguments are those of `scale_channels`.
     """
     planned = {weight.node: weight for weight in plan.weights}
-    done: dict[Stream, Scaled] = {}
+    done: dict[RotatableStream, Scaled] = {}
     for batch in _batches(list(find_streams(model.graph)), planned):
         nodes = [node for products in batch.values() for node in products]
         before = _errors(model, nodes, planned, plan, feeds, fitted)
@@ -46,13 +46,14 @@ def rotate_channels(model: ir.Model, plan: QuantPlan, feeds: Sequence[Arrays], *
     return list(done.values())
 
 
-def _batches(streams: Sequence[Stream], planned: Collection[str]) -> list[dict[Stream, list[ir.Node]]]:
+def _batches(streams: Sequence[RotatableStream], planned: Collection[str],
+             ) -> list[dict[RotatableStream, list[ir.Node]]]:
     """Streams that are decided on at the same time, since no product belongs to two of them, each with its products
     that become integers. Those with the most come first.
     """
     integers = {stream: [node for node in stream.products if label(node) in planned and geometry_of(node) is not None]
                 for stream in streams}
-    batches: list[dict[Stream, list[ir.Node]]] = []
+    batches: list[dict[RotatableStream, list[ir.Node]]] = []
     for stream, products in sorted(integers.items(), key=lambda item: -len(item[1])):
         free = (batch for batch in batches if not any(set(products) & set(others) for others in batch.values()))
         batch = next(free, None)
@@ -70,8 +71,8 @@ def _errors(model: ir.Model, nodes: Collection[ir.Node], planned: Mapping[str, W
     for node in ordered:
         run.run_until(node)
         reader = Reader(node)
-        sight = sight_of(reader, node, run.inputs(node, 0))
-        ones = np.ones_like(sight.mean)
-        errors[node] = rounding_error(reader, planned[label(node)], ones, sight, Channels(ones), plan,
+        stats = reader_stats(reader, node, run.inputs(node, 0))
+        ones = np.ones_like(stats.mean)
+        errors[node] = rounding_error(reader, planned[label(node)], ones, stats, Channels(ones), plan,
                                       fitted=fitted)
     return errors

@@ -59,7 +59,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class ScalingSite:
     """node: divides its outputs. operands: its constants that are divided, and the axis of channels of each. readers:
     who multiplies. values: what lies between, scaled. axis: of the channels in the node's output.
     """
@@ -119,8 +119,8 @@ class Place:
             between.name = f"{(between.name or '').removesuffix(SCALED)}{SCALED}"
 
 
-def find_places(graph: ir.Graph) -> Iterator[Place]:
-    """All places, in graph order. Constants with a second reader are left alone."""
+def find_sites(graph: ir.Graph) -> Iterator[ScalingSite]:
+    """All sites, in graph order. Constants with a second reader are left alone."""
     for node in graph:
         found = _divided(node)
         if found is not None and all(_alone(value) for value, _ in found[1]):
@@ -128,7 +128,7 @@ def find_places(graph: ir.Graph) -> Iterator[Place]:
             readers: list[Reader] = []
             values = [] if value is node.outputs[0] else [node.outputs[0]]
             if _follow(value, axis, 1, readers, values) and readers:
-                yield Place(node, operands, tuple(readers), tuple(values), axis)
+                yield ScalingSite(node, operands, tuple(readers), tuple(values), axis)
 
 
 def _divided(node: ir.Node) -> tuple[ir.Value, tuple[tuple[ir.Value, int], ...], int] | None:
