@@ -102,7 +102,7 @@ ONNXRUNTIME: Final = Target(
     ), open_sizes=True)
 
 TFLITE: Final = Target(
-    "tflite", "tflite", "TFLite / LiteRT: Android, Raspberry Pi, microcontrollers' big brothers",
+    "tflite", "tflite", "TFLite / LiteRT: Android, Raspberry Pi, embedded Linux",
     "int8 per channel; int4 per channel", "int8 static", "tflite",
     _rows(
         _each(("Conv", "ConvTranspose"), _FREE, _TFLITE + "conv.cc"),

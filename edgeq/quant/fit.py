@@ -84,7 +84,7 @@ def _layers(graph: ir.Graph, plan: QuantPlan) -> list[tuple[ir.Node, Weight, Geo
     layers = []
     for node in graph:
         weight = planned.get(label(node))
-        if weight is not None and readers.count(weight.value) == 1 and not weight.tied:
+        if weight is not None and readers.count(weight.value) == 1 and not weight.shares_embedding:
             geometry = geometry_of(node)
             if geometry is not None:
                 layers.append((node, weight, geometry))
