@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.devices import least_bits
 from edgeq.errors import UsageError
 from edgeq.inference.reference import run_onnx
@@ -27,7 +27,6 @@ from edgeq.options import Options
 from edgeq.passes.dynamic import is_dynamic
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
 from edgeq.quant.calibrate.auto import DEFAULT, choose_calibrators
-from edgeq.quant.calibrate.auto import SAMPLES as CHOICE_SAMPLES
 from edgeq.quant.calibrate.cache import calibrate_with_cache
 from edgeq.quant.float16 import store_half
 from edgeq.quant.methods import Method, method_named
@@ -39,8 +38,6 @@ from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantScheme
 from edgeq.targets import Target
 from edgeq.verify.evaluate import Evaluation, fidelity, open_evaluation
-
-FIDELITY_SAMPLES: Final = 16  # that --metric sqnr compares on, where no data is named
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samp
         samples = open_samples(options.eval, specs, preprocess=options.preprocess)
     if samples is None:
         raise UsageError("--metric sqnr needs samples: add --calibration DATA or --eval DATA")
-    feeds = spread(samples, FIDELITY_SAMPLES) if options.eval is None else list(samples)
+    feeds = spread(samples, policy.FIDELITY_SAMPLES.value) if options.eval is None else list(samples)
     return fidelity(feeds, run_onnx(network, feeds, fused=True))
 
 
@@ -172,5 +169,5 @@ def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, sam
                  ) -> Calibrator | Mapping[str, Calibrator]:
     if options.calibrator != "auto" or samples is None:
         return CALIBRATORS[DEFAULT if options.calibrator == "auto" else options.calibrator]
-    return choose_calibrators(network, plan, statistics, list(islice(samples, CHOICE_SAMPLES)),
+    return choose_calibrators(network, plan, statistics, list(islice(samples, policy.AUTO_SAMPLES.value)),
                               lambda done, total: options.progress("choosing ranges", done, total))
