@@ -38,7 +38,7 @@ class IntegerNodes:
                 else:
                     self.nodes.add(node)
         self._keep_tails()
-        self._demote_islands()
+        self._demote_isolated()
         for node, head in units.absorbed.items():
             if head in self.kept:
                 self.kept[node] = self.kept[head]
@@ -69,7 +69,7 @@ class IntegerNodes:
             if node in tail and node in self.nodes:
                 self._keep(node, "behind the last weights: its values are the model's answer")
 
-    def _demote_islands(self) -> None:
+    def _demote_isolated(self) -> None:
         """A cheap op gains nothing from integers when its inputs arrive in float or nobody reads its integers."""
         changed = True
         while changed:
