@@ -36,7 +36,9 @@ NOT_POLICY = {
     "edgeq/report/plots.py:SHOWN_DB": SHOWN,
     "edgeq/report/text.py:NAME_WIDTH": SHOWN,
     "edgeq/report/text.py:SHOWN_NODES": SHOWN,
+    "edgeq/verify/compare.py:_INFINITE": "float32",
     "edgeq/verify/layers.py:KEPT_NUMBERS": SHOWN,
+    "edgeq/verify/references.py:BOUNDED_ERROR": "an engine's fact, with its link",
     "edgeq/verify/run_bundle.py:SHOWN_VALUES": SHOWN,
 }
 PLAIN = (0, 1, -1)  # as a default, these say nothing, one and the last
