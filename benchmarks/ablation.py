@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from common import SIX, open_zoo, parser, report, shapes
 
+from edgeq import policy
 from edgeq.backend import target_named, target_names
 from edgeq.conversion.metadata import input_specs
 from edgeq.frontends import load_model
@@ -31,12 +32,12 @@ from edgeq.mixed_precision.bit_allocation import higher_precision_layers
 from edgeq.mixed_precision.fidelity import Fidelity
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
-from edgeq.quant.calibrate.auto import SAMPLES, choose_calibrators
+from edgeq.quant.calibrate.auto import choose_calibrators
 from edgeq.quant.methods import Method, method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import open_samples
-from edgeq.quant.scaling.places import data_of, store
+from edgeq.quant.scaling.sites import data_of, store
 from edgeq.quant.scaling.streams import find_streams
 from edgeq.quant.solve.layer import NO_CORRECTION, Settings
 from edgeq.scheme import PerBlock, PerChannel, QuantScheme, QuantType
@@ -116,7 +117,7 @@ class Bench:
         scaling = time.perf_counter() - started
         statistics = dict(calibrate(model, plan.sources, self.feeds)) if plan.sources else {}
         chosen = CALIBRATORS[self.calibrator] if self.calibrator != "auto" else choose_calibrators(
-            model, plan, statistics, self.feeds[:SAMPLES])
+            model, plan, statistics, self.feeds[:policy.AUTO_SAMPLES.value])
         started = time.perf_counter()
         if name == MEASURED:
             samples = open_samples(self.feeds, input_specs(model))

@@ -1,4 +1,4 @@
-"""Memory of converting a model that is larger than the memory it may take: weights are streamed from disk.
+"""Memory of converting a model that is larger than the memory it may take: weights stay on disk.
 
     python benchmarks/large_model.py [--layers 12] [--bits 4] [--target onnxruntime] [--no-verify] [--json FILE]
 
@@ -148,7 +148,7 @@ def main() -> None:
     options.add_argument("--no-verify", action="store_true")
     chosen = options.parse_args()
     found = list(rows(chosen.target or ["onnxruntime"], chosen.bits, chosen.layers, verify=not chosen.no_verify))
-    report(found, "a model with external data, weights streamed", chosen.json)
+    report(found, "a model with external data, weights on disk", chosen.json)
 
 
 if __name__ == "__main__":

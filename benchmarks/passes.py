@@ -19,12 +19,12 @@ import onnx
 from common import open_zoo, padded, parser, report, shapes
 from coverage import cases, frozen
 
+from edgeq import policy
 from edgeq.errors import EdgeqError, ModelError
 from edgeq.frontends import load_source
 from edgeq.inference.reference import run_onnx
 from edgeq.passes import canonicalize
 from edgeq.verification.compare import compare
-from edgeq.verification.references import PASSES_DB
 
 SHOWN_DB = 100.0
 
@@ -83,7 +83,7 @@ def main() -> None:
     shown = sorted((row for row in rows if row.sqnr_db < SHOWN_DB), key=lambda row: row.sqnr_db)
     report(shown or [Row("none", 200.0)], f"{len(rows)} compared, {len(shown)} below {SHOWN_DB:.0f} dB; not compared: "
            f"{reasons}", chosen.json)
-    sys.exit(any(row.sqnr_db < PASSES_DB for row in rows))
+    sys.exit(any(row.sqnr_db < policy.PASSES_DB.value for row in rows))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ SMALL_BYTES: Final = 2**20  # a tensor up to here is held in any case
 _HEAD_BYTES: Final = 4096
 
 
-class Streamed(ir.ExternalTensor):
+class DiskTensor(ir.ExternalTensor):
     """A tensor in a file, read anew whenever it is asked for and held by nobody but the one who asked.
 
     onnx_ir's own external tensor maps its file and keeps the mapping, whose pages count as memory once they are read.
@@ -49,32 +49,32 @@ class Streamed(ir.ExternalTensor):
         return np.fromfile(self.path, np.uint8, count, offset=self.offset or 0)
 
 
-def stream(model: ir.Model) -> None:
-    """Let every large initializer in an external file be streamed, and read the small ones, in place."""
+def keep_on_disk(model: ir.Model) -> None:
+    """Leave every large initializer of an external file there, and read the small ones, in place."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
-                streamed = Streamed(tensor)
-                value.const_value = streamed if tensor.nbytes > SMALL_BYTES else ir.tensor(
-                    streamed.numpy(), dtype=tensor.dtype, name=tensor.name)
+                on_disk = DiskTensor(tensor)
+                value.const_value = on_disk if tensor.nbytes > SMALL_BYTES else ir.tensor(
+                    on_disk.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def derived(data: NDArray[Any], sources: Iterable[ir.Value | None], name: str | None = None) -> ir.TensorProtocol:
     """A tensor of what was computed from others: on disk where one of these is, in a file that goes with it."""
     tensor = ir.tensor(data, name=name)
-    if tensor.nbytes <= SMALL_BYTES or not any(map(_is_streamed, sources)):
+    if tensor.nbytes <= SMALL_BYTES or not any(map(_is_on_disk, sources)):
         return tensor
     folder = tempfile.TemporaryDirectory(prefix="edgeq-", ignore_cleanup_errors=True)
     with open(Path(folder.name) / "tensor", "wb") as file:
         file.write(tensor.tobytes())
-    return Streamed(ir.ExternalTensor("tensor", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(data.shape),
-                                      name=name or "", base_dir=folder.name), folder)
+    return DiskTensor(ir.ExternalTensor("tensor", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(data.shape),
+                                        name=name or "", base_dir=folder.name), folder)
 
 
-def _is_streamed(value: ir.Value | None) -> bool:
+def _is_on_disk(value: ir.Value | None) -> bool:
     """True where the numbers are read from disk, or computed from others, whenever they are needed."""
-    return value is not None and isinstance(value.const_value, (Streamed, ir.LazyTensor))
+    return value is not None and isinstance(value.const_value, (DiskTensor, ir.LazyTensor))
 
 
 def is_large(model: ir.Model) -> bool:

@@ -53,7 +53,7 @@ def rank(value: ir.Value) -> int:
 
 
 def is_transpose(value: ir.Value, table: ir.Value) -> bool:
-    """Whether a constant [D,V] is another constant [V,D], turned; the data is read only where shapes agree."""
+    """Whether a constant [D,V] is the transpose of another constant [V,D]; the data is read only where shapes agree."""
     if value is table or len(shape(value)) != 2 or shape(value) != shape(table)[::-1]:
         return False
     data, rows = constant(value), constant(table)

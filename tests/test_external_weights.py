@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from small_graphs import feeds, network, normal, residual
 
 import edgeq_converters.onnxfile
-from edgeq import convert
-from edgeq import external_weights as streamed
+from edgeq import convert, external_weights
 from edgeq.inference.reference import run_onnx, run_parts
 
 WIDTH, LAYERS = 96, 6
@@ -30,8 +29,8 @@ def weights_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamed, "IN_MEMORY_BYTES", WEIGHT)
-    monkeypatch.setattr(streamed, "SMALL_BYTES", WIDTH * WIDTH // 4)  # below the integers of 4 bits too
+    monkeypatch.setattr(external_weights, "IN_MEMORY_BYTES", WEIGHT)
+    monkeypatch.setattr(external_weights, "SMALL_BYTES", WIDTH * WIDTH // 4)  # below the integers of 4 bits too
 
 
 def deep(folder: Path) -> Path:
@@ -54,9 +53,9 @@ class Reads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.whole: Counter[tuple[str, int]] = Counter()
         self.held = self.peak = 0
-        read = streamed.Streamed._read
+        read = external_weights.DiskTensor._read
 
-        def counted(tensor: streamed.Streamed, count: int) -> NDArray[np.uint8]:
+        def counted(tensor: external_weights.DiskTensor, count: int) -> NDArray[np.uint8]:
             raw = read(tensor, count)
             if count == tensor.nbytes == WEIGHT:
                 self.whole[tensor.path, tensor.offset or 0] += 1
@@ -65,7 +64,7 @@ class Reads:
             weakref.finalize(raw, self.drop, raw.nbytes)
             return raw
 
-        monkeypatch.setattr(streamed.Streamed, "_read", counted)
+        monkeypatch.setattr(external_weights.DiskTensor, "_read", counted)
 
     def drop(self, count: int) -> None:
         self.held -= count
@@ -89,8 +88,8 @@ def test_one_weight_at_a_time(bits: int, tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_same_file(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = deep(tmp_path)
     plain = convert(source, target="onnxruntime", output=tmp_path / "plain", **options)
-    monkeypatch.setattr(streamed, "IN_MEMORY_BYTES", WEIGHT)
-    monkeypatch.setattr(streamed, "SMALL_BYTES", 64)
+    monkeypatch.setattr(external_weights, "IN_MEMORY_BYTES", WEIGHT)
+    monkeypatch.setattr(external_weights, "SMALL_BYTES", 64)
     reads = Reads(monkeypatch)
     large = convert(source, target="onnxruntime", output=tmp_path / "large", **options)
     assert reads.whole
@@ -108,8 +107,8 @@ def test_an_embedding_and_its_head(tied: bool, bits: int, tmp_path: Path, monkey
                     "y = MatMul (t, head) }", table=table, head=head)
     ir.save(model, tmp_path / "model.onnx", external_data="weights.bin", size_threshold_bytes=0)
     plain = convert(tmp_path / "model.onnx", target="onnxruntime", bits=bits, output=tmp_path / "plain")
-    monkeypatch.setattr(streamed, "IN_MEMORY_BYTES", WEIGHT)
-    monkeypatch.setattr(streamed, "SMALL_BYTES", 64)
+    monkeypatch.setattr(external_weights, "IN_MEMORY_BYTES", WEIGHT)
+    monkeypatch.setattr(external_weights, "SMALL_BYTES", 64)
     reads = Reads(monkeypatch)
     large = convert(tmp_path / "model.onnx", target="onnxruntime", bits=bits, output=tmp_path / "large")
     assert len(reads.whole) == 2

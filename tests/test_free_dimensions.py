@@ -15,8 +15,8 @@ import edgeq_runtime
 from edgeq import convert, estimate
 from edgeq.errors import CalibrationError, InputError, UnsupportedModel
 from edgeq.inference.reference import run_onnx
+from edgeq.policy import NOISE_FACTOR, NOISE_FLOOR_DB
 from edgeq.verification.compare import compare
-from edgeq.verification.verify_artifact import NOISE_FACTOR, NOISE_FLOOR_DB
 from edgeq.verification.verify_bundle import verify_bundle
 from edgeq_runtime.dimensions import Range
 
@@ -74,7 +74,7 @@ def test_eight_bits_at_every_size(net: FreeNet, target: str, tmp_path: Path) -> 
     want = values(expected(model, feeds))
     graph = compare(want, values(list(run_onnx(ir.load(tmp_path / "graph.onnx"), feeds))))
     for ours, reference in zip(compare(want, values(outputs(bundle.path, feeds))), graph, strict=True):
-        assert ours.noise <= NOISE_FACTOR * reference.noise + ours.signal * 10 ** (-NOISE_FLOOR_DB / 10)
+        assert ours.noise <= NOISE_FACTOR.value * reference.noise + ours.signal * 10 ** (-NOISE_FLOOR_DB.value / 10)
         assert reference.sqnr_db > 20
 
 

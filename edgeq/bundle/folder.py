@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import edgeq_runtime
 from edgeq.errors import BundleError, InputError
+from edgeq_runtime.installation import sync, sync_folder
 from edgeq_runtime.manifest import FILE_NAME, FileEntry, Manifest
 
 if TYPE_CHECKING:
@@ -111,10 +112,10 @@ def new_bundle(path: Path, *, force: bool) -> Iterator[Path]:
     try:
         with _writing(path):
             yield draft
-            _sync(draft)
+            sync_folder(draft)
             check_free(path, force=force)  # somebody else may have been faster
             _swap(draft, path)
-            _sync_one(path.parent)
+            sync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -177,22 +178,6 @@ def _is_at_work(process: int) -> bool:
     except OSError:  # it belongs to somebody else, or this system cannot tell: leave it
         return True
     return process != os.getpid()
-
-
-def _sync(folder: Path) -> None:
-    """Bring every byte to the disk before the rename makes them visible."""
-    for file in [*folder.rglob("*"), folder]:
-        _sync_one(file)
-
-
-def _sync_one(file: Path) -> None:
-    if os.name == "nt" and file.is_dir():
-        return
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _swap(draft: Path, path: Path) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.conversion.emission import largest_artifact_bytes
 from edgeq.conversion.request import Request
 from edgeq.errors import UsageError
@@ -30,7 +30,6 @@ from edgeq.passes.dynamic import is_dynamic
 from edgeq.progress import silent
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
 from edgeq.quant.calibrate.auto import DEFAULT, choose_calibrators
-from edgeq.quant.calibrate.auto import SAMPLES as CHOICE_SAMPLES
 from edgeq.quant.calibrate.cache import calibrate_with_cache
 from edgeq.quant.float16 import store_half
 from edgeq.quant.methods import Method
@@ -40,8 +39,6 @@ from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.verification.evaluate import Evaluation, LabelledData, fidelity
-
-FIDELITY_SAMPLES: Final = 16  # that --metric sqnr compares on, where no data is named
 
 
 def _nothing_seen() -> Statistics:
@@ -160,7 +157,7 @@ def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, sam
         return request.calibrator
     if samples is None:
         return CALIBRATORS[DEFAULT]
-    chosen = choose_calibrators(network, plan, statistics, list(islice(samples, CHOICE_SAMPLES)),
+    chosen = choose_calibrators(network, plan, statistics, list(islice(samples, policy.AUTO_SAMPLES.value)),
                                 lambda done, total: request.progress("choosing ranges", done, total))
     return {name: chosen.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()}
 
@@ -188,5 +185,5 @@ def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samp
         feeds = list(open_samples(measure.data, specs, preprocess=request.preprocess))
     else:
         assert samples is not None
-        feeds = spread(samples, FIDELITY_SAMPLES)
+        feeds = spread(samples, policy.FIDELITY_SAMPLES.value)
     return fidelity(feeds, run_onnx(network, feeds, fused=True))

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir import external_data
 
-from edgeq import external_weights as streamed
+from edgeq import external_weights
 from edgeq.errors import ModelError
 from edgeq.graph import OPSET
 
@@ -33,10 +33,10 @@ def read_onnx(path: Path) -> ir.Model:
         raise ModelError(f"{path} is not an ONNX model: it is damaged, cut short or of another format") from None
     model = from_proto(proto, str(path))
     external_data.set_base_dir(model.graph, str(path.absolute().parent))
-    if _check_external_data(model, path) <= streamed.IN_MEMORY_BYTES:
+    if _check_external_data(model, path) <= external_weights.IN_MEMORY_BYTES:
         external_data.load_to_model(model)
     else:
-        streamed.stream(model)
+        external_weights.keep_on_disk(model)
     return model
 
 

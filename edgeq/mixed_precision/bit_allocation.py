@@ -9,21 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
+from edgeq import policy
 from edgeq.errors import ModelError
 from edgeq.mixed_precision.candidates import layer_bytes, measured_path
 from edgeq.mixed_precision.fidelity import Fidelity
-from edgeq.mixed_precision.goal import FEEDS
 from edgeq.mixed_precision.greedy_path import Assignment
 from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
 from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, constant_bytes, precisions
 from edgeq.quant.plan.weights import fewest_bits
-
-WORTH_DB: Final = 0.5  # less is what other samples would have changed too
-DOUBLED_DB: Final = 24.0  # what doubling all bytes, from 4 to 8 bits, gains: a layer has to give more for its bytes
-MOST_BYTES: Final = 1.15  # of what the rules take for layers that can have 4 bits
-TRIALS: Final = 3  # the noise of single layers adds up nearly, so a smaller assignment is sometimes the better one
 
 
 def higher_precision_layers(builder: TrialBuilder, fidelity: Fidelity) -> MixedPrecision:
@@ -31,7 +25,7 @@ def higher_precision_layers(builder: TrialBuilder, fidelity: Fidelity) -> MixedP
 
     Weights are rounded without a look at the samples here, so that these may judge.
     """
-    measured = Measurement("rounded weights alone", budget=2 * TRIALS)
+    measured = Measurement("rounded weights alone", budget=2 * policy.ALLOCATION_TRIALS.value)
     if constant_bytes(builder.network) > LARGEST:
         return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))
     builder = replace(builder, method=replace(builder.method, settings=None),
@@ -44,7 +38,7 @@ def higher_precision_layers(builder: TrialBuilder, fidelity: Fidelity) -> MixedP
     measured = replace(measured, plain=fidelity.sqnr_db(builder.build({}).graph))
     try:
         path = [replace(assignment, weight_bytes=assignment.weight_bytes - fixed)
-                for assignment in measured_path(builder, fidelity.feeds[:FEEDS], (4, 8))]
+                for assignment in measured_path(builder, fidelity.feeds[:policy.NOISE_SAMPLES.value], (4, 8))]
     except ModelError as error:
         note = f"the layers could not be measured one by one: {error}"
         return MixedPrecision.of(replace(measured, note=note))
@@ -54,21 +48,22 @@ def higher_precision_layers(builder: TrialBuilder, fidelity: Fidelity) -> MixedP
 def _worth_trying(path: Sequence[Assignment], room: int) -> list[Assignment]:
     """The last assignments that the room holds, and those around the one that is worth most of what needs more."""
     inside = sum(assignment.weight_bytes <= room for assignment in path)
-    outside = sum(assignment.weight_bytes <= MOST_BYTES * room for assignment in path)
+    outside = sum(assignment.weight_bytes <= policy.ALLOCATION_MOST_BYTES.value * room for assignment in path)
     best = max(range(max(inside - 1, 0), outside), default=0,
                key=lambda place: _worth(-10 * math.log10(max(path[place].noise, 1e-30)), path[place], room))
-    places = {*range(inside - TRIALS, inside), *range(best + 1 - TRIALS, best + 1)}
+    count = policy.ALLOCATION_TRIALS.value
+    places = {*range(inside - count, inside), *range(best + 1 - count, best + 1)}
     return [path[place] for place in sorted(places) if 0 <= place < outside]
 
 
 def _worth(decibel: float, assignment: Assignment, room: int) -> float:
-    return decibel - DOUBLED_DB * max(0.0, assignment.weight_bytes / room - 1)
+    return decibel - policy.ALLOCATION_DOUBLED_DB.value * max(0.0, assignment.weight_bytes / room - 1)
 
 
 def _best(builder: TrialBuilder, tried: Sequence[Assignment], room: int, fidelity: Fidelity, measured: Measurement,
           ) -> Measurement:
     assert measured.plain is not None
-    chosen, most, trials = None, measured.plain + WORTH_DB, list[Trial]()
+    chosen, most, trials = None, measured.plain + policy.ALLOCATION_WORTH_DB.value, list[Trial]()
     for assignment in tried:
         layers = precisions(assignment.bits, ())
         trials.append(Trial(layers, fidelity.sqnr_db(builder.build(layers).graph)))

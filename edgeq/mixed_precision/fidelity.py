@@ -4,17 +4,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.inference.reference import predictor, run_onnx
 from edgeq.inference.session import Arrays
 from edgeq.mixed_precision.trial_builder import spread
 from edgeq.quant.samples import Samples
 from edgeq.verification.evaluate import Evaluation, fidelity
-
-SAMPLES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Fidelity:
     @classmethod
     def of(cls, network: ir.Model, samples: Samples) -> Fidelity:
         """On a few of the samples, spread over all."""
-        return cls(network, spread(samples, SAMPLES))
+        return cls(network, spread(samples, policy.FIDELITY_SAMPLES.value))
 
     def sqnr_db(self, graph: ir.Model) -> float:
         """Of the worst output."""

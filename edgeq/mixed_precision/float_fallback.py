@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.errors import ModelError
 from edgeq.mixed_precision.candidates import measured_path
 from edgeq.mixed_precision.fidelity import Fidelity
@@ -21,28 +21,20 @@ from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
 from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, constant_bytes, precisions
 from edgeq.quant.plan import Precision
 
-# An error of 32 dB moves scores by a 40th of their size and hardly an argmax; images and boxes show more of it.
-SCORES_DB: Final = 32.0
-VALUES_DB: Final = 38.0
-MOST_FLOAT: Final = 0.25  # of all work: beyond, the user did not ask for a float network
-MOST_BYTES: Final = 1.1  # of plain W8A8's weights
-WORTH_DB: Final = 10.0  # what computing everything in float would have to gain: 10 % of the work, 1 dB
-TRIALS: Final = 8
-PROBES: Final = 4  # of the samples that are compared on, to measure single roundings on
-
 
 def float_fallback(builder: TrialBuilder, fidelity: Fidelity) -> MixedPrecision:
     """As few layers in float as bring the outputs near enough to the float network's. builder: of 8-bit weights."""
     plain = builder.build({})
     plain_db = fidelity.sqnr_db(plain.graph)
-    measured = Measurement("8-bit weights and activations", plain_db, budget=TRIALS)
-    enough = SCORES_DB if _gives_scores(builder.network) else VALUES_DB
+    measured = Measurement("8-bit weights and activations", plain_db, budget=policy.FALLBACK_TRIALS.value)
+    enough = policy.SCORES_DB.value if _gives_scores(builder.network) else policy.VALUES_DB.value
     if plain_db >= enough or not plain.plan.groups:
         return MixedPrecision.of(measured)
     if constant_bytes(builder.network) > LARGEST:
         return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))
     try:
-        path = measured_path(builder, fidelity.feeds[:PROBES], (8, 16), MOST_BYTES)
+        path = measured_path(builder, fidelity.feeds[:policy.FALLBACK_NOISE_SAMPLES.value], (8, 16),
+                             policy.FALLBACK_MOST_BYTES.value)
     except ModelError as error:  # plain W8A8 is what the user gets then, and is told
         note = f"the layers could not be measured one by one: {error}"
         return MixedPrecision.of(replace(measured, note=note))
@@ -51,7 +43,7 @@ def float_fallback(builder: TrialBuilder, fidelity: Fidelity) -> MixedPrecision:
         layers = _with_reasons(path[:place + 1])
         built = builder.build(layers)
         share = builder.float_share(built.plan) - builder.float_share(plain.plan)
-        if share > MOST_FLOAT:  # more than was predicted, where float spreads to the neighbours
+        if share > policy.FALLBACK_MOST_FLOAT.value:  # more than was predicted, where float spreads to the neighbours
             continue
         trials.append(Trial(layers, fidelity.sqnr_db(built.graph), share))
         best = max(best, trials[-1], key=_worth)
@@ -61,7 +53,7 @@ def float_fallback(builder: TrialBuilder, fidelity: Fidelity) -> MixedPrecision:
 
 
 def _worth(trial: Trial) -> float:
-    return trial.score - WORTH_DB * trial.float_share
+    return trial.score - policy.FALLBACK_WORTH_DB.value * trial.float_share
 
 
 def _gives_scores(network: ir.Model) -> bool:
@@ -73,12 +65,13 @@ def _gives_scores(network: ir.Model) -> bool:
 
 
 def _worth_trying(path: Sequence[Assignment]) -> Iterator[int]:
-    """Places that are each predicted to be half a dB better than the one before, within the limits."""
+    """Places that are each predicted to be a step better than the one before, within the limits."""
+    step = 10**(-policy.FALLBACK_STEP_DB.value / 10)
     last, tried = path[0].noise, 0
     for place, assignment in enumerate(path[1:], 1):
-        if assignment.float_share > MOST_FLOAT:
+        if assignment.float_share > policy.FALLBACK_MOST_FLOAT.value:
             return
-        if assignment.noise <= last * 10**-0.05 and tried < TRIALS:
+        if tried < policy.FALLBACK_TRIALS.value and assignment.noise <= last * step:
             last, tried = assignment.noise, tried + 1
             yield place
 

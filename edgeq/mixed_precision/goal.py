@@ -9,13 +9,12 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.errors import UsageError
 from edgeq.inference.reference import predictor
 from edgeq.inference.session import Arrays
 from edgeq.metrics import Metric
 from edgeq.verification.evaluate import Evaluation
-
-FEEDS: Final = 8  # to measure single roundings on: their noise varies little from one sample to the next
 
 _UNITS: Final[Mapping[str, int]] = MappingProxyType({"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9})
 
@@ -89,7 +88,7 @@ def goal_on(network: ir.Model, evaluation: Evaluation, limits: Limits) -> Goal:
     predict = predictor(network, fused=True)
 
     def noting(feed: Arrays) -> Mapping[str, Any]:
-        if len(seen) < FEEDS:
+        if len(seen) < policy.NOISE_SAMPLES.value:
             seen.append(feed)
         return predict(feed)
 

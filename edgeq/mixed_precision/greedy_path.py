@@ -9,12 +9,8 @@ import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final
 
-# Computing the whole network in float costs as much as this many times its 8-bit weights. A search that counted bytes
-# alone would always do that first, and make a slow bundle.
-FLOAT_COST: Final = 1.0
-OWN_GRID: Final = 0.5  # noise of a value on its own grid, of that on a shared one, as a ShuffleNet's measured
+from edgeq import policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,7 @@ class Rounded:
 
     def among(self, floats: AbstractSet[str]) -> Rounded:
         """The same, once these nodes compute in float."""
-        return Rounded(self.noise * OWN_GRID, self.nodes) if self.ties and self.ties <= floats else self
+        return Rounded(self.noise * policy.OWN_GRID.value, self.nodes) if self.ties and self.ties <= floats else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +103,10 @@ class _Path:
             yield _Step(value.noise, self._float_cost(value.nodes), nodes=value.nodes)
         for ties in {value.ties for value in self.rounded.values() if value.ties}:
             noise = sum(value.noise for value in self.rounded.values() if value.ties == ties)
-            yield _Step(noise * (1 - OWN_GRID), self._float_cost(ties), nodes=ties)
+            yield _Step(noise * (1 - policy.OWN_GRID.value), self._float_cost(ties), nodes=ties)
 
     def _float_cost(self, nodes: AbstractSet[str]) -> float:
-        return FLOAT_COST * self._share(name for name in nodes if name not in self.floats)
+        return policy.FLOAT_COST.value * self._share(name for name in nodes if name not in self.floats)
 
     def _share(self, nodes: Iterator[str] | AbstractSet[str]) -> float:
         return sum(self.work.get(name, 0) for name in nodes) / self.all_work

@@ -10,14 +10,13 @@ from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.mixed_precision.candidates import BITS, measured_path
 from edgeq.mixed_precision.fidelity import score_graph
-from edgeq.mixed_precision.goal import FEEDS, Goal
+from edgeq.mixed_precision.goal import Goal
 from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
 from edgeq.mixed_precision.trial_builder import Built, TrialBuilder, precisions, spread
 
-BUDGET: Final = 16  # assignments that are quantized and scored: a bisection of a path of 1000 needs 10
-REFITS: Final = 3  # of these, with weights fitted anew for the whole assignment, which takes longest
 _REASON: Final = "the search gave it to float"
 
 
@@ -37,7 +36,7 @@ def search(builder: TrialBuilder, goal: Goal, size: Callable[[ir.Model], int], b
     """Find the precisions that the goal asks for. size: quantized graph -> bytes of its largest artifact. bits: that a
     layer's weights may have.
 
-    Where nothing keeps its limits, the best that was tried. At most BUDGET assignments are scored.
+    Where nothing keeps its limits, the best that was tried. At most `policy.SEARCH_BUDGET` assignments are scored.
 
     Raises:
         EvaluationError: the metric gives no score.
@@ -56,7 +55,7 @@ class _Search:
     def __init__(self, builder: TrialBuilder, goal: Goal, size: Callable[[ir.Model], int], bits: Collection[int]):
         self.builder, self.goal, self.size = builder, goal, size
         self.attempts: list[_Attempt] = []
-        feeds = spread(builder.samples, FEEDS) if builder.samples is not None else goal.feeds
+        feeds = spread(builder.samples, policy.NOISE_SAMPLES.value) if builder.samples is not None else goal.feeds
         self.path = measured_path(builder, feeds, bits)
 
     def run(self) -> tuple[Built, MixedPrecision]:
@@ -71,13 +70,13 @@ class _Search:
         best = self._best([attempt for attempt in self.attempts if self._met(attempt)])
         metric = self.goal.evaluation.metric
         return best.built, MixedPrecision.of(Measurement(
-            "the metric", None, best.trial, tuple(attempt.trial for attempt in self.attempts), BUDGET,
-            metric=metric.name, unit=metric.unit))
+            "the metric", None, best.trial, tuple(attempt.trial for attempt in self.attempts),
+            policy.SEARCH_BUDGET.value, metric=metric.name, unit=metric.unit))
 
     def _first(self, low: int, high: int, holds: Callable[[_Attempt], bool]) -> int:
         """The first place of the path in low..high where something holds, if it does so to the end; else high + 1."""
         high += 1
-        while low < high and len(self.attempts) < BUDGET - REFITS:
+        while low < high and len(self.attempts) < policy.SEARCH_BUDGET.value - policy.SEARCH_REFITS.value:
             middle = (low + high) // 2
             if holds(self._try(middle)):
                 high = middle
@@ -88,7 +87,7 @@ class _Search:
     def _refit(self, place: int) -> None:
         """Weights that are fitted to one another keep more, so that a smaller assignment may do."""
         low, high = 0, place
-        for _ in range(REFITS):
+        for _ in range(policy.SEARCH_REFITS.value):
             if low > high or min(self.path[high].bits.values(), default=8) >= 8:
                 return
             if not self._met(self._try(high, refit=True)):
@@ -100,7 +99,7 @@ class _Search:
             if attempt.place == place and attempt.refit == refit:
                 return attempt
         assignment = self.path[place]
-        self.builder.progress("searching", len(self.attempts), BUDGET)
+        self.builder.progress("searching", len(self.attempts), policy.SEARCH_BUDGET.value)
         layers = precisions(assignment.bits, assignment.floats, _REASON)
         built = self.builder.build(layers, refit=refit)
         size = self.size(built.graph)

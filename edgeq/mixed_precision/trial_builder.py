@@ -10,6 +10,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.graph import is_constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.inference.session import Arrays
@@ -29,7 +30,6 @@ from edgeq.targets import Target
 
 LARGEST: Final = 1 << 30  # bytes of weights: pieces of a model go through protobuf, which ends at 2 GiB
 _W8: Final = QuantType(8, granularity=PerChannel())
-_ELEMENT: Final = 8  # multiplications, while an element goes through memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def work(node: ir.Node) -> int:
     elements = math.prod(shape_of(output))
     weight = node.inputs[1] if node.op_type in MULTIPLY_ACCUMULATE else None
     if weight is None:
-        return 0 if node.op_type in KEEPING_ORDER else elements * _ELEMENT
+        return 0 if node.op_type in KEEPING_ORDER else elements * policy.ELEMENT_WORK.value
     sizes = shape_of(weight)
     match node.op_type:
         case "Conv":

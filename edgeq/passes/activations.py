@@ -16,6 +16,7 @@ import onnx_ir as ir
 from edgeq.graph import attribute, consumers
 from edgeq.passes.rewrite import (
     close,
+    inserted,
     is_number,
     nodes_of,
     producer,
@@ -103,12 +104,7 @@ def _negated(value: ir.Value | None) -> ir.Value | None:
 
 
 def _multiply_by_sigmoid(node: ir.Node, x: ir.Value) -> None:
-    assert node.graph is not None
-    gate = ir.node("Sigmoid", [x], name=f"{node.name}_sigmoid")
-    gate.outputs[0].name = f"{node.outputs[0].name}_sigmoid"
-    gate.outputs[0].shape, gate.outputs[0].type = x.shape, x.type
-    node.graph.insert_before(node, gate)
-    replace(node, "Mul", [x, gate.outputs[0]])
+    replace(node, "Mul", [x, inserted(node, "Sigmoid", [x], "sigmoid", x)])
 
 
 def recognize_gelu(model: ir.Model) -> int:

@@ -37,8 +37,9 @@ from edgeq.passes.slices import positive_axes
 class Pass:
     """One rewrite, in place -> how often it fired.
 
-    why: what its place in the order is for. exact: the results keep every bit; the others reorder float arithmetic, and
-    stay away from a model that is quantized already, where one bit can move a result to the next integer.
+    why: what its place in the order is for; a test reads what it says of "before" and "after". exact: the results keep
+    every bit; the others reorder float arithmetic, and stay away from a model that is quantized already, where one bit
+    can move a result to the next integer.
     """
 
     run: Callable[[ir.Model], int]
@@ -95,19 +96,22 @@ PASSES: Final[tuple[Pass, ...]] = (
 )
 
 
-def canonicalize(model: ir.Model, *, exact: bool = False) -> list[Applied]:
+def canonicalize(model: ir.Model, *, exact: bool = False, fired: Callable[[Pass], None] = lambda step: None,
+                 ) -> list[Applied]:
     """Run every pass in order, in place, until none fires -> what fired, in order of the table.
 
     The model has its shapes (see `fix_shapes`); every pass keeps them. A model that is quantized already keeps its
     integers to the bit: no pass touches those nodes or folds their constants, and passes that are not exact are
-    skipped, as they are with ``exact``.
+    skipped, as they are with ``exact``. fired: called behind every pass that changed the model.
     """
     exact = exact or bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
     steps = [step for step in PASSES if step.exact or not exact]
     counts = dict.fromkeys((step.name for step in steps), 0)
-    while True:
-        fired = [(step.name, step.run(model)) for step in steps]
-        for name, count in fired:
-            counts[name] += count
-        if not any(count for _, count in fired):
-            return [Applied(name, count) for name, count in counts.items() if count]
+    before = None
+    while counts != before:
+        before = dict(counts)
+        for step in steps:
+            if count := step.run(model):
+                counts[step.name] += count
+                fired(step)
+    return [Applied(name, count) for name, count in counts.items() if count]

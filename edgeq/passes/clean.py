@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from edgeq.external_weights import Streamed
+from edgeq.external_weights import DiskTensor
 from edgeq.graph import all_nodes, attribute, constant, dims
 from edgeq.ops import RESHAPING
 from edgeq.passes.rewrite import bypass, can_bypass, same_shape
@@ -49,7 +49,7 @@ def _deduplicate(graph: ir.Graph) -> int:
 
 
 def _head(tensor: ir.TensorProtocol) -> bytes:
-    return tensor.head() if isinstance(tensor, Streamed) else tensor.numpy().reshape(-1)[:_HEAD].tobytes()
+    return tensor.head() if isinstance(tensor, DiskTensor) else tensor.numpy().reshape(-1)[:_HEAD].tobytes()
 
 
 def _same_bytes(a: ir.TensorProtocol | None, b: ir.TensorProtocol) -> bool:

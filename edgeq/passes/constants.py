@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from edgeq.graph import attribute, constant
 from edgeq.passes.fold import evaluate
-from edgeq.passes.rewrite import constant_like, nodes_of, replace, static
+from edgeq.passes.rewrite import constant_like, inserted, nodes_of, replace, static
 
 _STORED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
 
@@ -37,15 +37,12 @@ def compress_to_gather(model: ir.Model) -> int:
     count = 0
     for node in nodes_of(model, "Compress"):
         condition, data, shape = constant(node.inputs[1]), node.inputs[0], static(node.inputs[0])
-        if condition is None or data is None or shape is None or node.graph is None:
+        if condition is None or data is None or shape is None:
             continue
         axis = attribute(node, "axis")
         if axis is None:
-            flat = ir.node("Reshape", [data, constant_like(node, "flat_shape", np.asarray([-1], np.int64))])
-            flat.outputs[0].name = f"{node.outputs[0].name}_flat"
-            flat.outputs[0].shape, flat.outputs[0].type = ir.Shape((int(np.prod(shape)),)), data.type
-            node.graph.insert_before(node, flat)
-            data, axis = flat.outputs[0], 0
+            flat = constant_like(node, "flat_shape", np.asarray([-1], np.int64))
+            data, axis = inserted(node, "Reshape", [data, flat], "flat", data, shape=(int(np.prod(shape)),)), 0
         indices = constant_like(node, "indices", np.flatnonzero(condition).astype(np.int64))
         replace(node, "Gather", [data, indices], axis=axis)
         count += 1
@@ -99,37 +96,33 @@ def conv_integer_to_conv(model: ir.Model) -> int:
     count = 0
     for node in nodes_of(model, "ConvInteger"):
         zero = constant(node.inputs[3]) if len(node.inputs) > 3 else None
-        weight, output, graph = node.inputs[1], node.outputs[0], node.graph
+        weight = node.inputs[1]
         shape = static(weight)
-        if zero is None or zero.size < 2 or shape is None or weight is None or weight.dtype is None or graph is None:
+        if zero is None or zero.size < 2 or shape is None or weight is None or weight.dtype is None:
             continue
-        groups = int(attribute(node, "group", 1))
-        per_output = zero.astype(np.int32).reshape(-1, *[1] * (len(shape) - 2))
-        inputs = [node.inputs[0], weight, node.inputs[2]]
+        groups, output = int(attribute(node, "group", 1)), node.outputs[0]
+        attributes = {name: given.value for name, given in node.attributes.items()}
         ones = constant_like(node, "ones", np.ones((groups, *shape[1:]), weight.dtype.numpy()))
-        made = []
-        for number, second in enumerate((weight, ones)):
-            inner = ir.node("ConvInteger", [inputs[0], second, inputs[2]], name=f"{node.name}_{number}")
-            for attr in node.attributes.values():
-                inner.attributes[attr.name] = attr
-            value = inner.outputs[0]
-            value.name, value.type, value.shape = f"{output.name}_{number}", output.type, output.shape
-            graph.insert_before(node, inner)
-            made.append(value)
-        if static(output) is not None and groups != shape[0]:
-            out = list(static(output) or ())
-            made[1].shape = ir.Shape([out[0], groups, *out[2:]])
-        if groups not in (1, shape[0]):
-            index = constant_like(node, "group", np.repeat(np.arange(groups), shape[0] // groups))
-            spread = ir.node("Gather", [made[1], index], attributes={"axis": 1}, name=f"{node.name}_spread")
-            spread.outputs[0].name, spread.outputs[0].type = f"{output.name}_spread", output.type
-            spread.outputs[0].shape = output.shape
-            graph.insert_before(node, spread)
-            made[1] = spread.outputs[0]
-        shift = ir.node("Mul", [made[1], constant_like(node, "zero_points", per_output)], name=f"{node.name}_shift")
-        shift.outputs[0].name, shift.outputs[0].type = f"{output.name}_shift", output.type
-        shift.outputs[0].shape = output.shape
-        graph.insert_before(node, shift)
-        replace(node, "Sub", [made[0], shift.outputs[0]])
+        data, data_zero = node.inputs[0], node.inputs[2]
+        product = inserted(node, "ConvInteger", [data, weight, data_zero], "0", output, **attributes)
+        sums = _per_output(node, inserted(node, "ConvInteger", [data, ones, data_zero], "1", output,
+                                          shape=_channels(output, groups), **attributes), groups, shape[0])
+        per_output = zero.astype(np.int32).reshape(-1, *[1] * (len(shape) - 2))
+        shift = inserted(node, "Mul", [sums, constant_like(node, "zero_points", per_output)], "shift", output)
+        replace(node, "Sub", [product, shift])
         count += 1
     return count
+
+
+def _channels(output: ir.Value, count: int) -> tuple[int, ...] | None:
+    """The shape of an output [N,M,...] with another number of channels, where it is known."""
+    sizes = static(output)
+    return None if sizes is None else (sizes[0], count, *sizes[2:])
+
+
+def _per_output(node: ir.Node, sums: ir.Value, groups: int, outputs: int) -> ir.Value:
+    """Sums of inputs [N,groups,...] as every output channel needs them, where a Mul does not broadcast them itself."""
+    if groups in (1, outputs):
+        return sums
+    index = constant_like(node, "group", np.repeat(np.arange(groups), outputs // groups))
+    return inserted(node, "Gather", [sums, index], "spread", node.outputs[0], axis=1)

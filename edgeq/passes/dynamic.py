@@ -96,8 +96,8 @@ def _write_lstm(graph: ir.Graph, node: ir.Node) -> None:
         stored, scales, zeros = (constant(given[k]) for k in (weight, scale, zero))
         if stored is None or scales is None or (scales.ndim > 1 and stored.shape[0] > 1):
             return
-        turned = initializer(graph, f"{label(node)}_{weight}", np.ascontiguousarray(stored.transpose(0, 2, 1)))
-        reals.append(_dequantized(graph, node, turned, scales, zeros, scales.ndim - 1))
+        transposed = initializer(graph, f"{label(node)}_{weight}", np.ascontiguousarray(stored.transpose(0, 2, 1)))
+        reals.append(_dequantized(graph, node, transposed, scales, zeros, scales.ndim - 1))
     lstm = ir.node("LSTM", [given[0], *reals, *(given[k] for k in range(3, 8))], dict(node.attributes),
                    num_outputs=len(node.outputs), name=label(node))
     _put(graph, node, lstm)

@@ -104,6 +104,20 @@ def replace(node: ir.Node, op: str, inputs: Sequence[ir.Value | None], **attribu
     return new
 
 
+def inserted(before: ir.Node, op: str, inputs: Sequence[ir.Value | None], suffix: str, like: ir.Value, *,
+             shape: Sequence[int] | None = None, **attributes: Any) -> ir.Value:
+    """What a new node in front of another computes. suffix: to the names of that other and of its output. like: has the
+    type of the new value, and its shape where none is given.
+    """
+    assert before.graph is not None
+    node = ir.node(op, inputs, attributes=attributes or None, name=f"{before.name}_{suffix}")
+    value = node.outputs[0]
+    value.name, value.type = f"{before.outputs[0].name}_{suffix}", like.type
+    value.shape = like.shape if shape is None else ir.Shape(shape)
+    before.graph.insert_before(before, node)
+    return value
+
+
 def constant_like(node: ir.Node, name: str, data: NDArray[Any]) -> ir.Value:
     """Constant data for an input of a node, named after the node's output."""
     assert node.graph is not None

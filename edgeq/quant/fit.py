@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.graph import attribute, constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.inference.partial import PartialRun
@@ -17,16 +18,12 @@ from edgeq.ops import MATRIX_PRODUCTS, MULTIPLY_ACCUMULATE
 from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.rounding import nearest, sum_preserving
 from edgeq.quant.solve.geometry import Geometry, Product, Window
-from edgeq.quant.solve.grids import Blocks
 from edgeq.quant.solve.layer import DEFAULT, Layer, Settings, Solution, solve
 from edgeq.quant.solve.moments import Moments
+from edgeq.quant.solve.scales import Blocks
 from edgeq.quant.solve.table import Tabled, round_to_tables, solve_tables
 from edgeq.quant.weights import quantize_weight, weight_params
 from edgeq.scheme import Granularity, PerBlock, PerTensor, QuantParams, QuantType, dequantize
-
-_LEAST_COLUMNS: Final = 65536  # of all samples together: fewer are all used
-_COLUMNS_EACH: Final = 24  # for every input of an output; more cost time and change nothing
-_SMALLEST_CLIP: Final = 0.1  # of the step that covers the largest weight
 
 Array = NDArray[np.float32]
 
@@ -60,16 +57,16 @@ class Fit:
         layers = _layers(model.graph, plan)
         replaced: dict[str, Array] = {}
         nodes = [node for node, *_ in layers]
-        true = PartialRun(model, self.feeds, needed=nodes)
-        seen = PartialRun(model, self.feeds, needed=nodes, replaced=replaced)
+        exact = PartialRun(model, self.feeds, needed=nodes)
+        quantized = PartialRun(model, self.feeds, needed=nodes, replaced=replaced)
         fitted: dict[str, Fitted] = {}
         for node, weight, geometry in layers:
-            true.run_until(node)
-            seen.run_until(node)
+            exact.run_until(node)
+            quantized.run_until(node)
             data = constant(node.inputs[1])
             assert data is not None
             data = data.astype(np.float32)
-            moments = gather_moments(geometry, geometry.rows(data), seen.inputs(node, 0), true.inputs(node, 0))
+            moments = gather_moments(geometry, geometry.rows(data), quantized.inputs(node, 0), exact.inputs(node, 0))
             bias = model.graph.initializers.get(weight.bias)
             alone = bias is not None and len(bias.uses()) == 1
             result = _fit(data, weight, geometry, moments, self.settings, constant(bias) if alone else None)
@@ -87,7 +84,7 @@ def _layers(graph: ir.Graph, plan: QuantPlan) -> list[tuple[ir.Node, Weight, Geo
     layers = []
     for node in graph:
         weight = planned.get(label(node))
-        if weight is not None and readers.count(weight.value) == 1 and not weight.tied:
+        if weight is not None and readers.count(weight.value) == 1 and not weight.shares_embedding:
             geometry = geometry_of(node)
             if geometry is not None:
                 layers.append((node, weight, geometry))
@@ -128,20 +125,22 @@ def geometry_of(node: ir.Node) -> Geometry | None:
     return Window(group, kernel, ones, dilations, before, after, strides, mirrored=True)
 
 
-def gather_moments(geometry: Geometry, rows: Array, seen: Sequence[NDArray[Any]], true: Sequence[NDArray[Any]],
-                   ) -> tuple[Moments, Moments]:
-    """The moments to fit to and, of every fourth sample, those to judge by. rows: of the weights [G,R,n]."""
+def gather_moments(geometry: Geometry, rows: Array, quantized: Sequence[NDArray[Any]],
+                   exact: Sequence[NDArray[Any]]) -> tuple[Moments, Moments]:
+    """The moments to fit to and, of every fourth sample, those to judge by. rows: of the weights [G,R,n]. quantized,
+    exact: what enters the layer in both models, one array for each sample.
+    """
     groups, _, size = rows.shape
-    fitted, held = Moments.empty(groups, size), Moments.empty(groups, size)
-    share = -(-max(_LEAST_COLUMNS, _COLUMNS_EACH * size) // len(seen))
-    for number, (after, before) in enumerate(zip(seen, true, strict=True)):
+    training, validation = Moments.empty(groups, size), Moments.empty(groups, size)
+    share = -(-max(policy.FIT_LEAST_COLUMNS.value, policy.FIT_COLUMNS_EACH.value * size) // len(quantized))
+    for number, (after, before) in enumerate(zip(quantized, exact, strict=True)):
         count = geometry.positions(after.shape)
         chosen = np.arange(count)
         if count > share:
             chosen = np.sort(np.random.default_rng(number).choice(count, share, replace=False))
-        moments = held if number % 4 == 3 else fitted
+        moments = validation if (number + 1) % policy.FIT_VALIDATION_ONE_IN.value == 0 else training
         moments.add(geometry.columns(after, chosen), geometry.columns(before, chosen))
-    return fitted, held if held.count else fitted
+    return training, validation if validation.count else training
 
 
 def _fit(data: Array, weight: Weight, geometry: Geometry, moments: tuple[Moments, Moments], settings: Settings,
@@ -152,13 +151,13 @@ def _fit(data: Array, weight: Weight, geometry: Geometry, moments: tuple[Moments
     rows, granularity = geometry.rows(data), weight.type.granularity
     blocks = Blocks(not isinstance(granularity, PerTensor),
                     granularity.size if isinstance(granularity, PerBlock) else rows.shape[2])
-    steps = _steps(plain.scale, geometry, granularity)
-    layer = Layer(rows, blocks, weight.type.range[1], steps * _SMALLEST_CLIP, bias is not None)
-    rounded = [Solution(geometry.rows(quantize_weight(data, plain, rounding).astype(np.float32)), steps)
+    scales = _by_row(plain.scale, geometry, granularity)
+    layer = Layer(rows, blocks, weight.type.range[1], scales * policy.FIT_SMALLEST_CLIP.value, bias is not None)
+    rounded = [Solution(geometry.rows(quantize_weight(data, plain, rounding).astype(np.float32)), scales)
                for rounding in (sum_preserving, nearest)]
     found = solve(layer, *moments, rounded, settings)
-    stored = geometry.weight(found.codes, data.shape).astype(np.int8)
-    params = replace(plain, scale=_scale(found.steps, plain.scale.shape, geometry, granularity))
+    stored = geometry.weight(found.integers, data.shape).astype(np.int8)
+    params = replace(plain, scale=_by_weight(found.scales, plain.scale.shape, geometry, granularity))
     moved = bias + found.shift.reshape(-1) if bias is not None and found.shift is not None else None
     return Fitted(params, stored, moved)
 
@@ -167,13 +166,13 @@ def _fit_tables(data: Array, weight: Weight, geometry: Geometry, moments: tuple[
                 bias: Array | None) -> Fitted:
     found = solve_tables(geometry.rows(data), weight.table_channels, *moments, bias is not None, settings)
     moved = bias + found.shift.reshape(-1) if bias is not None and found.shift is not None else None
-    return Fitted(_tabled_params(found, weight), geometry.weight(found.codes, data.shape).astype(np.int8), moved)
+    return Fitted(_tabled_params(found, weight), geometry.weight(found.integers, data.shape).astype(np.int8), moved)
 
 
 def rounded_to_tables(data: Array, weight: Weight, geometry: Geometry) -> Fitted:
     """A weight of tables without samples."""
     found = round_to_tables(geometry.rows(data), weight.table_channels)
-    return Fitted(_tabled_params(found, weight), geometry.weight(found.codes, data.shape).astype(np.int8), None)
+    return Fitted(_tabled_params(found, weight), geometry.weight(found.integers, data.shape).astype(np.int8), None)
 
 
 def _tabled_params(found: Tabled, weight: Weight) -> QuantParams:
@@ -182,13 +181,13 @@ def _tabled_params(found: Tabled, weight: Weight) -> QuantParams:
     return QuantParams(QuantType(8, granularity=weight.type.granularity), found.scale, zero_point)
 
 
-def _steps(scale: Array, geometry: Geometry, granularity: Granularity) -> Array:
+def _by_row(scale: Array, geometry: Geometry, granularity: Granularity) -> Array:
     """The scales of a QuantParams, in the order of the rows [S]."""
     return geometry.rows(scale).reshape(-1) if isinstance(granularity, PerBlock) else scale.reshape(-1)
 
 
-def _scale(steps: Array, shape: tuple[int, ...], geometry: Geometry, granularity: Granularity) -> Array:
-    """The inverse of `_steps`."""
+def _by_weight(scales: Array, shape: tuple[int, ...], geometry: Geometry, granularity: Granularity) -> Array:
+    """The inverse of `_by_row`."""
     if isinstance(granularity, PerBlock):
-        steps = geometry.weight(steps.reshape(geometry.rows(np.zeros(shape, np.float32)).shape), shape)
-    return np.array(steps, np.float32).reshape(shape)
+        scales = geometry.weight(scales.reshape(geometry.rows(np.zeros(shape, np.float32)).shape), shape)
+    return np.array(scales, np.float32).reshape(shape)

@@ -9,19 +9,17 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.errors import UsageError
 from edgeq.inference.session import Arrays
 from edgeq.quant.fit import Fit
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.rounding import Rounding, nearest, sum_preserving
+from edgeq.quant.scale_search import ScaleSearch, clipped, full, half_quadratic
 from edgeq.quant.scaling.accept import Scaled, scale_channels
 from edgeq.quant.scaling.proposals import NEED_SAMPLES, PROPOSALS
 from edgeq.quant.scaling.rotate import ROTATE, rotate_channels
 from edgeq.quant.solve.layer import DEFAULT, NO_CORRECTION, Settings
-from edgeq.quant.steps import StepSearch, clipped, full, half_quadratic
-
-_SAMPLES: Final = 128  # more hold more of every layer's inputs in memory, and change little
-_SCALING_SAMPLES: Final = 32  # a scale for each channel takes less to choose than an integer for each weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Method:
     """
 
     rounding: Rounding = nearest
-    search: StepSearch = full
+    search: ScaleSearch = full
     settings: Settings | None = None
     scalings: tuple[str, ...] = ()
     optional: bool = False
@@ -49,7 +47,7 @@ class Method:
         blind = [name for name in self.scalings if name in (*NEED_SAMPLES, ROTATE) and samples is None]
         if blind:
             raise UsageError(f"--method {blind[0]} needs real samples: add --calibration DATA")
-        feeds = None if samples is None else list(islice(samples, _SCALING_SAMPLES))
+        feeds = None if samples is None else list(islice(samples, policy.SCALING_SAMPLES.value))
         fitted, names = self._fits(feeds, bits), [name for name in self.scalings if name in PROPOSALS]
         done = scale_channels(model, plan, names, feeds, fitted=fitted) if names else []
         if ROTATE in self.scalings and feeds is not None:
@@ -67,7 +65,7 @@ class Method:
         if samples is None:
             raise UsageError("this --method needs real samples: add --calibration DATA, or use --method auto")
         assert self.settings is not None
-        return Fit(tuple(islice(samples, _SAMPLES)), self.settings)
+        return Fit(tuple(islice(samples, policy.FIT_SAMPLES.value)), self.settings)
 
     def _fits(self, samples: object, bits: int) -> bool:
         return self.settings is not None and not (self.optional and (samples is None or bits >= 8))
@@ -85,8 +83,8 @@ def _scaled(name: str) -> Callable[[Method], Method]:
     return lambda method: replace(method, scalings=(*method.scalings, name))
 
 
-# What each word of a --method adds to those before it. They run in the order of the flow, whatever order they are
-# named in: channels are scaled; steps, then integers are chosen; both are improved; biases are corrected.
+# What each word of a --method adds. They are added in this order, which is that of the flow, whatever order the user
+# names them in: channels are scaled; scales, then integers are chosen; both are improved; biases are corrected.
 STEPS: Final[Mapping[str, Callable[[Method], Method]]] = MappingProxyType({
     "fold-gains": _scaled("fold-gains"),
     "equalize": _scaled("equalize"),
@@ -106,18 +104,32 @@ STEPS: Final[Mapping[str, Callable[[Method], Method]]] = MappingProxyType({
     "auto": lambda method: replace(method, rounding=sum_preserving, settings=DEFAULT, optional=True),
 })
 
+# Steps of which a method holds at most one, and what each of them decides.
+EXCLUSIVE: Final[Mapping[str, frozenset[str]]] = MappingProxyType({
+    "says how weights are rounded where none are fitted": frozenset({"nearest", "sum-preserving", "auto"}),
+    "says how the scale of a weight is chosen where none are fitted": frozenset({"clip", "hqq"}),
+    "chooses the first integers of a fit": frozenset({"adaround", "gptq", "gptaq", "auto"}),
+})
+
+
 def method_named(text: str) -> Method:
-    """The method of these steps, joined by "+".
+    """The method of these steps, joined by "+", in any order.
 
     Raises:
-        UsageError: a step does not exist.
+        UsageError: a step does not exist, or two of them contradict each other.
     """
     names = text.split("+")
     unknown = [name for name in names if name not in STEPS]
     if unknown:
         raise UsageError(f"--method {text}: there is no {', '.join(map(repr, unknown))}; take steps "
                          f"joined by +, such as equalize+gptq+descent, of {', '.join(STEPS)}")
+    for decision, steps in EXCLUSIVE.items():
+        rivals = [name for name in STEPS if name in names and name in steps]
+        if len(rivals) > 1:
+            raise UsageError(f"--method {text}: {' and '.join(map(repr, rivals))} contradict each other, since each "
+                             f"{decision}; name one of them")
     method = Method()
-    for name in names:
-        method = STEPS[name](method)
+    for name, add in STEPS.items():
+        if name in names:
+            method = add(method)
     return method

@@ -21,7 +21,7 @@ from edgeq.quant.params import grid
 from edgeq.quant.plan import Bias, QuantPlan, Weight
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.rounding import Rounding, sum_preserving
-from edgeq.quant.steps import StepSearch, full
+from edgeq.quant.scale_search import ScaleSearch, full
 from edgeq.quant.weights import (
     bias_params,
     quantize_bias,
@@ -37,7 +37,7 @@ from edgeq.targets import Fixed
 
 def quantize(model: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
              calibrator: Calibrator | Mapping[str, Calibrator], rounding: Rounding = sum_preserving,
-             fit: Fitter | None = None, search: StepSearch = full) -> ir.Model:
+             fit: Fitter | None = None, search: ScaleSearch = full) -> ir.Model:
     """The model with its plan carried out, as a copy. statistics: of every source of the plan. calibrator: of all
     groups, or of each by its leader. rounding, search: of weights and of their steps, where none are fitted. fit: how
     to fit them to data.
@@ -85,7 +85,7 @@ class _Writer:
     """Inserts the Q and DQ nodes of one plan into one graph."""
 
     def __init__(self, graph: ir.Graph, plan: QuantPlan, grids: Mapping[str, QuantParams], rounding: Rounding,
-                 search: StepSearch):
+                 search: ScaleSearch):
         self.graph, self.plan, self.grids, self.rounding, self.search = graph, plan, grids, rounding, search
         self.nodes = {label(node): node for node in graph}
         self.order = {node: position for position, node in enumerate(graph)}

@@ -12,12 +12,12 @@ Steps: TypeAlias = NDArray[np.float32]
 Rounding: TypeAlias = Callable[[Steps, int], Steps]
 
 
-def nearest(steps: Steps, limit: int) -> Steps:
-    """steps (any shape) -> the nearest integers in [-limit, limit], ties to even."""
-    return np.clip(np.rint(steps), -limit, limit)
+def nearest(steps: Steps, qmax: int) -> Steps:
+    """steps (any shape) -> the nearest integers in [-qmax, qmax], ties to even."""
+    return np.clip(np.rint(steps), -qmax, qmax)
 
 
-def sum_preserving(steps: Steps, limit: int) -> Steps:
+def sum_preserving(steps: Steps, qmax: int) -> Steps:
     """steps [O,I,K]: O rows that share a scale, I kernels of K weights -> integers whose sums stay within half a step.
 
     Inputs of a layer are strongly correlated within a kernel, and most have a mean that is not zero: what reaches the
@@ -26,20 +26,20 @@ def sum_preserving(steps: Steps, limit: int) -> Steps:
     arXiv:2202.07471), without its limit of one flip a kernel in the second stage.
     """
     rows, kernels, size = steps.shape
-    rounded = nearest(steps, limit)
+    rounded = nearest(steps, qmax)
     if size > 1:
-        rounded = _balance(steps.reshape(-1, size), rounded.reshape(-1, size), limit)
-    return _balance(steps.reshape(rows, -1), rounded.reshape(rows, -1), limit).reshape(rows, kernels, size)
+        rounded = _balance(steps.reshape(-1, size), rounded.reshape(-1, size), qmax)
+    return _balance(steps.reshape(rows, -1), rounded.reshape(rows, -1), qmax).reshape(rows, kernels, size)
 
 
-def _balance(steps: Steps, rounded: Steps, limit: int) -> Steps:
+def _balance(steps: Steps, rounded: Steps, qmax: int) -> Steps:
     """Flip elements of each row of `rounded` [G,E] until its sum is that of `steps`, to half a step."""
     error = rounded - steps
     surplus = np.rint(error.sum(axis=1, keepdims=True, dtype=np.float64))
     sign = np.sign(surplus).astype(np.float32)
     error *= -sign
     flipped = _smallest(error, np.abs(surplus[:, 0]).astype(np.int64))
-    return np.asarray(np.clip(rounded - flipped * sign, -limit, limit), np.float32)
+    return np.asarray(np.clip(rounded - flipped * sign, -qmax, qmax), np.float32)
 
 
 def _smallest(values: Steps, counts: NDArray[np.int64]) -> NDArray[np.bool_]:

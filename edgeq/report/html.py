@@ -8,11 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from edgeq import policy
 from edgeq.report.console import share, size
 from edgeq.report.mixed_precision import precision_html, precision_sentence, score_sentence
-from edgeq.report.plots import GOOD_DB, Weights, color, errors_by_layer, histograms
+from edgeq.report.plots import Weights, color, errors_by_layer, histograms
 from edgeq.report.text import reasons
-from edgeq.verification.layers import BROKEN_DB, Layer, LayerComparison
+from edgeq.verification.layers import Layer, LayerComparison
 
 FILE_NAME: Final = "report.html"
 WORST: Final = 3
@@ -112,12 +113,13 @@ def _verdict(report: Mapping[str, Any], found: LayerComparison | str, evidence: 
         return '<div class="verdict"><p>Not verified: nobody ran this bundle.</p></div>'
     worst = min(report["verification"]["against_float"], key=lambda line: line["sqnr_db"])
     decibel = worst["sqnr_db"]
-    words = ("Good" if decibel >= GOOD_DB else "Doubtful" if decibel >= BROKEN_DB else "Broken")
+    good, broken = policy.GOOD_DB.value, policy.BROKEN_DB.value
+    words = "Good" if decibel >= good else "Doubtful" if decibel >= broken else "Broken"
     sentence = (f"output <code>{escape(worst['output'])}</code> is {_db(decibel)} from the float model"
                 + _in_words(decibel))
     if worst["top1"] is not None:
         sentence += f", and {share(worst['top1'])} of the samples keep their best class"
-    lines = _culprit(report, found, evidence) if not isinstance(found, str) and decibel < GOOD_DB else []
+    lines = _culprit(report, found, evidence) if not isinstance(found, str) and decibel < good else []
     listed = f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>" if lines else ""
     return (f'<div class="verdict" style="border-color: {color(decibel)}"><p><b>{words}</b>: {sentence}.</p>{listed}'
             "</div>")

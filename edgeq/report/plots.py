@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.verification.layers import BROKEN_DB, Layer
+from edgeq import policy
+from edgeq.verification.layers import Layer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GOOD_DB: Final = 25.0
 GOOD, DOUBTFUL, BAD, PLAIN, ENDS = "#2e7d32", "#e69f00", "#c62828", "#6b7f99", "#111111"
 SHOWN_DB: Final = (-10.0, 60.0)  # a layer beyond is as good as equal, or as good as lost
 BINS: Final = 64
@@ -38,7 +38,7 @@ class Weights:
 
 def color(decibel: float) -> str:
     """Green, amber or red."""
-    return GOOD if decibel >= GOOD_DB else DOUBTFUL if decibel >= BROKEN_DB else BAD
+    return GOOD if decibel >= policy.GOOD_DB.value else DOUBTFUL if decibel >= policy.BROKEN_DB.value else BAD
 
 
 def errors_by_layer(layers: Sequence[Layer], named: Sequence[Layer]) -> str:
@@ -73,15 +73,15 @@ def _errors_by_layer(layers: Sequence[Layer], named: Sequence[Layer]) -> Figure:
     bottom = min(0.0, float(heights.min(initial=0.0)))
     axes.bar(range(len(layers)), heights - bottom, bottom=bottom, color=[color(layer.sqnr_db) for layer in layers],
              width=0.85)
-    axes.axhline(BROKEN_DB, color=BAD, linewidth=1, linestyle="--")
-    axes.text(len(layers) - 0.4, BROKEN_DB + 1, "broken below", color=BAD, va="bottom", ha="right",
+    axes.axhline(policy.BROKEN_DB.value, color=BAD, linewidth=1, linestyle="--")
+    axes.text(len(layers) - 0.4, policy.BROKEN_DB.value + 1, "broken below", color=BAD, va="bottom", ha="right",
               bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5})
     for number, layer in enumerate(named, 1):
         place = list(layers).index(layer)
         axes.annotate(str(number), (place, max(heights[place], bottom) + 1), ha="center", va="bottom", weight="bold",
                       bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": ENDS, "linewidth": 0.8})
     axes.set_xlim(-0.8, len(layers) - 0.2)
-    axes.set_ylim(bottom, max(float(heights.max(initial=0.0)) + 9, BROKEN_DB + 6))
+    axes.set_ylim(bottom, max(float(heights.max(initial=0.0)) + 9, policy.BROKEN_DB.value + 6))
     axes.set_xlabel("layers, from the input to the output")
     axes.set_ylabel("signal to error [dB]")
     return figure

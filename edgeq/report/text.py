@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from edgeq import policy
 from edgeq.report.console import console, share, size, table
 from edgeq.report.mixed_precision import precision_sentence, score_sentence
 from edgeq_runtime.dimensions import from_json
 
-LOW_SQNR_DB: Final = 10.0  # the error has a third of the signal's amplitude: hardly a model any more
 SHOWN_NODES: Final = 3
 NAME_WIDTH: Final = 60
 
@@ -117,7 +117,7 @@ def low_accuracy(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"output '{found['output']}' on {row['target']} is {found['sqnr_db']:.1f} dB from the float model, "
             f"which is hardly the same model; more bits, real calibration samples or --keep-float help"
             for row in rows if row["verification"] for found in row["verification"]["against_float"]
-            if found["sqnr_db"] < LOW_SQNR_DB]
+            if found["sqnr_db"] < policy.LOST_DB.value]
 
 
 def _list(out: Console, title: str, lines: Sequence[str]) -> None:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.dimensions import Sizes, extremes
 from edgeq.inference.reference import Arrays
 from edgeq.quant.samples import InputSpec
 from edgeq_runtime.dimensions import Dimension, Free
-
-SAMPLES = 4
 
 
 def generated_feeds(specs: Mapping[str, InputSpec], *, integers: tuple[int, int] = (0, 1)) -> Iterator[Arrays]:
@@ -22,7 +21,7 @@ def generated_feeds(specs: Mapping[str, InputSpec], *, integers: tuple[int, int]
     Never used for calibration: ranges come from real data or not at all.
     """
     generator = np.random.default_rng(0)
-    for sizes in list(extremes(_free(specs))) or [{}] * SAMPLES:
+    for sizes in list(extremes(_free(specs))) or [{}] * policy.GENERATED_SAMPLES.value:
         feed = {}
         for name, spec in specs.items():
             shape = _shape(spec, sizes)

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.backend import Probe, Seen, backend_named
 from edgeq.graph import label
 from edgeq.inference.reference import run_onnx
@@ -27,7 +28,6 @@ from edgeq.scheme import QuantParams
 from edgeq.verification.probe import GraphProbe, float_values, is_inner
 from edgeq_runtime.manifest import Manifest
 
-BROKEN_DB: Final = 15.0  # the error has a sixth of the signal's amplitude; 8 bits that work stay above 25
 KEPT_NUMBERS: Final = 2048  # of every value and feed, for a histogram
 
 
@@ -74,9 +74,9 @@ class LayerComparison:
 
         Where the outputs are sound, no layer is broken: noise on values that nobody depends on is no damage.
         """
-        if all(layer.sqnr_db >= BROKEN_DB for layer in self.layers if layer.value in self.outputs):
+        if all(layer.sqnr_db >= policy.BROKEN_DB.value for layer in self.layers if layer.value in self.outputs):
             return None
-        return next((layer for layer in self.layers if layer.sqnr_db < BROKEN_DB), None)
+        return next((layer for layer in self.layers if layer.sqnr_db < policy.BROKEN_DB.value), None)
 
     def worst(self, count: int) -> list[Layer]:
         """The layers that add the most noise relative to their signal, the worst first.
@@ -86,7 +86,7 @@ class LayerComparison:
         """
         def added(layer: Layer) -> tuple[bool, float]:
             before = layer.sqnr_db + layer.drop_db
-            return before >= BROKEN_DB, _ratio(layer.sqnr_db) - _ratio(before)
+            return before >= policy.BROKEN_DB.value, _ratio(layer.sqnr_db) - _ratio(before)
         return sorted((layer for layer in self.layers if layer.node), key=added, reverse=True)[:count]
 
     def to_json(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.errors import ModelError, VerificationError
 from edgeq.external_weights import is_large
 from edgeq.frontends import Reference
@@ -22,15 +23,10 @@ from edgeq.quant.samples import InputSpec
 from edgeq.verification.compare import compare
 from edgeq.verification.inputs import cover_sizes, generated_feeds
 
-# Passes reorder float sums (fold_affine, fold_batch_norm ...): 90 dB and more over the models measured; what a wrong
-# pass did to one (Resize with align_corners) was 18 dB.
-PASSES_DB: Final = 50.0
 # A few units in the last place of 1.0, 2**-23: onnxruntime's and XNNPACK's sigmoid and tanh are polynomials.
 # https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/logistic.cpp
 BOUNDED_ERROR: Final = 8 * 2.0 ** -23
-ARITHMETIC_MARGIN: Final = 16.0  # in power: 4 in amplitude
 _MOVES: Final = TAKING | {"Concat", "DequantizeLinear", "QuantizeLinear"}
-SAMPLES: Final = 8  # enough to see a wrong layout or a broken kernel, not to measure an accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ class References:
     @cached_property
     def _run(self) -> tuple[list[Arrays], list[Arrays]]:
         """Feeds that the float network takes, and what it makes of them."""
-        feeds = list(islice(self._choices[0], SAMPLES))
+        feeds = list(islice(self._choices[0], policy.VERIFIED_SAMPLES.value))
         if self.real:
             feeds = cover_sizes(feeds, self._specs)
         try:
@@ -124,7 +120,7 @@ class References:
                  for name in bounded_outputs(self._network.graph)}
         for other in others:
             for difference in compare(expected, list(other)):
-                noise = ARITHMETIC_MARGIN * (difference.noise if difference.noise >= 0 else 0.0)
+                noise = policy.ARITHMETIC_MARGIN.value * (difference.noise if difference.noise >= 0 else 0.0)
                 found[difference.output] = found.get(difference.output, 0.0) + noise
         return found
 
@@ -154,9 +150,9 @@ def check_passes(source: Sequence[Arrays], network: Sequence[Arrays], by: str, n
     Raises:
         VerificationError: the network is further from its source than float arithmetic explains.
     """
-    wrong = [f"output '{found.output}': {found.sqnr_db:.1f} dB from {by}, {PASSES_DB:.0f} dB is the least"
+    wrong = [f"output '{found.output}': {found.sqnr_db:.1f} dB from {by}, {policy.PASSES_DB.value:.0f} dB is the least"
              for found in compare(source, network)
-             if not found.noise <= found.signal * 10 ** (-PASSES_DB / 10) + noise.get(found.output, 0.0)]
+             if not found.noise <= found.signal * 10 ** (-policy.PASSES_DB.value / 10) + noise.get(found.output, 0.0)]
     if wrong:
         raise VerificationError("the network that edgeq prepared does not compute what its source computes. This is a "
                                 "bug in edgeq: please report it\n" + "\n".join(f"  - {line}" for line in wrong))

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from edgeq import policy
 from edgeq.backend import backend_named
 from edgeq.errors import VerificationError
 from edgeq.inference.reference import Arrays
@@ -16,13 +17,6 @@ from edgeq.verification.compare import Difference, compare
 from edgeq.verification.references import References
 from edgeq_runtime.manifest import Manifest
 from edgeq_runtime.session import open_model
-
-# An engine that rounds a tie differently moves a value by one step, the same size of error as quantization itself; its
-# noise adds to the graph's own, so the artifact may be twice as far from float. Half-precision compute (Core ML) has a
-# floor of its own: 2**-11 relative per op, measured at 55 to 75 dB over whole nets.
-NOISE_FACTOR: Final = 2.0
-NOISE_FLOOR_DB: Final = 50.0
-DOUBT_FACTOR: Final = 2.0  # beyond what is allowed: 3 dB, which no wrong kernel measured stayed within
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,7 @@ def verify_artifact(folder: Path, manifest: Manifest, references: References,
     pairs = (references.graph, outputs), (references.float, outputs), (references.float, references.graph)
     graph, float_, quantized = (_compare(*pair, scores=references.real) for pair in pairs)
     limits = [_allowed(found, references) for found in quantized]
-    complaints = [(_complaint(*row), row[0].noise <= DOUBT_FACTOR * row[2])
+    complaints = [(_complaint(*row), row[0].noise <= policy.DOUBT_FACTOR.value * row[2])
                   for row in zip(float_, quantized, limits, strict=True)]
     wrong = [message for message, is_near in complaints if message and not is_near]
     if wrong:
@@ -90,8 +84,12 @@ def _compare(reference: Sequence[Arrays], got: Sequence[Arrays], *, scores: bool
 
 
 def _allowed(graph: Difference, references: References) -> float:
-    """Noise that the artifact may have against float, as a sum of squares."""
-    allowed = NOISE_FACTOR * graph.noise + graph.signal * 10 ** (-NOISE_FLOOR_DB / 10)
+    """Noise that the artifact may have against float, as a sum of squares.
+
+    An engine that rounds a tie differently moves a value by one step, the same size of error as quantization itself;
+    its noise adds to the graph's own. Computing in half precision (Core ML) has a floor of its own.
+    """
+    allowed = policy.NOISE_FACTOR.value * graph.noise + graph.signal * 10 ** (-policy.NOISE_FLOOR_DB.value / 10)
     return allowed + references.arithmetic_noise.get(graph.output, 0.0)
 
 

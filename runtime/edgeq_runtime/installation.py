@@ -61,10 +61,10 @@ def install(archive: Union[str, Path], folder: Union[str, Path], *, key: Optiona
             if before is not None and _is_installed(folder / before.current, manifest):
                 return Installed(folder / before.current, before.previous, False, None)
             result = _test(draft, archive, threads) if self_test else None
-            _sync(draft)
+            sync_folder(draft)
             after = Versions(_next_name(folder), None if before is None else before.current)
             draft.rename(folder / after.current)
-            _sync_one(folder)
+            sync(folder)
             _write(folder, after)
             return Installed(folder / after.current, after.previous, True, result)
         finally:
@@ -115,7 +115,7 @@ def _write(folder: Path, versions: Versions) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, folder / CURRENT)
-    _sync_one(folder)
+    sync(folder)
 
 
 def _next_name(folder: Path) -> str:
@@ -132,12 +132,13 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring every byte below a folder to the disk, before a rename makes it visible."""
     for path in [*folder.rglob("*"), folder]:
-        _sync_one(path)
+        sync(path)
 
 
-def _sync_one(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows opens no folders, and keeps their names itself

@@ -12,7 +12,13 @@ from small_graphs import network, normal
 
 from edgeq_converters.prepare import lower_form
 from edgeq_converters.tflite.backend import lower
-from edgeq_converters.tflite.layout_assignment import BYTE, Problem, assign, proposals, solve
+from edgeq_converters.tflite.layout_assignment import (
+    BYTE,
+    LayoutProblem,
+    assign_layouts,
+    minimize_transposes,
+    proposals,
+)
 from edgeq_converters.tflite.mincut import SINK, SOURCE, Network
 from edgeq_converters.tflite.ops import table
 
@@ -47,11 +53,11 @@ def grown(seed: int, nodes: int, transposes: bool) -> ir.Model:
                    c=normal(C, C, 1, 1, seed=seed), m=normal(W, W, seed=seed + 1))
 
 
-def problem_of(model: ir.Model) -> Problem:
-    return Problem.of(lower_form(model, table().handlers).graph)
+def problem_of(model: ir.Model) -> LayoutProblem:
+    return LayoutProblem.of(lower_form(model, table().handlers).graph)
 
 
-def cheapest(problem: Problem, nodes: dict[ir.Node, list[object]]) -> int:
+def cheapest(problem: LayoutProblem, nodes: dict[ir.Node, list[object]]) -> int:
     costs = []
     for combination in itertools.product(*nodes.values()):
         problem.chosen = dict(zip(nodes, combination, strict=True))  # type: ignore[arg-type]
@@ -64,7 +70,7 @@ def cheapest(problem: Problem, nodes: dict[ir.Node, list[object]]) -> int:
 def test_no_assignment_is_cheaper(seed: int, transposes: bool) -> None:
     """Of all that could be made from what some operator wishes. For two layouts that is what a minimum cut promises."""
     problem = problem_of(grown(seed, 8, transposes))
-    solve(problem)
+    minimize_transposes(problem)
     found, offered = problem.cost(), proposals(problem)
     forms: dict[ir.Node, list[object]] = {
         node: list(dict.fromkeys(proposal[node] for proposal in offered if node in proposal)) for node in problem.rules}
@@ -76,7 +82,7 @@ def test_the_price_is_what_the_file_pays(seed: int) -> None:
     """The bytes of all TRANSPOSEs that are emitted, and the numbers are right."""
     model = grown(seed, 12, transposes=True)
     problem = problem_of(model)
-    solve(problem)
+    minimize_transposes(problem)
     program, _ = lower(lower_form(model, table().handlers))
     moved = sum(4 * int(np.prod(operator.outputs[0].shape)) for operator in program.operators
                 if operator.kernel == "TRANSPOSE")
@@ -92,7 +98,7 @@ def test_an_output_that_nobody_asked_for_has_no_layout() -> None:
         a = Conv (x, c)  n, m = LayerNormalization (a, s)  y = Conv (n, c) }""", c=normal(C, C, 1, 1), s=normal(W))
     unused = next(node for node in model.graph if node.op_type == "LayerNormalization").outputs[1]
     unused.name, unused.shape = "", None
-    assert [form.works for form in assign(model.graph).values()] == [(0, 2, 3, 1)]
+    assert [form.works for form in assign_layouts(model.graph).values()] == [(0, 2, 3, 1)]
 
 
 @pytest.mark.parametrize("seed", range(40))

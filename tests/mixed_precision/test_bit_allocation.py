@@ -1,6 +1,7 @@
 """4 bits by default: the layers that keep 8 bits are those that lose most, in about the bytes of the rules."""
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from small_graphs import feeds, network, normal
 
 import edgeq_runtime
-from edgeq import convert
+from edgeq import convert, policy
 from edgeq.bundle.folder import Bundle
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision import bit_allocation
@@ -58,16 +59,16 @@ def test_the_layer_that_loses_most_keeps_8_bits(tmp_path: Path) -> None:
     assert "Conv_4" not in by_rule.report["quantization"]["higher_precision_layers"]
     assert bundle.report["quantization"]["higher_precision_layers"]["Conv_4"] == 8
     assert measured > plain + 3
-    assert weight_bytes(bundle) <= bit_allocation.MOST_BYTES * weight_bytes(by_rule)
+    assert weight_bytes(bundle) <= policy.ALLOCATION_MOST_BYTES.value * weight_bytes(by_rule)
     (found,) = bundle.report["mixed_precision"]["measured"]
-    assert found["score"] > found["plain"] + bit_allocation.WORTH_DB
+    assert found["score"] > found["plain"] + policy.ALLOCATION_WORTH_DB.value
     (chosen,) = (trial for trial in found["trials"] if trial["chosen"])
     assert chosen["score"] == found["score"]
     assert f"8 bits; rounded weights alone: sqnr {found['score']:.4g} dB" in (bundle.path / "report.html").read_text()
 
 
 def test_rules_hold_where_nothing_better_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bit_allocation, "WORTH_DB", 200.0)
+    monkeypatch.setattr(policy, "ALLOCATION_WORTH_DB", replace(policy.ALLOCATION_WORTH_DB, value=200.0))
     by_rule, _ = converted(tmp_path / "rule", method="sum-preserving+gptaq+refit+bias")
     bundle, _ = converted(tmp_path / "b")
     assert not bundle.report["mixed_precision"]["layers"]

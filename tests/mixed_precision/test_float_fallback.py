@@ -1,6 +1,7 @@
 """8 bits by default: a layer that ruins the outputs computes in float, and a network that is good is left alone."""
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from small_graphs import feeds, network, normal
 
 import edgeq_runtime
-from edgeq import convert
+from edgeq import convert, policy
 from edgeq.bundle.folder import Bundle
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision import float_fallback
@@ -60,7 +61,7 @@ def test_the_layer_that_ruins_the_outputs_computes_in_float(tmp_path: Path) -> N
     (found,) = mixed["measured"]
     assert found["plain"] == pytest.approx(plain, abs=1)
     assert found["score"] == pytest.approx(mixed_db, abs=1)
-    assert 0 < mixed["float_share"] < float_fallback.MOST_FLOAT
+    assert 0 < mixed["float_share"] < policy.FALLBACK_MOST_FLOAT.value
     assert {layer["node"] for layer in mixed["layers"] if layer["float"]} <= set(kept)
     assert bundle.manifest.quantization["higher_precision_layers"] == {}
     page = (bundle.path / "report.html").read_text()
@@ -78,7 +79,7 @@ def test_the_same_layers_compute_in_float_behind_4_bit_weights(tmp_path: Path) -
 
 
 def test_what_is_good_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float_fallback, "VALUES_DB", 25.0)
+    monkeypatch.setattr(policy, "VALUES_DB", replace(policy.VALUES_DB, value=25.0))
     bundle, sqnr, kept = converted(gated(1.0), tmp_path / "b")
     assert sqnr > 25
     assert not kept
@@ -92,7 +93,7 @@ def test_without_samples_nothing_is_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["constant samples", "weights of zero", "dead channels"])
 def test_no_signal_gives_a_finite_model(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float_fallback, "VALUES_DB", 500.0)
+    monkeypatch.setattr(policy, "VALUES_DB", replace(policy.VALUES_DB, value=500.0))
     model, samples = gated(1.0), FEEDS
     if what == "constant samples":
         samples = [{"x": np.zeros(SHAPE, np.float32)}] * 4

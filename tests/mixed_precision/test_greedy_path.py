@@ -6,7 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from edgeq.mixed_precision.greedy_path import FLOAT_COST, Layer, Rounded, pareto_path
+from edgeq import policy
+from edgeq.mixed_precision.greedy_path import Layer, Rounded, pareto_path
 
 BITS = (4, 8, 16)
 
@@ -50,7 +51,7 @@ def test_a_value_costs_what_must_then_compute_in_float() -> None:
     assert [found.floats for found in walked] == [frozenset(), {"small"}, {"small", "large"}]
     assert [found.float_share for found in walked] == pytest.approx([0, 0.1, 1.0])
     assert walked[-1].noise == 0, "what lies between float nodes is float for nothing"
-    assert FLOAT_COST == 1.0
+    assert policy.FLOAT_COST.value == 1.0
 
 
 def test_a_step_that_needs_too_many_bytes_does_not_end_the_path() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeq.frontends import load_model
 from edgeq.graph import shape
+from edgeq.passes import canonicalize
 
 _NUMPY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_, "tensor(int32)": np.int32}
 
@@ -68,17 +69,30 @@ def assert_close(expected: Sequence[Any], got: Sequence[Any], tolerance: float =
         np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * largest)
 
 
-def check(row: Row, run: Callable[[ir.Model], object]) -> ir.Model:
-    """Load a row, rewrite it, and hold the result to the row and to onnxruntime on the model as it was given."""
+def assert_whole(model: ir.Model) -> None:
+    """What every pass is given and leaves: a valid graph, in order, whose values have a name, a type and a shape."""
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs if value.name != "")]
+    names = [value.name for value in values]
+    assert len(set(names)) == len(names)
+    for value in values:
+        assert value.dtype is not None
+        shape(value)
+
+
+def check(row: Row, run: Callable[[ir.Model], object] | None = None) -> ir.Model:
+    """Load a row, rewrite it, and hold the result to the row and to onnxruntime on the model as it was given. run: all
+    passes by default, each of which leaves the graph whole.
+    """
     given = build(row.text, row.constants, row.opset)
     before = session(given)
     model = load_model(given)
-    run(model)
+    if run is None:
+        canonicalize(model, fired=lambda step: assert_whole(model))
+    else:
+        run(model)
     assert [node.op_type for node in model.graph] == list(row.ops)
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    for node in model.graph:
-        for output in node.outputs:
-            shape(output)
+    assert_whole(model)
     after = session(model)
     assert [value.name for value in after.get_outputs()] == [value.name for value in before.get_outputs()]
     sample = feeds(before)

@@ -1,7 +1,8 @@
 """All passes together: on the real models, and on models that are quantized already."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from passes.graphs import assert_close, build, feeds, noise, session
+from passes.graphs import assert_close, assert_whole, build, feeds, noise, session
 from zoo_models import MODELS, needs_zoo, zoo
 
 from edgeq.frontends import load_model
 from edgeq.graph import shape
 from edgeq.passes import PASSES, canonicalize
+from edgeq.passes.canonical import Pass
 
 
 @needs_zoo
@@ -115,3 +117,36 @@ def test_every_pass_says_why_it_stands_where_it_does() -> None:
     assert len({step.name for step in PASSES}) == len(PASSES)
 
 
+
+
+def misplaced(steps: Sequence[Pass]) -> list[tuple[str, str]]:
+    """(pass, another) where its reason wants them the other way round."""
+    names = [step.name for step in steps]
+    found = []
+    for step in steps:
+        relation = ""
+        for word in re.findall(r"\w+", step.why):
+            relation = word if word in ("before", "after", "with") else relation
+            wanted = {"before": 1, "after": -1}.get(relation)
+            if word in names and wanted and (names.index(word) - names.index(step.name)) * wanted <= 0:
+                found.append((step.name, word))
+    return found
+
+
+def test_every_pass_stands_where_its_reason_wants_it() -> None:
+    assert misplaced(PASSES) == []
+    assert len(misplaced(PASSES[::-1])) > 15
+    swapped = [*PASSES[:2], PASSES[3], PASSES[2], *PASSES[4:]]
+    assert misplaced([PASSES[1], PASSES[0], *PASSES[2:]]) == [("narrow_grids", "fold_constants")]
+    assert misplaced(swapped) == []  # whose order has no reason
+
+
+@pytest.mark.parametrize("damage", [
+    lambda value: setattr(value, "shape", None), lambda value: setattr(value, "type", None),
+    lambda value: setattr(value, "name", "x")], ids=["shape", "type", "name"])
+def test_a_pass_that_loses_something_would_be_seen(damage: Callable[[Any], None]) -> None:
+    model = load_model(build(NET, dict(CONSTANTS)))
+    assert_whole(model)
+    damage(model.graph[3].outputs[0])
+    with pytest.raises(Exception, match=r".*"):
+        assert_whole(model)

@@ -63,7 +63,7 @@ STAYED = [
 
 @pytest.mark.parametrize("row", AUTO, ids=str)
 def test_auto_pad_becomes_numbers(row: Row) -> None:
-    model = check(row, canonicalize)
+    model = check(row)
     assert "auto_pad" not in model.graph.node(0).attributes
     assert model.graph.node(0).attributes["pads"].value is not None
 
@@ -84,9 +84,9 @@ def test_auto_pad_with_dilation(op: str, more: str, constants: dict[str, np.ndar
 
 @pytest.mark.parametrize("row", MOVED, ids=str)
 def test_pad_moves(row: Row) -> None:
-    check(row, canonicalize)
+    check(row)
 
 
 @pytest.mark.parametrize("row", STAYED, ids=str)
 def test_pad_stays(row: Row) -> None:
-    check(row, canonicalize)
+    check(row)

@@ -10,7 +10,6 @@ import pytest
 from passes.graphs import Row, check, noise
 
 from edgeq.graph import attribute
-from edgeq.passes import canonicalize
 
 X = "g (float[2,3,5,4] x) => (float[] y)"
 I64: dict[str, Any] = {name: np.array(value) for name, value in {
@@ -112,17 +111,17 @@ NORMS = [
 
 @pytest.mark.parametrize("row", REMOVED, ids=str)
 def test_does_nothing_or_merges(row: Row) -> None:
-    check(row, canonicalize)
+    check(row)
 
 
 @pytest.mark.parametrize("row", STAYING, ids=str)
 def test_does_something(row: Row) -> None:
-    check(row, canonicalize)
+    check(row)
 
 
 @pytest.mark.parametrize("row", MEANS, ids=str)
 def test_means(row: Row) -> None:
-    check(row, canonicalize)
+    check(row)
 
 
 @pytest.mark.parametrize(("pads", "counted"), [([0, 0, 0, 0], 0), ([0, 1, 0, 0], 1)])
@@ -130,17 +129,17 @@ def test_padding_is_counted_where_there_is_some(pads: list[int], counted: int) -
     """Two windows stick out, which ceil_mode lets them: that is no padding."""
     row = Row("an average", X + "{ y = AveragePool<kernel_shape = [2, 3], strides = [2, 2], ceil_mode = 1,"
               f" count_include_pad = 1, pads = {pads}>(x) }}", ["AveragePool"])
-    assert attribute(check(row, canonicalize).graph.node(0), "count_include_pad", 0) == counted
+    assert attribute(check(row).graph.node(0), "count_include_pad", 0) == counted
 
 
 @pytest.mark.parametrize("row", NORMS, ids=str)
 def test_layer_norm(row: Row) -> None:
-    check(row, canonicalize)
+    check(row)
 
 
 def test_axes_count_from_the_front() -> None:
     row = Row("Slice", X + "{ y = Slice(x, one, big, last) }", ["Slice"], I64)
-    model = check(row, canonicalize)
+    model = check(row)
     assert model.graph.node(0).inputs[3].const_value.numpy().tolist() == [3]
 
 
@@ -149,13 +148,13 @@ def test_if_with_a_constant_condition_is_its_branch(condition: bool, left: list[
     row = Row("If",
               "g (float[2,3] x) => (float[] y) { y = If (k) <then_branch = t () => (float[2,3] a) { a = Relu(x) },"
               " else_branch = e () => (float[2,3] b) { n = Neg(x) b = Exp(n) }> }", left, {"k": np.bool_(condition)})
-    check(row, canonicalize)
+    check(row)
 
 
 def test_if_that_depends_on_an_input_stays() -> None:
     row = Row("If", "g (float[2,3] x, bool k) => (float[] y) { y = If (k) <then_branch = t () => (float[2,3] a)"
               " { a = Relu(x) }, else_branch = e () => (float[2,3] b) { b = Neg(x) }> }", ["If"])
-    check(row, canonicalize)
+    check(row)
 
 
 def test_names_of_axes_do_not_stop_onnxruntime() -> None:
@@ -163,7 +162,7 @@ def test_names_of_axes_do_not_stop_onnxruntime() -> None:
     row = Row("keys and values", "g (float[2,1,5,4] x) => (float[] y) { squeeze = Squeeze(x, back) k = Gather(squeeze, "
               "first) v = Gather(squeeze, second) y = Add(k, v) }", ["Squeeze", "Gather", "Gather", "Add"],
               {"back": np.array([-3]), "first": np.array(0), "second": np.array(1)})
-    model = check(row, canonicalize)
+    model = check(row)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])

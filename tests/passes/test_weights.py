@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 from passes.graphs import Row, check, noise
 
-from edgeq.passes import canonicalize
-
 X = "g (float[2,4,6,5] x) => (float[] y)"
 M = "g (float[2,4] x) => (float[] y)"
 
@@ -69,15 +67,15 @@ KEPT = [
 
 @pytest.mark.parametrize("row", FOLDED, ids=str)
 def test_folded(row: Row) -> None:
-    check(row, canonicalize)
+    check(row)
 
 
 @pytest.mark.parametrize("row", KEPT, ids=str)
 def test_kept(row: Row) -> None:
-    check(row, canonicalize)
+    check(row)
 
 
 def test_shared_weights_stay_as_they_were_for_the_other_reader() -> None:
     row = Row("shared", X + "{ a = Conv(x, w) n = BatchNormalization(a, s, t, m, v) o = Conv(x, w) y = Add(n, o) }",
               ["Conv", "Conv", "Add"], {**CONV, **statistics(6)})
-    check(row, canonicalize)
+    check(row)

@@ -13,9 +13,9 @@ from edgeq.quant.solve.adaround import adaround
 from edgeq.quant.solve.descent import descend
 from edgeq.quant.solve.geometry import Product, Window
 from edgeq.quant.solve.gptq import gptq
-from edgeq.quant.solve.grids import Blocks, clipped_steps, refitted_steps
 from edgeq.quant.solve.layer import DEFAULT, Layer, Settings, Solution, solve
 from edgeq.quant.solve.moments import Moments, mean_error, objective, output_error
+from edgeq.quant.solve.scales import Blocks, clipped_scales, refitted_scales
 
 Array = NDArray[np.float32]
 LIMIT = 7
@@ -57,7 +57,7 @@ def test_gptq_and_descent_come_near_the_best_of_all_roundings_and_never_below_it
         step = np.full(weight.shape, np.abs(weight).max() / 3, np.float32)
         every = np.array(list(product(range(-3, 4), repeat=5)), np.float32)[None]
         best = (objective(weight, moments, free_bias=False).error(every * step[0, 0, 0])).min()
-        codes = descend(gptq(problem.target, problem.square, step, 3), problem.target, problem.square, step, 3)
+        codes = descend(gptq(problem.target, problem.hessian, step, 3), problem.target, problem.hessian, step, 3)
         ratios.append(float(problem.error(codes * step).sum() / best))
     assert min(ratios) > 0.999
     assert np.median(ratios) < 1.1
@@ -68,11 +68,11 @@ def test_gptq_then_descent_beat_nearest_rounding_by_far_where_inputs_go_together
     weight, moments = weights(groups, 16, 200), moments_of(correlated(200, groups=groups))
     problem = objective(weight, moments, free_bias=False)
     blocks = Blocks(rows=True, size=200)
-    steps = clipped_steps(weight, problem.square, blocks, LIMIT, np.full(groups * 16, 1e-6, np.float32))
+    steps = clipped_scales(weight, problem.hessian, blocks, LIMIT, np.full(groups * 16, 1e-6, np.float32))
     step = blocks.spread(steps, weight.shape)
-    error = {"nearest": nearest(weight, step), "gptq": gptq(weight, problem.square, step, LIMIT)}
-    error["both"] = descend(error["gptq"], weight, problem.square, step, LIMIT)
-    error["descent"] = descend(error["nearest"], weight, problem.square, step, LIMIT)
+    error = {"nearest": nearest(weight, step), "gptq": gptq(weight, problem.hessian, step, LIMIT)}
+    error["both"] = descend(error["gptq"], weight, problem.hessian, step, LIMIT)
+    error["descent"] = descend(error["nearest"], weight, problem.hessian, step, LIMIT)
     found = {name: float(problem.error(codes * step).sum()) for name, codes in error.items()}
     assert decibels(found["gptq"], found["nearest"]) > 6
     assert decibels(found["descent"], found["nearest"]) > 5
@@ -82,7 +82,7 @@ def test_gptq_then_descent_beat_nearest_rounding_by_far_where_inputs_go_together
 def test_gptq_is_the_textbook_algorithm() -> None:
     """Against the inverse that is downdated column by column, as Optimal Brain Quantization states it."""
     weight = weights(1, 3, 150)
-    square = objective(weight, moments_of(correlated(150)), free_bias=False).square
+    square = objective(weight, moments_of(correlated(150)), free_bias=False).hessian
     step = np.full(weight.shape, 0.3, np.float32)
     order = np.argsort(-np.diagonal(square[0]))
     rows, inverse = weight[0].astype(np.float64), np.linalg.inv(square[0].astype(np.float64))
@@ -105,7 +105,7 @@ def test_adaround_comes_near_the_best_choice_of_up_and_down() -> None:
         ways = np.array(list(product((0, 1), repeat=8)), np.float32)[None]
         every = np.clip(np.floor(weight / step) + ways, -3, 3)
         best = problem.error(every * step[0, 0, 0]).min()
-        codes = adaround(weight, problem.square, step, 3)
+        codes = adaround(weight, problem.hessian, step, 3)
         assert set(np.unique(codes - np.floor(weight / step))) <= {0, 1}
         ratios.append(float(problem.error(codes * step).sum() / best))
     assert min(ratios) > 0.999
@@ -118,7 +118,7 @@ def test_adaround_beats_nearest_rounding_and_never_loses_to_it(groups: int) -> N
     problem = objective(weight, moments, free_bias=False)
     step = np.full(weight.shape, 0.45, np.float32)
     plain, found = (problem.error(codes * step) for codes in (
-        nearest(weight, step), adaround(weight, problem.square, step, LIMIT)))
+        nearest(weight, step), adaround(weight, problem.hessian, step, LIMIT)))
     assert (found <= plain * 1.0001).all()
     assert decibels(float(found.sum()), float(plain.sum())) > 3
 
@@ -130,11 +130,11 @@ def test_descent_stays_on_the_grid_and_never_raises_the_error(seed: int, rows: i
     problem = objective(weight, moments_of(correlated(size, 50, groups=2, seed=seed)), free_bias=False)
     step = np.full(weight.shape, 0.35 * scale, np.float32)
     before = nearest(weight, step)
-    after = descend(before, weight, problem.square, step, LIMIT)
+    after = descend(before, weight, problem.hessian, step, LIMIT)
     assert np.abs(after).max() <= LIMIT
     assert (after == np.rint(after)).all()
     assert (problem.error(after * step) <= problem.error(before * step) * 1.0001 + 1e-12).all()
-    assert np.abs(gptq(weight, problem.square, step, LIMIT)).max() <= LIMIT
+    assert np.abs(gptq(weight, problem.hessian, step, LIMIT)).max() <= LIMIT
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -144,10 +144,10 @@ def test_a_clip_costs_less_than_the_full_range_where_an_outlier_meets_a_silent_i
     weight[:, :, 5] = 40
     data = correlated(64)
     data[:, 5] *= 1e-3
-    square = objective(weight, moments_of(data), free_bias=False).square
+    square = objective(weight, moments_of(data), free_bias=False).hessian
     blocks = Blocks(rows=True, size=64)
     full = np.abs(weight).max(axis=2).reshape(-1) / LIMIT
-    found = clipped_steps(weight, square, blocks, LIMIT, full * 0.01)
+    found = clipped_scales(weight, square, blocks, LIMIT, full * 0.01)
     assert (found < 0.5 * full).all()
 
 
@@ -161,7 +161,7 @@ def test_refitted_steps_never_raise_the_error_and_find_planted_ones(blocks: Bloc
     steps, errors = planted * 1.3, []
     for _ in range(60):
         errors.append(float(problem.error(codes * blocks.spread(steps, codes.shape)).sum()))
-        steps = refitted_steps(codes, target, problem.square, steps, blocks, planted * 0.01)
+        steps = refitted_scales(codes, target, problem.hessian, steps, blocks, planted * 0.01)
     assert (np.diff(errors) <= 1e-4 * errors[0]).all()
     np.testing.assert_allclose(steps, planted, rtol=0.02)
 
@@ -233,11 +233,11 @@ def test_singular_moments_and_dead_rows_give_finite_steps(data: Array, settings:
     layer, rounded = layer_of(weight)
     moments = moments_of(data.astype(np.float32))
     found = solve(layer, moments, moments, rounded, settings)
-    assert np.isfinite(found.steps).all()
-    assert (found.steps > 0).all()
-    assert np.abs(found.codes).max() <= LIMIT
+    assert np.isfinite(found.scales).all()
+    assert (found.scales > 0).all()
+    assert np.abs(found.integers).max() <= LIMIT
     assert found.shift is None or np.isfinite(found.shift).all()
-    assert not found.codes[0, 1].any() or settings is not DEFAULT
+    assert not found.integers[0, 1].any() or settings is not DEFAULT
 
 
 # -- geometry ----------------------------------------------------------------------------------------------------------

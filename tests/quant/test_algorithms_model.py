@@ -1,6 +1,8 @@
 """Fitting the weights of whole models: every kind of layer, what must stay as it is, and the ways to ask for it."""
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from edgeq.inference.partial import PartialRun
 from edgeq.inference.reference import run_onnx
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.fit import Fit
-from edgeq.quant.methods import STEPS, method_named
+from edgeq.quant.methods import STEPS, Method, method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
 from edgeq.quant.rounding import nearest
@@ -208,6 +210,33 @@ def test_a_method_that_needs_samples_says_so_and_auto_does_without() -> None:
         method_named("gtpq+descent+mse")
 
 
-def test_the_order_of_words_does_not_matter_but_what_they_add_does() -> None:
-    assert method_named("descent+gptq") == method_named("gptq+descent")
+def test_the_order_of_steps_does_not_matter_but_what_they_add_does() -> None:
+    names = ("rotate", "equalize", "clip", "nearest", "gptaq", "refit", "bias")
+    orders = [names, names[::-1], *(tuple(np.random.default_rng(seed).permutation(names)) for seed in range(20))]
+    assert len({method_named("+".join(order)) for order in orders}) == 1
     assert method_named("gptq+descent") != method_named("gptq")
+    assert method_named("gptq+gptq") == method_named("gptq")
+
+
+def is_refused(text: str) -> bool:
+    try:
+        method_named(text)
+    except UsageError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(STEPS, 2)))
+def test_two_steps_are_refused_where_one_would_undo_the_other(one: str, other: str) -> None:
+    """Those that a method may hold together say the same in both orders, when they are added by hand."""
+    assert is_refused(f"{one}+{other}") == is_refused(f"{other}+bias+{one}")
+    if not is_refused(f"{one}+{other}"):
+        by_hand = [STEPS[one](STEPS[other](Method())), STEPS[other](STEPS[one](Method()))]
+        assert len({replace(method, scalings=tuple(sorted(method.scalings))) for method in by_hand}) == 1
+
+
+@pytest.mark.parametrize("text", ["adaround+gptq", "gptaq+descent+gptq", "clip+hqq", "sum-preserving+nearest",
+                                  "auto+nearest"])
+def test_methods_that_contradict_themselves(text: str) -> None:
+    with pytest.raises(UsageError, match=r"contradict each other, since each .* name one of them"):
+        method_named(text)

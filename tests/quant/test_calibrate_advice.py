@@ -8,15 +8,16 @@ import pytest
 from numpy.typing import NDArray
 from small_graphs import network
 
+from edgeq import policy
 from edgeq.errors import CalibrationError
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
-from edgeq.quant.calibrate.advice import ENOUGH_SAMPLES, moves, said_of_moves, survey
+from edgeq.quant.calibrate.advice import moves, said_of_moves, survey
 from edgeq.quant.samples import InputSpec, open_samples
 
 Image = NDArray[np.float32]
 
 
-def pictures(count: int = ENOUGH_SAMPLES) -> list[Image]:
+def pictures(count: int = policy.ENOUGH_SAMPLES.value) -> list[Image]:
     """[1,3,20,28] in -1..1: smooth, and its three channels differ, as those of photographs do."""
     random = np.random.default_rng(0)
     found = []

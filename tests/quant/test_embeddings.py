@@ -168,14 +168,15 @@ def test_a_head_of_the_transposed_table(scheme: Any, bits: int) -> None:
     """In 8 bits it is the same integers; alone in 4 it is several times faster, which is why one asks for 4."""
     weights = {weight.node: weight for weight in make_plan(head(), SHARED, scheme).weights}
     assert weights["MatMul_4"].type.bits == bits
-    assert weights["MatMul_4"].tied == (bits == 8)
-    assert weights["Gather_0"].tied
+    assert weights["MatMul_4"].shares_embedding == (bits == 8)
+    assert weights["Gather_0"].shares_embedding
     if bits == 8:
         assert weights["MatMul_4"].type == COLUMNS
 
 
 def test_a_head_that_differs_in_one_number_is_another_weight() -> None:
-    assert not {weight.node: weight for weight in make_plan(head(by=1.0), SHARED, W8).weights}["MatMul_4"].tied
+    weights = {weight.node: weight for weight in make_plan(head(by=1.0), SHARED, W8).weights}
+    assert not weights["MatMul_4"].shares_embedding
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -16,10 +16,10 @@ from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.methods import method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
-from edgeq.quant.scaling.places import data_of, store
 from edgeq.quant.scaling.rotate import rotate_channels
 from edgeq.quant.scaling.rotations import hadamard, rotation
-from edgeq.quant.scaling.streams import ROTATED, Stream, find_streams
+from edgeq.quant.scaling.sites import data_of, store
+from edgeq.quant.scaling.streams import ROTATED, RotatableStream, find_streams
 from edgeq.scheme import PRESETS
 from edgeq.verification.compare import compare
 from edgeq_converters.onnxruntime.target import ONNXRUNTIME
@@ -87,7 +87,7 @@ def tokens(count: int, seed: int = 0) -> Feeds:
     return [{"x": random.integers(0, VOCABULARY, (1, TOKENS))} for _ in range(count)]
 
 
-def rotated(model: ir.Model) -> tuple[ir.Model, list[Stream]]:
+def rotated(model: ir.Model) -> tuple[ir.Model, list[RotatableStream]]:
     model = model.clone()
     streams = list(find_streams(model.graph))
     for seed, stream in enumerate(streams):
@@ -151,7 +151,7 @@ def test_one_weight_turned_the_wrong_way_would_be_noticed(weight: str) -> None:
     stream = max(streams, key=lambda stream: len(stream.products))
     matrix = rotation(WIDTH, streams.index(stream))
     value = turned.graph.initializers[weight]
-    store(value, stream.turns[value](data_of(value).astype(np.float64), matrix.T @ matrix.T))
+    store(value, stream.rotations[value](data_of(value).astype(np.float64), matrix.T @ matrix.T))
     assert decibel(model, turned, tokens(4)) < 20
 
 
@@ -221,7 +221,7 @@ def with_outliers(model: ir.Model, factor: float = 30) -> ir.Model:
     for number, gain in enumerate(stream.gains):
         channels = np.ones(WIDTH, np.float32)
         channels[[number, 11 + number]] = factor
-        for weight, turn in stream.turns.items():
+        for weight, turn in stream.rotations.items():
             if turn.times is gain:
                 store(weight, data_of(weight) / channels[:, None])
         store(gain, data_of(gain) * channels)

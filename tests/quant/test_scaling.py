@@ -16,8 +16,8 @@ from edgeq.quant.methods import method_named
 from edgeq.quant.plan import make_plan
 from edgeq.quant.quantize import quantize
 from edgeq.quant.scaling.accept import scale_channels
-from edgeq.quant.scaling.places import find_places
 from edgeq.quant.scaling.proposals import PROPOSALS, Channels, awq, equalize, fold_gains, smooth
+from edgeq.quant.scaling.sites import find_sites
 from edgeq.scheme import PRESETS
 from edgeq.verification.compare import compare
 from edgeq_converters.onnxruntime.target import ONNXRUNTIME
@@ -77,16 +77,16 @@ def feeds(model: ir.Model, count: int = 24, seed: int = 0) -> list[dict[str, Arr
 MODELS = {"convolutions": convolutions, "transformer": transformer, "upsampling": upsampling, "residual": residual}
 
 
-@pytest.mark.parametrize(("name", "places"), [
+@pytest.mark.parametrize(("name", "sites"), [
     ("convolutions", {"Conv_0": 1, "Conv_3": 1, "Conv_6": 1}),
     ("upsampling", {"ConvTranspose_0": 1, "ConvTranspose_2": 1}),
     ("transformer", {"LayerNormalization_0": 2, "MatMul_1": 1}), ("residual", {})])
-def test_places_are_found_and_any_scale_leaves_the_function_as_it_is(name: str, places: dict[str, int]) -> None:
+def test_places_are_found_and_any_scale_leaves_the_function_as_it_is(name: str, sites: dict[str, int]) -> None:
     model, scaled = MODELS[name](), MODELS[name]()
-    found = list(find_places(scaled.graph))
-    assert {place.name: len(place.readers) for place in found} == places  # residual: all are added to something
-    for number, place in enumerate(found):
-        place.apply(np.exp(np.random.default_rng(number).normal(size=place.channels)).astype(np.float32))
+    found = list(find_sites(scaled.graph))
+    assert {site.name: len(site.readers) for site in found} == sites  # residual: all are added to something
+    for number, site in enumerate(found):
+        site.apply(np.exp(np.random.default_rng(number).normal(size=site.channels)).astype(np.float32))
     tests = feeds(model, 4)
     (line,) = compare(list(run_onnx(model, tests)), list(run_onnx(scaled, tests)))
     assert line.sqnr_db > 100
@@ -101,20 +101,20 @@ def freed(model: ir.Model, axis: int, named: bool) -> ir.Model:
     return model
 
 
-@pytest.mark.parametrize(("name", "axis", "named", "places"), [
+@pytest.mark.parametrize(("name", "axis", "named", "sites"), [
     ("convolutions", 2, True, 3), ("convolutions", 2, False, 3), ("upsampling", 0, True, 2), ("upsampling", 2, True, 1),
     ("transformer", 1, True, 2), ("transformer", 1, False, 1)])
-def test_free_sizes_hide_only_what_depends_on_them(name: str, axis: int, named: bool, places: int) -> None:
+def test_free_sizes_hide_only_what_depends_on_them(name: str, axis: int, named: bool, sites: int) -> None:
     """Behind upsampling, a free height leaves open how many numbers of the Flatten are one channel's; the factors of a
     gate that may be broadcast are not scaled.
     """
-    free, fixed = freed(MODELS[name](), axis, named), {place.name: place for place in find_places(MODELS[name]().graph)}
-    found = list(find_places(free.graph))
-    assert len(found) == places
-    for place in found:
-        assert place.channels == fixed[place.name].channels
-        assert place.axis == fixed[place.name].axis
-        np.testing.assert_array_equal(place.after, fixed[place.name].after)
+    free, fixed = freed(MODELS[name](), axis, named), {site.name: site for site in find_sites(MODELS[name]().graph)}
+    found = list(find_sites(free.graph))
+    assert len(found) == sites
+    for site in found:
+        assert site.channels == fixed[site.name].channels
+        assert site.axis == fixed[site.name].axis
+        np.testing.assert_array_equal(site.after, fixed[site.name].after)
 
 
 @pytest.mark.parametrize("graph", [
@@ -126,7 +126,7 @@ def test_what_does_not_let_scales_pass_is_no_place(graph: str) -> None:
                     "{ a = Conv (x, w1) r = Relu (a) y = Conv (r, r) }",
                     w1=normal(4, 4, 1, 1, seed=1), w2=normal(4, 4, 1, 1, seed=2),
                     zero=np.zeros((), np.float32), six=np.full((), 6, np.float32))
-    assert list(find_places(model.graph)) == []
+    assert list(find_sites(model.graph)) == []
 
 
 # -- the formulas, on arrays -------------------------------------------------------------------------------------------
@@ -165,8 +165,8 @@ def test_dead_channels_and_missing_numbers_get_no_scale() -> None:
 
 def uneven(model: ir.Model) -> ir.Model:
     """The same function with channels that differ by up to a thousand in size, as training likes to leave them."""
-    for number, place in enumerate(list(find_places(model.graph))):
-        place.apply(np.exp(np.random.default_rng(number).normal(size=place.channels) * 2).astype(np.float32))
+    for number, site in enumerate(list(find_sites(model.graph))):
+        site.apply(np.exp(np.random.default_rng(number).normal(size=site.channels) * 2).astype(np.float32))
     return model
 
 
@@ -213,14 +213,14 @@ def test_what_does_not_help_is_left_alone() -> None:
 @pytest.mark.parametrize(("item", "free"), [("coco_fastestdet", {}), ("lm_stories260k", {}),
                                             ("lm_stories260k", {"input_ids": (1, "1..384")})])
 def test_real_networks_stay_the_same_function(item: str, free: dict[str, tuple[int | str, ...]]) -> None:
-    """Even with every place scaled by something."""
+    """Even with every site scaled by something."""
     sizes = {name: array.shape for name, array in next(iter(zoo().feeds(item))).items()}
     model = load_model(str(zoo().model(item)), inputs=free or sizes)
     canonicalize(model)
     scaled, samples = model.clone(), list(zoo().feeds(item, "calib", 2))
-    places = list(find_places(scaled.graph))
-    assert len(places) >= 15
-    for number, place in enumerate(places):
-        place.apply(np.exp(np.random.default_rng(number).normal(size=place.channels)).astype(np.float32))
+    sites = list(find_sites(scaled.graph))
+    assert len(sites) >= 15
+    for number, site in enumerate(sites):
+        site.apply(np.exp(np.random.default_rng(number).normal(size=site.channels)).astype(np.float32))
     for line in compare(list(run_onnx(model, samples)), list(run_onnx(scaled, samples))):
         assert line.sqnr_db > 95

@@ -60,7 +60,7 @@ def test_descent_over_entries_stays_in_the_table_and_lowers_the_error(groups: in
     tables = choose_tables(weight.reshape(-1, 36), np.ones((groups * 5, 36), np.float32)).reshape(groups, 5, 16)
     flat = tables.reshape(-1, 16)
     nearest = np.take_along_axis(flat, nearest_entry(weight.reshape(-1, 36), flat), 1).reshape(weight.shape)
-    found = fit_to_tables(weight, problem.square, tables)
+    found = fit_to_tables(weight, problem.hessian, tables)
     assert all(set(row) <= set(table) for row, table in zip(found.reshape(-1, 36), flat, strict=True))
     assert problem.error(found).sum() < problem.error(nearest).sum() / 3
 
@@ -71,7 +71,7 @@ def test_channels_share_tables_of_sixteen_codes(channels: int, tables: int) -> N
     weight = normal(1, 12, 50, seed=3)
     for found in (round_to_tables(weight, channels),
                   solve_tables(weight, channels, moments_of(50), moments_of(50, seed=1), True, DEFAULT)):
-        groups = found.codes.reshape(tables, -1)
+        groups = found.integers.reshape(tables, -1)
         assert np.abs(groups).max() <= 127
         assert max(len(np.unique(group)) for group in groups) <= 16
         assert all(len(np.unique(part)) == 1 for part in found.scale.reshape(tables, -1))

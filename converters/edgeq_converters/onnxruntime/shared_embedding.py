@@ -14,10 +14,10 @@ def store_tied_once(graph: ir.Graph) -> None:
     tables = {node.inputs[0] for node in graph if node.op_type == "Gather" and is_constant(node.inputs[0])}
     for table in [value for value in graph.initializers.values() if value in tables]:
         for weight in [value for value in graph.initializers.values() if _is_transposed(value, table)]:
-            turned = ir.node("Transpose", [table], {"perm": [1, 0]}, name=f"{weight.name}_from_{table.name}")
-            result = turned.outputs[0]
+            transposed = ir.node("Transpose", [table], {"perm": [1, 0]}, name=f"{weight.name}_from_{table.name}")
+            result = transposed.outputs[0]
             result.name, result.shape, result.type = f"{weight.name}_turned", weight.shape, weight.type
-            graph.insert_before(graph[0], turned)
+            graph.insert_before(graph[0], transposed)
             weight.replace_all_uses_with(result)
 
 

@@ -25,7 +25,7 @@ from edgeq_converters.tflite.integer import float_reason
 from edgeq_converters.tflite.interface import keep_grids
 from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.layout import identity
-from edgeq_converters.tflite.layout_assignment import assign
+from edgeq_converters.tflite.layout_assignment import assign_layouts
 from edgeq_converters.tflite.layout_form import Form
 from edgeq_converters.tflite.narrow_types import carrier, is_narrow
 from edgeq_converters.tflite.ops import table
@@ -81,7 +81,7 @@ def _program(model: ir.Model, path: Path) -> tuple[Program, list[NodeNote]]:
         return lower(form(model), dynamic=dynamic)
     seen = witnesses(free)
     graphs = [form(specialized_form(model, sizes)) for sizes in seen]
-    layouts = assign(graphs[0].graph)
+    layouts = assign_layouts(graphs[0].graph)
     lowered = [lower(graph, layouts, dynamic=dynamic, resizable=True) for graph in graphs]
     validate(flatbuffer.write(lowered[0][0], path))  # while every shape in it is a number
     return resizable([program for program, _ in lowered], free), lowered[0][1]
@@ -96,9 +96,9 @@ def lower(model: ir.Model, layouts: Mapping[str, Form] | None = None, *, dynamic
           resizable: bool = False) -> tuple[Program, list[NodeNote]]:
     """The folded graph -> (TFLite operators, the float islands of a graph that is otherwise quantized).
 
-    layouts: as `assign` chooses them, by default for this graph. dynamic, resizable: see Builder.
+    layouts: as `assign_layouts` chooses them, by default for this graph. dynamic, resizable: see Builder.
     """
-    forms = assign(model.graph) if layouts is None else layouts
+    forms = assign_layouts(model.graph) if layouts is None else layouts
     return _Lowering(model.graph, table(), Builder(forms, dynamic, resizable)).run()
 
 

@@ -1,9 +1,9 @@
 """What op handlers build with: read a value in a layout, call a kernel, hand back the result.
 
 Layout is a property of a value: it holds its tensor in one or several layouts, each made once. Which ones was chosen
-before (assign.py); a handler asks for its own and may be written as if there were only one. A node runs either on
-integers (`integer`: all its data carries int8 grids and an int8 kernel exists) or on float, where its inputs are
-dequantized on demand. Handlers are written once for both.
+before (layout_assignment.py); a handler asks for its own and may be written as if there were only one. A node runs
+either on integers (`integer`: all its data carries int8 grids and an int8 kernel exists) or on float, where its inputs
+are dequantized on demand. Handlers are written once for both.
 """
 from __future__ import annotations
 
@@ -194,8 +194,8 @@ class Builder:
                      tensors={layout: self.reshape(held, permute(wide, layout))})
 
     def common_layout(self, *values: Value) -> Layout:
-        """The layout in which the node works (see assign.py), or the one that the first computed operand is held in
-        where the operands are an inner part of a larger form."""
+        """The layout in which the node works (see layout_assignment.py), or the one that the first computed operand is
+        held in where the operands are an inner part of a larger form."""
         form = self.forms.get(self.node.outputs[0].name or "")
         if form is not None and len(form.works) == values[0].rank:
             return form.works

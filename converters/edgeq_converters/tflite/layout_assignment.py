@@ -27,19 +27,19 @@ from edgeq_converters.tflite.layout_rules import Rule, default_form, fixed_form,
 from edgeq_converters.tflite.mincut import SINK, SOURCE, Network
 
 BYTE: Final = 1 << 20  # a byte outweighs any number of operators, so that these decide among equals only
-UNTHINKABLE: Final = 1 << 62
+INFINITE: Final = 1 << 62
 
 Key: TypeAlias = Callable[[Layout], tuple[int, ...]]
 
 
-def assign(graph: ir.Graph) -> dict[str, Form]:
+def assign_layouts(graph: ir.Graph) -> dict[str, Form]:
     """The form of every node that has a choice, by the name of its first output; the graph's inputs and outputs are in
     ONNX order."""
     used = (value for node in graph for value in node.outputs if value.uses() or value.is_graph_output())
     if not all(map(_is_known, used)):
         return {}  # to be refused, by name, while it is lowered
-    problem = Problem.of(graph)
-    solve(problem)
+    problem = LayoutProblem.of(graph)
+    minimize_transposes(problem)
     return {node.outputs[0].name or "": placed.form for node, placed in problem.chosen.items()}
 
 
@@ -62,7 +62,7 @@ Proposal: TypeAlias = Mapping[ir.Node, Placed]
 
 
 @dataclass(slots=True)
-class Problem:
+class LayoutProblem:
     """rules: the nodes with a choice. fixed: the layouts that all others and the interface have of a value. around: the
     nodes with a choice at a value. chosen: the form of each node so far."""
 
@@ -73,7 +73,7 @@ class Problem:
     _prices: dict[ir.Value, tuple[tuple[int, Key], ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: ir.Graph) -> Problem:
+    def of(cls, graph: ir.Graph) -> LayoutProblem:
         problem = cls()
         for value in (*real_inputs(graph), *graph.outputs):
             problem.fixed[value].add(identity(len(shape(value))))
@@ -141,7 +141,7 @@ def prices(value: ir.Value) -> tuple[tuple[int, Key], ...]:
 
 
 # -- proposals -----------------------------------------------------------------------------------
-def proposals(problem: Problem) -> list[Proposal]:
+def proposals(problem: LayoutProblem) -> list[Proposal]:
     """Every wish, spread as far as it goes; each node with a choice is in one of them."""
     made: list[Proposal] = []
     seen: set[tuple[ir.Value, Layout]] = set()
@@ -158,7 +158,7 @@ def proposals(problem: Problem) -> list[Proposal]:
     return [proposal for proposal in made if proposal]
 
 
-def _spread(problem: Problem, layouts: dict[ir.Value, Layout], forms: dict[ir.Node, Placed],
+def _spread(problem: LayoutProblem, layouts: dict[ir.Value, Layout], forms: dict[ir.Node, Placed],
             seen: set[tuple[ir.Value, Layout]]) -> Proposal:
     waiting = deque(layouts)
     while waiting:
@@ -189,7 +189,7 @@ def _following(found: Rule, node: ir.Node, value: ir.Value, layout: Layout) -> F
 
 
 # -- solution ------------------------------------------------------------------------------------
-def solve(problem: Problem) -> None:
+def minimize_transposes(problem: LayoutProblem) -> None:
     """Fill `problem.chosen`."""
     offered = proposals(problem)
     for proposal in offered:
@@ -199,7 +199,7 @@ def solve(problem: Problem) -> None:
         pass
 
 
-def expand(problem: Problem, proposal: Proposal) -> bool:
+def expand(problem: LayoutProblem, proposal: Proposal) -> bool:
     """Adopt the proposal wherever that is cheaper, by one minimum cut; whether it was anywhere."""
     chosen = problem.chosen
     free = {node: placed for node, placed in proposal.items() if placed != chosen[node]}
@@ -219,8 +219,8 @@ def expand(problem: Problem, proposal: Proposal) -> bool:
     return False
 
 
-def _add_price(network: Network, place: Mapping[ir.Node, int], problem: Problem, proposal: Proposal, value: ir.Value,
-               weight: int, key: Key) -> None:
+def _add_price(network: Network, place: Mapping[ir.Node, int], problem: LayoutProblem, proposal: Proposal,
+               value: ir.Value, weight: int, key: Key) -> None:
     """`weight` for every layout that the value then has: some node keeps it, or some node takes it.
 
     A layout that one node would keep and another take is charged for each; that happens only where a wish meets
@@ -237,15 +237,15 @@ def _add_price(network: Network, place: Mapping[ir.Node, int], problem: Problem,
             keeping[layout].add(place[node])
         for layout in then - now:
             taking[layout].add(place[node])
-    for layout, nodes in keeping.items():
+    for layout, keepers in keeping.items():
         if layout not in anyway:
             any_keeps = network.node()
             network.edge(SOURCE, any_keeps, weight)
-            for keeper in nodes:
-                network.edge(any_keeps, keeper, UNTHINKABLE)
-    for layout, nodes in taking.items():
+            for keeper in keepers:
+                network.edge(any_keeps, keeper, INFINITE)
+    for layout, takers in taking.items():
         if layout not in anyway:
             any_takes = network.node()
             network.edge(any_takes, SINK, weight)
-            for taker in nodes:
-                network.edge(taker, any_takes, UNTHINKABLE)
+            for taker in takers:
+                network.edge(taker, any_takes, INFINITE)

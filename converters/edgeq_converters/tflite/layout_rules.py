@@ -1,4 +1,4 @@
-"""In which layouts each operator can work: the rows that the choice of layouts (assign.py) is made from.
+"""In which layouts each operator can work: the rows that the choice of layouts (layout_assignment.py) is made from.
 
 An operator without a row reads and writes ONNX order. A row says what a handler does; it costs nothing but a TRANSPOSE
 too many or too few where it is wrong, since handlers transpose what they are not given in the order that they read.

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,13 @@ def _max_pool(b: Builder, tensor: Tensor, w: Window) -> Tensor:
     if w.padding is None:
         tensor = _filled(b, tensor, w.pads, low)
     if max(w.dilations) > 1:
-        taps = dilated_taps(b, tensor, w)
-        for tap in taps[1:]:
-            taps[0] = b.call("MAXIMUM", [taps[0], tap], tap.shape)
-        return taps[0]
+        return _joined_taps(b, "MAXIMUM", tensor, w)
     return _pool(b, "MAX_POOL_2D", tensor, w)
+
+
+def _joined_taps(b: Builder, kernel: str, tensor: Tensor, w: Window) -> Tensor:
+    """The sum or the largest of what each position of a dilated window sees."""
+    return reduce(lambda one, tap: b.call(kernel, [one, tap], tap.shape), dilated_taps(b, tensor, w))
 
 
 def _filled(b: Builder, tensor: Tensor, pads: Sequence[tuple[int, int]], stored: float) -> Tensor:
@@ -136,10 +139,8 @@ def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: 
 
 def _dilated_average(b: Builder, tensor: Tensor, w: Window, include: int) -> Tensor:
     tensor = padded(b, tensor, [(0, 0), *w.pads, (0, 0)])
-    taps = dilated_taps(b, tensor, w)
-    for tap in taps[1:]:
-        taps[0] = b.call("ADD", [taps[0], tap], tap.shape)
-    return b.call("MUL", [taps[0], b.constant((1 / w.counts(bool(include))).astype(np.float32))], taps[0].shape)
+    total = _joined_taps(b, "ADD", tensor, w)
+    return b.call("MUL", [total, b.constant((1 / w.counts(bool(include))).astype(np.float32))], total.shape)
 
 
 @op("LpPool")
@@ -157,10 +158,7 @@ def lp_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], strides: Seque
     def pool(b: Builder, tensor: Tensor, w: Window) -> Tensor:
         tensor, w = padded(b, tensor, [(0, 0), *w.pads, (0, 0)]), w.without_pads()
         if max(w.dilations) > 1:
-            taps = dilated_taps(b, tensor, w)
-            for tap in taps[1:]:
-                taps[0] = b.call("ADD", [taps[0], tap], tap.shape)
-            return taps[0]
+            return _joined_taps(b, "ADD", tensor, w)
         return (Real(b, _pool(b, "AVERAGE_POOL_2D", tensor, w)) * float(w.kernel[0] * w.kernel[1])).tensor
 
     total = two_dimensional(b, powers, w, pool, x.shape[1])

@@ -75,25 +75,32 @@ def reshaped(b: Builder, x: Value) -> Value:
         return b.result(b.reshape(b.read(x), b.shape))
     held = b.common_layout(x)
     needed, made = reshape_layouts(x.shape, b.shape, held)
-    out = b.shape
-    if needed != held and (order := _scramble(x.shape, out, held)) is not None:
-        integer = b.integer
+    order = _scramble(x.shape, b.shape, held) if needed != held and _same_numbers(b, x) else None
+    if order is not None:
+        return _either_order(b, x, held, needed, made, order)
+    return b.result(b.reshape(b.read(x, needed), permute(b.shape, made)), made)
 
-        def scrambled() -> Tensor:
-            return b.reshape(b.read(x, held, integer=integer), out)
 
-        if (b.grid is None or (x.grid is not None and x.grid.same_grid(b.grid))) and x.dtype == np.float32:
-            node = b.node
+def _same_numbers(b: Builder, x: Value) -> bool:
+    """Whether the result holds the floats or integers of x as they are."""
+    same = b.grid is None or (x.grid is not None and x.grid.same_grid(b.grid))
+    return same and x.dtype == np.float32 and b.integer == (x.grid is not None and b.grid is not None)
 
-            def make() -> tuple[Layout, Tensor]:
-                tensor = b.reshape(b.read(x, needed, integer=integer), permute(out, made))
-                return made, b.convert(tensor, x.grid if integer else None)
 
-            if integer == (x.grid is not None and b.grid is not None):
-                assert node is b.node
-                return b.later(make, (scrambled, order))
-    tensor = b.read(x, needed)
-    return b.result(b.reshape(tensor, permute(out, made)), made)
+def _either_order(b: Builder, x: Value, held: Layout, needed: Layout, made: Layout, order: NDArray[np.intp]) -> Value:
+    """A flattened map whose reader decides: a product takes the columns in the `order` that the held layout gives, and
+    permutes its weights; any other asks for those of ONNX, for which the map is transposed first.
+    """
+    integer, out = b.integer, b.shape
+
+    def scrambled() -> Tensor:
+        return b.reshape(b.read(x, held, integer=integer), out)
+
+    def make() -> tuple[Layout, Tensor]:
+        tensor = b.reshape(b.read(x, needed, integer=integer), permute(out, made))
+        return made, b.convert(tensor, x.grid if integer else None)
+
+    return b.later(make, (scrambled, order))
 
 
 def _scramble(old: Sequence[int], new: Sequence[int], layout: Layout) -> NDArray[np.intp] | None:

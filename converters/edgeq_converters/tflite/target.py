@@ -10,7 +10,7 @@ _TFLITE: Final = "https://github.com/google-ai-edge/LiteRT/blob/main/tflite/kern
 _TFLITE_SPEC: Final = "https://ai.google.dev/edge/litert/models/quantization_spec"
 
 TFLITE: Final = Target(
-    "tflite", "tflite", "TFLite / LiteRT: Android, Raspberry Pi, microcontrollers' big brothers",
+    "tflite", "tflite", "TFLite / LiteRT: Android, Raspberry Pi, embedded Linux",
     "int8 per channel; int4 per channel", "int8 static", "tflite",
     row_table(
         each(("Conv", "ConvTranspose"), FREE, _TFLITE + "conv.cc"),

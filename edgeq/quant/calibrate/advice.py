@@ -10,14 +10,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import Statistics
 from edgeq.quant.samples import Feed, add_to_digest
 
-ENOUGH_SAMPLES: Final = 32  # the ranges of most networks stand still by then
-MOVED: Final = 0.1  # of a range: fewer than 26 of 256 steps change nothing that one notices
-OTHER_SCALE: Final = 16.0  # between the peaks of two samples; 0..255 beside 0..1 is 255
-INTERLEAVED: Final = 0.8
 _NAMED: Final = 3  # samples or values in one sentence
 
 
@@ -76,8 +73,9 @@ def survey(samples: Iterable[Feed]) -> Survey:
             if array.dtype.kind in "fiu" and array.size:
                 looks.setdefault(name, []).append(look(array))
     warnings = [warning for name, seen in looks.items() for check in CHECKS if (warning := check(name, seen))]
-    if count < ENOUGH_SAMPLES:
-        warnings.append(f"{count} samples are few: with {ENOUGH_SAMPLES} or more the ranges depend less on the choice "
+    enough = policy.ENOUGH_SAMPLES.value
+    if count < enough:
+        warnings.append(f"{count} samples are few: with {enough} or more the ranges depend less on the choice "
                         "of samples")
     return Survey(count, total.hexdigest(), tuple(_summary(name, seen) for name, seen in looks.items()),
                   tuple(warnings))
@@ -116,14 +114,15 @@ def _repeated(name: str, seen: Sequence[Look]) -> str:
     if len(seen) > 1 and len(counts) == 1:
         return f"the samples of input '{name}' are all the same"
     again = len(seen) - len(counts)
-    return f"{again} of the {len(seen)} samples of input '{name}' are repeated" if again > len(seen) // 10 else ""
+    many = again > len(seen) // policy.MANY_ONE_IN.value
+    return f"{again} of the {len(seen)} samples of input '{name}' are repeated" if many else ""
 
 
 def _other_scale(name: str, seen: Sequence[Look]) -> str:
     peaks = np.array([max(-one.low, one.high) for one in seen])
-    usual = float(np.median(peaks))
-    found = [number for number, peak in enumerate(peaks) if peak and not 1 / OTHER_SCALE < peak / usual < OTHER_SCALE
-             ] if usual else []
+    usual, limit = float(np.median(peaks)), policy.OTHER_SCALE.value
+    found = [number for number, peak in enumerate(peaks)
+             if usual and peak and not 1 / limit < peak / usual < limit]
     if not found:
         return ""
     return (f"{_samples(found)} of input '{name}' reach {peaks[found[0]]:.4g} where most reach {usual:.4g}: bring all "
@@ -131,13 +130,14 @@ def _other_scale(name: str, seen: Sequence[Look]) -> str:
 
 
 def _pixels(name: str, seen: Sequence[Look]) -> str:
-    raw = all(one.whole and one.low >= 0 and one.high <= 255 for one in seen) and max(one.high for one in seen) > 64
+    raw = all(one.whole and one.low >= 0 and one.high <= 255 for one in seen) and any(
+        one.high > policy.RAW_PIXEL.value for one in seen)
     return (f"input '{name}' holds whole numbers from 0 to 255, as raw pixels do: unless the model was trained on "
             "them, scale them as in training (--preprocess)") if raw else ""
 
 
 def _layout(name: str, seen: Sequence[Look]) -> str:
-    found = [number for number, one in enumerate(seen) if one.interleaved < INTERLEAVED]
+    found = [number for number, one in enumerate(seen) if one.interleaved < policy.INTERLEAVED.value]
     if 2 * len(found) <= len(seen):
         return ""
     return (f"input '{name}' looks like channels-last pixels that were reshaped: transpose (0, 3, 1, 2) instead of "
@@ -167,7 +167,7 @@ def moves(statistics: Statistics, calibrator: Calibrator, bits: int = 8) -> list
         if name in earlier:
             before, after = (high - low for low, high in (calibrator(part, bits) for part in (earlier[name], later)))
             ratio = after / max(before, after / 1000) if after > 0 else 1.0
-            if abs(ratio - 1) > MOVED:
+            if abs(ratio - 1) > policy.RANGE_MOVED.value:
                 found.append(Move(name, float(ratio)))
     return sorted(found, key=lambda move: -abs(np.log(move.ratio)))
 
@@ -177,8 +177,10 @@ def said_of_moves(statistics: Statistics, found: Sequence[Move]) -> str:
     if statistics.earlier is None or not statistics.earlier:
         return ""
     span = f"samples {statistics.earlier.samples + 1} to {statistics.samples}"
+    least = f"{policy.RANGE_MOVED.value:.0%}"
     if not found:
-        return f"{span} moved none of {len(statistics)} ranges by more than {MOVED:.0%}: more would change little"
+        return f"{span} moved none of {len(statistics)} ranges by more than {least}: more would change little"
     named = ", ".join(f"{move.value} to {move.ratio:.2f} times" for move in found[:_NAMED])
-    advice = "; more samples would move them further" if len(found) > len(statistics) // 10 else ""
-    return (f"{span} moved {len(found)} of {len(statistics)} ranges by more than {MOVED:.0%}, farthest {named}{advice}")
+    many = len(found) > len(statistics) // policy.MANY_ONE_IN.value
+    advice = "; more samples would move them further" if many else ""
+    return f"{span} moved {len(found)} of {len(statistics)} ranges by more than {least}, farthest {named}{advice}"

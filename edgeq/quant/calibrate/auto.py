@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.inference.partial import Columns, PartialRun
 from edgeq.inference.session import Arrays
 from edgeq.metrics import ErrorPower
@@ -20,10 +21,6 @@ from edgeq.quant.sensitivity import errors_alone, quantizer_on
 from edgeq.scheme import QuantParams
 
 DEFAULT: Final = "mse"
-SAMPLES: Final = 24
-CHOOSING: Final = 8  # of these; each costs half a run of the network for every range that is tried
-MARGIN: Final = 0.95  # of the default's error: what is not clearly better on these samples is luck
-_ALIKE: Final = 1 / 64  # of the range: grids that differ by less are one
 
 
 def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
@@ -35,9 +32,9 @@ def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[s
     that is best value by value on a few samples is judged on the others, all values rounded at once, beside every
     calibrator that serves all values alike.
     """
-    mixed = _value_by_value(network, plan, statistics, feeds[:CHOOSING], progress)
+    mixed = _value_by_value(network, plan, statistics, feeds[:policy.AUTO_CHOOSING.value], progress)
     choices = {name: dict.fromkeys(mixed, calibrator) for name, calibrator in CALIBRATORS.items()} | {"auto": mixed}
-    judges = feeds[CHOOSING:] or feeds
+    judges = feeds[policy.AUTO_CHOOSING.value:] or feeds
     expected = PartialRun(network, judges).outputs()
     alone = replace(plan, weights=(), biases=())
     error = {name: _lost(expected, PartialRun(quantize(network, alone, statistics, choice), judges).outputs())
@@ -69,7 +66,7 @@ def _trials(statistics: TensorStatistics, plan: QuantPlan) -> dict[str, QuantPar
     for name in (DEFAULT, *(name for name in CALIBRATORS if name != DEFAULT)):
         params = grid(*CALIBRATORS[name](statistics, plan.activation.bits), plan.activation)
         low, high = params.real_range()
-        if not any(np.allclose((low, high), other.real_range(), rtol=0, atol=(high - low) * _ALIKE)
+        if not any(np.allclose((low, high), other.real_range(), rtol=0, atol=(high - low) * policy.AUTO_ALIKE.value)
                    for other in found.values()):
             found[name] = params
     return found
@@ -82,4 +79,4 @@ def _lost(expected: Columns, got: Columns) -> float:
 
 def _best(errors: Mapping[str, float]) -> str:
     best = min(errors, key=errors.__getitem__)
-    return best if errors[best] < MARGIN * errors[DEFAULT] else DEFAULT
+    return best if errors[best] < policy.AUTO_MARGIN.value * errors[DEFAULT] else DEFAULT

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.quant.calibrate.statistics import BINS, TensorStatistics
 
 
@@ -22,7 +23,8 @@ def minmax(statistics: TensorStatistics, bits: int = 8) -> tuple[float, float]:
     return min(statistics.min, 0.0), max(statistics.max, 0.0)
 
 
-def percentile(statistics: TensorStatistics, bits: int = 8, *, percent: float = 99.99) -> tuple[float, float]:
+def percentile(statistics: TensorStatistics, bits: int = 8, *, percent: float = policy.PERCENTILE.value,
+               ) -> tuple[float, float]:
     """The range that holds ``percent`` of the elements, as much cut off below as above -> (low, high)."""
     low, high = minmax(statistics)
     total = statistics.count
@@ -34,7 +36,8 @@ def percentile(statistics: TensorStatistics, bits: int = 8, *, percent: float = 
     return float(min(max(cut_low, low), 0.0)), float(max(min(cut_high, high), 0.0))
 
 
-def mse(statistics: TensorStatistics, bits: int = 8, *, candidates: int = 128) -> tuple[float, float]:
+def mse(statistics: TensorStatistics, bits: int = 8, *, candidates: int = policy.MSE_CANDIDATES.value,
+        ) -> tuple[float, float]:
     """The range whose ``2**bits`` levels lose the least squared error -> (low, high).
 
     Each end has ``candidates`` places between 0 and the extreme element. The ends are moved in turn until neither
@@ -54,7 +57,8 @@ def mse(statistics: TensorStatistics, bits: int = 8, *, candidates: int = 128) -
     return best
 
 
-def entropy(statistics: TensorStatistics, bits: int = 8, *, candidates: int = 64) -> tuple[float, float]:
+def entropy(statistics: TensorStatistics, bits: int = 8, *, candidates: int = policy.ENTROPY_CANDIDATES.value,
+            ) -> tuple[float, float]:
     """The range whose ``2**bits`` levels keep the most information -> (low, high).
 
     The Kullback-Leibler divergence of the elements, those outside moved to the ends, from what the levels can tell of

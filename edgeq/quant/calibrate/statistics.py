@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.errors import CalibrationError
 
 BINS: Final = 2048  # per sign: a tensor fills more than half of its range, so an 8-bit step spans 4 to 16 bins
@@ -19,8 +20,6 @@ FORMAT: Final = 2
 _UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile,
                       zlib.error)
 _SMALLEST_EXPONENT: Final = -100  # below 2**-100 everything counts as zero; BINS / bound stays finite in float32
-_COUNTED: Final = 1 << 14  # elements of one tensor of one sample: neighbours in a large feature map tell little more
-_TAIL: Final = 64  # but the outermost 64th of its elements decides where to clip, so these all count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,13 +191,13 @@ def _exponent(magnitude: float) -> int:
 
 def _sampled_histogram(flat: NDArray[np.float32], low: float, exponent: int, turn: int) -> NDArray[np.int64]:
     """flat [n], none below low -> int64 [2 * BINS - 1]: outer bins exact, inner ones by every n-th element, times n."""
-    weight = -(-flat.size // _COUNTED)
+    weight = -(-flat.size // policy.HISTOGRAM_ELEMENTS.value)  # neighbours in a large feature map tell little more
     counts = weight * _histogram(flat[turn % weight::weight], exponent)
     if weight == 1:
         return counts
     by_magnitude = counts[BINS - 1:] + counts[BINS - 1::-1]
     beyond = np.cumsum(by_magnitude[::-1])[::-1]  # elements in a bin or farther out; falls with the bin
-    first = max(int(np.count_nonzero(beyond > flat.size // _TAIL)), 1)
+    first = max(int(np.count_nonzero(beyond > flat.size // policy.HISTOGRAM_TAIL.value)), 1)
     edge = np.float32(first * 2.0**exponent / BINS)
     outside = flat >= edge
     if low <= -edge:

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.graph import attribute, constant, consumers, is_constant, label
 from edgeq.ops import CONVOLUTIONS
 from edgeq.quant.plan.spectral import spectral_layers
@@ -16,7 +17,6 @@ from edgeq.quant.plan.units import Units, data_inputs, holds_weights, is_float
 
 KEPT_BY_USER: Final = "kept float by --keep-float"
 _SPECTRAL: Final = "the magnitude of a spectrum: what is quiet in it would vanish on an 8-bit grid"
-_MASK: Final = 1e4  # a constant this negative is an attention mask: one step of a grid over it exceeds any score
 
 
 class IntegerNodes:
@@ -38,7 +38,7 @@ class IntegerNodes:
                 else:
                     self.nodes.add(node)
         self._keep_tails()
-        self._demote_islands()
+        self._demote_isolated()
         for node, head in units.absorbed.items():
             if head in self.kept:
                 self.kept[node] = self.kept[head]
@@ -69,7 +69,7 @@ class IntegerNodes:
             if node in tail and node in self.nodes:
                 self._keep(node, "behind the last weights: its values are the model's answer")
 
-    def _demote_islands(self) -> None:
+    def _demote_isolated(self) -> None:
         """A cheap op gains nothing from integers when its inputs arrive in float or nobody reads its integers."""
         changed = True
         while changed:
@@ -103,7 +103,7 @@ def is_kept(node: ir.Node, units: Units, keep: Sequence[re.Pattern[str]]) -> boo
 def _reason_to_keep(node: ir.Node) -> str:
     for value in node.inputs:
         data = constant(value)
-        if data is not None and data.dtype.kind == "f" and data.size and np.min(data) <= -_MASK:
+        if data is not None and data.dtype.kind == "f" and data.size and np.min(data) <= -policy.MASK_MAGNITUDE.value:
             return "adds an attention mask, which no 8-bit grid can hold beside the scores"
     if node.op_type == "MatMul" and is_constant(node.inputs[0]):
         return "its left operand is a constant"

@@ -13,13 +13,13 @@ from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.graph import consumers, is_constant, shape
 from edgeq.ops import MULTIPLY_ACCUMULATE, TAKING
 
 _ROOTS: Final = frozenset({"Log", "Sqrt"})
 # What may stand between a filter and the root: nothing that a network's layers have between them.
 _PASSED: Final = TAKING | {"Concat", "Neg", "Abs", "Add", "Sub", "Mul", "Pow", "Max", "Clip", "ReduceSum"}
-_PARTS: Final = 2  # a sum over real and imaginary part; over more it is a statistic, as normalizations use
 
 
 def spectral_layers(graph: ir.Graph) -> set[ir.Node]:
@@ -67,7 +67,7 @@ def _is_of_a_network(node: ir.Node) -> bool:
             return len(node.inputs) > 2 and node.inputs[2] is not None
         case "ReduceSum":
             before, after = (_size(value) for value in (node.inputs[0], node.outputs[0]))
-            return before is None or after is None or before > _PARTS * after
+            return before is None or after is None or before > policy.SPECTRUM_PARTS.value * after
     return False
 
 

@@ -28,7 +28,8 @@ class Weight:
     """How one constant operand of a node that multiplies is stored.
 
     value: its initializer's name. bias: the initializer that is added to the product, or "". table_channels: as in
-    QuantScheme. tied: an embedding holds the same numbers, so both are rounded alike, to be stored once.
+    QuantScheme. shares_embedding: an embedding holds the same numbers, so both are rounded alike and stored
+    once.
     """
 
     node: str
@@ -36,7 +37,7 @@ class Weight:
     type: QuantType
     bias: str = ""
     table_channels: int = 0
-    tied: bool = False
+    shares_embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
 import onnx_ir as ir
 
 from edgeq import graph as graphs
+from edgeq import policy
 from edgeq.graph import attribute, consumers, is_constant, only_reader
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, RECURRENT, WEIGHTED, weight_inputs
 from edgeq.ops import data_inputs as data_inputs_of
 from edgeq.targets import Target
-
-# Bytes that the 8 bits of an embedding must save. Scaling the rows that were looked up takes 240 bytes in an ONNX file
-# and 440 in a TFLite one, beside the scales; and three more nodes in every run, which a few hundred are not worth.
-EMBEDDING_SAVES: Final = 1024
 
 
 class Units:
@@ -136,7 +132,7 @@ def embedding_of(node: ir.Node) -> ir.Value | None:
     sizes = shape(table)
     saves = 3 * math.prod(sizes) - 4 * sizes[0] if len(sizes) > 1 else 0
     by_row = all(channel_axis(use.node) == 0 for use in table.uses() if _multiplies(use.node, use.idx))
-    return table if saves >= EMBEDDING_SAVES and by_row else None
+    return table if saves >= policy.EMBEDDING_SAVES_BYTES.value and by_row else None
 
 
 def _multiplies(node: ir.Node, index: int) -> bool:

@@ -5,10 +5,10 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.graph import all_nodes, attribute, is_constant, is_transpose, label
 from edgeq.ops import MATRIX_PRODUCTS, RECURRENT
 from edgeq.quant.plan.integers import is_kept
@@ -16,11 +16,6 @@ from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
 from edgeq.quant.plan.units import Units, channel_axis, embedding_of, feeds_only, shape, weights_of
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
-
-# Shares of a network's weights, up to which these layers stay at 8 bits in a network of 4.
-FIRST: Final = 0.02
-LAST: Final = 0.15  # a language model's head of 12 % costs as much at 4 bits as 40 % of all its other layers
-SMALLEST: Final = 0.05
 
 
 def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]], integer: Collection[ir.Node]) -> list[ir.Node]:
@@ -44,14 +39,14 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
     """-> the integer weights, and the names of those stored as float16. wanted, table_channels: of the scheme. given:
     layer -> what it gets instead. integer: the nodes that compute on integers.
     """
-    ties = _ties(layers)
-    delicate = find_delicate(units) if wanted.bits < 8 else set()
-    delicate |= {node for node in ties if node in integer}  # 8 bits for both are less than 8 and 4
+    heads = _heads(layers)
+    sensitive = find_sensitive(units) if wanted.bits < 8 else set()
+    sensitive |= {node for node in heads if node in integer}  # 8 bits for both are less than 8 and 4
     weights, half = [], []
     embeddings: dict[str, QuantType] = {}  # initializer -> how it is stored
     for node in layers:
         names = [value.name or "" for value in weights_of(node)]
-        bits = given.get(label(node), Precision()).weight_bits or (8 if node in delicate else wanted.bits)
+        bits = given.get(label(node), Precision()).weight_bits or (8 if node in sensitive else wanted.bits)
         bits = max(bits, fewest_bits(node))
         if bits == 16:
             half += names
@@ -62,7 +57,7 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
             tables = table_channels if bits == 4 and _has_tables(node, kind) else 0
             weights += [Weight(label(node), name, kind, bias.name or "" if bias else "", tables) for name in names]
             embeddings |= dict.fromkeys(names, kind) if embedding_of(node) else {}
-    tables_of = {label(node): table.name or "" for node, table in ties.items()}
+    tables_of = {label(node): table.name or "" for node, table in heads.items()}
     weights = [_alike(weight, tables_of.get(weight.node, weight.value), embeddings) for weight in weights]
     integers = {weight.value for weight in weights}  # where layers share a weight and disagree, these win
     return tuple(weights), tuple(name for name in dict.fromkeys(half) if name not in integers)
@@ -73,7 +68,7 @@ def fewest_bits(node: ir.Node) -> int:
     return 8 if embedding_of(node) else 4
 
 
-def _ties(layers: Sequence[ir.Node]) -> dict[ir.Node, ir.Value]:
+def _heads(layers: Sequence[ir.Node]) -> dict[ir.Node, ir.Value]:
     """The layers that multiply with the transpose [D,V] of an embedding's table [V,D], as a language model's head."""
     tables = [table for node in layers if (table := embedding_of(node)) is not None]
     found: dict[ir.Node, ir.Value] = {}
@@ -89,9 +84,9 @@ def _alike(weight: Weight, table: str, embeddings: Mapping[str, QuantType]) -> W
     kind = embeddings.get(table)
     if kind is None or (weight.value != table and weight.type.bits != 8):
         return weight
-    turned = weight.value != table and isinstance(kind.granularity, PerChannel)
-    kind = replace(kind, granularity=PerChannel(1)) if turned else kind
-    return replace(weight, type=kind, table_channels=0, tied=True)
+    transposed = weight.value != table and isinstance(kind.granularity, PerChannel)
+    kind = replace(kind, granularity=PerChannel(1)) if transposed else kind
+    return replace(weight, type=kind, table_channels=0, shares_embedding=True)
 
 
 def _has_tables(node: ir.Node, kind: QuantType) -> bool:
@@ -126,7 +121,7 @@ def _output_channels(node: ir.Node) -> int:
     return channels * (int(attribute(node, "group", 1)) if node.op_type == "ConvTranspose" else 1)
 
 
-def find_delicate(units: Units) -> set[ir.Node]:
+def find_sensitive(units: Units) -> set[ir.Node]:
     """Layers that stay at 8 bits in a network of 4: the first to break, where they hold few of the weights.
 
     Depthwise filters, what computes or reads a spectrum, the first layer and the last; and as many of the smallest
@@ -139,11 +134,12 @@ def find_delicate(units: Units) -> set[ir.Node]:
              and shape(node.inputs[1])[1] == 1}
     outer = [node for node in layers if node.graph is units.graph]
     found |= {node for node in outer if node.inputs[0] is not None and node.inputs[0].is_graph_input()
-              and sizes[node] <= FIRST * total}
+              and sizes[node] <= policy.FIRST_LAYER_SHARE.value * total}
     found |= spectral_layers(units.graph)
     tail = units.tail()
-    found |= {node for node in outer if feeds_only(units.output(node), tail) and sizes[node] <= LAST * total}
-    room = SMALLEST * total
+    found |= {node for node in outer if feeds_only(units.output(node), tail)
+              and sizes[node] <= policy.LAST_LAYER_SHARE.value * total}
+    room = policy.SMALLEST_LAYERS_SHARE.value * total
     for node in sorted((node for node in layers if node not in found), key=sizes.__getitem__):
         room -= sizes[node]
         if room < 0:

@@ -3,34 +3,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.graph import constant, label
 from edgeq.inference.partial import PartialRun
 from edgeq.inference.session import Arrays
 from edgeq.ops import CONVOLUTIONS
 from edgeq.quant.fit import gather_moments, geometry_of
 from edgeq.quant.plan import QuantPlan, Weight
-from edgeq.quant.scaling.places import SCALED, Place, Reader, find_places
 from edgeq.quant.scaling.proposals import PROPOSALS, Channels, Scale
+from edgeq.quant.scaling.sites import SCALED, Reader, ScalingSite, find_sites
 from edgeq.quant.solve.gptq import gptq
-from edgeq.quant.solve.grids import Blocks, clipped_steps
 from edgeq.quant.solve.moments import Moments, objective
+from edgeq.quant.solve.scales import Blocks, clipped_scales
 from edgeq.scheme import PerBlock, PerTensor
-
-ROUNDS: Final = 4
-GAIN: Final = 0.97  # of the error without scales: what is not clearly better on these samples is luck
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A place whose channels were scaled. error_ratio: of the error that its readers measured, after to before."""
+    """A site whose channels were scaled. place: its name. error_ratio: of the error at its readers, after to before."""
 
     place: str
     method: str
@@ -38,11 +36,11 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sight:
+class ReaderStats:
     """What one reader sees of its channels [C]: their extremes, and moments to round by and to judge by."""
 
-    fitted: Moments
-    held: Moments
+    training: Moments
+    validation: Moments
     low: Array
     high: Array
     mean: Array
@@ -56,43 +54,42 @@ def scale_channels(model: ir.Model, plan: QuantPlan, methods: Collection[str], f
     independent. fitted: weights will be fitted to samples rather than rounded, and are so in the comparison.
     """
     planned = {weight.node: weight for weight in plan.weights}
-    open_ = [place for place in find_places(model.graph) if all(
-        label(reader.node) in planned and geometry_of(reader.node) is not None for reader in place.readers)]
+    open_ = [site for site in find_sites(model.graph) if all(
+        label(reader.node) in planned and geometry_of(reader.node) is not None for reader in site.readers)]
     if feeds is None:
         return _without_samples(open_, planned, plan, methods)
     untouched = model.clone()
     twins = dict(zip(model.graph, untouched.graph, strict=True))
-    readers = {reader.node: reader for place in open_ for reader in place.readers}
+    readers = {reader.node: reader for site in open_ for reader in site.readers}
     nodes = [node for node in model.graph if node in readers]
     run = PartialRun(untouched, feeds, needed=[twins[node] for node in nodes])
-    sights: dict[ir.Node, Sight] = {}
+    stats: dict[ir.Node, ReaderStats] = {}
     found = []
     for node in nodes:
         run.run_until(twins[node])
-        sights[node] = sight_of(readers[node], twins[node], run.inputs(twins[node], 0))
-        ready = [place for place in open_ if all(reader.node in sights for reader in place.readers)]
-        found += [done for place in ready if (done := _decide(place, sights, planned, plan, methods, fitted=fitted))]
-        open_ = [place for place in open_ if place not in ready]
-        sights = {node: sights[node] for place in open_ for reader in place.readers
-                  if (node := reader.node) in sights}
+        stats[node] = reader_stats(readers[node], twins[node], run.inputs(twins[node], 0))
+        ready = [site for site in open_ if all(reader.node in stats for reader in site.readers)]
+        found += [done for site in ready if (done := _decide(site, stats, planned, plan, methods, fitted=fitted))]
+        open_ = [site for site in open_ if site not in ready]
+        stats = {node: stats[node] for site in open_ for reader in site.readers if (node := reader.node) in stats}
     return found
 
 
-def _without_samples(places: Sequence[Place], planned: Mapping[str, Weight], plan: QuantPlan, methods: Collection[str],
-                     ) -> list[Scaled]:
-    """Chains of layers are gone through until they stand still, and what neither helps nor hurts a place is done too:
-    only so do the layers on both sides of a depthwise one, which scales cannot hurt, come to terms.
+def _without_samples(sites: Sequence[ScalingSite], planned: Mapping[str, Weight], plan: QuantPlan,
+                     methods: Collection[str]) -> list[Scaled]:
+    """Chains of layers are gone through until they stand still, and what neither helps nor hurts a site is done too:
+    only so do the layers on both sides of a depthwise one, which scales cannot hurt, converge.
     """
-    found = {place: Scaled(place.name, "", 1.0) for place in places}
-    for _ in range(ROUNDS):
-        for place in places:
-            done = _decide(place, {}, planned, plan, methods, fitted=False, least=1.0 + 1e-6)
+    found = {site: Scaled(site.name, "", 1.0) for site in sites}
+    for _ in range(policy.SCALING_ROUNDS.value):
+        for site in sites:
+            done = _decide(site, {}, planned, plan, methods, fitted=False, least=1.0 + 1e-6)
             if done is not None:
-                found[place] = replace(done, error_ratio=found[place].error_ratio * done.error_ratio)
-    return [done for done in found.values() if done.error_ratio < GAIN]
+                found[site] = replace(done, error_ratio=found[site].error_ratio * done.error_ratio)
+    return [done for done in found.values() if done.error_ratio < policy.SCALING_GAIN.value]
 
 
-def sight_of(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) -> Sight:
+def reader_stats(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) -> ReaderStats:
     """What a reader sees of its channels in the inputs of its `twin` in an untouched model, one for each sample."""
     geometry, data = geometry_of(twin), constant(twin.inputs[1])
     assert geometry is not None
@@ -101,32 +98,32 @@ def sight_of(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) -> S
     flat = [np.moveaxis(array, axis, 0).reshape(array.shape[axis] // reader.repeat, -1) for array in inputs]
     low, high = np.min([part.min(1) for part in flat], axis=0), np.max([part.max(1) for part in flat], axis=0)
     mean = np.mean([np.abs(part).mean(1) for part in flat], axis=0)
-    return Sight(*gather_moments(geometry, geometry.rows(data.astype(np.float32)), inputs, inputs), low, high,
-                 mean.astype(np.float32))
+    moments = gather_moments(geometry, geometry.rows(data.astype(np.float32)), inputs, inputs)
+    return ReaderStats(*moments, low, high, mean.astype(np.float32))
 
 
-def _decide(place: Place, sights: Mapping[ir.Node, Sight], planned: Mapping[str, Weight], plan: QuantPlan,
-            methods: Collection[str], *, fitted: bool, least: float = GAIN) -> Scaled | None:
-    """Carry out the best scale of a place, where its error is below `least` of the error without."""
-    seen = [sights[reader.node] for reader in place.readers] if sights else []
-    channels = Channels(place.after, place.before,
-                        np.max([np.maximum(-s.low, s.high) for s in seen], axis=0) if seen else None,
-                        np.mean([s.mean for s in seen], axis=0) if seen else None, place.gain)
+def _decide(site: ScalingSite, stats: Mapping[ir.Node, ReaderStats], planned: Mapping[str, Weight], plan: QuantPlan,
+            methods: Collection[str], *, fitted: bool, least: float = policy.SCALING_GAIN.value) -> Scaled | None:
+    """Carry out the best scale of a site, where its error is below `least` of the error without."""
+    known = [stats[reader.node] for reader in site.readers] if stats else []
+    channels = Channels(site.after, site.before,
+                        np.max([np.maximum(-s.low, s.high) for s in known], axis=0) if known else None,
+                        np.mean([s.mean for s in known], axis=0) if known else None, site.gain)
 
     def error(scale: Scale) -> float:
-        return sum(rounding_error(reader, planned[label(reader.node)], scale, sights.get(reader.node), channels, plan,
-                                  fitted=fitted) for reader in place.readers)
+        return sum(rounding_error(reader, planned[label(reader.node)], scale, stats.get(reader.node), channels, plan,
+                                  fitted=fitted) for reader in site.readers)
 
-    before = error(np.ones(place.channels, np.float32))
+    before = error(np.ones(site.channels, np.float32))
     trials = [(error(scale), name, scale) for name in methods for scale in PROPOSALS[name](channels)]
     after, name, scale = min(trials, key=lambda trial: trial[0], default=(before, "", None))
     if scale is None or not after < least * before:
         return None
-    place.apply(scale)
-    return Scaled(place.name, name, after / before)
+    site.apply(scale)
+    return Scaled(site.name, name, after / before)
 
 
-def rounding_error(reader: Reader, weight: Weight, scale: Scale, sight: Sight | None, channels: Channels,
+def rounding_error(reader: Reader, weight: Weight, scale: Scale, stats: ReaderStats | None, channels: Channels,
                    plan: QuantPlan, *, fitted: bool) -> float:
     """Of the reader's output, from rounding its weights and its input, in units of the output's square."""
     geometry, data = geometry_of(reader.node), constant(reader.node.inputs[1])
@@ -135,42 +132,42 @@ def rounding_error(reader: Reader, weight: Weight, scale: Scale, sight: Sight | 
     data = data.astype(np.float32)
     plain, rows = geometry.rows(data), geometry.rows(reader.scale(data, scale))
     spread = geometry.rows(reader.scale(np.ones_like(data), scale))[:, :1]  # [G,1,n]: the scale of every column
-    if sight is None:
+    if stats is None:
         power = geometry.rows(reader.scale(np.ones_like(data), channels.before if channels.before is not None
                                            else np.ones_like(scale)))[:, :1]
-        square: Array = np.eye(plain.shape[2], dtype=np.float32) * power**2
-        moments = held = Moments(square, square, np.zeros(square.shape[:2]), np.zeros(square.shape[:2]), 1)
+        gram: Array = np.eye(plain.shape[2], dtype=np.float32) * power**2
+        training = validation = Moments(gram, gram, np.zeros(gram.shape[:2]), np.zeros(gram.shape[:2]), 1)
     else:
-        moments, held = sight.fitted, sight.held
+        training, validation = stats.training, stats.validation
     free = bool(weight.bias)
-    problem = objective(rows, _scaled(moments, spread), free_bias=free)
-    judged = objective(rows, _scaled(held, spread), free_bias=free, damping=1e-6)
-    rounded = _rounded(rows, problem.square, weight, fitted)
+    problem = objective(rows, _scaled(training, spread), free_bias=free)
+    judged = objective(rows, _scaled(validation, spread), free_bias=free, damping=1e-6)
+    rounded = _rounded(rows, problem.hessian, weight, fitted)
     total = judged.error(rounded).sum()
     read = reader.node.inputs[0]
     name = "" if read is None else (read.name or "").removesuffix(SCALED)  # as it was called when the plan was made
-    if sight is not None and plan.activation is not None and name in plan.groups:
-        low, high = min((sight.low / scale).min(), 0.0), max((sight.high / scale).max(), 0.0)
+    if stats is not None and plan.activation is not None and name in plan.groups:
+        low, high = min((stats.low / scale).min(), 0.0), max((stats.high / scale).max(), 0.0)
         step = (high - low) / (2**plan.activation.bits - 1)
         total += step**2 / 12 * np.square(rows, dtype=np.float64).sum()
-    energy = objective(plain, held, free_bias=False, damping=1e-6).square
+    energy = objective(plain, validation, free_bias=False, damping=1e-6).hessian
     return float(total / max(np.einsum("grn,grn->", plain @ energy, plain, dtype=np.float64), 1e-30))
 
 
 def _scaled(moments: Moments, spread: Array) -> Moments:
     """The moments of inputs that are divided by `spread` [G,1,n]."""
-    square = moments.square / (spread * np.swapaxes(spread, 1, 2))
-    seen = moments.seen / spread[:, 0]
-    return Moments(square, square, seen, seen, moments.count)
+    gram = moments.gram / (spread * np.swapaxes(spread, 1, 2))
+    inputs = moments.quantized / spread[:, 0]
+    return Moments(gram, gram, inputs, inputs, moments.count)
 
 
-def _rounded(rows: Array, square: Array, weight: Weight, fitted: bool) -> Array:
-    """The weights [G,R,n] behind their grid."""
-    granularity, limit = weight.type.granularity, weight.type.range[1]
+def _rounded(rows: Array, hessian: Array, weight: Weight, fitted: bool) -> Array:
+    """The weights [G,R,n] after rounding."""
+    granularity, qmax = weight.type.granularity, weight.type.range[1]
     blocks = Blocks(not isinstance(granularity, PerTensor),
                     granularity.size if isinstance(granularity, PerBlock) else rows.shape[2])
     least = np.full(len(blocks.split(rows)), np.abs(rows).max() * 1e-6 + 1e-12, np.float32)
-    steps = clipped_steps(rows, square, blocks, limit, least, candidates=12 if fitted else 1)
-    step = blocks.spread(steps, rows.shape)
-    codes = gptq(rows.copy(), square, step, limit) if fitted else np.clip(np.rint(rows / step), -limit, limit)
-    return np.asarray(codes * step, np.float32)
+    scales = clipped_scales(rows, hessian, blocks, qmax, least, candidates=policy.SCALING_CLIPS.value if fitted else 1)
+    scale = blocks.spread(scales, rows.shape)
+    integers = gptq(rows.copy(), hessian, scale, qmax) if fitted else np.clip(np.rint(rows / scale), -qmax, qmax)
+    return np.asarray(integers * scale, np.float32)

@@ -9,8 +9,9 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
+
 Scale: TypeAlias = NDArray[np.float32]
-_LIMIT: Final = 64.0  # times their geometric mean: a channel that is nearly dead must not leave float32's comfort
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,7 @@ def equalize(channels: Channels) -> list[Scale]:
     """
     if channels.before is None:
         return []
-    return [_ratio(channels.before, channels.after, power) for power in (0.5, 0.25)]
+    return [_ratio(channels.before, channels.after, power) for power in policy.EQUALIZE_POWERS.value]
 
 
 def smooth(channels: Channels) -> list[Scale]:
@@ -47,7 +48,7 @@ def smooth(channels: Channels) -> list[Scale]:
     """
     if channels.peak is None:
         return []
-    return [_ratio(channels.peak**alpha, channels.after**(1 - alpha), 1.0) for alpha in (0.25, 0.5, 0.75)]
+    return [_ratio(channels.peak**alpha, channels.after**(1 - alpha), 1.0) for alpha in policy.SMOOTH_POWERS.value]
 
 
 def awq(channels: Channels) -> list[Scale]:
@@ -57,7 +58,7 @@ def awq(channels: Channels) -> list[Scale]:
     """
     if channels.mean is None:
         return []
-    return [_ratio(channels.mean, np.ones_like(channels.mean), power) for power in (0.25, 0.5, 0.75, 1.0)]
+    return [_ratio(channels.mean, np.ones_like(channels.mean), power) for power in policy.AWQ_POWERS.value]
 
 
 def fold_gains(channels: Channels) -> list[Scale]:
@@ -82,4 +83,5 @@ def _ratio(above: Scale, below: Scale, power: float) -> Scale:
     logarithm[alive] = power * np.log(above[alive].astype(np.float64) / below[alive])
     if alive.any():
         logarithm[alive] -= logarithm[alive].mean()
-    return np.exp(np.clip(logarithm, -np.log(_LIMIT), np.log(_LIMIT))).astype(np.float32)
+    limit = np.log(policy.SCALING_LIMIT.value)
+    return np.exp(np.clip(logarithm, -limit, limit)).astype(np.float32)

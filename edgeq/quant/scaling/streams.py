@@ -18,20 +18,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.graph import attribute, constant, consumers, is_constant, label, rank
 from edgeq.graph import shape as shape_of
 from edgeq.ops import MATRIX_PRODUCTS, RESHAPING
-from edgeq.quant.scaling.places import Reader, data_of, store
+from edgeq.quant.scaling.sites import Reader, data_of, store
 
 ROTATED: Final = "_rotated"
-_STEEP: Final = 64.0  # a bias of a normalization beyond so many of its gains would cost float32 digits
 
 Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A constant is turned along `axis`: it becomes data R there, whether it writes the channels (w R) or reads them
+class WeightRotation:
+    """A constant is rotated along `axis`: it becomes data R there, whether it writes the channels (w R) or reads them
     (R^T w). times, over: the gain of a normalization [C] that it takes up first, or takes off.
     """
 
@@ -40,23 +40,23 @@ class Turn:
     over: ir.Value | None = None
 
     def __call__(self, data: Matrix, matrix: Matrix) -> Matrix:
-        """data, turned in blocks of the size of `matrix`."""
+        """data, rotated in blocks of the size of `matrix`."""
         last = np.moveaxis(data, self.axis, -1)
         last = last if self.times is None else last * data_of(self.times)
         last = last if self.over is None else _over(last, data_of(self.over))
-        turned = last.reshape(*last.shape[:-1], -1, len(matrix)) @ matrix
-        return np.moveaxis(turned.reshape(last.shape), -1, self.axis)
+        rotated = last.reshape(*last.shape[:-1], -1, len(matrix)) @ matrix
+        return np.moveaxis(rotated.reshape(last.shape), -1, self.axis)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stream:
-    """Values whose last axis is rotated in blocks of `size`, all or none. turns: the constants that change. gains:
+class RotatableStream:
+    """Values whose last axis is rotated in blocks of `size`, all or none. rotations: the constants that change. gains:
     those that become ones. products: the MatMul and Gemm that write or read, in graph order. keeps_mean: R must leave
     the mean as it is.
     """
 
     values: tuple[ir.Value, ...]
-    turns: Mapping[ir.Value, Turn]
+    rotations: Mapping[ir.Value, WeightRotation]
     gains: tuple[ir.Value, ...]
     products: tuple[ir.Node, ...]
     size: int
@@ -69,10 +69,10 @@ class Stream:
 
     def apply(self, matrix: Matrix) -> Callable[[], None]:
         """Rotate by R [size, size]: every writer by R, every reader by its transpose -> what takes that back."""
-        kept = {value: value.const_value for value in (*self.turns, *self.gains)}
-        turned = {value: turn(data_of(value).astype(np.float64), matrix) for value, turn in self.turns.items()}
-        turned |= {gain: np.ones_like(data_of(gain), np.float64) for gain in self.gains}
-        for value, data in turned.items():
+        kept = {value: value.const_value for value in (*self.rotations, *self.gains)}
+        rotated = {value: rotate(data_of(value).astype(np.float64), matrix) for value, rotate in self.rotations.items()}
+        rotated |= {gain: np.ones_like(data_of(gain), np.float64) for gain in self.gains}
+        for value, data in rotated.items():
             store(value, data)
 
         def undo() -> None:
@@ -86,7 +86,7 @@ class Stream:
             value.name = f"{(value.name or '').removesuffix(ROTATED)}{ROTATED}"
 
 
-def find_streams(graph: ir.Graph) -> Iterator[Stream]:
+def find_streams(graph: ir.Graph) -> Iterator[RotatableStream]:
     """All streams, in graph order. One that anything else reads or writes is none."""
     seen: set[ir.Value] = set()
     for node in graph:
@@ -104,7 +104,7 @@ class _Flood:
     graph: ir.Graph
     rotated: dict[ir.Value, None] = field(default_factory=dict)
     scaled: dict[ir.Value, None] = field(default_factory=dict)
-    turns: dict[ir.Value, list[Turn]] = field(default_factory=dict)
+    rotations: dict[ir.Value, list[WeightRotation]] = field(default_factory=dict)
     gains: dict[ir.Value, int] = field(default_factory=dict)
     products: dict[ir.Node, None] = field(default_factory=dict)
     keeps_mean: bool = False
@@ -130,32 +130,32 @@ class _Flood:
     def _knows(self, node: ir.Node) -> bool:
         return node.graph is self.graph and node.domain in ("", "ai.onnx") and node.op_type in _RULES
 
-    def stream(self) -> Stream | None:
+    def stream(self) -> RotatableStream | None:
         """What was reached, or None where it cannot be rotated after all."""
         size = math.gcd(*(_width(value) for value in self.rotated))
         for value in self.rotated:
             if is_constant(value):
-                self.turns.setdefault(value, []).extend([Turn(rank(value) - 1)] * len(value.uses()))
-        uses = {value: len(turns) for value, turns in self.turns.items()} | self.gains
+                self.rotations.setdefault(value, []).extend([WeightRotation(rank(value) - 1)] * len(value.uses()))
+        uses = {value: len(rotations) for value, rotations in self.rotations.items()} | self.gains
         whole = all(len(value.uses()) == count and value.dtype == ir.DataType.FLOAT for value, count in uses.items())
-        alike = all(len(set(turns)) == 1 for turns in self.turns.values())
+        alike = all(len(set(rotations)) == 1 for rotations in self.rotations.values())
         if size < 2 or not whole or not alike or not self.products:
             return None
         values = tuple(value for value in (*self.rotated, *self.scaled) if not is_constant(value))
         products = tuple(node for node in self.graph if node in self.products)
-        turns = {value: found[0] for value, found in self.turns.items()}
-        return Stream(values, turns, tuple(self.gains), products, size, self.keeps_mean)
+        rotations = {value: found[0] for value, found in self.rotations.items()}
+        return RotatableStream(values, rotations, tuple(self.gains), products, size, self.keeps_mean)
 
-    def turn(self, value: ir.Value, turn: Turn) -> None:
+    def rotate(self, value: ir.Value, rotation: WeightRotation) -> None:
         """One use of a constant."""
-        self.turns.setdefault(value, []).append(turn)
+        self.rotations.setdefault(value, []).append(rotation)
 
     def read(self, node: ir.Node, gain: ir.Value | None = None) -> None:
         """By a product."""
         weight = node.inputs[1]
         assert weight is not None
         self.products[node] = None
-        self.turn(weight, Turn(Reader(node).axis, times=gain))
+        self.rotate(weight, WeightRotation(Reader(node).axis, times=gain))
 
 
 # What an op asks of the values that it connects: those that rotate with `value`, or None where it is not blind to R.
@@ -191,9 +191,9 @@ def _product(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Value
     constant_weight = _multiplies_constant(node)
     if value is node.outputs[0] and constant_weight:
         flood.products[node] = None
-        flood.turn(right, Turn(1 - Reader(node).axis))
+        flood.rotate(right, WeightRotation(1 - Reader(node).axis))
         if bias and bias[0] is not None:
-            flood.turn(bias[0], Turn(0))
+            flood.rotate(bias[0], WeightRotation(0))
         return []
     if value is left and constant_weight and left is not right:
         flood.read(node)
@@ -256,9 +256,10 @@ def _layer_norm(flood: _Flood, node: ir.Node, value: ir.Value) -> Sequence[ir.Va
         return None
     assert gain is not None
     if bias and bias[0] is not None:
-        if not is_constant(bias[0]) or np.abs(_over(data_of(bias[0]), data_of(gain))).max() > _STEEP:
+        steepest = policy.STEEPEST_GAIN.value
+        if not is_constant(bias[0]) or np.abs(_over(data_of(bias[0]), data_of(gain))).max() > steepest:
             return None
-        flood.turn(bias[0], Turn(0, over=gain))
+        flood.rotate(bias[0], WeightRotation(0, over=gain))
     flood.keeps_mean = True
     return _gain(flood, node, gain)
 

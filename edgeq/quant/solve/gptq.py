@@ -1,47 +1,46 @@
 """GPTQ: round column by column, and let the columns that are still free make up for it. Pure numpy."""
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
+
 Array = NDArray[np.float32]
-_BLOCK: Final = 128  # columns whose effect on the others is applied by one matrix product
 
 
-def gptq(target: Array, square: Array, step: Array, limit: int) -> Array:
-    """target, step [G,R,n], square [G,n,n] positive definite -> integers [G,R,n] in [-limit, limit].
+def gptq(target: Array, hessian: Array, scale: Array, qmax: int) -> Array:
+    """target, scale [G,R,n], hessian [G,n,n] positive definite -> integers [G,R,n] in [-qmax, qmax].
 
-    Columns with the largest diagonal come first. The steps do not depend on that order ("static groups").
+    Columns with the largest diagonal come first. The scales do not depend on that order ("static groups").
     Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
     """
-    order = np.argsort(-np.diagonal(square, axis1=1, axis2=2).astype(np.float64), axis=1, kind="stable")
+    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2).astype(np.float64), axis=1, kind="stable")
     columns = np.take_along_axis(target, order[:, None, :], 2)
-    step = np.take_along_axis(step, order[:, None, :], 2)
-    sorted_square = np.take_along_axis(np.take_along_axis(square, order[:, :, None], 1), order[:, None, :], 2)
-    factor = _inverse_factor(sorted_square)
-    codes = np.empty_like(columns)
+    scale = np.take_along_axis(scale, order[:, None, :], 2)
+    sorted_hessian = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
+    factor = _inverse_factor(sorted_hessian)
+    integers = np.empty_like(columns)
     size = columns.shape[2]
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
+    for start in range(0, size, policy.GPTQ_BLOCK.value):
+        stop = min(start + policy.GPTQ_BLOCK.value, size)
         errors = np.zeros((*columns.shape[:2], stop - start), np.float32)
         for j in range(start, stop):
-            codes[:, :, j] = np.clip(np.rint(columns[:, :, j] / step[:, :, j]), -limit, limit)
-            off = (columns[:, :, j] - codes[:, :, j] * step[:, :, j]) / factor[:, j, j][:, None]
+            integers[:, :, j] = np.clip(np.rint(columns[:, :, j] / scale[:, :, j]), -qmax, qmax)
+            off = (columns[:, :, j] - integers[:, :, j] * scale[:, :, j]) / factor[:, j, j][:, None]
             columns[:, :, j + 1:stop] -= off[:, :, None] * factor[:, None, j, j + 1:stop]
             errors[:, :, j - start] = off
         columns[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     back = np.argsort(order, axis=1)
-    return np.take_along_axis(codes, back[:, None, :], 2)
+    return np.take_along_axis(integers, back[:, None, :], 2)
 
 
-def _inverse_factor(square: Array) -> Array:
-    """Upper triangular U [G,n,n] with U^T U the inverse of `square`.
+def _inverse_factor(hessian: Array) -> Array:
+    """Upper triangular U [G,n,n] with U^T U the inverse of `hessian`.
 
     Of the mirrored matrix P H P = L L^T, U = P L^-1 P: one factorization, no inverse of the whole.
     """
-    mirrored = np.ascontiguousarray(square[:, ::-1, ::-1], np.float64)
+    mirrored = np.ascontiguousarray(hessian[:, ::-1, ::-1], np.float64)
     lower = np.linalg.cholesky(mirrored)
-    inverse = np.linalg.solve(lower, np.broadcast_to(np.eye(square.shape[1]), square.shape))
+    inverse = np.linalg.solve(lower, np.broadcast_to(np.eye(hessian.shape[1]), hessian.shape))
     return np.ascontiguousarray(inverse[:, ::-1, ::-1], np.float32)

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
+
 Array = NDArray[np.float32]
 
 
 @dataclass(eq=False)
 class Moments:
-    """Running sums over columns x [G,n,N] that the quantized model sees, and z that the float model saw there.
+    """Running sums over columns x [G,n,N] that enter a layer of the quantized model, and z that enter the float one.
 
-    square: sum of x x^T [G,n,n]. cross: sum of z x^T [G,n,n]. seen, true: sum of x and of z [G,n].
+    gram: sum of x x^T [G,n,n]. cross_gram: sum of z x^T [G,n,n]. quantized, exact: sum of x and of z [G,n].
     """
 
-    square: Array
-    cross: Array
-    seen: NDArray[np.float64]
-    true: NDArray[np.float64]
+    gram: Array
+    cross_gram: Array
+    quantized: NDArray[np.float64]
+    exact: NDArray[np.float64]
     count: int = 0
 
     @classmethod
@@ -29,40 +31,40 @@ class Moments:
         return cls(np.zeros((groups, size, size), np.float32), np.zeros((groups, size, size), np.float32),
                    np.zeros((groups, size)), np.zeros((groups, size)))
 
-    def add(self, seen: Array, true: Array) -> None:
+    def add(self, quantized: Array, exact: Array) -> None:
         """Count columns [G,n,N] of the same positions in both models."""
-        turned = np.swapaxes(seen, 1, 2)
-        self.square += seen @ turned
-        self.cross += true @ turned
-        self.seen += seen.sum(2, dtype=np.float64)
-        self.true += true.sum(2, dtype=np.float64)
-        self.count += seen.shape[2]
+        transposed = np.swapaxes(quantized, 1, 2)
+        self.gram += quantized @ transposed
+        self.cross_gram += exact @ transposed
+        self.quantized += quantized.sum(2, dtype=np.float64)
+        self.exact += exact.sum(2, dtype=np.float64)
+        self.count += quantized.shape[2]
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of columns."""
-        return Moments(self.square + other.square, self.cross + other.cross, self.seen + other.seen,
-                       self.true + other.true, self.count + other.count)
+        return Moments(self.gram + other.gram, self.cross_gram + other.cross_gram, self.quantized + other.quantized,
+                       self.exact + other.exact, self.count + other.count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objective:
-    """min over q of sum over rows (q - target)^T square (q - target): what is left to choose for one layer.
+    """min over q of sum over rows (q - target)^T hessian (q - target): what is left to choose for one layer.
 
-    square: damped, so positive definite [G,n,n]. target: real weights [G,R,n] that would undo what the quantized prefix
-    did to the inputs.
+    hessian: half of the second derivative, which is the damped Gram matrix of the inputs, so positive definite [G,n,n].
+    target: real weights [G,R,n] that would undo what the quantized prefix did to the inputs.
     """
 
-    square: Array
+    hessian: Array
     target: Array
 
     def error(self, weight: Array) -> NDArray[np.float64]:
         """weight [G,R,n] -> its squared output error [G,R]."""
         off = weight - self.target
-        return np.asarray(np.einsum("grn,grn->gr", off @ self.square, off, dtype=np.float64))
+        return np.asarray(np.einsum("grn,grn->gr", off @ self.hessian, off, dtype=np.float64))
 
 
 def objective(weight: Array, moments: Moments, *, free_bias: bool, correction: float = math.inf,
-              damping: float = 0.01) -> Objective:
+              damping: float = policy.DAMPING.value) -> Objective:
     """The least squares problem that weight [G,R,n] poses, given what enters it.
 
     free_bias: the layer has a bias, which will take up the mean of the error, so that only the rest counts.
@@ -73,28 +75,28 @@ def objective(weight: Array, moments: Moments, *, free_bias: bool, correction: f
         samples, positive definite.
     """
     count = max(moments.count, 1)
-    square: Array = moments.square / np.float32(count)
-    cross: Array = moments.cross / np.float32(count)
+    gram: Array = moments.gram / np.float32(count)
+    cross_gram: Array = moments.cross_gram / np.float32(count)
     if free_bias:
-        seen, true = (moments.seen / count).astype(np.float32), (moments.true / count).astype(np.float32)
-        square = square - seen[:, :, None] * seen[:, None, :]
-        cross = cross - true[:, :, None] * seen[:, None, :]
-    size = square.shape[1]
-    level = np.trace(square, axis1=1, axis2=2) / size
+        mean, exact = (moments.quantized / count).astype(np.float32), (moments.exact / count).astype(np.float32)
+        gram = gram - mean[:, :, None] * mean[:, None, :]
+        cross_gram = cross_gram - exact[:, :, None] * mean[:, None, :]
+    size = gram.shape[1]
+    level = np.trace(gram, axis1=1, axis2=2) / size
     level = np.where(level > 0, level, 1 / damping).astype(np.float32)[:, None, None]
     eye = np.eye(size, dtype=np.float32)
-    damped = square + damping * level * eye
+    damped = gram + damping * level * eye
     if math.isinf(correction):
         return Objective(damped, weight)
-    steep = (square + correction * level * eye).astype(np.float64)
-    moved = np.linalg.solve(steep, np.swapaxes(weight @ (cross - square), 1, 2))
+    steep = (gram + correction * level * eye).astype(np.float64)
+    moved = np.linalg.solve(steep, np.swapaxes(weight @ (cross_gram - gram), 1, 2))
     return Objective(damped, weight + np.swapaxes(moved, 1, 2).astype(np.float32))
 
 
 def mean_error(weight: Array, quantized: Array, moments: Moments) -> Array:
     """What the mean output [G,R] of quantized weights lacks beside the float layer's: the correction of its bias."""
     count = max(moments.count, 1)
-    missing = np.einsum("grn,gn->gr", weight, moments.true) - np.einsum("grn,gn->gr", quantized, moments.seen)
+    missing = np.einsum("grn,gn->gr", weight, moments.exact) - np.einsum("grn,gn->gr", quantized, moments.quantized)
     return np.asarray(missing / count, np.float32)
 
 
@@ -105,7 +107,7 @@ def output_error(weight: Array, quantized: Array, shift: Array | None, moments: 
     """
     count = max(moments.count, 1)
     off = quantized - weight
-    inside = off @ moments.square + 2 * (weight @ (moments.square - moments.cross))
+    inside = off @ moments.gram + 2 * (weight @ (moments.gram - moments.cross_gram))
     error = np.einsum("grn,grn->gr", inside, off, dtype=np.float64) / count
     if shift is not None:
         error += shift * (shift - 2.0 * mean_error(weight, quantized, moments))

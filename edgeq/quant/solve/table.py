@@ -1,4 +1,4 @@
-"""Weights that are one of 16 numbers of a table, instead of a multiple of a step: pure numpy.
+"""Weights that are one of 16 numbers of a table, instead of a multiple of a scale: pure numpy.
 
 A table costs nothing on an engine that stores 4-bit weights as tables anyway (Core ML), and puts its numbers where the
 weights are.
@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.quant.solve.layer import Settings, best_correction
 from edgeq.quant.solve.moments import Moments, mean_error, objective, output_error
 
 Array = NDArray[np.float32]
 ENTRIES: Final = 16
 _FINEST: Final = 127  # entries are kept as 8-bit integers times one scale, so that a graph without tables holds them
-_TURNS: Final = 30
 
 
 def choose_tables(rows: Array, importance: Array, entries: int = ENTRIES) -> Array:
@@ -38,7 +38,7 @@ def choose_tables(rows: Array, importance: Array, entries: int = ENTRIES) -> Arr
 def _k_means(rows: Array, importance: Array, tables: Array) -> Array:
     count, entries = tables.shape
     first = np.arange(count)[:, None] * entries
-    for _ in range(_TURNS):
+    for _ in range(policy.TABLE_TURNS.value):
         index = (nearest_entry(rows, tables) + first).ravel()
         weight = np.bincount(index, importance.ravel(), count * entries).reshape(tables.shape)
         total = np.bincount(index, (importance * rows).ravel(), count * entries).reshape(tables.shape)
@@ -63,8 +63,9 @@ def _error(rows: Array, importance: Array, tables: Array) -> NDArray[np.float64]
     return np.asarray((importance * off**2).sum(axis=1, dtype=np.float64))
 
 
-def fit_to_tables(target: Array, square: Array, tables: Array, *, passes: int = 10) -> Array:
-    """target [G,R,n], square [G,n,n] positive definite, tables [G,R,E] -> weights [G,R,n], each an entry of its table.
+def fit_to_tables(target: Array, hessian: Array, tables: Array, *,
+                  passes: int = policy.DESCENT_PASSES.value) -> Array:
+    """target [G,R,n], hessian [G,n,n] positive definite, tables [G,R,E] -> weights [G,R,n], each an entry of its table.
 
     Coordinate descent from the nearest entries: each weight in turn takes the entry that is best with all others as
     they are, until a pass changes none.
@@ -73,8 +74,8 @@ def fit_to_tables(target: Array, square: Array, tables: Array, *, passes: int = 
     flat = tables.reshape(groups * rows, -1)
     begin = np.take_along_axis(flat, nearest_entry(target.reshape(-1, size), flat), 1)
     weight = begin.reshape(target.shape).astype(np.float32)
-    diagonal = np.diagonal(square, axis1=1, axis2=2)
-    slope = (weight - target) @ square
+    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
+    slope = (weight - target) @ hessian
     for _ in range(passes):
         changed = False
         for j in range(size):
@@ -84,7 +85,7 @@ def fit_to_tables(target: Array, square: Array, tables: Array, *, passes: int = 
             if move.any():
                 changed = True
                 weight[:, :, j] = best
-                slope += move[:, :, None] * square[:, None, j]
+                slope += move[:, :, None] * hessian[:, None, j]
         if not changed:
             break
     return weight
@@ -92,18 +93,18 @@ def fit_to_tables(target: Array, square: Array, tables: Array, *, passes: int = 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tabled:
-    """codes: integers [G,R,n] of 8 bits, at most 16 different ones where channels share a table. scale: [G*R], of each
+    """integers: [G,R,n] of 8 bits, at most 16 different ones where channels share a table. scale: [G*R], of each
     row. shift: what to add to the bias [G,R], or None.
     """
 
-    codes: Array
+    integers: Array
     scale: Array
     shift: Array | None = None
 
     @property
     def weight(self) -> Array:
         """The real weights [G,R,n]."""
-        return np.asarray(self.codes * self.scale.reshape(*self.codes.shape[:2], 1), np.float32)
+        return np.asarray(self.integers * self.scale.reshape(*self.integers.shape[:2], 1), np.float32)
 
 
 def round_to_tables(weight: Array, channels: int) -> Tabled:
@@ -114,28 +115,30 @@ def round_to_tables(weight: Array, channels: int) -> Tabled:
     """
     tables, scale = _tables(weight, np.ones_like(weight), channels)
     groups, _, size = weight.shape
-    square = np.broadcast_to(np.eye(size, dtype=np.float32) + 1, (groups, size, size))
-    return _coded(fit_to_tables(weight, square, _spread(tables, weight)), scale, None)
+    hessian = np.broadcast_to(np.eye(size, dtype=np.float32) + 1, (groups, size, size))
+    return _coded(fit_to_tables(weight, hessian, _spread(tables, weight)), scale, None)
 
 
-def solve_tables(weight: Array, channels: int, fitted: Moments, held: Moments, has_bias: bool, settings: Settings,
-                 ) -> Tabled:
-    """As `solve.layer.solve`, for tables: fitted to `fitted`, judged on `held` beside rounding, fitted to both."""
+def solve_tables(weight: Array, channels: int, training: Moments, validation: Moments, has_bias: bool,
+                 settings: Settings) -> Tabled:
+    """As `solve.layer.solve`, for tables: fitted to `training`, judged on `validation` beside rounding, fitted to
+    both.
+    """
     free = settings.bias and has_bias
-    correction = best_correction(weight, fitted, held, free, settings)
+    correction = best_correction(weight, training, validation, free, settings)
 
     def attempt(moments: Moments) -> Tabled:
         problem = objective(weight, moments, free_bias=free, correction=correction, damping=settings.damping)
-        importance = np.broadcast_to(np.diagonal(problem.square, axis1=1, axis2=2)[:, None, :], weight.shape)
+        importance = np.broadcast_to(np.diagonal(problem.hessian, axis1=1, axis2=2)[:, None, :], weight.shape)
         tables, scale = _tables(problem.target, importance, channels)
-        found = fit_to_tables(problem.target, problem.square, _spread(tables, weight), passes=settings.passes)
+        found = fit_to_tables(problem.target, problem.hessian, _spread(tables, weight), passes=settings.passes)
         return _coded(found, scale, mean_error(weight, found, moments) if free else None)
 
     def error(trial: Tabled) -> float:
-        return float(output_error(weight, trial.weight, trial.shift, held).sum())
+        return float(output_error(weight, trial.weight, trial.shift, validation).sum())
 
     plain = round_to_tables(weight, channels)
-    return plain if error(plain) < error(attempt(fitted)) else attempt(fitted.merge(held))
+    return plain if error(plain) < error(attempt(training)) else attempt(training.merge(validation))
 
 
 def _tables(weight: Array, importance: Array, channels: int) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeq.quant.steps import StepSearch, clipped, full, half_quadratic
+from edgeq.quant.scale_search import ScaleSearch, clipped, full, half_quadratic
 
 LIMIT = 7
 Array = NDArray[np.float32]
@@ -24,7 +24,7 @@ def rows(draw: Callable[..., Array], count: int = 30) -> Array:
 
 @pytest.mark.parametrize(("search", "power"), [(clipped, 2.0), (half_quadratic, 0.7)])
 @pytest.mark.parametrize("kind", ["normal", "laplace", "standard_t"])
-def test_a_search_comes_near_the_best_step_in_its_own_measure(search: StepSearch, power: float, kind: str) -> None:
+def test_a_search_comes_near_the_best_step_in_its_own_measure(search: ScaleSearch, power: float, kind: str) -> None:
     random = np.random.default_rng(0)
     data = rows({"normal": random.normal, "laplace": random.laplace,
                  "standard_t": lambda size: random.standard_t(3, size=size)}[kind])
@@ -36,7 +36,7 @@ def test_a_search_comes_near_the_best_step_in_its_own_measure(search: StepSearch
 
 
 @pytest.mark.parametrize("search", [full, clipped, half_quadratic])
-def test_scale_and_zeros_are_no_trouble(search: StepSearch) -> None:
+def test_scale_and_zeros_are_no_trouble(search: ScaleSearch) -> None:
     data = rows(np.random.default_rng(1).normal, 4)
     assert search(data * np.float32(1e-4), LIMIT) == pytest.approx(search(data, LIMIT) * 1e-4, rel=1e-2)
     silent = search(np.zeros((2, 5), np.float32), LIMIT)

@@ -59,7 +59,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class ScalingSite:
     """node: divides its outputs. operands: its constants that are divided, and the axis of channels of each. readers:
     who multiplies. values: what lies between, scaled. axis: of the channels in the node's output.
     """
@@ -119,51 +119,77 @@ class Place:
             between.name = f"{(between.name or '').removesuffix(SCALED)}{SCALED}"
 
 
-def find_places(graph: ir.Graph) -> Iterator[Place]:
-    """All places, in graph order. Constants with a second reader are left alone."""
+def find_sites(graph: ir.Graph) -> Iterator[ScalingSite]:
+    """All sites, in graph order. Constants with a second reader are left alone."""
     for node in graph:
-        found = _divided(node)
-        if found is not None and all(_alone(value) for value, _ in found[1]):
-            value, operands, axis = found
+        found = _divisible(node)
+        if found is not None and all(_alone(value) for value, _ in found.operands):
             readers: list[Reader] = []
-            values = [] if value is node.outputs[0] else [node.outputs[0]]
-            if _follow(value, axis, 1, readers, values) and readers:
-                yield Place(node, operands, tuple(readers), tuple(values), axis)
+            values = [] if found.output is node.outputs[0] else [node.outputs[0]]
+            if _follow(found.output, found.axis, 1, readers, values) and readers:
+                yield ScalingSite(node, found.operands, tuple(readers), tuple(values), found.axis)
 
 
-def _divided(node: ir.Node) -> tuple[ir.Value, tuple[tuple[ir.Value, int], ...], int] | None:
-    """The scaled output of a node, the constants to divide for that, and its axis of channels; None for other nodes."""
-    if node.domain not in ("", "ai.onnx"):
-        return None
+@dataclass(frozen=True, slots=True)
+class _Divisible:
+    """output: of a node, and of the Add behind it if that is its bias. operands, axis: as in ScalingSite."""
+
+    output: ir.Value
+    operands: tuple[tuple[ir.Value, int], ...]
+    axis: int
+
+
+def _divisible(node: ir.Node) -> _Divisible | None:
+    """How the channels of a node's output can be divided by scales; None where they cannot."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
-    if weight is None:
+    if node.domain not in ("", "ai.onnx") or weight is None:
         return None
-    output, bias = node.outputs[0], node.inputs[2] if len(node.inputs) > 2 else None
-    if node.op_type == "MatMul" and is_constant(weight) and weight.shape is not None and len(weight.shape) == 2:
-        users = [use.node for use in output.uses()]
-        added = next((v for v in users[0].inputs if v is not output), None) if len(users) == 1 else None
-        last = rank(output) - 1
-        if added is not None and users[0].op_type == "Add" and is_constant(added) and not output.is_graph_output() and (
-                shape_of(added) == shape_of(weight)[1:]):
-            return users[0].outputs[0], ((weight, 1), (added, 0)), last
-        return output, ((weight, 1),), last
-    if node.op_type == "Mul":
-        gain = next((v for v in node.inputs if v is not None and is_constant(v) and len(shape_of(v)) == 1), None)
-        whole = gain is not None and output.shape is not None and list(output.shape)[-1:] == list(shape_of(gain))
-        return (output, ((gain, 0),), rank(output) - 1) if gain is not None and whole else None
-    axes = {"Conv": 0, "Gemm": 0 if attribute(node, "transB", 0) else 1, "LayerNormalization": 0}
-    if node.op_type == "ConvTranspose" and int(attribute(node, "group", 1)) == 1:
-        axes["ConvTranspose"] = 1
-    axis = axes.get(node.op_type)
-    plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
-    if axis is None or not plain or not is_constant(weight) or not (bias is None or is_constant(bias)):
+    match node.op_type:
+        case "MatMul":
+            return _product(node, weight)
+        case "Mul":
+            return _gain(node)
+        case "Conv":
+            return _with_bias(node, weight, 0, 1)
+        case "ConvTranspose" if int(attribute(node, "group", 1)) == 1:
+            return _with_bias(node, weight, 1, 1)
+        case "Gemm" if attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0:
+            return _with_bias(node, weight, 0 if attribute(node, "transB", 0) else 1, 1)
+        case "LayerNormalization" if is_constant(weight) and len(shape_of(weight)) == 1:
+            return _with_bias(node, weight, 0, rank(node.outputs[0]) - 1)
+    return None
+
+
+def _with_bias(node: ir.Node, weight: ir.Value, weight_axis: int, axis: int) -> _Divisible | None:
+    """Where weight and bias, if there is one, are constants of the node itself."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if not is_constant(weight) or (bias is not None and not (is_constant(bias) and len(shape_of(bias)) == 1)):
         return None
-    if node.op_type == "LayerNormalization" and len(shape_of(weight)) != 1:
+    operands = ((weight, weight_axis),) if bias is None else ((weight, weight_axis), (bias, 0))
+    return _Divisible(node.outputs[0], operands, axis)
+
+
+def _product(node: ir.Node, weight: ir.Value) -> _Divisible | None:
+    """MatMul with a constant [in, out], and the Add of its bias [out] where that alone reads the product."""
+    output = node.outputs[0]
+    if not is_constant(weight) or weight.shape is None or len(weight.shape) != 2:
         return None
-    if bias is not None and len(shape_of(bias)) != 1:
+    users = [use.node for use in output.uses()]
+    add = users[0] if len(users) == 1 and not output.is_graph_output() else None
+    bias = next((value for value in add.inputs if value is not output), None) if add is not None else None
+    if add is not None and bias is not None and add.op_type == "Add" and is_constant(bias) and (
+            shape_of(bias) == shape_of(weight)[1:]):
+        return _Divisible(add.outputs[0], ((weight, 1), (bias, 0)), rank(output) - 1)
+    return _Divisible(output, ((weight, 1),), rank(output) - 1)
+
+
+def _gain(node: ir.Node) -> _Divisible | None:
+    """The factors [C] of a normalization, along the whole last axis."""
+    output = node.outputs[0]
+    gain = next((v for v in node.inputs if v is not None and is_constant(v) and len(shape_of(v)) == 1), None)
+    if gain is None or output.shape is None or list(output.shape)[-1:] != list(shape_of(gain)):
         return None
-    operands = ((weight, axis),) if bias is None else ((weight, axis), (bias, 0))
-    return output, operands, rank(output) - 1 if node.op_type == "LayerNormalization" else 1
+    return _Divisible(output, ((gain, 0),), rank(output) - 1)
 
 
 def _alone(value: ir.Value) -> bool:

@@ -1,0 +1,320 @@
+"""Every number of taste: what another engineer could have chosen otherwise, with what it was chosen by.
+
+A fact about an engine is no policy: it is a row of that engine's tables, with a link to what sets it.
+
+    python -m edgeq.policy > docs/policy.md
+"""
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Final, Generic, TypeAlias, TypeVar
+
+T = TypeVar("T", int, float, tuple[float, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """found: what the command shows."""
+
+    found: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"measured: {self.found} (`{self.command}`)"
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """What others use. source: where they say so."""
+
+    source: str
+
+    def __str__(self) -> str:
+        return f"convention: {self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class NotMeasured:
+    """thought: why this number all the same, where that is known."""
+
+    thought: str = ""
+
+    def __str__(self) -> str:
+        return f"not measured yet: {self.thought}" if self.thought else "not measured yet"
+
+
+_HQQ: Final = "https://github.com/mobiusml/hqq, hqq/core/optimize.py"
+
+Evidence: TypeAlias = Measured | Convention | NotMeasured
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter(Generic[T]):
+    """decides: what the value is of, and what happens there."""
+
+    value: T
+    unit: str
+    decides: str
+    evidence: Evidence
+
+
+# -- what is good: the five answers, the worst first -------------------------------------------------------------------
+
+LOST_DB: Final = Parameter(
+    10.0, "dB SQNR", "below, the report warns that an output is hardly the float model's any more",
+    NotMeasured("the error has a third of the signal's amplitude"))
+BROKEN_DB: Final = Parameter(
+    15.0, "dB SQNR", "below, a layer is called broken, and the first such layer is named",
+    NotMeasured("the error has a sixth of the signal's amplitude; 8 bits that work were seen to stay above 25 dB"))
+GOOD_DB: Final = Parameter(
+    25.0, "dB SQNR", "from here on the report calls an output good, and looks for no culprit",
+    NotMeasured("8 bits that work were seen to stay above it"))
+SCORES_DB: Final = Parameter(
+    32.0, "dB SQNR", "from here on plain W8A8 is kept where every output is one row of scores: no float fallbacks",
+    NotMeasured("an error of 32 dB moves scores by a 40th of their size, and hardly an argmax"))
+VALUES_DB: Final = Parameter(
+    38.0, "dB SQNR", "the same where outputs are images, boxes or other values",
+    NotMeasured("images and boxes show more of an error than an argmax does"))
+
+# -- verify ------------------------------------------------------------------------------------------------------------
+
+NOISE_FACTOR: Final = Parameter(
+    2.0, "x noise power", "an artifact may be so many times as far from float as the quantized graph is",
+    NotMeasured("a tie that is rounded differently is one step, as large as quantization's own error, and adds to it"))
+NOISE_FLOOR_DB: Final = Parameter(
+    50.0, "dB SQNR", "and as far as this in any case",
+    NotMeasured("computing in half precision left 55 to 75 dB over whole networks, by no command that is kept"))
+DOUBT_FACTOR: Final = Parameter(
+    2.0, "x allowed power", "up to which an artifact beyond that is doubtful, and not wrong",
+    NotMeasured("3 dB, which no wrong kernel was seen to stay within, by no command that is kept"))
+PASSES_DB: Final = Parameter(
+    50.0, "dB SQNR", "that the prepared float network must have against its source, run by another engine",
+    Measured("90 dB and more over the models; a wrong Resize had left 18", "python benchmarks/passes.py"))
+ARITHMETIC_MARGIN: Final = Parameter(
+    16.0, "x noise power", "of fused operators and of inputs one unit off, which two correct engines may differ by",
+    NotMeasured("4 in amplitude"))
+VERIFIED_SAMPLES: Final = Parameter(
+    8, "samples", "that a bundle is verified on",
+    NotMeasured("enough to see a wrong layout or a broken kernel; no accuracy is measured on them"))
+GENERATED_SAMPLES: Final = Parameter(
+    4, "samples", "of noise that a bundle is verified on where the user gave none", NotMeasured("noise is like noise"))
+
+# -- mixed precision: measuring ----------------------------------------------------------------------------------------
+
+NOISE_SAMPLES: Final = Parameter(
+    8, "samples", "that the noise of single roundings is measured on, for a search and at 4 bits",
+    NotMeasured("that noise varies little from one sample to the next"))
+FALLBACK_NOISE_SAMPLES: Final = Parameter(
+    4, "samples", "the same, to choose float fallbacks at 8 bits", NotMeasured())
+FIDELITY_SAMPLES: Final = Parameter(
+    16, "samples", "that whole quantized networks are compared with float on", NotMeasured())
+FLOAT_COST: Final = Parameter(
+    1.0, "x the 8-bit weights", "what computing the whole network in float costs on the Pareto path",
+    NotMeasured("if bytes alone counted, a search would compute everything in float first"))
+OWN_GRID: Final = Parameter(
+    0.5, "x noise power", "what a value on quantization parameters of its own keeps of the noise it has on shared ones",
+    NotMeasured("seen on a ShuffleNet, by no command that is kept"))
+ELEMENT_WORK: Final = Parameter(
+    8, "multiplications", "what reading and writing one element of an operator without weights counts as",
+    NotMeasured("memory is slower than arithmetic"))
+
+# -- mixed precision: float fallbacks at 8 bits ------------------------------------------------------------------------
+
+FALLBACK_MOST_FLOAT: Final = Parameter(
+    0.25, "of all work", "that fallbacks may compute in float at most",
+    NotMeasured("beyond, the user did not ask for a float network"))
+FALLBACK_MOST_BYTES: Final = Parameter(
+    1.1, "x plain W8A8's weights", "that the weights may take with fallbacks", NotMeasured())
+FALLBACK_WORTH_DB: Final = Parameter(
+    10.0, "dB for all work", "what computing everything in float would have to gain: a tenth of the work, 1 dB",
+    NotMeasured("with it a ResNet-20 gains 4 dB for 5 % of its work; other prices were not compared"))
+FALLBACK_STEP_DB: Final = Parameter(
+    0.5, "dB", "predicted gain over the last trial from which the next one is quantized", NotMeasured())
+FALLBACK_TRIALS: Final = Parameter(
+    8, "networks", "quantized and compared with float, at most", NotMeasured())
+
+# -- mixed precision: which layers keep 8 bits at 4 --------------------------------------------------------------------
+
+ALLOCATION_WORTH_DB: Final = Parameter(
+    0.5, "dB", "by which a measured choice must beat the rules'", NotMeasured("less would change with the samples"))
+ALLOCATION_DOUBLED_DB: Final = Parameter(
+    24.0, "dB for twice the bytes", "what bytes beyond the rules' have to gain: what 8 bits everywhere would",
+    Convention("6.02 dB for each of four bits, as uniform rounding has it"))
+ALLOCATION_MOST_BYTES: Final = Parameter(
+    1.15, "x the rules' bytes", "that layers which may have 4 bits take at most",
+    Measured("SqueezeNet 1.1 keeps 27 dB with it and 24 at 1.0; nothing between was compared",
+             "python benchmarks/ablation.py --items imagenet_squeezenet11 --methods 'auto, measured layers'"))
+ALLOCATION_TRIALS: Final = Parameter(
+    3, "networks", "quantized around each of two places of the path",
+    NotMeasured("noise adds up nearly, so that a smaller assignment is sometimes the better one"))
+
+# -- mixed precision: the search for a metric --------------------------------------------------------------------------
+
+SEARCH_BUDGET: Final = Parameter(
+    16, "networks", "quantized, written and scored, at most",
+    NotMeasured("a bisection of a path of 1000 steps needs 10"))
+SEARCH_REFITS: Final = Parameter(
+    3, "networks", "of these, with weights fitted anew to the whole assignment", NotMeasured("they take longest"))
+
+# -- the plan ----------------------------------------------------------------------------------------------------------
+
+FIRST_LAYER_SHARE: Final = Parameter(
+    0.02, "of all weights", "up to which the first layer keeps 8 bits in a network of 4", NotMeasured())
+LAST_LAYER_SHARE: Final = Parameter(
+    0.15, "of all weights", "up to which the last layer does",
+    NotMeasured("a language model's head of 12 % was seen to cost as much at 4 bits as 40 % of its other layers"))
+SMALLEST_LAYERS_SHARE: Final = Parameter(
+    0.05, "of all weights", "up to which the smallest layers together do", NotMeasured())
+EMBEDDING_SAVES_BYTES: Final = Parameter(
+    1024, "bytes", "that 8 bits must save on an embedding's table",
+    NotMeasured("scaling the rows found takes 240 bytes of an ONNX file and 440 of a TFLite one, and three nodes"))
+MASK_MAGNITUDE: Final = Parameter(
+    1e4, "", "from which a negative constant is an attention mask, and stays float",
+    NotMeasured("one step of 256 over it exceeds any score"))
+SPECTRUM_PARTS: Final = Parameter(
+    2, "addends", "of a sum that may be the power of a spectrum: real and imaginary part",
+    NotMeasured("a sum over more is a statistic, as normalizations use"))
+
+# -- calibration -------------------------------------------------------------------------------------------------------
+
+ENOUGH_SAMPLES: Final = Parameter(
+    32, "samples", "below, the report says that they are few",
+    NotMeasured("the ranges of most networks were seen to stand still by then"))
+RANGE_MOVED: Final = Parameter(
+    0.1, "of a range", "by which later samples must move it to be told", NotMeasured("26 of 256 steps"))
+OTHER_SCALE: Final = Parameter(
+    16.0, "x the usual peak", "from which a sample has another scale than the rest",
+    NotMeasured("0..255 beside 0..1 is 255"))
+RAW_PIXEL: Final = Parameter(
+    64.0, "", "above which whole numbers up to 255 are raw pixels", NotMeasured())
+INTERLEAVED: Final = Parameter(
+    0.8, "x the difference of neighbours", "below which values one pixel apart show channels last", NotMeasured())
+MANY_ONE_IN: Final = Parameter(
+    10, "one in", "so many repeated samples, or moved ranges, are worth a word", NotMeasured())
+PERCENTILE: Final = Parameter(
+    99.99, "% of elements", "that the percentile calibrator keeps",
+    Convention("one of those that Wu et al. 2020, arXiv:2004.09602, compare"))
+MSE_CANDIDATES: Final = Parameter(
+    128, "ends", "of a range that the mse calibrator tries on each side", NotMeasured())
+ENTROPY_CANDIDATES: Final = Parameter(
+    64, "ends", "the same for the entropy calibrator", NotMeasured())
+HISTOGRAM_ELEMENTS: Final = Parameter(
+    1 << 14, "elements", "of one tensor of one sample that are counted one by one",
+    Measured("calibration is then no slower than the inference it adds to", "python benchmarks/calibration.py"))
+HISTOGRAM_TAIL: Final = Parameter(
+    64, "one in", "of a larger tensor's elements, the outermost, which are all counted",
+    NotMeasured("where to clip is decided there"))
+AUTO_SAMPLES: Final = Parameter(
+    24, "samples", "that calibrators are chosen on", NotMeasured("time: each costs half a run for every range tried"))
+AUTO_CHOOSING: Final = Parameter(
+    8, "samples", "of these, value by value; the others judge",
+    NotMeasured("that others judge was: without, one clipped outlier cost KWT-1 9 dB (benchmarks/accuracy.py)"))
+AUTO_MARGIN: Final = Parameter(
+    0.95, "x the default's error", "below which another calibrator is taken", NotMeasured("what is closer is luck"))
+AUTO_ALIKE: Final = Parameter(
+    1 / 64, "of a range", "by which two ranges must differ to be two", NotMeasured("4 steps of 256"))
+
+# -- fitting weights to samples ----------------------------------------------------------------------------------------
+
+FIT_SAMPLES: Final = Parameter(
+    128, "samples", "that weights are fitted to, at most",
+    NotMeasured("more hold more of every layer's inputs in memory; they were seen to change little"))
+FIT_LEAST_COLUMNS: Final = Parameter(
+    65536, "columns", "of a layer's inputs, of all samples together, up to which all count", NotMeasured())
+FIT_COLUMNS_EACH: Final = Parameter(
+    24, "columns", "for every input of an output, where that is more",
+    NotMeasured("more were seen to cost time and to change nothing"))
+FIT_VALIDATION_ONE_IN: Final = Parameter(
+    4, "one in", "samples that are not fitted to, but judge", NotMeasured())
+FIT_SMALLEST_CLIP: Final = Parameter(
+    0.1, "x the scale that covers all", "below which no fit takes a scale", NotMeasured())
+DAMPING: Final = Parameter(
+    0.01, "x the mean diagonal", "added to the diagonal of the Hessian",
+    Convention("Frantar et al. 2022, GPTQ, arXiv:2210.17323, section 3.3"))
+CORRECTIONS: Final = Parameter(
+    (1.0, 0.1, 0.01), "x the mean diagonal", "how far weights may move to undo what layers in front did; or not at all",
+    NotMeasured("decades, of which validation samples choose"))
+GPTQ_BLOCK: Final = Parameter(
+    128, "columns", "whose effect on the others is applied by one matrix product; the result is the same",
+    Convention("Frantar et al. 2022, GPTQ, arXiv:2210.17323, section 3.3"))
+DESCENT_BLOCK: Final = Parameter(
+    64, "columns", "the same for coordinate descent", NotMeasured("time only"))
+DESCENT_PASSES: Final = Parameter(
+    10, "passes", "of coordinate descent over all weights, at most", NotMeasured())
+REFITS: Final = Parameter(
+    2, "turns", "of least-squares scales, each followed by a descent", NotMeasured())
+CLIPS: Final = Parameter(
+    40, "scales", "from SMALLEST_CLIP to the one that covers all; the least squared error chooses", NotMeasured())
+SMALLEST_CLIP: Final = Parameter(
+    0.35, "x the scale that covers all", "the smallest of these", NotMeasured())
+TABLE_TURNS: Final = Parameter(
+    30, "iterations", "of k-means for a table of 16 numbers, at most", NotMeasured())
+ADAROUND_STRETCH: Final = Parameter(
+    (-0.1, 1.1), "", "what the sigmoid is stretched to", Convention("Nagel et al. 2020, arXiv:2004.10568, eq. 23"))
+ADAROUND_BETA: Final = Parameter(
+    (20.0, 2.0), "", "power of the regularizer, first and last",
+    Convention("Qualcomm's AIMET, whose default it is; Nagel et al. 2020, arXiv:2004.10568, eq. 24"))
+ADAROUND_WARM: Final = Parameter(
+    0.2, "of the iterations", "without the regularizer", Convention("Qualcomm's AIMET, whose default it is"))
+ADAROUND_PUSH: Final = Parameter(
+    0.1, "x the error of rounding", "weight of the regularizer", NotMeasured())
+ADAROUND_ITERATIONS: Final = Parameter(
+    400, "iterations", "of Adam", NotMeasured())
+ADAROUND_RATE: Final = Parameter(0.05, "", "its learning rate", NotMeasured())
+HQQ_POWER: Final = Parameter(
+    0.7, "", "of the norm: below 1, a few large errors cost less than many small ones",
+    Convention(_HQQ))
+HQQ_TURNS: Final = Parameter(
+    20, "iterations", "of half-quadratic splitting", Convention(_HQQ))
+HQQ_BETA: Final = Parameter(
+    (10.0, 1.01), "", "weight of the split, and what it grows by in each iteration",
+    Convention(_HQQ))
+
+# -- scaling and rotating channels -------------------------------------------------------------------------------------
+
+SCALING_SAMPLES: Final = Parameter(
+    32, "samples", "that scales of channels are chosen on, at most",
+    NotMeasured("a scale for each channel takes fewer than an integer for each weight"))
+SCALING_ROUNDS: Final = Parameter(
+    4, "rounds", "over all places, where no samples are given", NotMeasured())
+SCALING_GAIN: Final = Parameter(
+    0.97, "x the error without", "below which a scale or a rotation is kept", NotMeasured("what is closer is luck"))
+SCALING_CLIPS: Final = Parameter(
+    12, "scales", "of the grid tried while comparing, in place of CLIPS", NotMeasured())
+SCALING_LIMIT: Final = Parameter(
+    64.0, "x their geometric mean", "that a channel's scale may be", NotMeasured())
+EQUALIZE_POWERS: Final = Parameter(
+    (0.5, 0.25), "", "of the ratio of both layers' largest weights",
+    Convention("0.5: Nagel et al. 2019, arXiv:1906.04721, eq. 11; 0.25 is half way there"))
+SMOOTH_POWERS: Final = Parameter(
+    (0.25, 0.5, 0.75), "", "of the activations' peaks",
+    Convention("0.5, and 0.75 for large outliers: Xiao et al. 2023, SmoothQuant, arXiv:2211.10438"))
+AWQ_POWERS: Final = Parameter(
+    (0.25, 0.5, 0.75, 1.0), "", "of the activations' means",
+    Convention("a grid over [0, 1]: Lin et al. 2024, AWQ, arXiv:2306.00978, eq. 5; coarser than theirs"))
+ROTATION_SEED: Final = Parameter(
+    0, "", "of a rotation's signs", NotMeasured("five seeds left errors within 2 %, by no command that is kept"))
+STEEPEST_GAIN: Final = Parameter(
+    64.0, "x its gain", "up to which a normalization's bias may be divided by it to rotate it",
+    NotMeasured("beyond, float32 loses digits"))
+
+
+def parameters() -> dict[str, Parameter[int] | Parameter[float] | Parameter[tuple[float, ...]]]:
+    """By name, in the order of this file."""
+    return {name: found for name, found in globals().items() if isinstance(found, Parameter)}
+
+
+def table() -> str:
+    """docs/policy.md."""
+    rows = [f"| `{name}` | {found.value} | {found.unit} | {found.decides} | {found.evidence} |"
+            for name, found in parameters().items()]
+    return "\n".join([
+        "# Numbers that were chosen", "",
+        "Every number of edgeq that decides something and that neither mathematics nor an engine gives. The first five",
+        "say what is good. `edgeq/policy.py` holds them; this page is `python -m edgeq.policy`.", "",
+        "| name | value | unit | what it decides | how it was chosen |", "|---|---|---|---|---|", *rows, ""])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())
