@@ -54,7 +54,7 @@ def python(site: Path, *arguments: str, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def bundle(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy") / "digits.edgeq"
-    said = python(site, "-m", "edgeq.cli", "convert", str(SAMPLE / "digits.onnx"), "--device", "toy-board",
+    said = python(site, "-m", "edgeq", "convert", str(SAMPLE / "digits.onnx"), "--device", "toy-board",
                   "--calibration", str(SAMPLE / "calibration.npz"), "--compute", "cpu", "-o", str(folder), "--json")
     assert json.loads(said[said.index("["):])[0]["target"] == "toy"
     return folder
@@ -87,16 +87,16 @@ def test_its_engine_runs_the_bundle(bundle: Path, site: Path, tmp_path: Path) ->
 
 
 def test_its_layers_are_compared(bundle: Path, site: Path) -> None:
-    said = python(site, "-m", "edgeq.cli", "verify", str(bundle), "--layers", "--json", "--samples", "4",
+    said = python(site, "-m", "edgeq", "verify", str(bundle), "--layers", "--json", "--samples", "4",
                   "--reference", str(SAMPLE / "digits.onnx"), "--data", str(SAMPLE / "calibration.npz"))
     layers = json.loads(said[said.index("{"):])["layers"]
     assert len([layer for layer in layers if layer["range_used"] is not None]) > 2
 
 
 def test_commands_know_it(site: Path) -> None:
-    help_text = python(site, "-m", "edgeq.cli", "convert", "--help")
+    help_text = python(site, "-m", "edgeq", "convert", "--help")
     assert "toy-board" in help_text
-    parts = json.loads(python(site, "-m", "edgeq.cli", "doctor", "--json"))["parts"]
+    parts = json.loads(python(site, "-m", "edgeq", "doctor", "--json"))["parts"]
     (part,) = [part for part in parts if part["purpose"] == "the target toy"]
     assert (part["missing"], part["install"]) == (["toy-that-nobody-has"], "pip install 'edgeq-toy'")
 

@@ -10,7 +10,7 @@ import pytest
 from edgeq import policy
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("edgeq/quant", "edgeq/mixed_precision", "edgeq/verify", "edgeq/report")
+ROOMS = ("edgeq/quant", "edgeq/mixed_precision", "edgeq/verification", "edgeq/report", "edgeq/conversion")
 
 SHOWN = "how much is shown, not what is decided"
 NOT_POLICY = {
@@ -28,18 +28,23 @@ NOT_POLICY = {
     "edgeq/quant/weights.py:_SLICE": "memory: results do not depend on it",
     "edgeq/report/boards.py:OLD_DAYS": "releases of engines",
     "edgeq/report/console.py:PIPE_WIDTH": SHOWN,
-    "edgeq/report/html.py:FEEDS": SHOWN,
-    "edgeq/report/html.py:GENERATED_FEEDS": SHOWN,
-    "edgeq/report/html.py:SHOWN_WEIGHTS": SHOWN,
+    "edgeq/conversion/analyze.py:SCORED": SHOWN,
+    "edgeq/conversion/evidence.py:FEEDS": SHOWN,
+    "edgeq/conversion/evidence.py:GENERATED_FEEDS": SHOWN,
+    "edgeq/conversion/evidence.py:SHOWN_WEIGHTS": SHOWN,
     "edgeq/report/html.py:WORST": SHOWN,
     "edgeq/report/plots.py:BINS": SHOWN,
     "edgeq/report/plots.py:SHOWN_DB": SHOWN,
     "edgeq/report/text.py:NAME_WIDTH": SHOWN,
     "edgeq/report/text.py:SHOWN_NODES": SHOWN,
-    "edgeq/verify/compare.py:_INFINITE": "float32",
-    "edgeq/verify/layers.py:KEPT_NUMBERS": SHOWN,
-    "edgeq/verify/references.py:BOUNDED_ERROR": "an engine's fact, with its link",
-    "edgeq/verify/run_bundle.py:SHOWN_VALUES": SHOWN,
+    **{f"edgeq/conversion/selftest.py:{name}": "how far devices may be off: benchmarks/boards.py measures it"
+       for name in ("HALF_ERROR", "FLOAT_ERROR", "SAMPLES", "BYTES")},
+    **{f"edgeq/conversion/{name}": "what words may say" for name in ("options.py:bits", "options.py:min_os",
+                                                                       "request.py:BITS")},
+    "edgeq/verification/compare.py:_INFINITE": "float32",
+    "edgeq/verification/layers.py:KEPT_NUMBERS": SHOWN,
+    "edgeq/verification/references.py:BOUNDED_ERROR": "an engine's fact, with its link",
+    "edgeq/verification/run_bundle.py:SHOWN_VALUES": SHOWN,
 }
 PLAIN = (0, 1, -1)  # as a default, these say nothing, one and the last
 
