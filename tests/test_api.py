@@ -328,7 +328,7 @@ def test_convert_refuses(folder: Path, words: dict[str, Any], error: type[EdgeqE
     (lambda: edgeq.verify(5), UsageError, "a bundle is a folder"),
     (lambda: edgeq.verify("b", layers=True), UsageError, "--layers compares with the float model"),
     (lambda: edgeq.evaluate("b", data="data.npz", max_drop=1), UsageError, "--max-drop .* add --reference MODEL"),
-], ids=str)
+], ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", "call").strip("<>"))
 def test_the_other_verbs_refuse(folder: Path, call: Callable[[], Any], error: type[EdgeqError], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
