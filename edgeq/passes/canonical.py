@@ -7,10 +7,11 @@ from typing import Final
 
 import onnx_ir as ir
 
+from edgeq.graph import all_nodes
 from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recognize_sigmoid
 from edgeq.passes.affine import fold_affine, sum_to_adds
 from edgeq.passes.batch_norm import batch_norm_to_conv, fold_batch_norm
-from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
+from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused, rename_clashes
 from edgeq.passes.constants import (
     cast_like_to_cast,
     compress_to_gather,
@@ -107,6 +108,7 @@ def canonicalize(model: ir.Model, *, exact: bool = False, fired: Callable[[Pass]
     exact = exact or bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
     steps = [step for step in PASSES if step.exact or not exact]
     counts = dict.fromkeys((step.name for step in steps), 0)
+    given = set(all_nodes(model.graph))
     before = None
     while counts != before:
         before = dict(counts)
@@ -114,4 +116,5 @@ def canonicalize(model: ir.Model, *, exact: bool = False, fired: Callable[[Pass]
             if count := step.run(model):
                 counts[step.name] += count
                 fired(step)
+    rename_clashes(model, given)
     return [Applied(name, count) for name, count in counts.items() if count]
