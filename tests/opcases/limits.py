@@ -12,7 +12,8 @@ REFUSED: Final[Mapping[tuple[str, str], str]] = {
         "stft", "stft-both-sides")},
     **{("tensorrt", row): "TensorRT's parser has no such operator" for row in (
         "bit-shift", "cross-entropy", "cross-entropy-sum", "cross-entropy-weights", "det-2", "det-3", "dft",
-        "dft-complex-inverse", "dft-onesided-longer", "dft-onesided-shorter", "hardmax", "log-likelihood", "max-unpool", "max-unpool-dynamic",
+        "dft-complex-inverse", "dft-onesided-longer", "dft-onesided-shorter", "hardmax", "log-likelihood", "max-unpool",
+        "max-unpool-dynamic",
         "stft", "stft-both-sides")},
     **{("tensorrt", row): "quantized networks are QuantizeLinear and DequantizeLinear" for row in (
         "conv-integer", "conv-integer-long", "matmul-integer")},
