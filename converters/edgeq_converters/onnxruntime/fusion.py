@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import NodeNote, attribute, constant, is_constant, only_reader
+from edgeq.graph import NodeNote, attribute, constant, is_constant, only_reader, rank
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, operands
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerBlock, PerChannel, QuantParams
@@ -124,11 +124,23 @@ def _gemm(node: ir.Node) -> str:
     return "" if plain and not attribute(node, "transA", 0) else "QGemm knows no alpha, beta or transA"
 
 
+def _matmul(node: ir.Node) -> str:
+    """MatMulIntegerToFloat knows a scale for each column of a matrix, not of a stack: IsBQuantParamSupported in
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/contrib_ops/cpu/quantization/dynamic_quantize_matmul.cc
+    """
+    right = dequantized(node.inputs[1])
+    params = None if right is None else grid_of(right)
+    stack = right is not None and right.inputs[0] is not None and rank(right.inputs[0]) > 2
+    if not stack or params is None or params.scale.ndim == 0 or written_params(node.outputs[0]) is not None:
+        return ""
+    return "writing float, its integer kernel takes one scale for a stack of matrices"
+
+
 def _resize(node: ir.Node) -> str:
     return "" if attribute(node, "mode", "nearest") == "nearest" else "only Resize by nearest neighbour takes integers"
 
 
 _CONDITIONS: Final[Mapping[str, Callable[[ir.Node], str]]] = MappingProxyType({
-    "Gemm": _gemm, "Resize": _resize,
+    "Gemm": _gemm, "MatMul": _matmul, "Resize": _resize,
     "HardSwish": lambda node: "it is written in integer kernels between two uint8 grids alone",
 })
