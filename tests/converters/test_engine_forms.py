@@ -37,11 +37,23 @@ FORMS: Final[Mapping[str, Form]] = {
     "a layer behind them": Form(
         f"""g (float[1,3,8,6] x) => (float[n,5] y) {{ {_HEAD}  c = Conv(r, v)  m = Greater(c, half)  i = NonZero(m)
             t = Transpose(i)  p = GatherND(c, t)  q = Unsqueeze(p, one)  y = MatMul(q, u) }}""",
-        {**_CONSTANTS, "half": np.float32(0.5), "one": np.array([1]), "u": noise(1, 5)}, (None,), ("onnxruntime",), (4,)),
+        {**_CONSTANTS, "half": np.float32(0.5), "one": np.array([1]), "u": noise(1, 5)}, (None,), ("onnxruntime",),
+        (4,)),
     "a transposed convolution in groups": Form(
         f"""g (float[1,3,8,6] x) => (float[1,4,14,10] y) {{ {_HEAD}
             d = ConvTranspose <group = 4, strides = [2, 2]> (r, u, k)  e = Relu(d)  y = Conv(e, v) }}""",
         {**_CONSTANTS, "u": noise(8, 2, 2, 2, seed=3), "k": noise(8, seed=4)}, (30,), ("tflite",)),
+    "a stack of constant matrices in front of float": Form(
+        "g (float[1,4,6,8] x) => (float[1,4,6,5] y) { a = MatMul(x, u)  y = Softmax(a) }", {"u": 0.4 * noise(4, 8, 5)},
+        (35,), ("onnxruntime", "tflite")),
+    "indices beside the data": Form(
+        f"""g (float[1,3,8,6] x) => (float[1,4,2,1] y, float[1,8,4,3] z) {{ {_HEAD}
+            p, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)  y = Conv(p, v)  z = Cast <to = 1> (i) }}""",
+        _CONSTANTS, (30, 20)),
+    "a class that never wins": Form(
+        f"g (float[1,3,8,6] x) => (float[1,4,6,4] y) {{ {_HEAD}  y = Conv(r, u, k) }}",
+        {**_CONSTANTS, "u": 0.2 * noise(4, 8, 3, 3) * np.float32([1, 1e-5, 1, 1]).reshape(4, 1, 1, 1),
+         "k": np.float32([0, -13, 0, 0])}, (30,), ("onnxruntime", "tflite")),
     "a pad of a number outside its input's range": Form(
         f"g (float[1,3,8,6] x) => (float[1,4,9,7] y) {{ {_HEAD}  p = Pad(r, pads, five)  y = Conv(p, v) }}",
         {**_CONSTANTS, "pads": np.array([0, 0, 1, 2, 0, 0, 2, 1]), "five": np.float32(-5)}, (30,), ("tflite",)),
