@@ -28,6 +28,7 @@ from edgeq.passes.narrow_clipped_ranges import narrow_grids
 from edgeq.passes.onnx_conformance import whole_indices, wide_integers
 from edgeq.passes.padding import explicit_padding, fold_padding
 from edgeq.passes.pooling import count_no_padding, mean_to_global_pool
+from edgeq.passes.quantized_moves import extend_grids, move_weights
 from edgeq.passes.recurrent import steps_first
 from edgeq.passes.reshape_targets import constant_targets
 from edgeq.passes.rewrite import nodes_of
@@ -65,6 +66,8 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_constants, True, "first of the others: every later pattern asks for constants"),
     Pass(constant_targets, True, "after fold_constants, before merge_reshapes: what computed the shape is then unused"),
     Pass(fold_quantized_weights, True, "after fold_constants, which may compute what is quantized"),
+    Pass(move_weights, True, "after fold_quantized_weights, which makes the integers"),
+    Pass(extend_grids, True, "after move_weights, whose constants lie on grids of several scales"),
     Pass(conv_integer_to_conv, True, "anywhere: no other pass looks at integers"),
     Pass(plain_optionals, True, "before remove_no_ops, which takes out the Identity"),
     Pass(wide_integers, True, "anywhere: these two give the reference operators that it has kernels for"),

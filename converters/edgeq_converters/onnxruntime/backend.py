@@ -14,6 +14,7 @@ from edgeq_converters.onnxfile import MODEL, save
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.hard_swish import integer_hard_swish
 from edgeq_converters.onnxruntime.keep_float_weights import anchor_float_weights
+from edgeq_converters.onnxruntime.limits import limit_integers
 from edgeq_converters.onnxruntime.lstm import dynamic_lstm
 from edgeq_converters.onnxruntime.masks import generate_masks
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
@@ -52,6 +53,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     unsigned_activations(graph)
     unsigned_operands(graph)
     signed_weights(graph)
+    limit_integers(graph)
     gemm_of_biased_matmul(graph)
     integer_hard_swish(graph)
     keep_zeros_before_max_pool(graph)
