@@ -115,6 +115,24 @@ def test_integers_stay(target: str, name: str, tmp_path: Path) -> None:
     assert (steps > 0.1).mean() < 0.02
 
 
+@pytest.mark.parametrize("block", [0, 16])
+def test_packed_weights_alone_are_transposed_too(block: int, tmp_path: Path) -> None:
+    """MatMulNBits, in full: rounding activations beside the source's grids, as for our own, fails the verification."""
+    import ml_dtypes
+
+    grids = SCALES[:, None] * np.ones((1, 4), np.float32) if block else SCALES
+    form = "axis = 1, block_size = 16" if block else "axis = 0"
+    integers = np.random.default_rng(0).integers(-7, 8, (12, 64)).astype(ml_dtypes.int4)
+    given = build(f"g (float[5,64] x) => (float[5,12] y) {{ f = DequantizeLinear <{form}> (w, k)  m = Transpose(f)"
+                  "  y = MatMul(x, m) }", {"w": integers, "k": grids})
+    bundle = convert(given, target="onnxruntime", output=tmp_path / "b")
+    bare = {node.op_type for node in onnx.load(bundle.path / bundle.manifest.entry).graph.node}
+    assert bare == {"DequantizeLinear", "MatMul"}
+    feed = {"x": noise(5, 64)}
+    with edgeq_runtime.load(bundle.path) as model:
+        np.testing.assert_allclose(model.run(feed)["y"], session(given).run(None, feed)[0], atol=1e-5)
+
+
 def _tflite(path: Path) -> tuple[dict[str, int], int]:
     from ai_edge_litert import schema_py_generated as schema
 

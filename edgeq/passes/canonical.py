@@ -7,7 +7,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from edgeq.graph import all_nodes
+from edgeq.graph import QUANTIZED, all_nodes
 from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recognize_sigmoid
 from edgeq.passes.affine import fold_affine, sum_to_adds
 from edgeq.passes.batch_norm import batch_norm_to_conv, fold_batch_norm
@@ -108,7 +108,8 @@ def canonicalize(model: ir.Model, *, exact: bool = False, fired: Callable[[Pass]
     integers to the bit: no pass touches those nodes or folds their constants, and passes that are not exact are
     skipped, as they are with ``exact``. fired: called behind every pass that changed the model.
     """
-    exact = exact or bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+    if nodes_of(model, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"):
+        exact, model.metadata_props[QUANTIZED] = True, "1"
     steps = [step for step in PASSES if step.exact or not exact]
     counts = dict.fromkeys((step.name for step in steps), 0)
     given = set(all_nodes(model.graph))

@@ -22,24 +22,26 @@ _PARTS: Final = ("Slice", "Split", "Gather")
 _CHOICES: Final = ("MaxPool", "GlobalMaxPool")  # the largest of rounded numbers is the largest, rounded
 
 
-def move_weights(model: ir.Model) -> int:
+def move_weights(model: ir.Model, *, blocks: bool = False) -> int:
     """What rearranges a constant behind its DequantizeLinear rearranges its integers -> how often.
 
         int8 w [O,I] -> DQ(scale [O], axis 0) -> Transpose -> y    =>    int8 w [I,O] -> DQ(scale [O], axis 1) -> y
 
-    A Cast of half precision to single is left out: the scale becomes single then. Blocks stay where they are but for a
-    Transpose.
+    A Cast of half precision to single is left out: the scale becomes single then. blocks: transpose those with a scale
+    for each block too, which not every engine multiplies by.
     """
-    return sum(_move_weight(node) for node in nodes_of(model, *_SHAPES, *_PARTS, "Cast"))
+    return sum(_move_weight(node, blocks) for node in nodes_of(model, *_SHAPES, *_PARTS, "Cast"))
 
 
-def _move_weight(node: ir.Node) -> bool:
+def _move_weight(node: ir.Node, blocks: bool) -> bool:
     before = producer(node.inputs[0], DEQUANTIZE)
     stored = constant(before.inputs[0]) if before is not None else None
     others = [value for value in node.inputs[1:] if value is not None]
     if before is None or stored is None or not all(map(is_constant, others)):
         return False
     if any(output.is_graph_output() for output in node.outputs) or node.graph is None:
+        return False
+    if attribute(before, "block_size", 0) and not blocks:
         return False
     grid = [value for value in before.inputs[1:] if value is not None]
     parameters = [data for value in grid if (data := constant(value)) is not None]
