@@ -12,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, is_constant, rank
+from edgeq.graph import attribute, constant, is_constant, only_reader, rank
 from edgeq.passes.fold import evaluate
-from edgeq.passes.rewrite import constant_like, nodes_of, only_reader, producer, static
+from edgeq.passes.rewrite import constant_like, nodes_of, producer, static
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-_SHAPES: Final = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
+_SHAPES: Final = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 _PARTS: Final = ("Slice", "Split", "Gather")
 _CHOICES: Final = ("MaxPool", "GlobalMaxPool")  # the largest of rounded numbers is the largest, rounded
 
@@ -157,7 +157,7 @@ def _in_front(node: ir.Node) -> bool:
     if len(node.outputs) != 1 or len(readers) != 1 or readers[0].op_type != QUANTIZE or moved.is_graph_output():
         return False
     source = None if value is None else value.producer()
-    if value is None or source is None or source.op_type == DEQUANTIZE or not only_reader(value, node):
+    if value is None or source is None or source.op_type == DEQUANTIZE or only_reader(value) is not node:
         return False
     if not _is_plain(readers[0]) or static(value) == () or rank(value) == 0:
         return False
