@@ -14,10 +14,10 @@ from converters.tflite_files import parsed
 from passes.graphs import build, noise, session
 
 import edgeq_runtime
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
-from edgeq.verify.mlpackage import open_package
+from edgeq.verification.mlpackage import open_package
 
 FLOAT, STORED = 1, {"z": np.int8(0)}
 W, SCALES = noise(12, 8, seed=1), (0.01 + 0.02 * np.abs(noise(12, seed=2))).astype(np.float32)

@@ -11,8 +11,8 @@ import pytest
 from passes.graphs import build, noise, session
 
 import edgeq_runtime
-from edgeq.conversion.pipeline import convert
-from edgeq.verify.compare import compare
+from edgeq import convert
+from edgeq.verification.compare import compare
 
 
 @dataclass(frozen=True, slots=True)

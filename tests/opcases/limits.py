@@ -13,7 +13,7 @@ REFUSED: Final[Mapping[tuple[str, str], str]] = {
     **{("tensorrt", row): "TensorRT's parser has no such operator" for row in (
         "bit-shift", "cross-entropy", "cross-entropy-sum", "cross-entropy-weights", "det-2", "det-3", "dft",
         "dft-complex-inverse", "dft-onesided-longer", "dft-onesided-shorter", "hardmax", "log-likelihood", "max-unpool",
-        "max-unpool-dynamic",
+        "max-unpool-dynamic", "max-unpool-larger",
         "stft", "stft-both-sides")},
     **{("tensorrt", row): "quantized networks are QuantizeLinear and DequantizeLinear" for row in (
         "conv-integer", "conv-integer-long", "matmul-integer")},
