@@ -15,6 +15,7 @@ from edgeq.scheme import QuantParams
 
 OPSET: Final = 21
 IR_VERSION: Final = 10
+QUANTIZED: Final = "edgeq.quantized"  # key of a model's metadata: it came with grids of its own
 QUANT: Final = "edgeq.quant"  # key of Value.meta; the value is a QuantParams
 
 

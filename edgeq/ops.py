@@ -89,6 +89,7 @@ OPS: Final[Mapping[str, Facts]] = MappingProxyType({
     "Gather": Facts(_N.SELECTED, layer=Layer.TABLE),
     "Concat": Facts(_N.SELECTED, _A.KEPT, _ALL),
     "Where": Facts(_N.SELECTED, _A.KEPT, (1, 2)),
+    **_each("ScatterND ScatterElements", Facts(data=(0, 2))),
     # choosing by size
     **_each("Max Min", Facts(_N.EXTREME, _A.KEPT, _ALL)),
     "MaxPool": Facts(_N.EXTREME, _A.WINDOWS),

@@ -1,7 +1,7 @@
 """Number formats and integer arithmetic written in float operators, where no grid of a value can stand for them."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -23,22 +23,26 @@ _FLOATS: Final[Mapping[ir.DataType, tuple[int, int, float, bool]]] = MappingProx
     _T.FLOAT8E5M2: (3, -14, 57344.0, True),
     _T.FLOAT8E5M2FNUZ: (3, -15, 57344.0, False),
 })
+_HALF: Final = 16
+# The largest product of two numbers of 8 bits less a zero point: whole, of one and a half, of two halves.
+_LARGEST: Final = (255 * 255, 255 * _HALF, _HALF * _HALF)
 _PACKED: Final = frozenset({_T.INT4, _T.UINT4})
 
 
-def plain_numbers(model: ir.Model) -> int:
+def plain_numbers(model: ir.Model, handled: Collection[str] = ()) -> int:
     """Write in float operators what neither a grid nor a type of an engine expresses, in place -> how many nodes.
 
         q (an input) -> DQ(s, z) -> y     =>     q -> Cast(float) -> Sub(z) -> Mul(s) -> y
         x -> Q(s, z) -> q (an output)     =>     x -> Div(s) -> Round -> Add(z) -> Clip -> Cast -> q
 
+    handled: the ops that the engine has; long products of integers are left to it then.
     Pairs of QuantizeLinear and DequantizeLinear, and weights behind a DequantizeLinear, stay: those are grids.
     """
     count = sum(_narrow_input(node) for node in list(model.graph) if node.op_type == "Cast")
     count += sum(_round_trip(node) for node in list(model.graph) if node.op_type == "Cast")
     count += sum(_quantize(node) for node in list(model.graph) if node.op_type == QUANTIZE and not _is_pair(node))
     count += sum(_dequantize(node) for node in list(model.graph) if node.op_type == DEQUANTIZE and not _is_grid(node))
-    return count + sum(_integer_product(node) for node in list(model.graph) if node.op_type in _PRODUCTS)
+    return count + sum(_integer_product(node, handled) for node in list(model.graph) if node.op_type in _PRODUCTS)
 
 
 def _narrow_input(node: ir.Node) -> bool:
@@ -203,14 +207,18 @@ def _aligned(numbers: NDArray[Any], shape: tuple[int, ...], axis: int, block: in
 _PRODUCTS: Final = frozenset({"MatMulInteger", "ConvInteger"})
 
 
-def _integer_product(node: ir.Node) -> bool:
-    """MatMulInteger or ConvInteger as the float operator, where every sum is exact in float32."""
+def _integer_product(node: ir.Node, handled: Collection[str]) -> bool:
+    """MatMulInteger or ConvInteger as the float operator, where every sum is exact in float32; a longer one in parts.
+
+        a @ b     =>     a @ low + 16 * (a @ high), with b = low + 16 * high
+    """
     a, b = node.inputs[:2]
     if a is None or b is None or b.shape is None or not b.shape.is_static():
         return False
     shape = [int(d) for d in b.shape.numpy()]
     terms = shape[-2] if node.op_type == "MatMulInteger" and len(shape) > 1 else int(np.prod(shape[1:]))
-    if terms * 255 * 255 >= _EXACT:
+    split = next((number for number, largest in enumerate(_LARGEST) if terms * largest < _EXACT), None)
+    if split is None or (split and node.op_type in handled):
         return False
     if any(value is not None and constant(value) is None and value.shape not in (ir.Shape(()), ir.Shape((1,)))
            for value in node.inputs[2:4]):
@@ -227,8 +235,24 @@ def _integer_product(node: ir.Node) -> bool:
         factors.append(real)
     attributes = {name: given.value for name, given in node.attributes.items()}
     op = "MatMul" if node.op_type == "MatMulInteger" else "Conv"
-    write.finish("Cast", write("Round", write(op, *factors, **attributes)), to=int(_T.INT32))
+    first = _halves(write, factors[0]) if split > 1 else [factors[0]]
+    second = _halves(write, factors[1]) if split else [factors[1]]
+    total: ir.Value | None = None
+    for i, left in enumerate(first):
+        for j, right in enumerate(second):
+            part = write.cast(write("Round", write(op, left, right, **attributes)), _T.INT32)
+            if i + j:
+                part = write("Mul", part, write.constant(_HALF ** (i + j), np.int32))
+            total = part if total is None else write("Add", total, part)
+    write.finish("Identity", total)
     return True
+
+
+def _halves(write: Writer, number: ir.Value) -> list[ir.Value]:
+    """Integers from -255 to 255 as [low, high]: low from 0 to 15, high from -16 to 15, number = low + 16 * high."""
+    half = write.constant(_HALF, np.float32)
+    high = write("Floor", write("Div", number, half))
+    return [write("Sub", number, write("Mul", high, half)), high]
 
 
 def _zero_points(node: ir.Node, zero: NDArray[Any], number: int, shape: list[int]) -> NDArray[Any]:

@@ -90,7 +90,7 @@ def expand_unhandled(model: ir.Model, handled: Collection[str]) -> None:
     expanded = expand(model, lambda node: node.domain == "" and node.op_type not in kept)
     if unrolled or expanded:
         fix_shapes(model, open_sizes=True)
-    written = plain_numbers(model)
+    written = plain_numbers(model, handled)
     if unrolled or expanded or written:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # folding reads initializers
         fix_shapes(model, open_sizes=True)

@@ -18,6 +18,7 @@ from edgeq.frontends.check import check_model
 from edgeq.frontends.onnx import from_proto, read_onnx
 from edgeq.frontends.qoperator import qoperator_to_qdq
 from edgeq.frontends.reference import Reference, onnx_reference, torch_reference
+from edgeq.frontends.types import long_indices
 from edgeq.frontends.versions import to_opset
 from edgeq.graph import IR_VERSION, OPSET, real_inputs
 from edgeq.passes.shapes import fix_shapes
@@ -59,6 +60,7 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inp
     to_opset(model, OPSET, exact=exact)
     model.ir_version = IR_VERSION
     qoperator_to_qdq(model)
+    long_indices(model)
     check_model(model)
     _check_interface(model.graph)
     fix_shapes(model, inputs, open_sizes=open_sizes)

@@ -6,9 +6,11 @@ in a wider one that holds every value of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
@@ -53,6 +55,39 @@ def plain_types(model: ir.Model) -> None:
     for value in outputs:
         _cast_output(model.graph, value, _T.BFLOAT16, _T.FLOAT)
     _plain_interface(model.graph)
+
+
+def long_indices(model: ir.Model) -> int:
+    """int32 where an operator takes int64 alone becomes int64, in place -> how many Casts that took.
+
+        i int32 -> ScatterND     =>     i -> Cast(int64) -> ScatterND
+
+    torch's exporter writes such graphs (of index_put and istft), which no engine loads: ScatterND, GatherND, Expand and
+    others take tensor(int64), where ScatterElements takes both: https://onnx.ai/onnx/operators/onnx__ScatterND.html
+    """
+    cast: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
+    for node in [node for node in all_nodes(model.graph) if node.domain == ""]:
+        for index in _long_inputs(node.op_type):
+            value = node.inputs[index] if index < len(node.inputs) else None
+            if value is None or value.dtype != _T.INT32 or not isinstance(node.graph, ir.Graph):
+                continue
+            if (node.graph, value) not in cast:
+                made = ir.node("Cast", [value], attributes={"to": int(_T.INT64)}, name=f"{value.name}_int64")
+                wide = made.outputs[0]
+                wide.name, wide.shape, wide.type = made.name, value.shape, ir.TensorType(_T.INT64)
+                node.graph.insert_before(node, made)
+                cast[node.graph, value] = wide
+            node.replace_input_with(index, cast[node.graph, value])
+    return len(cast)
+
+
+@lru_cache(maxsize=256)
+def _long_inputs(op_type: str) -> tuple[int, ...]:
+    """The inputs of an operator that take int64 and nothing else."""
+    if not onnx.defs.has(op_type, OPSET, ""):
+        return ()
+    formal = onnx.defs.get_schema(op_type, OPSET, "").inputs
+    return tuple(index for index, given in enumerate(formal) if set(given.types) == {"tensor(int64)"})
 
 
 def _found(model: ir.Model) -> bool:

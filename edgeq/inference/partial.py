@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import reads
+from edgeq.inference.comparable import comparable_values
 from edgeq.inference.session import Arrays, open_session
 
 Columns: TypeAlias = dict[str, list[NDArray[Any]]]  # value name -> its array for each sample
@@ -84,9 +85,9 @@ class PartialRun:
 
 
 def _nodes_for(network: ir.Model, needed: Iterable[ir.Node] | None) -> tuple[list[ir.Node], list[ir.Value]]:
-    """The nodes to run, in order, and the computed outputs of the network."""
+    """The nodes to run, in order, and what two runs of the network are compared by."""
     if needed is None:
-        return list(network.graph), [value for value in network.graph.outputs if value.producer() is not None]
+        return list(network.graph), comparable_values(network)
     wanted = set(needed)
     wanted |= producers([value for node in wanted for value in reads(node)])
     return [node for node in network.graph if node in wanted], []

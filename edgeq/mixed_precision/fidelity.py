@@ -8,6 +8,7 @@ from functools import cached_property
 import onnx_ir as ir
 
 from edgeq import policy
+from edgeq.inference.comparable import with_comparable_outputs
 from edgeq.inference.reference import predictor, run_onnx
 from edgeq.inference.session import Arrays
 from edgeq.mixed_precision.trial_builder import spread
@@ -29,11 +30,11 @@ class Fidelity:
 
     def sqnr_db(self, graph: ir.Model) -> float:
         """Of the worst output."""
-        return score_graph(self._evaluation, graph)
+        return score_graph(self._evaluation, with_comparable_outputs(graph))
 
     @cached_property
     def _evaluation(self) -> Evaluation:
-        return fidelity(self.feeds, run_onnx(self.network, self.feeds, fused=True))
+        return fidelity(self.feeds, run_onnx(with_comparable_outputs(self.network), self.feeds, fused=True))
 
 
 def score_graph(evaluation: Evaluation, graph: ir.Model) -> float:

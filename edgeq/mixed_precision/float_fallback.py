@@ -28,7 +28,7 @@ def float_fallback(builder: TrialBuilder, fidelity: Fidelity) -> MixedPrecision:
     plain_db = fidelity.sqnr_db(plain.graph)
     measured = Measurement("8-bit weights and activations", plain_db, budget=policy.FALLBACK_TRIALS.value)
     enough = policy.SCORES_DB.value if _gives_scores(builder.network) else policy.VALUES_DB.value
-    if plain_db >= enough or not plain.plan.groups:
+    if plain_db >= enough or not (plain.plan.groups or plain.plan.weights):
         return MixedPrecision.of(measured)
     if constant_bytes(builder.network) > LARGEST:
         return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))

@@ -11,7 +11,7 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq import policy
-from edgeq.graph import is_constant, label
+from edgeq.graph import all_nodes, is_constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.inference.session import Arrays
 from edgeq.ops import KEEPING_ORDER, MULTIPLY_ACCUMULATE
@@ -120,9 +120,9 @@ class TrialBuilder:
 
     @cached_property
     def layers(self) -> dict[str, ir.Node]:
-        """The layers whose weights the plan may store as integers, by label, in graph order."""
+        """The layers whose weights the plan may store as integers, by label, in graph order; those of bodies too."""
         planned = {weight.node for weight in self.plan({}).weights}
-        return {label(node): node for node in self.network.graph if label(node) in planned}
+        return {label(node): node for node in all_nodes(self.network.graph) if label(node) in planned}
 
     @cached_property
     def _below_8(self) -> Fit | None:

@@ -7,10 +7,11 @@ from typing import Final
 
 import onnx_ir as ir
 
+from edgeq.graph import QUANTIZED, all_nodes
 from edgeq.passes.activations import recognize_gelu, recognize_hard_swish, recognize_sigmoid
 from edgeq.passes.affine import fold_affine, sum_to_adds
 from edgeq.passes.batch_norm import batch_norm_to_conv, fold_batch_norm
-from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused
+from edgeq.passes.clean import deduplicate_initializers, remove_no_ops, remove_unused, rename_clashes
 from edgeq.passes.constants import (
     cast_like_to_cast,
     compress_to_gather,
@@ -27,6 +28,7 @@ from edgeq.passes.narrow_clipped_ranges import narrow_grids
 from edgeq.passes.onnx_conformance import whole_indices, wide_integers
 from edgeq.passes.padding import explicit_padding, fold_padding
 from edgeq.passes.pooling import count_no_padding, mean_to_global_pool
+from edgeq.passes.quantized_moves import extend_grids, move_weights
 from edgeq.passes.recurrent import steps_first
 from edgeq.passes.reshape_targets import constant_targets
 from edgeq.passes.rewrite import nodes_of
@@ -64,6 +66,7 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(fold_constants, True, "first of the others: every later pattern asks for constants"),
     Pass(constant_targets, True, "after fold_constants, before merge_reshapes: what computed the shape is then unused"),
     Pass(fold_quantized_weights, True, "after fold_constants, which may compute what is quantized"),
+    Pass(move_weights, True, "after fold_quantized_weights, which makes the integers"),
     Pass(conv_integer_to_conv, True, "anywhere: no other pass looks at integers"),
     Pass(plain_optionals, True, "before remove_no_ops, which takes out the Identity"),
     Pass(wide_integers, True, "anywhere: these two give the reference operators that it has kernels for"),
@@ -78,6 +81,7 @@ PASSES: Final[tuple[Pass, ...]] = (
     Pass(positive_axes, True, "before the patterns that compare axes"),
     Pass(merge_transposes, True, "before merge_reshapes: opposite Transposes between two Reshapes are gone by then"),
     Pass(merge_reshapes, True, "after remove_no_ops, so that no chain ends in a Reshape to the same shape"),
+    Pass(extend_grids, True, "after what merges and removes moves, around which it writes grids"),
     Pass(explicit_padding, True, "before fold_padding, which adds numbers to pads"),
     Pass(fold_padding, True, "before the foldings into weights, whose Conv it then follows directly"),
     Pass(count_no_padding, True, "after fold_padding, which gives a pooling its pads"),
@@ -104,9 +108,11 @@ def canonicalize(model: ir.Model, *, exact: bool = False, fired: Callable[[Pass]
     integers to the bit: no pass touches those nodes or folds their constants, and passes that are not exact are
     skipped, as they are with ``exact``. fired: called behind every pass that changed the model.
     """
-    exact = exact or bool(nodes_of(model, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+    if nodes_of(model, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"):
+        exact, model.metadata_props[QUANTIZED] = True, "1"
     steps = [step for step in PASSES if step.exact or not exact]
     counts = dict.fromkeys((step.name for step in steps), 0)
+    given = set(all_nodes(model.graph))
     before = None
     while counts != before:
         before = dict(counts)
@@ -114,4 +120,5 @@ def canonicalize(model: ir.Model, *, exact: bool = False, fired: Callable[[Pass]
             if count := step.run(model):
                 counts[step.name] += count
                 fired(step)
+    rename_clashes(model, given)
     return [Applied(name, count) for name, count in counts.items() if count]

@@ -1,7 +1,8 @@
 """Nodes that do nothing and values that nobody reads."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -128,3 +129,35 @@ _DOES_NOTHING: Final[Mapping[str, Callable[[ir.Node], bool]]] = MappingProxyType
     "Pad": lambda node: (pads := constant(node.inputs[1])) is not None and not pads.any(),
     **dict.fromkeys(("Concat", "Sum", "Max", "Min", "Mean"), _one_input),
 })
+
+
+def rename_clashes(model: ir.Model, given: Collection[ir.Node]) -> None:
+    """Every node gets a name that nothing else has, those of bodies too; and every result of a new one.
+
+    given: the nodes that were there before; of these the outermost keep theirs. New names are made from others, and a
+    file may well hold 'conv', 'conv_1' and 'conv_2'.
+    """
+    nodes = list(all_nodes(model.graph))
+    new = [node for node in nodes if node not in given]
+    inside = [node for node in nodes if node in given and node.graph is not model.graph]
+    values = [value for graph in model.graphs() for value in (*graph.inputs, *graph.initializers.values())]
+    values += [output for node in nodes if node in given for output in node.outputs]
+    taken: Counter[str] = Counter(node.name or "" for node in model.graph if node in given)
+    known: Counter[str] = Counter(value.name or "" for value in dict.fromkeys(values))
+    for node in (*inside, *new):
+        node.name = _free_name(node.name, taken)
+    for node in new:
+        for output in node.outputs:
+            if not output.is_graph_output():
+                output.name = _free_name(output.name, known)
+
+
+def _free_name(name: str | None, taken: Counter[str]) -> str | None:
+    if not name:  # an absent output
+        return name
+    free = name
+    while free in taken:
+        free = f"{name}_{taken[name]}"
+        taken[name] += 1
+    taken[free] += 1
+    return free

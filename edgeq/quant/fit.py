@@ -10,8 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq import policy
+from edgeq.dimensions import free_dimensions
 from edgeq.graph import attribute, constant, label
 from edgeq.graph import shape as shape_of
+from edgeq.inference.comparable import has_known_size
 from edgeq.inference.partial import PartialRun
 from edgeq.inference.session import Arrays
 from edgeq.ops import MATRIX_PRODUCTS, MULTIPLY_ACCUMULATE
@@ -56,6 +58,7 @@ class Fit:
         """
         layers = _layers(model.graph, plan)
         replaced: dict[str, Array] = {}
+        free = free_dimensions(model)
         nodes = [node for node, *_ in layers]
         exact = PartialRun(model, self.feeds, needed=nodes)
         quantized = PartialRun(model, self.feeds, needed=nodes, replaced=replaced)
@@ -66,7 +69,10 @@ class Fit:
             data = constant(node.inputs[1])
             assert data is not None
             data = data.astype(np.float32)
-            moments = gather_moments(geometry, geometry.rows(data), quantized.inputs(node, 0), exact.inputs(node, 0))
+            # Rows that the data choose are others once the weights in front are rounded: no pairs to learn from.
+            paired = has_known_size(node.inputs[0], free)
+            moments = gather_moments(geometry, geometry.rows(data),
+                                     (quantized if paired else exact).inputs(node, 0), exact.inputs(node, 0))
             bias = model.graph.initializers.get(weight.bias)
             alone = bias is not None and len(bias.uses()) == 1
             result = _fit(data, weight, geometry, moments, self.settings, constant(bias) if alone else None)

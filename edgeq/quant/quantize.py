@@ -112,7 +112,7 @@ class _Writer:
         weight = self._data(name)
         params = weight_params(weight, kind, self.search) if fitted is None else fitted.params
         for bias in biases:
-            params = widen_for_bias(params, float(self.grids[bias.activation].scale), self._data(bias.value))
+            params = widen_for_bias(params, float(self.grids[bias.activation].scale), self._data(bias.value), weight)
         if fitted is not None and not np.array_equal(params.scale, fitted.params.scale):
             if params.type.bits == kind.bits:
                 fitted = None  # its integers belong to another step

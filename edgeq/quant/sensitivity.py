@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import constant, is_constant, label, reads
+from edgeq.graph import all_nodes, bodies, constant, is_constant, label, reads
 from edgeq.inference.partial import Columns, PartialRun, run_nodes
 from edgeq.inference.session import Arrays
 from edgeq.metrics import CEILING_DB, ErrorPower
@@ -94,13 +94,14 @@ def activation_quantizers(network: ir.Model, graph: ir.Model) -> dict[str, Quant
 
 def weight_quantizers(network: ir.Model, graph: ir.Model, layers: Mapping[str, ir.Node]) -> dict[str, Quantizer]:
     """Every layer whose constants the quantized graph stores as integers, by label: the layer with these constants."""
-    twins = {label(node): node for node in graph.graph}
+    twins = {label(node): node for node in all_nodes(graph.graph)}
+    outside = {inner: node for node in network.graph for body in bodies(node) for inner in all_nodes(body)}
     found = {}
     for name, node in layers.items():
         constants = {value.name or "": data for value, twin in zip(node.inputs, twins[name].inputs, strict=True)
                      if value is not None and is_constant(value) and (data := _stored(twin)) is not None}
         if constants:
-            found[name] = _with_constants(network, node, constants)
+            found[name] = _with_constants(network, outside.get(node, node), constants)
     return found
 
 
@@ -114,9 +115,13 @@ def _stored(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def _with_constants(network: ir.Model, node: ir.Node, constants: Arrays) -> Quantizer:
+    """node: in the main graph; a layer in a body is seen in what the If or Loop around it gives: of several results, in
+    the first float that is read.
+    """
     needs = tuple(value.name or "" for value in reads(node)
                   if value.name not in constants and not is_constant(value))
-    result = node.outputs[0]
+    result = next((value for value in node.outputs if value.dtype == ir.DataType.FLOAT
+                   and (value.uses() or value.is_graph_output())), node.outputs[0])
 
     def change(columns: Columns) -> list[NDArray[Any]]:
         count = len(columns[needs[0]])

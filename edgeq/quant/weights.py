@@ -9,10 +9,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.quant.params import SMALLEST_SCALE
 from edgeq.quant.rounding import Rounding
 from edgeq.quant.scale_search import ScaleSearch, full
-from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, QuantType, broadcast
+from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantParams, QuantType, broadcast
 
+_LARGEST_INPUT: Final = 255  # steps of an input of 8 bits away from its zero point
+_ACCUMULATOR: Final = 2**30  # half of what int32 holds: integers are rounded up, too
+_SMALLEST_PRODUCT: Final = 2.0**-120  # of an input's scale and a weight's: a bias is divided by it
 _SLICE: Final = 2**22  # elements: what is computed with at once, so that a layer does not need ten times its memory
 
 
@@ -28,17 +32,38 @@ def weight_params(weight: NDArray[np.float32], kind: QuantType, search: ScaleSea
     for part, of_part in _slices(weight.shape, kind):
         groups = _grouped(weight[part], kind)
         scales[of_part] = search(groups.reshape(len(groups), -1), qmax).reshape(scales[of_part].shape)
-    scales = np.maximum(scales, max(float(scales.max(initial=0.0)) * 1e-6, 1e-12 / qmax))  # all-zero channels: finite
+    nothing = max(float(scales.max(initial=0.0)) * 1e-6, 1e-12 / qmax)  # of a channel of zeros: any number will do
+    scales = np.where(scales > 0, np.maximum(scales, SMALLEST_SCALE), nothing)
     return QuantParams(kind, np.asarray(scales, np.float32), np.zeros(shape, np.int32))
 
 
-def widen_for_bias(params: QuantParams, input_scale: float, bias: NDArray[np.float32]) -> QuantParams:
-    """Raise the scale of a channel whose int32 bias would overflow on the product grid. bias: [C]."""
-    least = np.abs(bias) / (np.float64(input_scale) * (2**31 - 1))
+def widen_for_bias(params: QuantParams, input_scale: float, bias: NDArray[np.float32],
+                   weight: NDArray[np.float32]) -> QuantParams:
+    """Raise the scale of a channel whose int32 accumulator would overflow: bias [C] and all products together.
+
+    An accumulator starts at bias / (input scale * scale) and adds up to 255 steps of the input times every weight's
+    integer. Kernels do not saturate there, they wrap. A bias below a quarter of int32 leaves room enough.
+    """
+    step = np.float64(input_scale)
+    reach = _LARGEST_INPUT * _channel_sums(weight, params.type.granularity)
+    held = np.abs(bias.astype(np.float64)) / step
     if isinstance(params.type.granularity, PerTensor):
-        least = least.max(initial=0.0)
-    scale = np.asarray(np.maximum(params.scale, least * (1 + 1e-6)), np.float32)
+        held = held.max(initial=0.0)
+    least = np.where(held > params.scale * np.float64(_ACCUMULATOR // 2), (held + reach) / _ACCUMULATOR, 0.0)
+    scale = np.asarray(np.maximum(params.scale, least), np.float32)
+    scale = np.asarray(np.maximum(scale, np.float32(min(_SMALLEST_PRODUCT / step, 1.0))))
     return replace(params, scale=scale.reshape(params.scale.shape))
+
+
+def _channel_sums(weight: NDArray[np.float32], granularity: Granularity) -> NDArray[np.float64]:
+    """The sum of magnitudes of each output channel [C], or the largest of all [] where they share a scale."""
+    def sums(axis: int) -> NDArray[np.float64]:
+        others = tuple(a for a in range(weight.ndim) if a != axis % weight.ndim)
+        return np.asarray(np.abs(weight).sum(others, dtype=np.float64))
+
+    if isinstance(granularity, PerChannel):
+        return sums(granularity.axis)
+    return np.asarray(max((sums(axis).max(initial=0.0) for axis in range(min(weight.ndim, 2))), default=0.0))
 
 
 def bias_params(params: QuantParams, input_scale: np.float32, size: int) -> QuantParams:

@@ -12,6 +12,7 @@ from edgeq.inference.session import Arrays
 from edgeq.metrics import ErrorPower
 
 _INFINITE: Final = 3.4e38  # float32's largest number, rounded down
+MOST_PAIRS: Final = 2**20  # of rows: two outputs of a thousand rows each
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,11 @@ def _difference(name: str, reference: list[NDArray[Any]], got: list[NDArray[Any]
 
 def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both as float64 of one shape. A NaN or infinity that both have counts as equal, and so does float32's largest
-    number, which masks hold for infinity; another shape is wholly wrong.
+    number, which masks hold for infinity; another shape is wholly wrong, but for another number of rows, which the data
+    may decide.
     """
+    if reference.shape != got.shape and _may_match_rows(reference, got):
+        return _matched_rows(reference.astype(np.float64), got.astype(np.float64))
     if reference.shape != got.shape:
         return np.zeros(1), np.full(1, np.nan)
     if reference.dtype.kind in "OSU":  # text is right or wrong
@@ -58,6 +62,28 @@ def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.flo
     special = ~(np.abs(r) < _INFINITE)
     same = special & (((np.abs(g) >= _INFINITE) & (np.sign(r) == np.sign(g))) | (np.isnan(r) & np.isnan(g)))
     return np.where(special, 0.0, r), np.where(same, 0.0, np.where(special, np.nan, g))
+
+
+def _may_match_rows(reference: NDArray[Any], got: NDArray[Any]) -> bool:
+    numbers = all(array.ndim and array.dtype.kind in "fiub" and np.isfinite(array).all() for array in (reference, got))
+    return numbers and reference.shape[1:] == got.shape[1:] and len(reference) * len(got) <= MOST_PAIRS
+
+
+def _matched_rows(reference: NDArray[np.float64], got: NDArray[np.float64],
+                  ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The nearest rows of both side by side, nearest pair first; a row that is left over stands beside zeros."""
+    r, g = (array.reshape(len(array), -1) for array in (reference, got))
+    apart = np.square(r).sum(1)[:, None] + np.square(g).sum(1) - 2 * r @ g.T
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for place in apart.argsort(axis=None):
+        i, j = divmod(int(place), len(g))
+        if i not in pairs and j not in taken:
+            pairs[i] = j
+            taken.add(j)
+    first, second = list(pairs), list(pairs.values())
+    lost, new = np.delete(r, first, axis=0), np.delete(g, second, axis=0)
+    return np.concatenate([r[first], lost, np.zeros_like(new)]), np.concatenate([g[second], np.zeros_like(lost), new])
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -80,6 +80,11 @@ ROWS = {
     "products": ("g (uint8[2,5,4] x) => (int32[] y) { y = MatMulInteger(x, w, a, b) }",
                  {"w": np.arange(12, dtype=np.uint8).reshape(4, 3), "a": np.array(9, np.uint8),
                   "b": np.array([3, 0, 7], np.uint8)}),
+    "300 terms": ("g (uint8[2,300] x) => (int32[] y) { y = MatMulInteger(x, w) }",
+                  {"w": np.full((300, 3), 255, np.uint8)}),
+    "5000 terms": ("g (uint8[2,5000] x) => (int32[] y) { y = MatMulInteger(x, w, a) }",
+                   {"w": np.random.default_rng(0).integers(-128, 128, (5000, 3)).astype(np.int8),
+                    "a": np.array(200, np.uint8)}),
     "convolution": ("g (uint8[1,2,5,6] x) => (int32[] y) { y = ConvInteger <pads = [1, 0, 2, 1]> (x, w, a, b) }",
                     {"w": np.arange(36, dtype=np.uint8).reshape(3, 2, 3, 2), "a": np.array(9, np.uint8),
                      "b": np.array(5, np.uint8)}),
@@ -98,11 +103,12 @@ def test_integers(name: str) -> None:
     np.testing.assert_array_equal(run(plain(given), {"x": x}), reference.run(None, {"x": x})[0])
 
 
-def test_sums_that_float32_cannot_hold_stay() -> None:
-    """300 products of 255 * 255 pass 2^24."""
-    given = build("g (uint8[2,300] x) => (int32[] y) { y = MatMulInteger(x, w) }",
-                  {"w": np.full((300, 3), 255, np.uint8)})
-    assert plain_numbers(load_model(given)) == 0
+@pytest.mark.parametrize(("terms", "handled"), [(300, ("MatMulInteger",)), (1 << 16, ())])
+def test_sums_that_float32_cannot_hold_stay(terms: int, handled: tuple[str, ...]) -> None:
+    """300 products of 255 * 255 pass 2^24, which an engine of integers does not mind; 2^16 of 16 * 16 do for all."""
+    given = build(f"g (uint8[1,{terms}] x) => (int32[] y) {{ y = MatMulInteger(x, w) }}",
+                  {"w": np.full((terms, 1), 255, np.uint8)})
+    assert plain_numbers(load_model(given), handled) == 0
 
 
 def test_grids_stay() -> None:

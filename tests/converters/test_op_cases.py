@@ -75,7 +75,8 @@ def convert_and_compare(
 
 
 def scaled(feeds: Arrays, factor: float) -> Arrays:
-    return {name: array * np.float32(factor) if array.dtype == np.float32 else array for name, array in feeds.items()}
+    return {name: np.asarray(array * np.float32(factor)) if array.dtype == np.float32 else array
+            for name, array in feeds.items()}
 
 
 def largest(array: NDArray[Any]) -> float:

@@ -115,3 +115,27 @@ def test_what_cannot_be_measured_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     assert not kept
     assert "too large to measure" in bundle.report["mixed_precision"]["measured"][0]["note"]
     assert "layers not compared: the network is too large" in (bundle.path / "report.html").read_text()
+
+
+def test_a_layer_inside_a_branch_counts_too(tmp_path: Path) -> None:
+    """Its weights for an input that is always 0 are 3000 times the others, which 8 bits then lose."""
+    wasted = normal(16, 4, 3, 3, seed=1)
+    wasted[:, 3] *= 3000
+    model = network("""
+        g (float[1,4,8,6] x, bool[1] c) => (float[1,3,8,6] y) {
+            h = If (c) <
+                then_branch = t () => (float[1,16,8,6] u) { p = Conv <pads = [1,1,1,1]> (x, w1)  u = Relu (p) },
+                else_branch = e () => (float[1,16,8,6] v) { q = Conv <pads = [1,1,1,1]> (x, w2)  v = Tanh (q) }>
+            k = Conv <pads = [1,1,1,1]> (h, w3)
+            r = Relu (k)
+            y = Conv <pads = [1,1,1,1]> (r, w4)
+        }""", w1=wasted, w2=normal(16, 4, 3, 3, seed=2), w3=normal(64, 16, 3, 3, seed=3),
+        w4=normal(3, 64, 3, 3, seed=4))
+    used = np.float32([1, 1, 1, 0]).reshape(1, 4, 1, 1)
+    samples = [{"x": normal(1, 4, 8, 6, seed=k) * used, "c": np.array([k % 2 == 0])} for k in range(8)]
+    bundle = convert(model, target="onnxruntime", calibration=samples, output=tmp_path / "b", calibrator="minmax")
+    with edgeq_runtime.load(bundle.path) as engine:
+        (difference,) = compare(list(run_onnx(model, samples)), [engine.run(dict(feed)) for feed in samples])
+    (found,) = bundle.report["mixed_precision"]["measured"]
+    assert difference.sqnr_db > 25
+    assert found["score"] > 25 > 10 > found["plain"]

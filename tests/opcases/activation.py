@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .case import Case, case, const, given, then, x
+from .case import Case, Tensor, case, const, given, then, x
 
 CASES: Final[tuple[Case, ...]] = (
     case("relu", "Relu", x(2, 3, 5, 4)),
@@ -11,6 +11,9 @@ CASES: Final[tuple[Case, ...]] = (
     case("clip-relu6", "Clip", x(2, 3, 5, 4, low=-3, high=8), given(0.0, "float32"), given(6.0, "float32")),
     case("clip-low-only", "Clip", x(2, 3, 5, 4), given(-0.5, "float32")),
     case("clip-high-only", "Clip", x(2, 3, 5, 4), None, given(0.75, "float32")),
+    case("clip-computed", "Clip", x(2, 3, 5, 4), Tensor((), values=-0.75), Tensor((), values=1.25)),
+    case("clip-computed-crossed", "Clip", x(2, 3, 5, 4), Tensor((), values=0.5), given(0.25, "float32")),
+    case("clip-computed-int", "Clip", x(2, 7, dtype="int64", low=-9, high=9), None, Tensor((), "int64", values=3)),
     case("leaky-relu", "LeakyRelu", x(2, 3, 5, 4), alpha=0.2),
     case("leaky-relu-default", "LeakyRelu", x(2, 3, 5, 4)),
     case("prelu-channel", "PRelu", x(2, 3, 5, 4), const(3, 1, 1, low=0.1, high=0.9)),

@@ -45,7 +45,7 @@ def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path, options: Emi
 
 
 def _ranked(array: Any, value: ir.Value) -> Any:
-    """Core ML returns rank 0 as [1]; its engine in edgeq_runtime does the same."""
+    """Core ML takes and returns rank 0 as [1]; its engine in edgeq_runtime does the same."""
     return array.reshape(()) if value.shape is not None and not len(value.shape) and array.shape == (1,) else array
 
 
@@ -75,7 +75,7 @@ def _run_tflite(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
 def _run_coreml(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
     from edgeq.verification.mlpackage import open_package
 
-    found = open_package(path).run(feeds)
+    found = open_package(path).run({name: array if array.ndim else array.reshape(1) for name, array in feeds.items()})
     return {name: np.asarray(array) for name, array in found.items()}
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .case import Case, case, const, given, x
+from .case import Case, Tensor, case, const, given, x
 
 CASES: Final[tuple[Case, ...]] = (
     case("slice", "Slice", x(2, 3, 7, 6), given([1, 2]), given([6, 5]), given([2, 3])),
@@ -29,6 +29,23 @@ CASES: Final[tuple[Case, ...]] = (
     case("gather-nd-batched", "GatherND", x(2, 4, 5), given([[1], [3]]), batch_dims=1),
     case("scatter-nd", "ScatterND", x(6, 3), given([[4], [1]]), x(2, 3)),
     case("scatter-nd-add", "ScatterND", x(6, 3), given([[4], [4]]), x(2, 3), reduction="add"),
+    case("gather-nd-dynamic", "GatherND", x(3, 4, 5), x(2, 3, 2, dtype="int64", low=-3, high=3)),
+    case("gather-nd-dynamic-batched", "GatherND", x(2, 3, 4, 5), x(2, 3, 6, 1, dtype="int64", low=-4, high=4),
+         batch_dims=2),
+    case("scatter-nd-dynamic", "ScatterND", x(6, 3), Tensor((2, 1), "int64", values=[[4], [-5]]), x(2, 3)),
+    case("scatter-nd-dynamic-deep", "ScatterND", x(3, 4, 2, 5),
+         Tensor((3, 2), "int64", values=[[0, -1], [2, 1], [1, 0]]), x(3, 2, 5)),
+    case("scatter-nd-dynamic-int", "ScatterND", x(6, 3, dtype="int64"), Tensor((1, 1), "int64", values=[[4]]),
+         x(1, 3, dtype="int64")),
+    *(case(f"scatter-nd-dynamic-{reduction}", "ScatterND", x(4, 3), x(9, 1, dtype="int64", low=-4, high=4), x(9, 3),
+           reduction=reduction) for reduction in ("add", "mul", "max", "min")),
+    case("scatter-elements-dynamic", "ScatterElements", x(3, 5), Tensor((2, 2), "int64", values=[[4, 0], [-4, 2]]),
+         x(2, 2), axis=1),
+    case("scatter-elements-dynamic-twice", "ScatterElements", x(5, 3), Tensor((4, 2), "int64", values=[
+         [4, 0], [1, 2], [-1, 2], [1, 3]]), x(4, 2), axis=0),
+    *(case(f"scatter-elements-dynamic-{reduction}", "ScatterElements", x(2, 4, 3),
+           x(2, 9, 2, dtype="int32", low=-4, high=4), x(2, 9, 2), axis=1, reduction=reduction)
+      for reduction in ("add", "mul", "max", "min")),
     case("scatter-elements", "ScatterElements", x(3, 5), given([[4, 0], [1, 2]]), x(2, 2), axis=1),
     case("one-hot", "OneHot", x(4, dtype="int64", high=6), given(6), given([0.0, 1.0], "float32")),
     case("one-hot-axis", "OneHot", x(3, 2, dtype="int64", high=5), given(5), given([-1.0, 2.0], "float32"), axis=1),

@@ -13,9 +13,12 @@ REFUSED: Final[Mapping[tuple[str, str], str]] = {
     **{("tensorrt", row): "TensorRT's parser has no such operator" for row in (
         "bit-shift", "cross-entropy", "cross-entropy-sum", "cross-entropy-weights", "det-2", "det-3", "dft",
         "dft-complex-inverse", "dft-onesided-longer", "dft-onesided-shorter", "hardmax", "log-likelihood", "max-unpool",
+        "max-unpool-dynamic", "max-unpool-larger",
         "stft", "stft-both-sides")},
     **{("tensorrt", row): "quantized networks are QuantizeLinear and DequantizeLinear" for row in (
-        "conv-integer", "matmul-integer")},
+        "conv-integer", "conv-integer-long", "matmul-integer")},
+    **{("coreml", f"scatter-elements-dynamic{form}"): "computed indices that are smaller than the data"
+       for form in ("", "-twice", "-add", "-mul", "-max", "-min")},
     ("coreml", "transpose-6d"): "rank 6; Core ML ends at 5",
     ("tflite", "conv-dynamic-weight"): "its weights are computed at run time",
     ("tflite", "non-zero"): "no such operator on tflite",

@@ -8,6 +8,7 @@ import numpy as np
 from .case import Case, case, const, given, then, x
 
 KERNELS: Final = np.random.default_rng(0).integers(0, 250, (4, 3, 3, 2)).tolist()
+LONG: Final = np.random.default_rng(1).integers(-128, 128, (4, 48, 3, 3)).tolist()  # 432 terms
 
 CASES: Final[tuple[Case, ...]] = (
     case("gemm", "Gemm", x(3, 6), const(6, 4), const(4)),
@@ -48,6 +49,8 @@ CASES: Final[tuple[Case, ...]] = (
     case("einsum-constant", "Einsum", x(2, 3, 6), const(6, 4), equation="bij,jk->bik"),
     case("matmul-integer", "MatMulInteger", x(5, 7, dtype="uint8", high=250), x(7, 4, dtype="uint8", high=250),
          given(131, "uint8"), given(7, "uint8")),
+    case("conv-integer-long", "ConvInteger", x(1, 48, 5, 4, dtype="uint8", high=256), given(LONG, "int8"),
+         given(131, "uint8"), given(-3, "int8")),
     case("conv-integer", "ConvInteger", x(1, 3, 8, 6, dtype="uint8", high=250), given(KERNELS, "uint8"),
          given(131, "uint8"), given(7, "uint8"), strides=[2, 1]),
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .case import Case, case, const, given, x
+from .case import Case, Tensor, case, const, given, x
 
 _REGIONS: Final = given([[0.5, 0.25, 4.5, 3.75], [1.0, 1.5, 6.0, 5.0], [2.0, 0.0, 2.5, 8.0]], "float32")
 
@@ -21,6 +21,8 @@ CASES: Final[tuple[Case, ...]] = (
          strides=[2, 2]),
     case("max-unpool-larger", "MaxUnpool", x(1, 1, 2, 3), given([[[[0, 3, 5], [12, 20, 23]]]]), given([1, 1, 5, 8]),
          kernel_shape=[2, 2], strides=[2, 2]),
+    case("max-unpool-dynamic", "MaxUnpool", x(1, 2, 2, 3), Tensor((1, 2, 2, 3), "int64", values=[
+         [1, 2, 5, 12, 15, 16], [25, 26, 47, 36, 38, 41]]), kernel_shape=[2, 2], strides=[2, 2]),
     case("roi-align", "RoiAlign", x(2, 3, 9, 7), _REGIONS, given([0, 1, 1]), output_height=2, output_width=3,
          sampling_ratio=2, spatial_scale=0.75),
     case("roi-align-corners", "RoiAlign", x(2, 3, 9, 7), _REGIONS, given([1, 0, 1]), output_height=3, output_width=2,

@@ -150,3 +150,19 @@ def test_a_pass_that_loses_something_would_be_seen(damage: Callable[[Any], None]
     damage(model.graph[3].outputs[0])
     with pytest.raises(Exception, match=r".*"):
         assert_whole(model)
+
+
+def test_new_nodes_take_no_name_that_the_file_has() -> None:
+    """What a pass makes of the node 'a' must not become a second 'a_1', which onnxruntime refuses to load."""
+    given = build("g (float[2,31,1] x) => (float[] y) { a = STFT(x, hop, window)  b = Abs(a)  c = Neg(b)  y = Exp(c) }",
+                  {"hop": np.int64(5), "window": noise(9)})
+    for number, node in enumerate(given.graph.node):
+        node.name = f"a_{number - 1}" if number else "a"
+    model = load_model(given)
+    canonicalize(model)
+    names = [node.name for node in model.graph]
+    assert len(names) > 4
+    assert len(set(names)) == len(names)
+    assert {"a_0", "a_1", "a_2"} < set(names)
+    feed = {"x": noise(2, 31, 1)}
+    assert_close(session(given).run(None, feed), session(model).run(None, feed))

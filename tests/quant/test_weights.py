@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from edgeq.quant.rounding import nearest, sum_preserving
-from edgeq.quant.weights import quantize_weight, weight_params
+from edgeq.quant.weights import quantize_weight, weight_params, widen_for_bias
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType, dequantize
 
 FLOATS = st.floats(-100, 100, width=32)
@@ -69,3 +69,26 @@ def test_an_all_zero_channel_has_a_finite_scale() -> None:
     params = weight_params(weight, QuantType(8, granularity=PerChannel(0)))
     assert (params.scale > 0).all()
     assert not quantize_weight(weight, params, nearest)[0].any()
+
+
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(1)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_an_accumulator_holds_its_bias_and_all_products(bits: int, granularity: Granularity) -> None:
+    """Weights of 1e-5 beside a bias of -13, under the largest input that a grid of 256 steps holds."""
+    weight = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32) * np.float32([1, 1e-5, 1e-7])
+    bias, step = np.float32([3, -13, 40]), 0.02
+    kind = QuantType(bits, granularity=granularity)
+    params = widen_for_bias(weight_params(weight, kind), step, bias, weight)
+    stored = quantize_weight(weight, params, nearest).astype(np.int64)
+    start = np.rint(bias.astype(np.float64) / (step * params.scale.astype(np.float64)))
+    assert (np.abs(start) + 255 * np.abs(stored).sum(0)).max() < 2**31
+    if isinstance(granularity, PerChannel):
+        assert params.scale[0] == weight_params(weight, kind).scale[0]  # where there was room nothing changes
+
+
+def test_weights_of_any_size_keep_their_steps() -> None:
+    weight = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32) * np.float32([[1], [1e-20], [0]])
+    params = weight_params(weight, QuantType(8, granularity=PerChannel(0)))
+    stored = quantize_weight(weight, params, nearest)
+    assert np.abs(stored).max(1).tolist() == [127, 127, 0]
+    assert np.isfinite(1 / params.scale).all()

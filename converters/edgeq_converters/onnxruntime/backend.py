@@ -8,12 +8,14 @@ import onnx_ir as ir
 
 from edgeq.backend import Artifact, EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
-from edgeq.graph import all_nodes, label
+from edgeq.graph import QUANTIZED, all_nodes, label
+from edgeq.passes.quantized_moves import move_weights
 from edgeq.quant.qdq import DEQUANTIZE
 from edgeq_converters.onnxfile import MODEL, save
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.hard_swish import integer_hard_swish
 from edgeq_converters.onnxruntime.keep_float_weights import anchor_float_weights
+from edgeq_converters.onnxruntime.limits import limit_integers
 from edgeq_converters.onnxruntime.lstm import dynamic_lstm
 from edgeq_converters.onnxruntime.masks import generate_masks
 from edgeq_converters.onnxruntime.matmul import gemm_of_biased_matmul
@@ -34,6 +36,7 @@ DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 # model decodes. Four layers of it lie 39 dB from the graph as written, where 4-bit weights themselves leave 15 to 20.
 # https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
 FAST_MATMUL: Final = {"session.qdq_matmulnbits_accuracy_level": "4"}
+EXACT_MATMUL: Final = {"session.qdq_matmulnbits_accuracy_level": "1"}
 
 
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
@@ -47,11 +50,15 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     if problems:
         raise UnsupportedModel("onnxruntime", problems)
     model = model.clone()
+    exact = model.metadata_props.pop(QUANTIZED, None) is not None
+    if exact:
+        move_weights(model, blocks=True)
     graph = model.graph
     explicit_zero_points(graph)
     unsigned_activations(graph)
     unsigned_operands(graph)
     signed_weights(graph)
+    limit_integers(graph)
     gemm_of_biased_matmul(graph)
     integer_hard_swish(graph)
     keep_zeros_before_max_pool(graph)
@@ -68,11 +75,15 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     leave_out_the_spare(model)
     _drop_unread(graph)
     save(model, folder)
-    return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms), float_nodes=tuple(islands))
+    return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms, exact),
+                    float_nodes=tuple(islands))
 
 
-def _options(forms: WeightForms) -> dict[str, Any]:
-    return {"session_options": FAST_MATMUL} if forms.has_matmul_nbits else {}
+def _options(forms: WeightForms, exact: bool) -> dict[str, Any]:
+    """exact: the grids are the source's own, which rounds no activation beside them."""
+    if not forms.has_matmul_nbits:
+        return {}
+    return {"session_options": EXACT_MATMUL if exact else FAST_MATMUL}
 
 
 def _drop_unread(graph: ir.Graph) -> None:

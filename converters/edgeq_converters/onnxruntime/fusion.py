@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import NodeNote, attribute, constant, is_constant, only_reader
+from edgeq.graph import NodeNote, attribute, constant, is_constant, only_reader, rank
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, operands
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerBlock, PerChannel, QuantParams
@@ -58,7 +58,7 @@ def float_nodes(graph: ir.Graph) -> list[NodeNote]:
         if node.op_type in (QUANTIZE, DEQUANTIZE) or not _is_island_candidate(node):
             continue
         reason = float_reason(node)
-        if reason and not _is_absorbed(node):
+        if reason and not is_absorbed(node):
             found.append(NodeNote.of(node, reason))
     return found
 
@@ -94,10 +94,10 @@ def written_params(value: ir.Value) -> QuantParams | None:
     reader = only_reader(value)
     if reader is None or reader.op_type == QUANTIZE:
         return None if reader is None else grid_of(reader)
-    return written_params(reader.outputs[0]) if _is_absorbed(reader) else None
+    return written_params(reader.outputs[0]) if is_absorbed(reader) else None
 
 
-def _is_absorbed(node: ir.Node) -> bool:
+def is_absorbed(node: ir.Node) -> bool:
     """True for a Relu or Clip whose limits the grid behind it has anyway.
 
     relu_quant_fusion and clip_quant_fusion: core/optimizer/qdq_transformer/{relu,clip}_quantizelinear.cc
@@ -106,8 +106,13 @@ def _is_absorbed(node: ir.Node) -> bool:
         return False
     low, high = params.real_range()
     slack = float(params.scale) * 1e-3  # a grid end is a rounded multiple of its scale
-    lower, upper = (0.0, np.inf) if node.op_type == "Relu" else (_limit(node, 1, -np.inf), _limit(node, 2, np.inf))
+    lower, upper = limits_of(node)
     return bool(lower - slack <= low and high <= upper + slack)
+
+
+def limits_of(node: ir.Node) -> tuple[float, float]:
+    """The range that a Relu or Clip lets through; NaN for a limit that is computed."""
+    return (0.0, np.inf) if node.op_type == "Relu" else (_limit(node, 1, -np.inf), _limit(node, 2, np.inf))
 
 
 def _limit(node: ir.Node, index: int, default: float) -> float:
@@ -124,11 +129,23 @@ def _gemm(node: ir.Node) -> str:
     return "" if plain and not attribute(node, "transA", 0) else "QGemm knows no alpha, beta or transA"
 
 
+def _matmul(node: ir.Node) -> str:
+    """MatMulIntegerToFloat knows a scale for each column of a matrix, not of a stack: IsBQuantParamSupported in
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/contrib_ops/cpu/quantization/dynamic_quantize_matmul.cc
+    """
+    right = dequantized(node.inputs[1])
+    params = None if right is None else grid_of(right)
+    stack = right is not None and right.inputs[0] is not None and rank(right.inputs[0]) > 2
+    if not stack or params is None or params.scale.ndim == 0 or written_params(node.outputs[0]) is not None:
+        return ""
+    return "writing float, its integer kernel takes one scale for a stack of matrices"
+
+
 def _resize(node: ir.Node) -> str:
     return "" if attribute(node, "mode", "nearest") == "nearest" else "only Resize by nearest neighbour takes integers"
 
 
 _CONDITIONS: Final[Mapping[str, Callable[[ir.Node], str]]] = MappingProxyType({
-    "Gemm": _gemm, "Resize": _resize,
+    "Gemm": _gemm, "MatMul": _matmul, "Resize": _resize,
     "HardSwish": lambda node: "it is written in integer kernels between two uint8 grids alone",
 })

@@ -93,7 +93,7 @@ class Builder:
     def array(self, value: Value | None, what: str) -> NDArray[Any]:
         """The numbers of a value that must be known before the model runs: axes, pads, sizes, weights (dequantized)."""
         if value is None or value.data is None:
-            raise CannotLower(f"its {what} must be constant", "fix the input shapes with --input")
+            raise CannotLower(f"its {what} are computed at run time, and LiteRT's kernels take them as constants")
         return value.data if value.grid is None else dequantize(value.data, value.grid)
 
     def numbers(self, value: Value | None, what: str) -> list[int]:

@@ -13,8 +13,8 @@ from edgeq_converters.prepare import LINEAR
 from edgeq_converters.tflite.program import Value
 from edgeq_converters.tflite.target import TFLITE
 
-# The planner's rows, and a MatMul with its bias: ops with an int8 kernel, or a form made of such.
-INTEGER: Final = frozenset((*TFLITE.rows, LINEAR))
+# The planner's rows, a MatMul with its bias, and scatters: ops with an int8 kernel, or a form made of such.
+INTEGER: Final = frozenset((*TFLITE.rows, LINEAR, "ScatterND", "ScatterElements"))
 # Ops whose result is no real number, so that it carries no grid.
 # The comparisons are not among them: their int8 kernels rescale, and a rounding flips what was nearly equal.
 COUNTING: Final = frozenset(("ArgMax", "ArgMin"))

@@ -15,6 +15,7 @@ from edgeq_converters.tflite import (
     ops_recurrent,
     ops_reduce,
     ops_sample,
+    ops_scatter,
     ops_shape,
     ops_signal,
 )
@@ -22,7 +23,7 @@ from edgeq_converters.tflite.builder import Builder
 from edgeq_converters.tflite.table import op
 
 FAMILIES = (ops_bits, ops_conv, ops_einsum, ops_elementwise, ops_index, ops_linear, ops_loss, ops_normalize, ops_pool,
-            ops_recurrent, ops_reduce, ops_sample, ops_shape, ops_signal)
+            ops_recurrent, ops_reduce, ops_sample, ops_scatter, ops_shape, ops_signal)
 
 
 def table() -> OpTable[Builder]:

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeq.scheme import PerChannel, broadcast
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
 from edgeq_converters.tflite.layout import channels_last
@@ -168,8 +170,16 @@ def _reaching(w: Value, size: Sequence[int], outs: Sequence[int], stride: Sequen
     more = [max(0, before[a] + outs[a] - ((size[a] - 1) * stride[a] + w.shape[a + 2])) for a in range(2)]
     if not any(more):
         return w
-    data = np.pad(w.data, [(0, 0), (0, 0), (0, more[0]), (0, more[1])])
+    data = _zeros(w, (*w.shape[:2], w.shape[2] + more[0], w.shape[3] + more[1]))
+    data[:, :, :w.shape[2], :w.shape[3]] = w.data
     return replace(w, shape=data.shape, data=data, tensors={}, reals={})
+
+
+def _zeros(w: Value, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A filter of this shape, on the grid of `w`, that holds nothing."""
+    assert w.data is not None
+    zero = 0 if w.grid is None else broadcast(w.grid.zero_point, w.grid.type.granularity, shape)
+    return np.broadcast_to(np.asarray(zero, w.data.dtype), shape).copy()
 
 
 def _first_kept(pads: Sequence[int], auto_pad: str, fixed: bool, size: Sequence[int], outs: Sequence[int],
@@ -195,10 +205,8 @@ def _dilated(b: Builder, w: Value, dilations: Sequence[int]) -> Value:
     if set(dilations) == {1}:
         return w
     assert w.data is not None
-    if w.grid is not None and w.grid.zero_point.any():
-        raise NeedsFloat("a dilated filter with a zero point")
     shape = (*w.shape[:2], *((k - 1) * d + 1 for k, d in zip(w.shape[2:], dilations, strict=True)))
-    data = np.zeros(shape, w.data.dtype)
+    data = _zeros(w, shape)
     data[(slice(None), slice(None), *(slice(None, None, d) for d in dilations))] = w.data
     return replace(w, shape=shape, data=data, tensors={}, reals={})
 
@@ -208,19 +216,22 @@ def _group_of(w: Value, index: int, group: int) -> Value:
     if group == 1:
         return w
     assert w.data is not None
-    rows = w.shape[0] // group
-    if w.grid is not None and w.grid.scale.size > 1:
-        raise NeedsFloat("grouped transposed convolution with a scale per channel")
-    return replace(w, shape=(rows, *w.shape[1:]), data=w.data[index * rows:(index + 1) * rows], tensors={}, reals={})
+    rows, grid = w.shape[0] // group, w.grid
+    part = slice(index * rows, (index + 1) * rows)
+    if grid is not None and isinstance(grid.type.granularity, PerChannel) and grid.type.granularity.axis % w.rank == 0:
+        grid = replace(grid, scale=grid.scale[part], zero_point=grid.zero_point[part])
+    return replace(w, shape=(rows, *w.shape[1:]), grid=grid, data=w.data[part], tensors={}, reals={})
 
 
 def _bias_of(bias: Value | None, index: int, group: int) -> Value | None:
-    if bias is None or group == 1:
+    """The numbers of one group of a bias [O]; a computed one is refused by `bias_tensor`."""
+    if bias is None or bias.data is None or group == 1:
         return bias
-    if bias.data is None or (bias.grid is not None and bias.grid.scale.size > 1):
-        raise NeedsFloat("grouped transposed convolution with such a bias")
-    count = bias.shape[0] // group
-    return replace(bias, shape=(count,), data=bias.data[index * count:(index + 1) * count], tensors={}, reals={})
+    count, grid = bias.shape[0] // group, bias.grid
+    part = slice(index * count, (index + 1) * count)
+    if grid is not None and grid.scale.size > 1:
+        grid = replace(grid, scale=grid.scale[part], zero_point=grid.zero_point[part])
+    return replace(bias, shape=(count,), grid=grid, data=bias.data[part], tensors={}, reals={})
 
 
 def _transposed(b: Builder, x: Value, tensor: Tensor, w: Value, bias: Value | None, stride: Sequence[int],

@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
 from edgeq_converters.tflite.float_expr import Real
 from edgeq_converters.tflite.kernels import FLOAT32, KERNELS, grid
@@ -189,22 +188,23 @@ def relu(b: Builder, x: Value) -> Value:
 
 @op("Clip")
 def clip(b: Builder, x: Value, low: Value | None = None, high: Value | None = None) -> Value:
-    bounds = [None if v is None else v.data for v in (low, high)]
-    if any(v is not None and v.data is None for v in (low, high)):
-        raise CannotLower("its bounds are computed at run time")
-    if x.dtype != FLOAT32:
-        return _clip_exact(b, x, *bounds)
-    first, second = (default if bound is None else float(bound.ravel()[0])
-                     for bound, default in zip(bounds, (-np.inf, np.inf), strict=True))
+    computed = any(v is not None and v.data is None for v in (low, high))
+    if computed and b.integer:
+        raise NeedsFloat("its bounds are computed at run time")
+    if computed or x.dtype != FLOAT32:
+        return _clip_exact(b, x, low, high)
+    first, second = (default if bound is None or bound.data is None else float(bound.data.ravel()[0])
+                     for bound, default in ((low, -np.inf), (high, np.inf)))
     return bounded(b, x, first, second)
 
 
-def _clip_exact(b: Builder, x: Value, low: Any, high: Any) -> Value:
+def _clip_exact(b: Builder, x: Value, low: Value | None, high: Value | None) -> Value:
+    """As ONNX has it: where the lower bound lies above the upper one, that one wins."""
     layout = b.common_layout(x)
     tensor = b.read(x, layout)
     for kernel, bound in (("MAXIMUM", low), ("MINIMUM", high)):
         if bound is not None:
-            tensor = b.through(kernel, [tensor, b.constant(bound.reshape(()))], tensor.shape)
+            tensor = b.through(kernel, [tensor, b.reshape(b.read(bound), ())], tensor.shape)
     return b.result(tensor, layout)
 
 

@@ -1,4 +1,4 @@
-"""Gathering and scattering by indices, and what is made of it."""
+"""Gathering by indices, and what is made of it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,15 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.scheme import PerChannel, PerTensor, QuantParams
-from edgeq_converters.optable import CannotLower
-from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder, NeedsFloat
+from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder
 from edgeq_converters.tflite.kernels import FLOAT32
 from edgeq_converters.tflite.layout import Layout, last, without
 from edgeq_converters.tflite.ops_shape import gathered, window
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
-
-REDUCTIONS = {"none": None, "add": "ADD", "mul": "MUL", "max": "MAXIMUM", "min": "MINIMUM"}
 
 
 @op("Gather")
@@ -75,8 +72,8 @@ def _split_axis(b: Builder, tensor: Tensor, layout: Layout, axis: int, shape: Se
     return b.reshape(tensor, out), (*renumbered[:place], *range(axis, axis + extra), *renumbered[place + 1:])
 
 
-def wrapped(b: Builder, index: Tensor, size: int) -> Tensor:
-    """Computed indices, negative ones counted from the end."""
+def wrapped(b: Builder, index: Tensor, size: int | NDArray[np.int32]) -> Tensor:
+    """Computed indices, negative ones counted from the end. size: of the axis, or of each that the last axis names."""
     zero = b.constant(np.zeros((), index.dtype))
     negative = b.call("LESS", [index, zero], index.shape, dtype=np.bool_, to=None)
     moved = b.through("ADD", [index, b.constant(np.array(size, index.dtype))], index.shape)
@@ -98,28 +95,34 @@ def gather_elements(b: Builder, x: Value, index: Value, *, axis: int = 0) -> Val
 
 
 def _gather_computed(b: Builder, x: Value, index: Value, axis: int) -> Value:
-    """place = index * stride of the axis + what the other axes contribute, which is constant."""
-    numbers = wrapped(b, b.cast(b.read(index, integer=False), np.int32), x.shape[axis])
+    flat = computed_places(b, index, x.shape, axis)
+    return b.result(b.through("GATHER", [b.reshape(b.read(x), (x.size,)), flat], b.shape, axis=0))
+
+
+def computed_places(b: Builder, index: Value, shape: Sequence[int], axis: int) -> Tensor:
+    """Places in the flattened tensor of `shape` of what an index names along one axis, the others being its own.
+
+    place = index * stride of the axis + what the other axes contribute, which is constant.
+    """
+    numbers = wrapped(b, b.cast(b.read(index, integer=False), np.int32), shape[axis])
     places = list(np.indices(index.shape))
     places[axis][:] = 0
-    others = np.ravel_multi_index(tuple(places), x.shape).astype(np.int32)
-    stride = np.array(int(np.prod(x.shape[axis + 1:])), np.int32)
+    others = np.ravel_multi_index(tuple(places), tuple(shape)).astype(np.int32)
+    stride = np.array(int(np.prod(shape[axis + 1:])), np.int32)
     along = b.call("MUL", [numbers, b.constant(stride)], index.shape)
-    flat = b.call("ADD", [along, b.constant(others)], index.shape)
-    return b.result(b.through("GATHER", [b.reshape(b.read(x), (x.size,)), flat], b.shape, axis=0))
+    return b.call("ADD", [along, b.constant(others)], index.shape)
 
 
 @op("GatherND")
 def gather_nd(b: Builder, x: Value, index: Value, *, batch_dims: int = 0) -> Value:
-    """Constant indices become one GATHER of rows; computed ones GATHER_ND."""
-    if index.data is None:
-        if batch_dims:
-            raise CannotLower("computed indices with batch_dims")
-        return b.result(b.through("GATHER_ND", [b.read(x), b.cast(b.read(index, integer=False), np.int32)], b.shape))
-    rows = flat_index(index.data, x.shape, batch_dims)
+    """One GATHER of rows of the flattened input."""
     rest = x.shape[batch_dims + index.shape[-1]:]
     table = b.reshape(b.read(x), (-(-x.size // max(1, int(np.prod(rest)))), *rest))
-    return b.result(b.reshape(gathered(b, table, rows.ravel(), 0), b.shape))
+    if index.data is None:
+        rows = computed_rows(b, index, x.shape, batch_dims)
+        return b.result(b.through("GATHER", [table, rows], b.shape, axis=0))
+    known = flat_index(index.data, x.shape, batch_dims)
+    return b.result(b.reshape(gathered(b, table, known.ravel(), 0), b.shape))
 
 
 def flat_index(index: NDArray[np.integer], shape: Sequence[int], batch_dims: int = 0) -> NDArray[np.intp]:
@@ -131,65 +134,19 @@ def flat_index(index: NDArray[np.integer], shape: Sequence[int], batch_dims: int
     return np.asarray(np.ravel_multi_index((*batch, *parts), sizes), np.intp)
 
 
-@op("ScatterND")
-def scatter_nd(b: Builder, x: Value, index: Value, updates: Value, *, reduction: str = "none") -> Value:
-    numbers = b.array(index, "indices")
-    rows = flat_index(numbers, x.shape).ravel()
-    rest = x.shape[numbers.shape[-1]:]
-    return _scattered(b, x, updates, rows, rest, reduction)
-
-
-@op("ScatterElements")
-def scatter_elements(b: Builder, x: Value, index: Value, updates: Value, *, axis: int = 0,
-                     reduction: str = "none") -> Value:
-    numbers = b.array(index, "indices")
-    places = list(np.indices(numbers.shape))
-    places[axis % x.rank] = np.where(numbers < 0, numbers + x.shape[axis], numbers)
-    return _scattered(b, x, updates, np.ravel_multi_index(tuple(places), x.shape).ravel(), (), reduction)
-
-
-def _scattered(b: Builder, x: Value, updates: Value, rows: NDArray[np.intp], rest: Sequence[int],
-               reduction: str) -> Value:
-    """Rows of the flattened input are replaced by, or joined with, rows of the updates: with constant row numbers that
-    is a GATHER from both, one after the other; several updates of one row are taken in order.
-    """
-    if b.integer and reduction != "none":
-        raise NeedsFloat(f"reduction={reduction}")
-    kernel = REDUCTIONS[reduction]
-    count = x.size // max(1, int(np.prod(rest)))
-    base = b.reshape(b.read(x), (count, *rest))
-    fresh = b.reshape(b.read(updates), (rows.size, *rest))
-    if b.grid is not None:
-        base, fresh = b.convert(base, b.grid), b.convert(fresh, b.grid)
-    for chosen in _rounds(rows) if kernel else [_final(rows)]:
-        both = b.through("CONCATENATION", [base, fresh], (count + rows.size, *rest), axis=0)
-        order = np.arange(count)
-        order[rows[chosen]] = count + chosen
-        picked = gathered(b, both, order, 0)
-        if kernel is None:
-            base = picked
-            continue
-        mask = np.zeros((count, *[1] * len(rest)), np.bool_)
-        mask[rows[chosen]] = True
-        joined = b.through(kernel, [base, picked], base.shape)
-        base = b.through("SELECT_V2", [b.constant(mask), joined, base], base.shape)
-    return b.result(b.reshape(base, b.shape))
-
-
-def _final(rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """For each row the number of its last update."""
-    return np.array(sorted({int(row): number for number, row in enumerate(rows)}.values()), np.intp)
-
-
-def _rounds(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Update numbers in groups without a row twice."""
-    seen: dict[int, int] = {}
-    groups: list[list[int]] = []
-    for number, row in enumerate(rows.tolist()):
-        turn = seen[row] = seen.get(row, -1) + 1
-        groups += [[]] if turn == len(groups) else []
-        groups[turn].append(number)
-    return [np.array(group, np.intp) for group in groups]
+def computed_rows(b: Builder, index: Value, shape: Sequence[int], batch_dims: int = 0) -> Tensor:
+    """As `flat_index`, of indices that are known at run time: int32."""
+    depth = index.shape[-1]
+    sizes = np.array(shape[batch_dims:batch_dims + depth], np.int32)
+    strides = np.array([int(np.prod(sizes[k + 1:])) for k in range(depth)], np.int32)
+    numbers = wrapped(b, b.cast(b.read(index, integer=False), np.int32), sizes)
+    scaled = b.call("MUL", [numbers, b.constant(strides)], index.shape)
+    rows = b.call("SUM", [scaled, b.ints([index.rank - 1])], index.shape[:-1], keepDims=False)
+    if not batch_dims:
+        return rows
+    batch = np.indices(index.shape[:-1])[:batch_dims]
+    before = np.ravel_multi_index(tuple(batch), tuple(shape[:batch_dims])) * int(np.prod(sizes))
+    return b.call("ADD", [rows, b.constant(before.astype(np.int32))], rows.shape)
 
 
 @op("OneHot")

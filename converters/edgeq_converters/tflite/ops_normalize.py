@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeq_converters.tflite.builder import Builder
-from edgeq_converters.tflite.float_expr import Real
-from edgeq_converters.tflite.layout import channels_last, identity, last, permute
+from edgeq_converters.tflite.float_expr import Real, Term
+from edgeq_converters.tflite.layout import Layout, channels_last, identity, last, permute
 from edgeq_converters.tflite.ops_shape import padded
 from edgeq_converters.tflite.program import Value
 from edgeq_converters.tflite.table import op
+from edgeq_converters.tflite.weights import real_numbers
 from edgeq_converters.tflite.windows import VALID
 
 
@@ -31,15 +31,19 @@ def softmax(b: Builder, x: Value, *, axis: int = -1) -> Value:
     return b.result(b.reshape(made, tensor.shape), layout)
 
 
-def _shaped(b: Builder, x: Value, parameter: Value | None, what: str, first: int,
-            layout: tuple[int, ...]) -> NDArray[Any] | None:
-    """A constant over the axes of x from `first` on, ready to broadcast against x stored in `layout`."""
+def _shaped(b: Builder, x: Value, parameter: Value | None, behind: int, layout: Layout) -> Term | None:
+    """A parameter, known or computed, over axes of x of which `behind` more follow, ready to broadcast against x stored
+    in `layout`."""
     if parameter is None:
         return None
-    data = b.array(parameter, what)
-    wide = data.reshape((1,) * (x.rank - data.ndim) + data.shape) if first + data.ndim == x.rank else data.reshape(
-        (1,) * first + data.shape + (1,) * (x.rank - first - data.ndim))
-    return wide.transpose(layout).astype(np.float32)
+    wide = (1,) * (x.rank - parameter.rank - behind) + parameter.shape + (1,) * behind
+    if parameter.data is not None:
+        return np.asarray(real_numbers(parameter).reshape(wide).transpose(layout), np.float32)
+    return Real(b, b.transpose(b.reshape(b.read(parameter), wide), layout))
+
+
+def _by_channel(b: Builder, x: Value, parameter: Value | None, layout: Layout) -> Term | None:
+    return _shaped(b, x, parameter, x.rank - 2, layout)
 
 
 def _standardized(x: Real, places: list[int], epsilon: float) -> Real:
@@ -48,7 +52,7 @@ def _standardized(x: Real, places: list[int], epsilon: float) -> Real:
     return centred * ((centred * centred).reduce("MEAN", places) + epsilon).run("RSQRT")
 
 
-def _affine(x: Real, scale: NDArray[Any] | None, bias: NDArray[Any] | None) -> Real:
+def _affine(x: Real, scale: Term | None, bias: Term | None) -> Real:
     x = x if scale is None else x * scale
     return x if bias is None else x + bias
 
@@ -64,7 +68,7 @@ def layer_normalization(b: Builder, x: Value, scale: Value, bias: Value | None =
     centred = source - mean
     deviation = ((centred * centred).reduce("MEAN", places) + epsilon).run("RSQRT")
     real = centred * deviation
-    made = _affine(real, _shaped(b, x, scale, "scale", axis, layout), _shaped(b, x, bias, "bias", axis, layout))
+    made = _affine(real, _shaped(b, x, scale, 0, layout), _shaped(b, x, bias, 0, layout))
     asked = [(index, part) for index, part in ((1, mean), (2, deviation))
              if index < len(b.node.outputs) and b.node.outputs[index].name]
     extra = [None] * (max((index for index, _ in asked), default=0))
@@ -82,14 +86,14 @@ def rms_normalization(b: Builder, x: Value, scale: Value, *, axis: int = -1, eps
     places = sorted(layout.index(a) for a in range(axis, x.rank))
     real = Real(b, b.read(x, layout))
     made = real * ((real * real).reduce("MEAN", places) + epsilon).run("RSQRT")
-    return b.result(_affine(made, _shaped(b, x, scale, "scale", axis, layout), None).tensor, layout)
+    return b.result(_affine(made, _shaped(b, x, scale, 0, layout), None).tensor, layout)
 
 
 @op("InstanceNormalization")
 def instance_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, epsilon: float = 1e-5) -> Value:
     layout = b.common_layout(x)
     real = _standardized(Real(b, b.read(x, layout)), sorted(layout.index(a) for a in range(2, x.rank)), epsilon)
-    made = _affine(real, _shaped(b, x, scale, "scale", 1, layout), _shaped(b, x, bias, "bias", 1, layout))
+    made = _affine(real, _by_channel(b, x, scale, layout), _by_channel(b, x, bias, layout))
     return b.result(made.tensor, layout)
 
 
@@ -110,8 +114,7 @@ def group_normalization(b: Builder, x: Value, scale: Value, bias: Value, *, num_
     tensor = b.read(x, layout)
     real = _standardized(Real(b, b.reshape(tensor, apart)), places, epsilon)
     back = Real(b, b.reshape(real.tensor, tensor.shape))
-    return b.result(_affine(back, _shaped(b, x, scale, "scale", 1, layout),
-                            _shaped(b, x, bias, "bias", 1, layout)).tensor, layout)
+    return b.result(_affine(back, _by_channel(b, x, scale, layout), _by_channel(b, x, bias, layout)).tensor, layout)
 
 
 @op("BatchNormalization")
@@ -120,12 +123,20 @@ def batch_normalization(b: Builder, x: Value, scale: Value, bias: Value, mean: V
                         training_mode: int = 0) -> Value | tuple[Value, ...]:
     if training_mode:
         return _batch_statistics(b, x, scale, bias, mean, variance, epsilon, momentum)
-    s, o, m, v = (b.array(p, name) for p, name in ((scale, "scale"), (bias, "bias"), (mean, "mean"),
-                                                   (variance, "variance")))
-    factor = (s / np.sqrt(v + epsilon)).astype(np.float32)
     layout = b.common_layout(x)
-    shape = permute([-1 if axis == 1 else 1 for axis in range(x.rank)], layout)
-    made = Real(b, b.read(x, layout)) * factor.reshape(shape) + (o - m * factor).astype(np.float32).reshape(shape)
+    real = Real(b, b.read(x, layout))
+    if all(value.data is not None for value in (scale, bias, mean, variance)):
+        s, o, m, v = (real_numbers(value) for value in (scale, bias, mean, variance))
+        factor = (s / np.sqrt(v + epsilon)).astype(np.float32)
+        shape = permute([-1 if axis == 1 else 1 for axis in range(x.rank)], layout)
+        made = real * factor.reshape(shape) + (o - m * factor).astype(np.float32).reshape(shape)
+        return b.result(made.tensor, layout)
+    centre, spread = (_by_channel(b, x, value, layout) for value in (mean, variance))
+    assert centre is not None
+    assert spread is not None
+    deviation = (spread if isinstance(spread, Real) else real.constant(spread)) + epsilon
+    made = _affine((real - centre) * deviation.run("RSQRT"), _by_channel(b, x, scale, layout),
+                   _by_channel(b, x, bias, layout))
     return b.result(made.tensor, layout)
 
 
@@ -138,13 +149,13 @@ def _batch_statistics(b: Builder, x: Value, scale: Value, bias: Value, mean: Val
     centre = real.reduce("MEAN", places)
     centred = real - centre
     spread = (centred * centred).reduce("MEAN", places)
-    made = _affine(centred * (spread + epsilon).run("RSQRT"), _shaped(b, x, scale, "scale", 1, layout),
-                   _shaped(b, x, bias, "bias", 1, layout))
+    made = _affine(centred * (spread + epsilon).run("RSQRT"), _by_channel(b, x, scale, layout),
+                   _by_channel(b, x, bias, layout))
     results = [b.result(made.tensor, layout)]
     for index, (part, running) in enumerate(((centre, mean), (spread, variance)), 1):
         if index < len(b.node.outputs):
             flat = Real(b, b.reshape(part.tensor, (x.shape[1],)))
-            past = (b.array(running, "running statistics") * momentum).astype(np.float32)
+            past = Real(b, b.read(running)) * momentum
             results.append(b.result((flat * (1 - momentum) + past).tensor, None, index))
     return tuple(results)
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq_converters.optable import CannotLower
-from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder
+from edgeq_converters.tflite.builder import SMALL_CONSTANT, Builder, NeedsFloat
 from edgeq_converters.tflite.layout import (
     Layout,
     flattens,
@@ -195,18 +195,37 @@ def pad(b: Builder, x: Value, pads: Value, constant_value: Value | None = None, 
     wanted = [both.get(axis, (0, 0)) for axis in layout]
     wanted = [(max(0, lo), max(0, hi)) for lo, hi in wanted]
     if mode == "constant" and constant_value is not None and constant_value.data is None:
+        tensor = _holding(b, tensor, None)
         fill = b.reshape(b.read(constant_value, integer=False), ())
         out = [size + sum(pair) for size, pair in zip(tensor.shape, wanted, strict=True)]
         return b.result(b.through("PADV2", [tensor, b.ints(np.array(wanted)), fill], out), layout)
     if mode == "constant":
         number = 0 if constant_value is None else b.array(constant_value, "value").ravel()[0]
-        return b.result(padded(b, tensor, wanted, number), layout)
+        return b.result(padded(b, _holding(b, tensor, number), wanted, number), layout)
     if mode == "reflect" and all(max(pair) < size for pair, size in zip(wanted, tensor.shape, strict=True)):
         out = [size + sum(pair) for size, pair in zip(tensor.shape, wanted, strict=True)]
         return b.result(b.through("MIRROR_PAD", [tensor, b.ints(np.array(wanted))], out), layout)  # mode 0: REFLECT
     for axis, (lo, hi) in enumerate(wanted):
         tensor = _mirrored(b, tensor, axis, lo, hi, mode)
     return b.result(tensor, layout)
+
+
+def _holding(b: Builder, tensor: Tensor, number: Any) -> Tensor:
+    """The tensor on a grid that holds what is put beside it (None: a number that the run decides): its own or, where
+    that ends before, the result's.
+
+    Raises:
+        NeedsFloat: there is none.
+    """
+    if tensor.grid is None:
+        return tensor
+    first, last = tensor.grid.real_range()
+    half = float(tensor.grid.scale) / 2
+    if number is not None and first - half <= number <= last + half:
+        return tensor
+    if b.grid is None:
+        raise NeedsFloat("its value lies outside the grid of its input")
+    return b.convert(tensor, b.grid)
 
 
 def padded(b: Builder, tensor: Tensor, pads: Sequence[tuple[int, int]], number: Any = 0) -> Tensor:

@@ -102,18 +102,6 @@ def columns_to_image(b: Builder, x: Value, image: Value, block: Value, *, stride
     return b.result(b.reshape(product(b, flat, matrix.reshape(inner * columns, pixels)), b.shape))
 
 
-@op("MaxUnpool")
-def max_unpool(b: Builder, x: Value, index: Value, shape: Value | None = None, *, kernel_shape: Sequence[int],
-               strides: Sequence[int] | None = None, pads: Sequence[int] | None = None) -> Value:
-    """Constant indices into the flattened result: a GATHER, zeros elsewhere."""
-    places = b.array(index, "indices").ravel().astype(np.int64)
-    source = np.full(int(np.prod(b.shape)), x.size, np.int64)
-    source[places] = np.arange(x.size)
-    flat = b.reshape(b.read(x), (x.size,))
-    table = b.call("CONCATENATION", [flat, b.constant(np.zeros(1, flat.dtype), flat.grid)], (x.size + 1,), axis=0)
-    return b.result(b.reshape(b.through("GATHER", [table, b.ints(source)], (source.size,), axis=0), b.shape))
-
-
 @op("RoiAlign")
 def roi_align(b: Builder, x: Value, rois: Value, batch: Value, *, coordinate_transformation_mode: str = "half_pixel",
               mode: str = "avg", output_height: int = 1, output_width: int = 1, sampling_ratio: int = 0,

@@ -114,12 +114,23 @@ def bias_tensor(b: Builder, x: Tensor, w: Tensor, bias: Value | None, count: int
     stored = np.zeros(count, np.int64)
     if bias is not None:
         stored = _stored_bias(bias, scale, factor)
-    if np.abs(stored).max(initial=0) > np.iinfo(np.int32).max:
-        raise NeedsFloat("its bias overflows int32 on the product of the grids")
+    if _overflows(stored, w):
+        raise NeedsFloat("its bias and products overflow int32 on the product of the grids")
     granularity = PerChannel(0) if per_channel(w) else PerTensor()
     params = QuantParams(QuantType(32, granularity=granularity), scale if per_channel(w) else scale.reshape(()),
                          np.zeros(scale.shape if per_channel(w) else (), np.int32))
     return b.constant(stored.astype(np.int32), params, name="bias" if bias is None else bias.name)
+
+
+def _overflows(bias: NDArray[np.int64], w: Tensor) -> bool:
+    """Whether int32 lacks room for the bias, or a large one leaves none for the products: 255 steps of the input times
+    every weight. Kernels wrap there."""
+    most, largest = np.iinfo(np.int32).max, int(np.abs(bias).max(initial=0))
+    if largest <= most // 2 or largest > most or w.data is None:
+        return largest > most
+    axis = w.grid.type.granularity.axis if w.grid and isinstance(w.grid.type.granularity, PerChannel) else 0
+    products = np.abs(w.data.astype(np.int64)).sum(tuple(a for a in range(w.rank) if a != axis))
+    return bool((np.abs(bias) + 255 * products > most).any())
 
 
 def _stored_bias(bias: Value, scale: NDArray[np.float32], factor: float) -> NDArray[np.int64]:

@@ -103,8 +103,12 @@ def is_kept(node: ir.Node, units: Units, keep: Sequence[re.Pattern[str]]) -> boo
 def _reason_to_keep(node: ir.Node) -> str:
     for value in node.inputs:
         data = constant(value)
-        if data is not None and data.dtype.kind == "f" and data.size and np.min(data) <= -policy.MASK_MAGNITUDE.value:
+        if data is None or data.dtype.kind != "f" or not data.size:
+            continue
+        if np.min(data) <= -policy.MASK_MAGNITUDE.value:
             return "adds an attention mask, which no 8-bit grid can hold beside the scores"
+        if node.op_type == "Pad" and np.max(data) >= policy.MASK_MAGNITUDE.value:
+            return "puts a number beside its data that no 8-bit grid can hold with it"
     if node.op_type == "MatMul" and is_constant(node.inputs[0]):
         return "its left operand is a constant"
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0

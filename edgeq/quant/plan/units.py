@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgeq import graph as graphs
 from edgeq import policy
-from edgeq.graph import attribute, consumers, is_constant, only_reader
+from edgeq.graph import attribute, constant, consumers, is_constant, only_reader
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE, RECURRENT, WEIGHTED, weight_inputs
 from edgeq.ops import data_inputs as data_inputs_of
 from edgeq.targets import Target
@@ -141,7 +141,11 @@ def _multiplies(node: ir.Node, index: int) -> bool:
 
 def data_indices(node: ir.Node) -> tuple[int, ...]:
     """The inputs that carry data; the others are sizes, axes and limits."""
-    return data_inputs_of(node.op_type, len(node.inputs))
+    indices = data_inputs_of(node.op_type, len(node.inputs))
+    if node.op_type != "Pad" or len(node.inputs) < 3:
+        return indices
+    value = constant(node.inputs[2])  # what is put beside the data must lie on its grid too; 0 lies on every grid
+    return indices if value is None or not value.any() else (*indices, 2)
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:

@@ -52,6 +52,8 @@ def plan_weights(units: Units, layers: Sequence[ir.Node], wanted: QuantType, giv
             half += names
         elif bits < 16:
             granularity = wanted.granularity if bits == wanted.bits else PerChannel()
+            if bits == 8 and node in integer and len(shape(weights_of(node)[0])) > 2 and node.op_type == "MatMul":
+                granularity = PerTensor()  # of a stack of matrices: all that every engine's integer kernel takes
             kind = QuantType(bits, granularity=_granularity(node, granularity))
             bias = _bias_of(node, units)
             tables = table_channels if bits == 4 and _has_tables(node, kind) else 0
