@@ -183,7 +183,10 @@ class _Lowering:
                 return
             except NeedsFloat as error:
                 reason = str(error)
-        self._run(node, inputs, integer=False)
+        try:
+            self._run(node, inputs, integer=False)
+        except NeedsFloat as error:  # from a handler that has no float form either
+            raise CannotLower(str(error)) from None
         if self.quantized and _computes(node, inputs):
             self.islands.append(NodeNote.of(node, reason))
 
