@@ -38,7 +38,8 @@ def convert(
     postprocess: After | None = None, labels: str | Path | Sequence[str] = (), layout: str = "keep", eval: Any = None,
     metric: Any = None, max_drop: float | str | None = None, min_metric: float | None = None,
     max_bytes: int | str | None = None, keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
-    strict: bool = False, verify: bool = True, force: bool = False, dry_run: bool = False,
+    product: str = "", version: str = "", strict: bool = False, trust: bool = False,
+    verify: bool = True, force: bool = False, dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Bundle | list[Bundle]:
     """Convert a model into a verified bundle; `edgeq convert`.
@@ -82,6 +83,9 @@ def convert(
         keep_qdq: save the quantized ONNX graph to this file.
         min_os: Core ML: the oldest iOS, 16 to 18.
         compute: Core ML: where the model should run: "ane", "gpu", "cpu" or "all".
+        product, version: of the bundle, for updates: a device refuses another product and an older version ("1.4.2");
+            a bundle without a product is one of the model's name.
+        trust: read the pickles in a .pt2 file, which can run any code.
         strict: refuse a model of which a target runs more in float than is planned.
         verify: run the result, and compare it with the float model.
         force: replace an existing bundle.
@@ -109,7 +113,7 @@ def convert(
 
 
 def inspect(source: Source | Bundle, *, inputs: Inputs | None = None, compute: Literal["ane"] | None = None,
-            example_inputs: Any = None) -> dict[str, Any]:
+            example_inputs: Any = None, trust: bool = False) -> dict[str, Any]:
     """What a model or a bundle holds; `edgeq inspect`.
 
         found = edgeq.inspect("model.onnx")
@@ -119,7 +123,7 @@ def inspect(source: Source | Bundle, *, inputs: Inputs | None = None, compute: L
         source: a model as of `convert`, or a bundle.
         inputs: input name -> shape, where dimensions are free.
         compute: "ane": of a Core ML bundle, what may keep it from the Neural Engine.
-        example_inputs: of a torch module.
+        example_inputs: of a torch module. trust: as of `convert`.
 
     Returns:
         What `edgeq inspect --json` prints. Of a model: ops, sizes, memory, and for each target what it cannot run and
@@ -135,13 +139,14 @@ def inspect(source: Source | Bundle, *, inputs: Inputs | None = None, compute: L
     if compute is not None:
         words.one_of("--compute", compute, ["ane"])
     source = source.path if isinstance(source, Bundle) else source
-    return describe(source, words.shapes(inputs), neural_engine=compute is not None, example_inputs=example_inputs)
+    return describe(source, words.shapes(inputs), neural_engine=compute is not None, example_inputs=example_inputs,
+                    trust=words.switch("--trust", trust))
 
 
 def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8, weights: str = "per-channel",
             target: str | Sequence[str] | None = None, inputs: Inputs | None = None, preprocess: Before | None = None,
             eval: Any = None, metric: Any = None, top: int = 20, example_inputs: Any = None,
-            progress: Progress | None = None) -> dict[str, Any]:
+            trust: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Which layers hurt most when they alone are quantized, the worst first; `edgeq analyze`.
 
         worst = edgeq.analyze("model.onnx", calibration="samples.npz")["layers"][0]
@@ -152,7 +157,7 @@ def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8
         bits, weights: of the weights, as of `convert`; 4 or 8 bits.
         target: whose rules; one, several that share a plan, or all that do.
         eval, metric: score the `top` worst layers by this too.
-        model, inputs, preprocess, example_inputs, progress: as of `convert`.
+        model, inputs, preprocess, example_inputs, trust, progress: as of `convert`.
 
     Returns:
         What `edgeq analyze --json` prints.
@@ -168,18 +173,19 @@ def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8
 
     options = Options(calibration=calibration, samples=samples, bits=words.one_of("--bits", bits, (4, 8)),
                       weights=weights, inputs=inputs, preprocess=preprocess, eval=eval, metric=metric,
-                      example_inputs=example_inputs, progress=progress or silent)
+                      example_inputs=example_inputs, trust=words.switch("--trust", trust), progress=progress or silent)
     together = [known.target.name for known in backends() if not known.target.symmetric]
     return analyze_layers(model, target or together, options, words.count("--top", top) or 0)
 
 
-def estimate(model: Source, *, inputs: Inputs | None = None, example_inputs: Any = None) -> dict[str, Any]:
+def estimate(model: Source, *, inputs: Inputs | None = None, example_inputs: Any = None, trust: bool = False,
+             ) -> dict[str, Any]:
     """How large a model would be at 32, 16, 8 and 4 bits, before any work; `edgeq estimate`.
 
         {row["bits"]: row["disk_bytes"] for row in edgeq.estimate("model.onnx")["bits"]}
 
     Args:
-        model, inputs, example_inputs: as of `convert`.
+        model, inputs, example_inputs, trust: as of `convert`.
 
     Returns:
         What `edgeq estimate --json` prints: bytes on disk and in memory.
@@ -190,7 +196,8 @@ def estimate(model: Source, *, inputs: Inputs | None = None, example_inputs: Any
     from edgeq.conversion import words
     from edgeq.conversion.estimate import estimate_sizes
 
-    return estimate_sizes(model, words.shapes(inputs), example_inputs=example_inputs)
+    return estimate_sizes(model, words.shapes(inputs), example_inputs=example_inputs,
+                          trust=words.switch("--trust", trust))
 
 
 def verify(bundle: Folder, *, reference: Source | None = None, data: Any = None, samples: int | None = None,

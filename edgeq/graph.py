@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
-from edgeq.external_weights import derived
+from edgeq.external_weights import DiskTensor, derived
 from edgeq.scheme import QuantParams
 
 OPSET: Final = 21
@@ -35,6 +35,15 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
+
+
+def is_finite(value: ir.Value) -> bool:
+    """Whether a constant holds numbers and no infinity among them. One that stays on disk is taken for such."""
+    tensor = value.const_value
+    if tensor is None or isinstance(tensor, DiskTensor | ir.LazyTensor):
+        return True
+    data = tensor.numpy()
+    return bool(data.size and np.isfinite(data.min()) and np.isfinite(data.max()))
 
 
 def shape(value: ir.Value) -> tuple[int, ...]:

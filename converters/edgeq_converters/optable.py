@@ -95,6 +95,10 @@ def _schema_defaults(op_type: str, domain: str, version: int) -> dict[str, Any]:
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in defaults.items()}
 
 
+# Raised where inputs contradict each other in what ONNX does not look at, such as the shape of an LSTM's weights.
+_MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 def lower_all(nodes: Iterable[ir.Node], lower_one: Callable[[ir.Node], None], target: str) -> None:
     """Lower every node; report all failures together.
 
@@ -102,7 +106,7 @@ def lower_all(nodes: Iterable[ir.Node], lower_one: Callable[[ir.Node], None], ta
     behind it; those that fail only because an input is missing ask `OpTable.handler` and then raise `Unreached`,
     which is not reported.
     """
-    problems = []
+    problems, cause = [], None
     for node in nodes:
         try:
             lower_one(node)
@@ -110,8 +114,12 @@ def lower_all(nodes: Iterable[ir.Node], lower_one: Callable[[ir.Node], None], ta
             continue
         except CannotLower as error:
             problems.append(Problem(label(node), node.op_type, error.reason, error.remedy))
+        except _MISFITS as error:
+            problems.append(Problem(label(node), node.op_type, f"its inputs do not fit together, or edgeq has an error "
+                                    f"here ({type(error).__name__}: {error})", "--debug shows where"))
+            cause = error
     if problems:
-        raise UnsupportedModel(target, problems)
+        raise UnsupportedModel(target, problems) from cause
 
 
 class Unreached(Exception):

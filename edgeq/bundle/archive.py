@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
+from edgeq.bundle.drafts import locked_draft, sweep, target_of
 from edgeq.bundle.folder import new_bundle
 from edgeq.errors import BundleError, MissingExtra, UsageError
 from edgeq_runtime.archive import CHECKSUM_NAME, MAX_BYTES, SIGNATURE_NAME, checksum, extract
@@ -91,16 +92,16 @@ def _tar(file: IO[bytes]) -> Iterator[Add]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears when the block ends well."""
-    draft = path.parent / f".{path.name}.{os.getpid()}"
+    path = target_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            yield file
-        draft.replace(path)
+        sweep(path)
+        with locked_draft(path, folder=False) as draft:
+            with draft.open("wb") as file:
+                yield file
+            draft.replace(path)
     except OSError as error:
         raise BundleError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 # Keys

@@ -1,13 +1,14 @@
 """A bundle on disk: written as a whole or not at all."""
 from __future__ import annotations
 
-import glob
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import edgeq_runtime
+from edgeq.bundle.drafts import DRAFT, OLD, held, locked_draft, sweep, target_of
 from edgeq.errors import BundleError, InputError
 from edgeq_runtime.installation import sync, sync_folder
 from edgeq_runtime.manifest import FILE_NAME, FileEntry, Manifest
@@ -104,20 +106,16 @@ def new_bundle(path: Path, *, force: bool) -> Iterator[Path]:
         BundleError: `path` exists and not `force`, is no bundle, or cannot be written.
     """
     check_free(path, force=force)
+    path = target_of(path)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _tidy_up(path)
-        draft = path.parent / f".{path.name}.{os.getpid()}"
-        draft.mkdir()
-    try:
-        with _writing(path):
-            yield draft
-            sync_folder(draft)
-            check_free(path, force=force)  # somebody else may have been faster
-            _swap(draft, path)
-            sync(path.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        sweep(path)
+    with _writing(path), locked_draft(path, folder=True) as draft:
+        yield draft
+        sync_folder(draft)
+        check_free(path, force=force)  # somebody else may have been faster
+        _swap(draft, path)
+        sync(path.parent)
 
 
 def check_free(path: Path, *, force: bool) -> None:
@@ -139,6 +137,7 @@ def check_free(path: Path, *, force: bool) -> None:
             raise BundleError(f"{path} exists; replace it with --force, or {_REMEDY}")
 
 
+_NO_ROOM: Final = 1 << 16  # bytes that a file system may keep for itself
 _REMEDY: Final = "choose another output with -o"
 
 
@@ -148,7 +147,14 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOSPC and _temporary_is_full():
+            raise BundleError(f"cannot write {path}: no space left in the temporary folder "
+                              f"{tempfile.gettempdir()}; make room there, or choose another with TMPDIR") from error
         raise BundleError(f"cannot write {path}: {_reason(error)}; make room or {_REMEDY}") from error
+
+
+def _temporary_is_full() -> bool:
+    return shutil.disk_usage(tempfile.gettempdir()).free < _NO_ROOM
 
 
 def _reason(error: OSError) -> str:
@@ -158,26 +164,6 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _tidy_up(path: Path) -> None:
-    """What killed conversions left: drafts, and an old bundle that was moved aside before anything took its place."""
-    for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.*")):
-        kind, _, process = left.name.removeprefix(f".{path.name}.").rpartition(".")
-        if kind in ("", "old") and process.isdigit() and not _is_at_work(int(process)):
-            if kind == "old" and not path.exists():
-                left.rename(path)
-            else:
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_at_work(process: int) -> bool:
-    """Whether another conversion may still be writing; a draft of our own number is an old one's: we have none yet."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to somebody else, or this system cannot tell: leave it
-        return True
-    return process != os.getpid()
 
 
 def _swap(draft: Path, path: Path) -> None:
@@ -185,13 +171,14 @@ def _swap(draft: Path, path: Path) -> None:
     if not path.exists():
         draft.rename(path)
     elif not _exchange(draft, path):
-        old = path.parent / f".{path.name}.old.{os.getpid()}"
-        path.rename(old)
-        try:
-            draft.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
+        old = path.parent / draft.name.replace(DRAFT, OLD)
+        with held(path):  # or a conversion that sweeps would move it back
+            path.rename(old)
+            try:
+                draft.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
         shutil.rmtree(old, ignore_errors=True)
 
 

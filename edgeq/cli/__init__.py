@@ -1,31 +1,48 @@
 """The command line: parse, call one function, print. stdout is the result, stderr is the progress.
 
-Exit codes: 0 good; 1 cannot convert or bad input; 2 usage; 3 converted, but below what was asked.
+Exit codes: 0 good; 1 cannot convert or bad input; 2 usage; 3 converted, but below what was asked; 130 and 143 ended by
+SIGINT and SIGTERM.
 """
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Any
 
 import click
 
 from edgeq.cli import archives, boards, bundles, conversion, models
-from edgeq.cli.shared import BAD_INPUT, BELOW_WHAT_WAS_ASKED, USAGE
+from edgeq.cli.shared import BAD_INPUT, BELOW_WHAT_WAS_ASKED, INTERRUPTED, TERMINATED, USAGE, say
 
 
 class _Group(click.Group):
     """Turns every error into one clean message and an exit code; `--debug` lets the traceback through."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _terminated)
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            from edgeq_runtime.errors import printable
+
+            vars(error)["message"] = printable(error.message)
             raise
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("error: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
         except Exception as error:
             if ctx.meta.get("debug"):
                 raise
             message, code = _explained(error)
-            click.echo(f"error: {message}", err=True)
+            say(f"error: {message}", err=True)
             ctx.exit(code)
+
+
+def _terminated(number: int, frame: object) -> None:
+    """An exception instead of the end of the process, so that drafts and temporary folders go."""
+    sys.exit(TERMINATED)
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from edgeq.cli.shared import common, print_result
+from edgeq.cli.shared import common, print_result, say
 
 _PATH = click.Path(path_type=Path)
 _force = click.option("--force", is_flag=True, help="Replace what is there.")
@@ -26,7 +26,7 @@ def pack(bundle: Path, key: Path | None, output: Path | None, force: bool, as_js
 
     path = write(bundle, output, key=key, force=force)
     print_result({"path": str(path), "bytes": path.stat().st_size, "signed": key is not None}, as_json,
-                 lambda: click.echo(path))
+                 lambda: say(path))
 
 
 @click.command()
@@ -40,7 +40,7 @@ def unpack(archive: Path, key: Path | None, output: Path | None, force: bool, as
     from edgeq.bundle.archive import unpack as read
 
     path = read(archive, output, key=key, force=force)
-    print_result({"path": str(path)}, as_json, lambda: click.echo(path))
+    print_result({"path": str(path)}, as_json, lambda: say(path))
 
 
 @click.command()
@@ -52,4 +52,4 @@ def keygen(name: Path, as_json: bool) -> None:
 
     private, public = new_key(name)
     print_result({"private": str(private), "public": str(public)}, as_json,
-                 lambda: click.echo(f"{private}\n{public}"))
+                 lambda: say(f"{private}\n{public}"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeq.cli.shared import BAD_INPUT, board_option, common, job_options, job_words, print_result
+from edgeq.cli.shared import BAD_INPUT, board_option, common, job_options, job_words, print_result, say
 
 
 @click.group()
@@ -30,7 +30,7 @@ def add(name: str, address: str, python: str, as_json: bool) -> None:
 
     added = add_board(name, address, python)
     print_result({"board": name, "address": address, "python": python}, as_json,
-                 lambda: click.echo(f"added {added.name}: edgeq board info {added.name}"))
+                 lambda: say(f"added {added.name}: edgeq board info {added.name}"))
 
 
 @board.command("list")
@@ -52,7 +52,7 @@ def remove(name: str, as_json: bool) -> None:
     from edgeq.boards.registry import remove_board
 
     remove_board(name)
-    print_result({"removed": name}, as_json, lambda: click.echo(f"removed {name}"))
+    print_result({"removed": name}, as_json, lambda: say(f"removed {name}"))
 
 
 @board.command()
@@ -77,7 +77,7 @@ def clean(name: str, as_json: bool) -> None:
     from edgeq.boards.registry import find_board
 
     folder = clean_board(find_board(name))
-    print_result({"board": name, "removed": folder}, as_json, lambda: click.echo(f"{name}: removed {folder}"))
+    print_result({"board": name, "removed": folder}, as_json, lambda: say(f"{name}: removed {folder}"))
 
 
 @board.command()

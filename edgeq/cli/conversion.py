@@ -17,6 +17,7 @@ from edgeq.cli.shared import (
     input_option,
     print_result,
     progress_bar,
+    trust_option,
 )
 
 
@@ -59,9 +60,14 @@ from edgeq.cli.shared import (
 @click.option("--min-os", type=click.IntRange(16, 18), default=18, show_default=True, help="Core ML: the oldest iOS.")
 @click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True,
               help="Core ML: where the model should run.")
+@click.option("--product", default="", metavar="NAME",
+              help="For updates: a device refuses those of another product. The model's name by default.")
+@click.option("--version", default="", metavar="1.4.2",
+              help="For updates: a device refuses older ones.")
 @click.option("--keep-qdq", type=click.Path(dir_okay=False, path_type=Path), help="Save the quantized ONNX graph here.")
 @click.option("--strict", is_flag=True,
               help="Write nothing, and exit with 3, when a target runs more in float than is planned.")
+@trust_option
 @click.option("--no-verify", is_flag=True, help="Do not run the result.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--dry-run", is_flag=True, help="Do everything, write nothing.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edgeq.backend import target_names
-from edgeq.cli.shared import Registered, common, input_option, print_result, progress_bar
+from edgeq.cli.shared import Registered, common, input_option, print_result, progress_bar, trust_option
 
 if TYPE_CHECKING:
     from edgeq.dimensions import Shape
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 @input_option
 @click.option("--compute", type=click.Choice(["ane"]),
               help="Of a Core ML bundle: what may keep it from the Neural Engine, with sources.")
+@trust_option
 @common
-def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | None, as_json: bool) -> None:
+def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | None, trust: bool, as_json: bool) -> None:
     """Show what a model or a bundle holds.
 
     Of a model: ops, sizes, memory, and what stays float on each target and why.
@@ -26,7 +27,7 @@ def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | Non
     import edgeq
     from edgeq.report.text import description
 
-    found = edgeq.inspect(source, inputs=inputs, compute=compute)
+    found = edgeq.inspect(source, inputs=inputs, compute=compute, trust=trust)
     print_result(found, as_json, lambda: description(found))
 
 
@@ -44,6 +45,7 @@ def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | Non
 @click.option("--eval", metavar="DATA", help="Labelled data for --metric, or a module:function that scores.")
 @click.option("--metric", metavar="NAME", help="Score the worst layers by this too; see `edgeq convert`.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many layers to show.")
+@trust_option
 @common
 def analyze(model: str, targets: tuple[str, ...], bits: str, top: int, as_json: bool, **words: Any) -> None:
     """Rank the layers by the damage that each causes when it alone is quantized."""
@@ -58,8 +60,9 @@ def analyze(model: str, targets: tuple[str, ...], bits: str, top: int, as_json: 
 @click.command()
 @click.argument("model")
 @input_option
+@trust_option
 @common
-def estimate(model: str, inputs: dict[str, Shape], as_json: bool) -> None:
+def estimate(model: str, inputs: dict[str, Shape], trust: bool, as_json: bool) -> None:
     """Tell how large a model would be.
 
     Bytes on disk and in memory at 32, 16, 8 and 4 bits, before any work.
@@ -67,7 +70,7 @@ def estimate(model: str, inputs: dict[str, Shape], as_json: bool) -> None:
     import edgeq
     from edgeq.report.text import estimate_table
 
-    found = edgeq.estimate(model, inputs=inputs)
+    found = edgeq.estimate(model, inputs=inputs, trust=trust)
     print_result(found, as_json, lambda: estimate_table(found))
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgeq.dimensions import Shape
     from edgeq.progress import Progress
 
-BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED = 1, 2, 3
+BAD_INPUT, USAGE, BELOW_WHAT_WAS_ASKED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -51,6 +51,10 @@ def input_option(function: F) -> F:
                         "range), image:1x3x224/320x224/320 (enumerated), audio:1xT (any size). Repeatable.")(function)
 
 
+def trust_option(function: F) -> F:
+    return click.option("--trust", is_flag=True, help="Read pickles in a .pt2 file, which can run any code.")(function)
+
+
 def board_option(*, required: bool) -> Callable[[F], F]:
     """Which boards."""
     return click.option("--board", "boards", multiple=True, required=required, metavar="NAME|ADDRESS",
@@ -82,6 +86,13 @@ def common(function: F) -> F:
     function = click.option("--debug", is_flag=True, expose_value=False, callback=_keep_debug,
                             help="Show the traceback of an error.")(function)
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """A line that holds names or paths, which could hold anything."""
+    from edgeq_runtime.errors import printable
+
+    click.echo(printable(str(text)), err=err)
 
 
 def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:

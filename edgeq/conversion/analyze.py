@@ -36,7 +36,8 @@ def analyze_layers(model: Any, targets: Target, options: Options, scored: int = 
     if options.calibration is None:
         raise UsageError("the damage is measured on real samples: add --calibration DATA")
     request = read_request(targets, replace(options, method=METHOD, calibrator=CALIBRATOR))
-    network = load_model(model, inputs=request.inputs, example_inputs=request.example_inputs, open_sizes=True)
+    network = load_model(model, inputs=request.inputs, example_inputs=request.example_inputs, open_sizes=True,
+                         trust=options.trust)
     if is_quantized(network):
         raise UsageError("the model is quantized already; give its float original")
     canonicalize(network)

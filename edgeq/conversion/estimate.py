@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 ACTIVATION_BYTES: Final[Mapping[int, int]] = {32: 4, 16: 2, 8: 1, 4: 1}
 
 
-def estimate_sizes(source: Any, inputs: Mapping[str, Shape], *, example_inputs: Any = None) -> dict[str, Any]:
+def estimate_sizes(source: Any, inputs: Mapping[str, Shape], *, example_inputs: Any = None, trust: bool = False,
+                   ) -> dict[str, Any]:
     """Bytes of the weights, of the graph around them, and of the activations at their peak, at 32, 16, 8 and 4 bits.
 
     inputs: name -> shape, for free dimensions. What stays float in a quantized model counts as such among the weights;
@@ -32,7 +33,7 @@ def estimate_sizes(source: Any, inputs: Mapping[str, Shape], *, example_inputs: 
     from edgeq.quant.float16 import store_half
     from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 
-    model = load_model(source, inputs=inputs, example_inputs=example_inputs, open_sizes=True)
+    model = load_model(source, inputs=inputs, example_inputs=example_inputs, open_sizes=True, trust=trust)
     canonicalize(model)
     if any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in model.graph):
         raise UsageError(f"{said_path(source)} is quantized already; `edgeq inspect` tells its size")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def describe(source: Any, inputs: Mapping[str, Shape], *, neural_engine: bool = False, example_inputs: Any = None,
+             trust: bool = False,
              ) -> dict[str, Any]:
     """A folder is described as a bundle, anything else as a model. inputs: name -> shape, for free dimensions.
 
@@ -38,7 +39,7 @@ def describe(source: Any, inputs: Mapping[str, Shape], *, neural_engine: bool = 
     from edgeq.frontends import load_model
     from edgeq.passes import canonicalize
 
-    model = load_model(source, inputs=inputs, example_inputs=example_inputs, open_sizes=True)
+    model = load_model(source, inputs=inputs, example_inputs=example_inputs, open_sizes=True, trust=trust)
     canonicalize(model)
     return _model(said_path(source), model)
 

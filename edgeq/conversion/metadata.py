@@ -72,7 +72,7 @@ class Metadata:
             preprocessing=self.preprocessing,
             postprocessing=None if postprocess is None else postprocess.to_dict(), labels=self.request.labels,
             quantization=self.quantization, calibration=self.calibration, source_sha256=self.source_sha256,
-            edgeq_version=__version__)
+            edgeq_version=__version__, product=self.request.options.product, version=self.request.options.version)
         return manifest if self.request.device is None else self.request.device.fitted(manifest)
 
     def report(self, target: str, artifact: Artifact, verification: Verification | None,

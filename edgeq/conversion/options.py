@@ -48,7 +48,10 @@ class Options:
     keep_qdq: str | Path | None = None
     min_os: int = 18
     compute: str = "ane"
+    product: str = ""
+    version: str = ""
     strict: bool = False
+    trust: bool = False
     verify: bool = True
     force: bool = False
     dry_run: bool = False
@@ -82,7 +85,10 @@ class Words(TypedDict, total=False):
     keep_qdq: str | Path | None
     min_os: int
     compute: str
+    product: str
+    version: str
     strict: bool
+    trust: bool
     verify: bool
     force: bool
     dry_run: bool

@@ -68,7 +68,7 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
     """Write one bundle to each path. paths: by the name of the target."""
     network, source = load_source(model, inputs=request.inputs, example_inputs=request.example_inputs,
                                   open_sizes=all(target.open_sizes for target in request.targets),
-                                  exact=request.weights == "float32")
+                                  exact=request.weights == "float32", trust=request.options.trust)
     check_meaning(network, request)
     canonicalize(network)
     transposed = channels_first_names(network.graph) if request.channels_last else []

@@ -155,7 +155,9 @@ def _plain(options: Options) -> Options:
         weights=words.text("--weights", options.weights), method=words.text("--method", options.method),
         samples=words.count("--samples", options.samples), min_metric=words.number("--min-metric", options.min_metric),
         min_os=words.number_between("--min-os", options.min_os, OLDEST_OS, NEWEST_OS),
-        strict=words.switch("--strict", options.strict), verify=words.switch("--verify", options.verify),
+        product=words.text("--product", options.product), version=words.version("--version", options.version),
+        strict=words.switch("--strict", options.strict), trust=words.switch("--trust", options.trust),
+        verify=words.switch("--verify", options.verify),
         force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
 
 

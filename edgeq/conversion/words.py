@@ -15,6 +15,7 @@ from edgeq.backend import target_names
 from edgeq.dimensions import GRAMMAR, Shape, parse_dimension, read_shape
 from edgeq.errors import BundleError, UsageError
 from edgeq_runtime.dimensions import Choice, Dimension, Range
+from edgeq_runtime.manifest import VERSION
 
 if TYPE_CHECKING:
     from edgeq_runtime.postprocess import Classify, Detect
@@ -51,6 +52,13 @@ def number(flag: str, value: Any) -> float | None:
     if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
         raise UsageError(f"{flag} {_said(value)}: give a number")
     return value  # type: ignore[no-any-return]
+
+
+def version(flag: str, value: Any) -> str:
+    """Numbers with dots, or nothing."""
+    if type(value) is not str or (value and not VERSION.fullmatch(value)):
+        raise UsageError(f"{flag} {_said(value)}: give numbers with dots, such as 1.4.2")
+    return value
 
 
 def switch(flag: str, value: Any) -> bool:

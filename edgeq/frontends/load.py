@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from edgeq.dimensions import Shape
 from edgeq.errors import ModelError, UsageError
-from edgeq.frontends.check import check_model
-from edgeq.frontends.onnx import from_proto, read_onnx
+from edgeq.frontends.network import check_model, check_values
+from edgeq.frontends.onnx import from_ir, from_proto, read_onnx
 from edgeq.frontends.qoperator import qoperator_to_qdq
 from edgeq.frontends.reference import Reference, onnx_reference, torch_reference
 from edgeq.frontends.types import long_indices
@@ -31,13 +31,15 @@ Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram
 
 
 def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inputs: Any = None,
-               open_sizes: bool = False, exact: bool = False) -> ir.Model:
+               open_sizes: bool = False, exact: bool = False, trust: bool = False) -> ir.Model:
     """Read a network; see `load_source`."""
-    return load_source(source, inputs=inputs, example_inputs=example_inputs, open_sizes=open_sizes, exact=exact)[0]
+    return load_source(source, inputs=inputs, example_inputs=example_inputs, open_sizes=open_sizes, exact=exact,
+                       trust=trust)[0]
 
 
 def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inputs: Any = None,
-                open_sizes: bool = False, exact: bool = False) -> tuple[ir.Model, Reference | None]:
+                open_sizes: bool = False, exact: bool = False, trust: bool = False,
+                ) -> tuple[ir.Model, Reference | None]:
     """Read a network -> it, and the source as an engine computes that has seen no rewrite of ours (None where its
     weights are too large for that).
 
@@ -49,6 +51,7 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inp
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
         What is given as a range or choice stays free.
     open_sizes: sizes that depend on the data (of NonZero, NonMaxSuppression, a computed Slice) may stay open.
+    trust: read pickles in a .pt2 file, which can run any code.
     exact: bfloat16 is rounded inside an Attention too; it costs time, and below 32 bits nothing is left of it.
 
     Raises:
@@ -56,7 +59,7 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inp
         UnsupportedModel: nodes that opset 21 cannot express; lists all of them.
         MissingExtra: a torch source without torch. UsageError: example inputs for what needs none.
     """
-    model, reference = _read(source, example_inputs)
+    model, reference = _read(source, example_inputs, trust)
     to_opset(model, OPSET, exact=exact)
     model.ir_version = IR_VERSION
     qoperator_to_qdq(model)
@@ -64,6 +67,7 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inp
     check_model(model)
     _check_interface(model.graph)
     fix_shapes(model, inputs, open_sizes=open_sizes)
+    check_values(model)
     return model, reference(model)
 
 
@@ -87,7 +91,8 @@ def _check_interface(graph: ir.Graph) -> None:
                                  "in the application")
 
 
-def _read(source: Source, example_inputs: Any) -> tuple[ir.Model, Callable[[ir.Model], Reference | None]]:
+def _read(source: Source, example_inputs: Any, trust: bool,
+          ) -> tuple[ir.Model, Callable[[ir.Model], Reference | None]]:
     """-> the network as it came, and what makes its reference of the network that it becomes."""
     if is_torch_module(source):
         from edgeq.frontends.torch import from_module
@@ -95,7 +100,7 @@ def _read(source: Source, example_inputs: Any) -> tuple[ir.Model, Callable[[ir.M
     if example_inputs is not None:
         raise UsageError("example inputs are for a torch module, which is exported with them; leave them out")
     if isinstance(source, ir.Model):
-        return _with_onnx_reference(source.clone(), source)
+        return _with_onnx_reference(from_ir(source), source)
     if isinstance(source, onnx.ModelProto):
         return _with_onnx_reference(from_proto(source, "the given ModelProto"), source)
     if not isinstance(source, str | Path):
@@ -106,7 +111,7 @@ def _read(source: Source, example_inputs: Any) -> tuple[ir.Model, Callable[[ir.M
         return _with_onnx_reference(read_onnx(path), path)
     if path.suffix == ".pt2":
         from edgeq.frontends.torch import read_pt2
-        return _with_torch_reference(*read_pt2(path))
+        return _with_torch_reference(*read_pt2(path, trust=trust))
     if ":" in str(source) and not path.exists():
         from edgeq.frontends.torch import from_function
         return _with_torch_reference(*from_function(str(source)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import MissingExtra, ModelError, UsageError
+from edgeq.frontends.pt2 import copy_without_pickles
 from edgeq.graph import OPSET
 from edgeq.quiet import quiet
 
@@ -23,22 +25,33 @@ if TYPE_CHECKING:
 _LOGGERS: Final = ("torch.onnx", "torch.export")
 
 
-def read_pt2(path: Path) -> tuple[ir.Model, ExportedProgram]:
+def read_pt2(path: Path, *, trust: bool = False) -> tuple[ir.Model, ExportedProgram]:
     """Read a .pt2 file, as torch.export.save writes it -> its network, and what torch computes it with.
 
+    trust: let torch read pickles in it, which can run any code.
+
     Raises:
-        ModelError: the file is missing, damaged, or holds operators that torch cannot export to ONNX.
+        ModelError: the file is missing, damaged, holds pickles that are not trusted, or operators that torch cannot
+            export to ONNX.
         MissingExtra: torch is not installed.
     """
     torch = _torch()
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
+    if trust:
+        return from_exported(_loaded(torch, path, path))
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+        copy = Path(folder) / path.name
+        copy_without_pickles(path, copy)
+        return from_exported(_loaded(torch, copy, path))
+
+
+def _loaded(torch: Any, file: Path, path: Path) -> Any:
     try:
         with quiet(*_LOGGERS):
-            program = torch.export.load(str(path))
+            return torch.export.load(str(file))
     except Exception as error:  # zipfile, pickle and torch each raise their own
         raise ModelError(f"{path} is not a torch.export file: {_first_line(error)}") from error
-    return from_exported(program)
 
 
 def from_function(source: str) -> tuple[ir.Model, ExportedProgram]:

@@ -107,6 +107,11 @@ def loop_count(node: ir.Node) -> int | None:
         return None
     if start is not None and not start.all():
         return 0
+    return max(int(count.reshape(())), 0) if is_endless(node) else None
+
+
+def is_endless(node: ir.Node) -> bool:
+    """Whether the condition that the body of a Loop computes never ends it, so that the number of trips alone does."""
     body = node.attributes["body"].as_graph()
     again = body.outputs[0]
     producer = again.producer()
@@ -114,9 +119,7 @@ def loop_count(node: ir.Node) -> int | None:
         again = producer.inputs[0]
         producer = again.producer()
     goes_on = constant(again)
-    if again is not body.inputs[1] and (goes_on is None or not goes_on.all()):
-        return None
-    return max(int(count.reshape(())), 0)
+    return again is body.inputs[1] or (goes_on is not None and bool(goes_on.all()))
 
 
 def unroll_loops(model: ir.Model) -> int:

@@ -133,6 +133,8 @@ def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int |
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
+    if not specs:
+        raise CalibrationError("the model has no inputs, so that samples say nothing of it: leave the calibration out")
     if not isinstance(source, str | Path):
         return _from_memory(source, specs, limit)
     path = Path(source)

@@ -2,18 +2,28 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
+
+from edgeq_runtime.errors import printable
 
 PIPE_WIDTH: Final = 160  # a table that nobody's screen limits
 
 
+class _Printable(Console):
+    """Names come from files: what in them would steer a terminal is printed as numbers."""
+
+    def render_str(self, text: str, **words: Any) -> Text:
+        return super().render_str(printable(text), **words)
+
+
 def console() -> Console:
     """stdout. Node names hold brackets, which are no markup."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, highlight=False)
+    return _Printable(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, highlight=False)
 
 
 def table(*columns: str, title: str = "") -> Table:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq import policy
+from edgeq.quiet import quiet
 from edgeq.verification.layers import Layer
+from edgeq_runtime.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +119,7 @@ def _weights(axes: Axes, found: Weights | None, number: int) -> None:
     axes.stairs(*np.histogram(found.stored, bins, density=True), color=DOUBTFUL, linewidth=1.3, baseline=None,
                 label=f"{found.bits} bits")
     _ends(axes, low, high)
-    axes.set_title(f"{number}  weights {_short(found.name)}", loc="left", fontsize=9)
+    axes.set_title(f"{number}  weights {_short(found.name)}", loc="left", fontsize=9, parse_math=False)
     axes.set_xlabel(f"weight, in steps of its grid; {_percent(float(np.mean(found.stored == 0)))} become 0")
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=8)
@@ -136,7 +138,7 @@ def _activation(axes: Axes, layer: Layer, number: int) -> None:
                         f"of the steps used")
     else:
         axes.set_xlabel("value; on no grid")
-    axes.set_title(f"{number}  output {_short(layer.value)} ({layer.op})", loc="left", fontsize=9)
+    axes.set_title(f"{number}  output {_short(layer.value)} ({layer.op})", loc="left", fontsize=9, parse_math=False)
     axes.set_yticks([])
 
 
@@ -156,6 +158,7 @@ def _percent(share: float | None) -> str:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= 36 else f"...{name[-33:]}"
 
 
@@ -179,6 +182,7 @@ def _figure(width: float, height: float) -> Figure:
 def _svg(figure: Figure) -> str:
     """Without the XML prologue, whose document type would not stand inside HTML."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    with quiet():  # about signs of a name that its font does not have
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     return text[text.index("<svg"):]

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from .errors import EdgeqError, InputError
+from .errors import EdgeqError, InputError, printable
 from .session import Model, load
 
 TOP = 5
@@ -33,7 +33,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             code: int = options.command(model, options)
             return code
     except EdgeqError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
 
 
@@ -48,7 +48,7 @@ def _run(model: Model, options: argparse.Namespace) -> int:
     outputs = model.run(_read_inputs(model, options.input))
     for drift in model.drift():
         if drift.is_noteworthy:
-            print(f"note: {drift}", file=sys.stderr)
+            print(f"note: {printable(str(drift))}", file=sys.stderr)
     if options.output:
         np.savez(options.output, **outputs)
     if model.manifest.postprocessing is not None:
@@ -77,10 +77,12 @@ def _install(options: argparse.Namespace) -> None:
     from .installation import install
 
     found = install(options.archive, options.folder, key=options.key, self_test=not options.no_self_test,
-                    threads=options.threads)
+                    threads=options.threads, allow_downgrade=options.allow_downgrade)
     test = found.self_test and found.self_test.to_dict()
     words = f"self-test {found.self_test}" if found.changed and found.self_test else "not tested"
-    _show(options, {"path": str(found.path), "previous": found.previous, "changed": found.changed, "self_test": test},
+    words += "" if found.isolated else ", in this process: here no other can be started"
+    _show(options, {"path": str(found.path), "previous": found.previous, "changed": found.changed, "self_test": test,
+                    "isolated": found.isolated},
           f"{found.path} is in use: {words if found.changed else 'it was already'}")
 
 
@@ -127,7 +129,7 @@ def _line(found: Any) -> str:
 
 
 def _show(options: argparse.Namespace, data: Dict[str, Any], text: str) -> None:
-    print(json.dumps(data, indent=2) if options.json else text)
+    print(json.dumps(data, indent=2) if options.json else printable(text))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,6 +163,7 @@ def _update_parser() -> argparse.ArgumentParser:
         if name == "install":
             command.add_argument("archive", type=Path)
             command.add_argument("--key", type=Path, metavar="PUBLIC.pem", help="refuse what this key has not signed")
+            command.add_argument("--allow-downgrade", action="store_true", help="take an older version too")
             command.add_argument("--no-self-test", action="store_true", help="switch without running it")
             command.add_argument("--threads", type=int, metavar="N", help="for the self-test")
         command.add_argument("folder", type=Path)

@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import IO, Callable, Dict, Iterator, Mapping, Optional, Tuple, Union
 
 from .errors import BundleError
-from .integrity import inside
-from .manifest import FILE_NAME, FileEntry, Manifest
+from .integrity import check_name, inside
+from .manifest import FILE_NAME, MAX_FILES, FileEntry, Manifest
+from .manifest import MAX_BYTES as MANIFEST_BYTES
 
 CHECKSUM_NAME, SIGNATURE_NAME = "manifest.sha256", "manifest.sig"
 MAX_BYTES = 4 << 30     # what a device should take for a model, unless it is told otherwise
 MAX_RATIO = 200         # of unpacked to packed; weights compress 1.1 to 4 times, a file of zeros 1000 times
 RATIO_COUNTS = 1 << 24  # bytes; below, a bomb does no harm and a file of constants is no bomb
-_MANIFEST_BYTES = 1 << 24
+MAX_MEMBERS = MAX_FILES + 3
+_DIRECTORY_BYTES = 1 << 22  # of the members' names at the end of a .zip, which Python reads as a whole
 _CHUNK = 1 << 20
 
 
@@ -49,7 +51,7 @@ def extract(archive: Union[str, Path], folder: Path, *, key: Optional[Union[str,
             device, more bytes than allowed), or the disk is full. The folder's content is then the caller's to remove.
     """
     with _open(Path(archive)) as members:
-        text = _read(members, FILE_NAME, _MANIFEST_BYTES)
+        text = _read(members, FILE_NAME, MANIFEST_BYTES)
         if _read(members, CHECKSUM_NAME, _CHUNK) != checksum(text):
             raise BundleError(f"{FILE_NAME} was changed (it is not that of {CHECKSUM_NAME})")
         if key is not None:
@@ -80,6 +82,8 @@ def _sha256(data: bytes) -> str:
 def _open(archive: Path) -> Iterator[Mapping[str, Member]]:
     """The archive's files by name; what goes wrong while it is read becomes one line that names it."""
     try:
+        if archive.exists() and not archive.is_file() and not archive.is_dir():
+            raise BundleError("it is no file")  # a pipe would be waited for
         with open(archive, "rb") as file, _members(file) as members:
             yield members
     except BundleError as error:
@@ -95,11 +99,23 @@ def _members(file: IO[bytes]) -> Iterator[Mapping[str, Member]]:
     zipped = file.read(4) == b"PK\3\4"
     file.seek(0)
     if zipped:
+        _check_directory(file)
         with zipfile.ZipFile(file) as archive:
             yield _named(_zip_members(archive))
     else:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             yield _named(_tar_members(archive))
+
+
+def _check_directory(file: IO[bytes]) -> None:
+    """The size that the end record of a .zip gives: APPNOTE.TXT, 4.3.16."""
+    size = file.seek(0, 2)
+    file.seek(max(size - (1 << 16) - 22, 0))
+    tail = file.read()
+    end = tail.rfind(b"PK\5\6")
+    if end >= 0 and int.from_bytes(tail[end + 12:end + 16], "little") > _DIRECTORY_BYTES:
+        raise BundleError(f"it holds more than {MAX_MEMBERS} files")
+    file.seek(0)
 
 
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[Tuple[str, Member]]:
@@ -130,6 +146,8 @@ def _named(members: Iterator[Tuple[str, Member]]) -> Dict[str, Member]:
     for name, member in members:
         if name in found:
             raise BundleError(f"'{name}' is there twice")
+        if len(found) == MAX_MEMBERS:
+            raise BundleError(f"it holds more than {MAX_MEMBERS} files")
         found[name] = member
     return found
 
@@ -160,6 +178,7 @@ def _check_names(members: Mapping[str, Member], manifest: Manifest, folder: Path
     listed, ours = {file.path for file in manifest.files}, {FILE_NAME, CHECKSUM_NAME, SIGNATURE_NAME}
     for path in sorted({*listed, *members}):
         inside(folder, path)
+        check_name(path)
     if listed & ours:
         raise BundleError(f"the manifest lists {', '.join(sorted(listed & ours))} among its files")
     absent, foreign = sorted(listed - set(members)), sorted(set(members) - listed - ours)

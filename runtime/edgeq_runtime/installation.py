@@ -16,14 +16,14 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Iterator, Optional, Union
+from typing import IO, Iterator, Optional, Tuple, Union
 
 from .archive import MAX_BYTES, extract
 from .errors import BundleError
+from .isolated import tested
 from .manifest import FILE_NAME, Manifest
-from .pointer import CURRENT, VERSION, Versions, read_versions
+from .pointer import CURRENT, VERSION, Versions, find_versions
 from .selftest import SelfTestResult
-from .session import load
 
 DRAFT, LOCK = ".draft", ".lock"
 
@@ -31,24 +31,26 @@ DRAFT, LOCK = ".draft", ".lock"
 @dataclass(frozen=True)
 class Installed:
     """What an installation did. path: the bundle now in use. self_test: None where it was not asked for, or where the
-    archive was installed already (`changed` is False then)."""
+    archive was installed already (`changed` is False then). isolated: the self-test ran in a process of its own."""
 
     path: Path
     previous: Optional[str]
     changed: bool
     self_test: Optional[SelfTestResult]
+    isolated: bool = True
 
 
 def install(archive: Union[str, Path], folder: Union[str, Path], *, key: Optional[Union[str, Path]] = None,
-            self_test: bool = True, threads: Optional[int] = None, max_bytes: int = MAX_BYTES) -> Installed:
+            self_test: bool = True, threads: Optional[int] = None, max_bytes: int = MAX_BYTES,
+            allow_downgrade: bool = False) -> Installed:
     """Unpack an archive of `edgeq pack`, test it on this device, and make it the version that `load(folder)` opens.
 
     key: the public key (a PEM file) that must have signed it. self_test: False takes a version without running it.
-    threads: for the self-test. max_bytes: refuse what is larger unpacked.
+    threads: for the self-test. max_bytes: refuse what is larger unpacked. allow_downgrade: take an older version.
 
     Raises:
-        EdgeqError: the archive is damaged, unsafe or not signed by `key`; this device's engine cannot load it; or its
-            self-test fails. The version before is then untouched and in use.
+        EdgeqError: the archive is damaged, unsafe or not signed by `key`, of another product or an older version; this
+            device's engine cannot load it; or its self-test fails. The version before is then untouched and in use.
     """
     folder = Path(folder)
     with _locked(folder):
@@ -60,13 +62,14 @@ def install(archive: Union[str, Path], folder: Union[str, Path], *, key: Optiona
             manifest = extract(archive, draft, key=key, max_bytes=max_bytes)
             if before is not None and _is_installed(folder / before.current, manifest):
                 return Installed(folder / before.current, before.previous, False, None)
-            result = _test(draft, archive, threads) if self_test else None
+            _check_successor(folder, before, manifest, allow_downgrade)
+            result, isolated = _test(draft, archive, threads) if self_test else (None, True)
             sync_folder(draft)
             after = Versions(_next_name(folder), None if before is None else before.current)
             draft.rename(folder / after.current)
             sync(folder)
             _write(folder, after)
-            return Installed(folder / after.current, after.previous, True, result)
+            return Installed(folder / after.current, after.previous, True, result, isolated)
         finally:
             _sweep(folder)
 
@@ -79,7 +82,10 @@ def rollback(folder: Union[str, Path]) -> Path:
     """
     folder = Path(folder)
     with _locked(folder):
-        previous = read_versions(folder).previous
+        versions = find_versions(folder)
+        if versions is None:
+            raise BundleError(f"nothing is installed in {folder}")
+        previous = versions.previous
         if previous is None:
             raise BundleError(f"{folder} holds no version before the current one")
         Manifest.read(folder / previous, verify=True)
@@ -87,12 +93,38 @@ def rollback(folder: Union[str, Path]) -> Path:
         return folder / previous
 
 
-def _test(draft: Path, archive: Union[str, Path], threads: Optional[int]) -> SelfTestResult:
-    with load(draft, threads=threads) as model:
-        result = model.self_test()
+def _check_successor(folder: Path, before: Optional[Versions], new: Manifest, allow_downgrade: bool) -> None:
+    """Is this the same product, and no older? A version that is damaged has the one before it speak."""
+    for name in (before.current, before.previous) if before is not None else ():
+        try:
+            old = Manifest.read(folder / str(name))
+        except BundleError:
+            continue
+        if (new.product or new.name) != (old.product or old.name):
+            raise BundleError(f"it is '{new.product or new.name}', and {folder} holds '{old.product or old.name}'; "
+                              "install it into a folder of its own")
+        if _numbers(new.version) < _numbers(old.version) and not allow_downgrade:
+            raise BundleError(f"it is version {new.version or 'unknown'}, and {folder} holds {old.version}; an older "
+                              "one is taken with --allow-downgrade (allow_downgrade=True)")
+        return
+
+
+def _numbers(version: str) -> Tuple[int, ...]:
+    """1.4 and 1.4.0 are equal; no version is older than any."""
+    numbers = [int(number) for number in version.split(".")] if version else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return (int(bool(version)), *numbers)
+
+
+def _test(draft: Path, archive: Union[str, Path], threads: Optional[int]) -> Tuple[SelfTestResult, bool]:
+    try:
+        result, isolated = tested(draft, threads)
+    except BundleError as error:
+        raise BundleError(f"{archive}: {error}; the version before stays") from None
     if not result.ok:
         raise BundleError(f"{archive}: its self-test fails on this device, so the version before stays: {result}")
-    return result
+    return result, isolated
 
 
 def _is_installed(bundle: Path, manifest: Manifest) -> bool:
@@ -104,7 +136,7 @@ def _is_installed(bundle: Path, manifest: Manifest) -> bool:
 
 
 def _state(folder: Path) -> Optional[Versions]:
-    return read_versions(folder) if (folder / CURRENT).exists() else None
+    return find_versions(folder)
 
 
 def _write(folder: Path, versions: Versions) -> None:
@@ -169,7 +201,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _check_ours(folder: Path) -> None:
     foreign = [name for name in os.listdir(folder) if name not in (CURRENT, f"{CURRENT}.new", DRAFT, LOCK)
                and not VERSION.fullmatch(name)]
-    if foreign and not (folder / CURRENT).is_file():
+    if foreign and find_versions(folder) is None:
         what = "is a bundle itself" if FILE_NAME in foreign else f"holds '{foreign[0]}' and no installation"
         raise BundleError(f"{folder} {what}; install into a folder of its own")
 

@@ -2,19 +2,23 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple, Union, get_args, get_origin, get_type_hints
 
 from .dimensions import Choice, Dimension, Range, from_json
 from .errors import BundleError
 from .integrity import FileEntry as FileEntry
-from .integrity import check_files
+from .integrity import check_files, inside
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 2  # the newest: the size of an axis may have limits. A manifest without any has format 1
+FORMAT = 3  # the newest: product and version. 2: the size of an axis may have limits. 1: neither is there
 FILE_NAME = "manifest.json"
+MAX_BYTES = 1 << 24  # of a manifest, with thousands of labels
+MAX_FILES = 10_000  # a .mlpackage has four
+VERSION = re.compile(r"\d+(\.\d+)*")
 DTYPES = frozenset({
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
 })
@@ -53,7 +57,7 @@ class Manifest:
     engine is told at load. preprocessing: how an image or sound becomes the input, or None. postprocessing: what the
     outputs mean, or None. quantization: scheme, and the nodes kept in float with their reasons. calibration: number of
     samples, the sha256 of the data and the range of each input, or None. accuracy: what verification measured on the
-    host.
+    host. product: what the bundle is a version of, or "" for its name. version: numbers such as "1.4.2", or "".
     """
 
     name: str
@@ -73,17 +77,24 @@ class Manifest:
     accuracy: Dict[str, Any] = field(default_factory=dict)
     source_sha256: str = ""
     edgeq_version: str = ""
+    product: str = ""
+    version: str = ""
     format: int = 1
 
     def __post_init__(self) -> None:
         """Older runtimes go on reading whatever they understand."""
-        if any(isinstance(d, (Range, Choice)) for spec in (*self.inputs, *self.outputs) for d in spec.shape):
-            object.__setattr__(self, "format", FORMAT)
+        if self.version and not VERSION.fullmatch(self.version):
+            raise BundleError(f"the version '{self.version}' must be numbers with dots, such as 1.4.2")
+        if self.product or self.version:
+            object.__setattr__(self, "format", 3)
+        elif any(isinstance(d, (Range, Choice)) for spec in (*self.inputs, *self.outputs) for d in spec.shape):
+            object.__setattr__(self, "format", 2)
 
     def to_json(self) -> str:
         import json
 
-        return json.dumps(asdict(self), indent=2) + "\n"
+        words = {key: value for key, value in asdict(self).items() if self.format >= 3 or key not in _SINCE_3}
+        return json.dumps(words, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -104,6 +115,8 @@ class Manifest:
             raise BundleError(f"the bundle has format {data['format']}, this runtime reads up to {FORMAT}: "
                               "update edgeq-runtime")
         manifest: Manifest = decode(cls, data, FILE_NAME)
+        if len(manifest.files) > MAX_FILES:
+            raise BundleError(f"{FILE_NAME} lists {len(manifest.files)} files; at most {MAX_FILES} are allowed")
         for kind in ("inputs", "outputs", "files"):
             names = [item.path if kind == "files" else item.name for item in getattr(manifest, kind)]
             if (not names and kind != "inputs") or len(set(names)) != len(names):  # a model may compute constants
@@ -120,15 +133,24 @@ class Manifest:
         import os
 
         path = os.path.join(folder, FILE_NAME)
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise BundleError(f"{path} is no file")
+        if os.path.islink(path):
+            inside(folder, FILE_NAME)
         try:
             with open(path, encoding="utf-8") as file:
-                text = file.read()
+                text = file.read(MAX_BYTES + 1)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise BundleError(f"cannot read {path}: {reason}") from None
+        if len(text) > MAX_BYTES:
+            raise BundleError(f"{path} is longer than {MAX_BYTES} bytes")
         manifest = cls.from_json(text)
         check_files(folder, manifest.entry, manifest.files, verify=verify)
         return manifest
+
+
+_SINCE_3 = ("product", "version")
 
 
 def decode_kind(kinds: Mapping[str, Any], value: Any, where: str, default: str = "") -> Any:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .runnable import Runnable
 
 FILE_NAME = "selftest.npz"
+MAX_BYTES = 1 << 29  # of all its arrays: a few samples and what comes of them
+MAX_CASES = 1000
 
 
 @dataclass(frozen=True)
@@ -178,18 +180,34 @@ def read_selftest(path: Union[str, Path]) -> Tuple[List[Case], Tolerance]:
     if not Path(path).is_file():
         raise BundleError(f"the bundle has no {FILE_NAME}: it was converted without verification")
     try:
+        _check_size(path)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # np.load leaks a damaged file
             arrays = {key: archive[key] for key in archive.files}
         tolerance = _tolerance(json.loads(str(arrays.pop("tolerance"))))
         found: Dict[int, Case] = {}
         for key, array in arrays.items():
             side, number, name = key.split("/", 2)
+            if int(number) >= MAX_CASES:
+                raise BundleError(f"{FILE_NAME} holds more than {MAX_CASES} samples")
             case = found.setdefault(int(number), Case({}, {}))
             sides: Dict[str, Any] = {"input": case.inputs, "output": case.outputs}
             sides[side][name] = array
         return [found[number] for number in range(len(found))], tolerance
+    except BundleError:
+        raise
     except Exception as error:  # zipfile, numpy and json each raise their own
         raise BundleError(f"{FILE_NAME} is damaged: {type(error).__name__} {error}") from None
+
+
+def _check_size(path: Union[str, Path]) -> None:
+    """Before anything is unpacked; an archive that lies about its sizes is cut short by zipfile."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        sizes = [info.file_size for info in archive.infolist()]
+    if sum(sizes) > MAX_BYTES or len(sizes) > 100 * MAX_CASES:
+        raise BundleError(f"{FILE_NAME} holds {len(sizes)} arrays of {sum(sizes)} bytes; at most {MAX_BYTES} are "
+                          "allowed")
 
 
 def _tolerance(data: Dict[str, Any]) -> Tolerance:

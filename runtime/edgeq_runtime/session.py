@@ -8,8 +8,8 @@ import numpy as np
 
 from .dimensions import Dimension, fits
 from .engines import Engine, open_engine
-from .errors import EdgeqError, EngineError, InputError
-from .manifest import Manifest, TensorSpec
+from .errors import BundleError, EdgeqError, EngineError, InputError
+from .manifest import FILE_NAME, Manifest, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from .drift import Drift, DriftWatch
     from .selftest import SelfTestResult
+
+MAX_THREADS = 256  # no device has more cores, and an engine makes a thread for each at once
 
 
 def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: bool = False,
@@ -32,13 +34,14 @@ def load(folder: Union[str, Path], *, threads: Optional[int] = None, verify: boo
     """
     import os
 
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"threads must be 1 to {MAX_THREADS}, got {threads}")
     folder = os.fspath(folder)
-    if os.path.isfile(os.path.join(folder, "current")):
-        from .pointer import read_versions
+    if not os.path.exists(os.path.join(folder, FILE_NAME)) and os.path.isdir(folder):
+        from .pointer import find_versions
 
-        folder = os.path.join(folder, read_versions(folder).current)
+        versions = find_versions(folder)
+        folder = folder if versions is None else os.path.join(folder, versions.current)
     return open_model(folder, Manifest.read(folder, verify=verify), threads=threads, watch=watch)
 
 
@@ -50,6 +53,8 @@ def open_model(folder: str, manifest: Manifest, *, threads: Optional[int] = None
 
         drift = DriftWatch.of(manifest)
     wanted = threads if threads is not None else manifest.options.get("threads")
+    if wanted is not None and not (type(wanted) is int and 1 <= wanted <= MAX_THREADS):
+        raise BundleError(f"the bundle asks for {wanted!r} threads; 1 to {MAX_THREADS} are allowed")
     return Model(folder, manifest, open_engine(folder, manifest, wanted), drift)
 
 

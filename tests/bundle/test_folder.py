@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,6 @@ def write(path: Path, text: str, *, force: bool = False) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
-
-
-def dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_a_bundle_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -174,13 +170,35 @@ def test_a_kill_leaves_the_old_bundle_to_the_next_run(tmp_path: Path, moment: st
     assert names(tmp_path) == ["a.edgeq"]
 
 
-def test_the_draft_of_a_conversion_at_work_is_left_alone(tmp_path: Path) -> None:
-    other, dead = tmp_path / f".a.edgeq.{os.getppid()}", tmp_path / f".a.edgeq.{dead_process()}"
-    similar = tmp_path / f".a.edgeq.b.{dead_process()}"
-    for folder in (other, dead, similar):
+def test_drafts_of_conversions_at_work_are_left_alone_and_others_swept(tmp_path: Path) -> None:
+    """Threads and containers share the number of a process; what tells them apart is who holds the draft."""
+    path = tmp_path / "a.edgeq"
+    left, similar = tmp_path / ".a.edgeq.edgeq-draft-x", tmp_path / ".a.edgeq.b.edgeq-draft-x"
+    for folder in (left, similar):
         folder.mkdir()
-    write(tmp_path / "a.edgeq", "new")
-    assert names(tmp_path) == sorted([other.name, similar.name, "a.edgeq"])
+    with new_bundle(path, force=False) as draft:
+        (draft / FILE_NAME).write_text("{}")
+        assert not left.exists()
+        with ThreadPoolExecutor(1) as other:
+            other.submit(write, tmp_path / "a.edgeq", "other").result()
+        assert names(tmp_path) == sorted([draft.name, similar.name, "a.edgeq"])
+        shutil.rmtree(path)
+    assert names(tmp_path) == sorted([similar.name, "a.edgeq"])
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path, exists: bool) -> None:
+    place, link = tmp_path / "disk" / "a.edgeq", tmp_path / "link.edgeq"
+    place.parent.mkdir()
+    if exists:
+        write(place, "old")
+    link.symlink_to(place)
+    for content in ("new", "newer"):
+        write(link, content, force=True)
+        assert link.is_symlink()
+        assert (place / FILE_NAME).read_text() == content
+    assert names(tmp_path) == ["disk", "link.edgeq"]
+    assert names(place.parent) == ["a.edgeq"]
 
 
 def test_file_entries_list_every_file_but_the_manifest(tmp_path: Path) -> None:

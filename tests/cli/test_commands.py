@@ -86,8 +86,39 @@ def test_control_c_is_quiet_and_leaves_nothing(folder: Path) -> None:
     time.sleep(0.2)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
-    assert (running.returncode, out, err.strip()) == (1, "", "Aborted!")
+    assert (running.returncode, out, err.strip()) == (130, "", "error: interrupted")
     assert not list(folder.glob("*.edgeq")) + list(folder.glob(".*.edgeq*"))
+
+
+def test_sigterm_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    Path("slow.py").write_text("import time\ndef data():\n    import tempfile\n"
+                               "    with tempfile.TemporaryDirectory():\n"
+                               "        print('ready', flush=True)\n        yield time.sleep(60)")
+    running = process("convert", "net.onnx", "--target", "onnxruntime", "--calibration", "slow:data")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    assert list((tmp_path / "temporary").iterdir())
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert not list(folder.glob("*.edgeq")) + list(folder.glob(".*.edgeq*"))
+    assert not [left for left in (tmp_path / "temporary").iterdir() if left.is_dir()]  # onnxruntime leaves a file
+
+
+def test_names_do_not_steer_the_terminal(folder: Path) -> None:
+    model = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) '
+                                    '{ h = Relu (x) y = Exp (h) }')
+    model.graph.input[0].name = model.graph.node[0].input[0] = "\x1b]0;owned\x07"
+    onnx.save(model, "odd.onnx")
+    found = edgeq("inspect", "odd.onnx").stdout
+    assert "\x1b" not in found
+    assert r"\x1b]0;owned\x07" in found
+    error = edgeq("convert", "odd.onnx", "--target", "tflite", "--input", "z:1", code=1).stderr
+    assert "\x1b" not in error
+    assert r"its inputs are \x1b]0;owned\x07" in error
 
 
 def test_a_closed_pipe_is_quiet() -> None:

@@ -153,13 +153,67 @@ def test_one_installation_at_a_time(archives: list[Path], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", [
-    "", "{}", "[]", '{"current": "../evil"}', '{"current": 3}', '{"current": "version-1", "y": 1}'])
-def test_a_damaged_pointer_is_one_message(archives: list[Path], tmp_path: Path, text: str) -> None:
+    "", "{}", "[]", '{"current": "../evil"}', '{"current": 3}', '{"current": "version-1", "y": 1}', None])
+def test_a_damaged_pointer_heals_from_whole_versions(archives: list[Path], tmp_path: Path, text: str | None) -> None:
     folder = tmp_path / "installed"
-    install(archives[0], folder)
-    (folder / "current").write_text(text)
-    with pytest.raises(BundleError, match=r"current cannot be read"):
+    for path in archives:
+        install(path, folder)
+    if text is None:
+        (folder / "current").unlink()
+    else:
+        (folder / "current").write_text(text)
+    assert running(folder) == "three"
+    (folder / "version-3" / "model.onnx").write_bytes(b"a worn-out SD card")
+    assert running(folder) == "two"
+    assert install(archives[2], folder).previous == "version-2"
+    assert running(folder) == "three"
+    for name in names(folder):
+        if name.startswith("version-"):
+            (folder / name / "model.onnx").unlink()
+    (folder / "current").write_text("{}")
+    with pytest.raises(BundleError, match=r"current cannot be read .* no version is whole"):
         edgeq_runtime.load(folder)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ({"product": "door"}, {"product": "gate"}, "it is 'gate', and .* holds 'door'"),
+    ({}, {"product": "gate"}, "it is 'gate', and .* holds 'affine'"),
+    ({"version": "1.10"}, {"version": "1.9.9"}, "it is version 1.9.9, and .* holds 1.10; .*--allow-downgrade"),
+    ({"version": "1.10"}, {}, "it is version unknown, and .* holds 1.10"),
+])
+def test_another_product_or_an_older_version_is_refused(make_bundle: MakeBundle, tmp_path: Path, old: dict[str, str],
+                                                        new: dict[str, str], message: str) -> None:
+    folder = tmp_path / "installed"
+    install(archive(make_bundle, tmp_path, "old", labels=("old",), **old), folder)
+    later = archive(make_bundle, tmp_path, "new", labels=("new",), **new)
+    with pytest.raises(BundleError, match=message):
+        install(later, folder)
+    assert running(folder) == "old"
+    if "product" not in new:
+        assert install(later, folder, allow_downgrade=True).changed
+        install(archive(make_bundle, tmp_path, "same", labels=("same",), **{**old, "version": "1.10.0"}), folder)
+        assert running(folder) == "same"
+
+
+def test_an_engine_that_ends_its_process_ends_the_self_test_alone(archives: list[Path], tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine of the same name, first on the path, that dies as LiteRT does of some files."""
+    folder, poison = tmp_path / "installed", tmp_path / "poison"
+    install(archives[0], folder)
+    poison.mkdir()
+    (poison / "onnxruntime.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.syspath_prepend(poison)
+    with pytest.raises(BundleError, match=r"ended the process of the self-test on this device \(exit code -11\)"):
+        install(archives[1], folder)
+    monkeypatch.undo()
+    assert running(folder) == "one"
+
+
+def test_where_no_process_can_be_started_the_self_test_runs_in_place(archives: list[Path], tmp_path: Path,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "ios")
+    found = install(archives[0], tmp_path / "installed")
+    assert (found.self_test is not None, found.isolated) == (True, False)
 
 
 def test_every_byte_is_on_the_disk_before_the_switch(archives: list[Path], tmp_path: Path,

@@ -165,9 +165,10 @@ def test_a_closed_model_says_so(bundle: Path) -> None:
         model.run({"image": ONE, "offset": OFFSET})
 
 
-def test_threads_are_counted_from_one(bundle: Path) -> None:
-    with pytest.raises(InputError, match="at least 1"):
-        edgeq_runtime.load(bundle, threads=0)
+@pytest.mark.parametrize("threads", [0, 257])
+def test_threads_are_1_to_256(bundle: Path, threads: int) -> None:
+    with pytest.raises(InputError, match="1 to 256"):
+        edgeq_runtime.load(bundle, threads=threads)
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), [
@@ -176,6 +177,19 @@ def test_threads_are_counted_from_one(bundle: Path) -> None:
     ({"engine_version": "new"}, BundleError, "'new' cannot be read"),
     ({"options": {"turbo": 1}}, BundleError, "does not know: turbo"),
     ({"options": {"providers": ["TensorrtExecutionProvider"]}}, EngineError, "wants one of .*Tensorrt"),
+    ({"options": {"providers": ["QNNExecutionProvider"]}}, BundleError, "'QNNExecutionProvider' is not one that"),
+    ({"options": {"providers": [["CUDAExecutionProvider", {"gpu_external_alloc": "1"}]]}}, BundleError,
+     "CUDAExecutionProvider: the option gpu_external_alloc='1' is not one"),
+    ({"options": {"providers": [["TensorrtExecutionProvider", {"trt_extra_plugin_lib_paths": "./a.so"}]]}}, BundleError,
+     "trt_extra_plugin_lib_paths='./a.so' is not one"),
+    ({"options": {"providers": [["TensorrtExecutionProvider", {"trt_int8_enable": "maybe"}]]}}, BundleError,
+     "trt_int8_enable='maybe' is not one"),
+    ({"options": {"providers": "CPUExecutionProvider"}}, BundleError, "'providers' must be a list"),
+    ({"options": {"session_options": {"session.custom_ops_library": "1"}}}, BundleError, "custom_ops_library='1'"),
+    ({"options": {"session_options": {"session.intra_op.allow_spinning": "/"}}}, BundleError, "allow_spinning='/'"),
+    ({"options": {"enable_cpu_mem_arena": "no"}}, BundleError, "'enable_cpu_mem_arena' must be a bool"),
+    ({"options": {"threads": 257}}, BundleError, "asks for 257 threads; 1 to 256"),
+    ({"options": {"threads": "all"}}, BundleError, "asks for 'all' threads"),
     ({"inputs": (TensorSpec("picture", "float32", (1, 3)),)}, BundleError, "are not those of the model"),
     ({"outputs": (TensorSpec("total", "float32", (1, 3)),)}, BundleError, "are not those of the model"),
     ({"entry": "selftest.npz"}, EngineError, "onnxruntime 1.* cannot load selftest.npz"),

@@ -69,6 +69,9 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
     names = _interface_names(graph)
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     problems = [Problem(_name(value), "input", reason) for value in inputs if (reason := _refusal(value))]
+    problems += [Problem(_name(value), "output", "it is an input too, and Core ML has one value for a name",
+                         "drop the output, or put an Identity in front of it")
+                 for value in graph.outputs if value in inputs]
     if problems:
         raise UnsupportedModel(TARGET, problems)
     program = Program()

@@ -185,7 +185,7 @@ class _Lowering:
                 reason = str(error)
         try:
             self._run(node, inputs, integer=False)
-        except NeedsFloat as error:
+        except NeedsFloat as error:  # from a handler that has no float form either
             raise CannotLower(str(error)) from None
         if self.quantized and _computes(node, inputs):
             self.islands.append(NodeNote.of(node, reason))

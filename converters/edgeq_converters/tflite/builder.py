@@ -68,7 +68,7 @@ class Builder:
     def __init__(self, forms: Mapping[str, Form], dynamic: bool = False, resizable: bool = False) -> None:
         self.forms, self.dynamic, self.resizable = forms, dynamic, resizable
         self.program = Program()
-        self.node: ir.Node
+        self.node = ir.node("Identity", [], name="outputs")  # of what is no node's: an output that is an input
         self.integer = False
         self.producers: dict[Tensor, Operator] = {}
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], Tensor] = {}

@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq import policy
-from edgeq.graph import attribute, constant, consumers, is_constant, label
+from edgeq.graph import attribute, constant, consumers, is_constant, is_finite, label
 from edgeq.ops import CONVOLUTIONS
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Precision
-from edgeq.quant.plan.units import Units, data_inputs, holds_weights, is_float
+from edgeq.quant.plan.units import Units, data_inputs, holds_weights, is_float, weights_of
 
 KEPT_BY_USER: Final = "kept float by --keep-float"
 _SPECTRAL: Final = "the magnitude of a spectrum: what is quiet in it would vanish on an 8-bit grid"
@@ -109,6 +109,8 @@ def _reason_to_keep(node: ir.Node) -> str:
             return "adds an attention mask, which no 8-bit grid can hold beside the scores"
         if node.op_type == "Pad" and np.max(data) >= policy.MASK_MAGNITUDE.value:
             return "puts a number beside its data that no 8-bit grid can hold with it"
+    if any(is_constant(value) and not is_finite(value) for value in weights_of(node)):
+        return "its weights hold infinity, or nothing"
     if node.op_type == "MatMul" and is_constant(node.inputs[0]):
         return "its left operand is a constant"
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0

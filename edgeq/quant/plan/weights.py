@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from edgeq import policy
-from edgeq.graph import all_nodes, attribute, is_constant, is_transpose, label
+from edgeq.graph import all_nodes, attribute, is_constant, is_finite, is_transpose, label
 from edgeq.ops import MATRIX_PRODUCTS, RECURRENT
 from edgeq.quant.plan.integers import is_kept
 from edgeq.quant.plan.spectral import spectral_layers
@@ -21,9 +21,11 @@ from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
 def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]], integer: Collection[ir.Node]) -> list[ir.Node]:
     """The nodes whose weights may be stored in fewer bits, in graph order; those of bodies too.
 
-    integer: the nodes that compute on integers. The table of an embedding among them lies on the grid of its result.
+    integer: the nodes that compute on integers. The table of an embedding among them lies on the grid of its result. A
+    layer whose weights are empty or hold infinity stays as it is: no grid has a place for that.
     """
     return [node for node in all_nodes(units.graph) if weights_of(node) and not is_kept(node, units, keep)
+            and all(map(is_finite, weights_of(node)))
             and not (embedding_of(node) and (node in integer or units.keeps_embeddings))]
 
 

@@ -38,7 +38,7 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> CoreML:
     """`threads` is Core ML's own affair and ignored. Raises EngineError: nothing here can run it, or it is refused."""
     unknown = sorted(set(manifest.options) - OPTIONS)
     units = manifest.options.get("compute_units", "all")
-    if unknown or units not in COMPUTE_UNITS:
+    if unknown or not isinstance(units, str) or units not in COMPUTE_UNITS:
         raise BundleError(f"options that this runtime does not know: {', '.join(unknown) or units}; "
                           "update edgeq-runtime")
     opener = {"darwin": _open_macos, "ios": _open_ios}.get(sys.platform, _open_interpreter)

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Sequence
+import re
+from typing import Any, Dict, List, Optional, Pattern, Sequence, Tuple
 
 from edgeq_runtime.engines import missing
 from edgeq_runtime.engines.versions import require
@@ -15,6 +16,26 @@ OPTIONS = {
     "providers",             # execution providers by preference: names, or [name, {option: value}]
     "enable_cpu_mem_arena",  # False saves memory between runs
 }
+
+_SWITCH, _NUMBER = re.compile("True|False|0|1"), re.compile(r"\d{1,12}")
+_PATH = re.compile(".*", re.DOTALL)  # of the cache: replaced by this device's own
+# What a bundle may say to a provider, and of which form. Names and meanings:
+# https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html and CUDA-ExecutionProvider.html
+PROVIDERS: Dict[str, Dict[str, Pattern[str]]] = {
+    "CPUExecutionProvider": {},
+    "CUDAExecutionProvider": {"device_id": _NUMBER, "gpu_mem_limit": _NUMBER, "use_tf32": _SWITCH},
+    "TensorrtExecutionProvider": {
+        "device_id": _NUMBER, "trt_int8_enable": _SWITCH, "trt_fp16_enable": _SWITCH, "trt_bf16_enable": _SWITCH,
+        "trt_max_workspace_size": _NUMBER, "trt_builder_optimization_level": _NUMBER,
+        "trt_engine_cache_enable": _SWITCH, "trt_timing_cache_enable": _SWITCH,
+        "trt_engine_cache_path": _PATH, "trt_timing_cache_path": _PATH,
+    },
+}
+# Of onnxruntime_session_options_config_keys.h: those that choose kernels and threads, none that names a file.
+SESSION_OPTIONS = re.compile(
+    r"session\.(qdqisint8allowed|qdq_matmulnbits_accuracy_level|disable_prepacking|disable_quant_qdq|"
+    r"enable_quant_qdq_cleanup|set_denormal_as_zero|dynamic_block_base|(intra|inter)_op\.allow_spinning|"
+    r"force_spinning_stop)|mlas\.\w+|optimization\.enable_gelu_approximation")
 
 
 def open(folder: str, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime:
@@ -29,10 +50,9 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime
         raise BundleError(f"options that this runtime does not know: {', '.join(unknown)}; update edgeq-runtime")
     cache = _cache(folder, onnxruntime.__version__)
     providers = _providers(onnxruntime.get_available_providers(), manifest.options.get("providers"), cache)
+    options = _session_options(onnxruntime, manifest.options, threads)
     try:
-        session = onnxruntime.InferenceSession(
-            os.path.join(folder, manifest.entry), _session_options(onnxruntime, manifest.options, threads),
-            providers=providers)
+        session = onnxruntime.InferenceSession(os.path.join(folder, manifest.entry), options, providers=providers)
     except Exception as error:  # its exceptions share no base class
         raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot load {manifest.entry}: {error}") from error
     return OnnxRuntime(session, f"onnxruntime {onnxruntime.__version__}", manifest)
@@ -83,10 +103,13 @@ def _check_names(kind: str, manifest: List[str], model: List[str]) -> None:
 def _session_options(onnxruntime: Any, options: Dict[str, Any], threads: Optional[int]) -> Any:
     session_options = onnxruntime.SessionOptions()
     session_options.log_severity_level = 3  # errors only: a device's stderr is not the place for graph warnings
-    session_options.enable_cpu_mem_arena = bool(options.get("enable_cpu_mem_arena", True))
+    session_options.enable_cpu_mem_arena = _checked(options.get("enable_cpu_mem_arena", True), bool,
+                                                    "enable_cpu_mem_arena")
     if threads is not None:
         session_options.intra_op_num_threads = threads
-    for key, value in options.get("session_options", {}).items():
+    for key, value in _checked(options.get("session_options", {}), dict, "session_options").items():
+        if not SESSION_OPTIONS.fullmatch(key) or not _NUMBER.fullmatch(str(value)):
+            raise BundleError(f"the session option {key}={value!r} is not one that this runtime passes on")
         session_options.add_session_config_entry(key, str(value))
     return session_options
 
@@ -99,19 +122,37 @@ def _cache(folder: str, version: str) -> Optional[str]:
     return os.path.join(folder, "engine_cache", version) if os.access(folder, os.W_OK) else None
 
 
-def _providers(available: List[str], wanted: Optional[List[Any]], cache: Optional[str]) -> List[Any]:
+def _providers(available: List[str], wanted: Any, cache: Optional[str]) -> List[Any]:
     """The wanted providers that this build has, in their order; the CPU where the bundle asks for nothing."""
-    chosen = [(provider, {}) if isinstance(provider, str) else (provider[0], provider[1])
-              for provider in wanted or ["CPUExecutionProvider"]]
+    chosen = [_provider(each) for each in _checked(wanted or ["CPUExecutionProvider"], list, "providers")]
     usable = [(name, _in_cache(options, cache)) for name, options in chosen if name in available]
     if not usable:
         raise EngineError(f"this bundle wants one of {wanted}; this build of onnxruntime has {available}")
     return usable
 
 
+def _provider(wanted: Any) -> Tuple[str, Dict[str, Any]]:
+    """A name, or [name, options]: those of `PROVIDERS` alone, and of their types. Others name libraries and files."""
+    name, options = (wanted, {}) if isinstance(wanted, str) else wanted if (
+        isinstance(wanted, list) and len(wanted) == 2) else (None, None)
+    if not isinstance(name, str) or name not in PROVIDERS or not isinstance(options, dict):
+        raise BundleError(f"the provider {wanted!r} is not one that this runtime knows: {', '.join(PROVIDERS)}")
+    for key, value in options.items():
+        kind = PROVIDERS[name].get(key)
+        if kind is None or not kind.fullmatch(str(value)):
+            raise BundleError(f"{name}: the option {key}={value!r} is not one that this runtime passes on")
+    return name, options
+
+
+def _checked(value: Any, kind: type, name: str) -> Any:
+    if type(value) is not kind:
+        raise BundleError(f"the option '{name}' must be a {kind.__name__}, got {value!r}")
+    return value
+
+
 def _in_cache(options: Dict[str, Any], cache: Optional[str]) -> Dict[str, Any]:
     """TensorRT's options with this device's cache folder in place of the bundle's word for it."""
-    if "trt_engine_cache_path" not in options:
+    if not any(key.endswith("_cache_path") for key in options):
         return options
     if cache is None:
         return {key: value for key, value in options.items() if "_cache_" not in key}

@@ -1,6 +1,8 @@
 """Models that cannot be converted."""
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +69,48 @@ def _for(target: str, change: Callable[[], onnx.ModelProto]) -> Prepare:
     return prepare
 
 
+def _cycle() -> onnx.ModelProto:
+    made = network()
+    made.graph.node[0].input[1] = "conv"
+    return made
+
+
+def _bytes_that_do_not_fit() -> onnx.ModelProto:
+    made = network()
+    made.graph.initializer[0].raw_data = made.graph.initializer[0].raw_data[:-1]
+    return made
+
+
+def _function_with_a_file_of_the_host() -> onnx.ModelProto:
+    """A local function whose constant lies outside the model's folder."""
+    made = network(nodes=[helper.make_node("scaled", ["relu"], ["features"], "odd", domain="mine")])
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/hostname")
+    made.functions.append(helper.make_function(
+        "mine", "scaled", ["x"], ["y"], [helper.make_node("Constant", [], ["c"], value=tensor),
+                                         helper.make_node("Mul", ["x", "c"], ["y"])], [helper.make_opsetid("", 21)]))
+    made.opset_import.append(helper.make_opsetid("mine", 1))
+    return made
+
+
+def _escapes() -> onnx.ModelProto:
+    made = network()
+    made.graph.node[0].input[1] = "\x1b[2Jw"
+    return made
+
+
+def _pipe(folder: Path) -> list[str]:
+    os.mkfifo(folder / "net.onnx")
+    return convert("net.onnx")
+
+
+def _pickled(folder: Path) -> list[str]:
+    with zipfile.ZipFile(folder / "net.pt2", "w") as archive:
+        archive.writestr("net/archive_format", "pt2")
+        archive.writestr("net/data/constants/custom_obj_0", b"cos\nsystem\n(S'true'\ntR.")
+    return convert("net.pt2")
+
+
 MODELS = (
     Case("no such file", argument(*convert("net.onnx")), r"net\.onnx"),
     Case("not a model's name", raw("net.txt", lambda: b"hello"), r"net\.txt.*\.onnx.*module:function"),
@@ -76,6 +120,13 @@ MODELS = (
     Case("random bytes as .pt2", raw("net.pt2", lambda: np.random.default_rng(0).bytes(5000)), r"net\.pt2"),
     Case("no such module", argument(*convert("nothing_here:build")), r"nothing_here"),
     Case("external data missing", _lost_data, r"net\.onnx\.data"),
+    Case("cycle", model(_cycle), r"Conv 'first' waits for its own result: the graph has a cycle"),
+    Case("weights whose bytes do not fit", model(_bytes_that_do_not_fit), r"weights 'w'.*648 bytes, and holds 647"),
+    Case("file of the host in a function", model(_function_with_a_file_of_the_host),
+         r"weights of 'c' lie outside its folder: /etc/hostname"),
+    Case("escape sequence in a name", model(_escapes), r"reads '\\x1b\[2Jw', which nobody produces"),
+    Case("pipe", _pipe, r"cannot read net\.onnx: it is no file"),
+    Case("pickle in a .pt2", _pickled, r"custom_obj_0', which may be a pickle or a program.*--trust"),
     Case("unknown op", model(_node("Frobnicate")), r"Frobnicate.*odd"),
     Case("op of a foreign domain", model(_node("Magic", "com.example")), r"Magic.*odd|com\.example"),
     *(Case(f"all nodes that {target} cannot run", _for(target, _two_magic_nodes),
