@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,22 @@ def test_conversion_is_silent_and_repeatable(tmp_path: Path, capfd: pytest.Captu
 
 
 # ---------------------------------------------------------------------- what float16 and MIL would get wrong
+def test_several_threads_at_once(tmp_path: Path) -> None:
+    """coremltools keeps the block in the making in one list for all threads."""
+    layers = " ".join(f"a{n + 1} = Conv <pads = [1, 1, 1, 1]> (a{n}, w)" for n in range(12))
+    model = network(f"g (float[1,2,5,4] a0) => (float[1,2,5,4] y) {{ {layers}  y = Relu (a12) }}",
+                    w=normal(2, 2, 3, 3) / 4)
+    alone = tmp_path / "alone.mlpackage"
+    write_package(model, alone, EmitOptions())
+    packages = [tmp_path / f"{number}.mlpackage" for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write_package, model, package, EmitOptions()) for package in packages]:
+            done.result()
+    for package in packages:
+        assert all((package / file).read_bytes() == (alone / file).read_bytes() for file in (
+            "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"))
+
+
 def test_masks_do_not_become_nan(tmp_path: Path) -> None:
     """-3.4e38 is beyond float16; as -inf, two of them under a softmax are NaN."""
     lowest = np.finfo(np.float32).min

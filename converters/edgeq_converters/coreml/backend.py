@@ -1,9 +1,10 @@
 """Core ML: the QDQ graph as a MIL program in an .mlpackage, built with coremltools' MIL builder on any system."""
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import onnx_ir as ir
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from edgeq_converters.coreml.lowering import Lowered
 
 ENTRY = "model.mlpackage"
+# coremltools keeps the block that ops are added to in one list of the process, whichever thread adds:
+# https://github.com/apple/coremltools/blob/main/coremltools/converters/mil/mil/block.py (BLOCK_STACK)
+ONE_AT_A_TIME: Final = threading.Lock()
 
 
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
@@ -51,13 +55,13 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
 
     model = without_dynamic_rounding(model)  # products of integers overflow float16, the only numbers there are
     free = free_dimensions(model)
-    with quiet("coremltools"):
+    with ONE_AT_A_TIME, quiet("coremltools"):
         if free:
             lowered = _for_all_sizes(model, free, options, precision)
         else:
             lowered = _lowered(model.clone(), options, precision)
             tidy(lowered.program, PASSES)
-    write(lowered, path, options)
+        write(lowered, path, options)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
                     options={"compute_units": options.compute, "min_os": options.min_os})
 
