@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import quant, shape
 from edgeq.ops import RANDOM, RESHAPING
+from edgeq.passes.fold import evaluate
 from edgeq.scheme import QuantParams
 from edgeq_converters.coreml.builder import (
     MAX_RANK,
@@ -194,27 +194,16 @@ def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> N
 
 
 def _folded(node: ir.Node, inputs: Sequence[Operand]) -> list[Constant] | None:
-    """The outputs of a node all of whose inputs are known, computed by ONNX's own definition of the op."""
+    """The outputs of a node all of whose inputs are known; None where that is not so, or onnxruntime has no kernel."""
     if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
         return None
     if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
         return None
     if not all(given is None or isinstance(given, Constant) for given in inputs):
         return None
-    from onnx.reference import ReferenceEvaluator
-
-    names = [f"i{index}" if given is not None else "" for index, given in enumerate(inputs)]
-    proto = ir.serde.serialize_node(node)
-    proto.input[:] = names
-    proto.output[:] = [f"o{index}" for index in range(len(node.outputs))]
-    known = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(given.real.dtype), None)
-             for name, given in zip(names, inputs, strict=True) if given is not None]
-    outputs = [onnx.ValueInfoProto(name=name) for name in proto.output]
-    model = onnx.helper.make_model(onnx.helper.make_graph([proto], "constant", known, outputs),
-                                   opset_imports=[onnx.helper.make_opsetid("", node.version or 21)])
-    feeds = {name: given.real for name, given in zip(names, inputs, strict=True) if given is not None}
-    results = ReferenceEvaluator(model).run(None, feeds)
-    return [Constant(np.asarray(result)) for result in results]
+    results = evaluate(node, {_name(value): given.real for value, given in zip(node.inputs, inputs, strict=True)
+                              if value is not None})
+    return None if results is None else [Constant(result) for result in results]
 
 
 def _checked(b: Builder, value: ir.Value, result: Operand) -> Operand:
