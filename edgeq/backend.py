@@ -58,6 +58,7 @@ class Artifact:
     options: what the engine must be told at load (session options, compute units); goes into the manifest as it is.
     float_nodes: nodes that a quantized graph nevertheless runs in float on this engine. notes: what the artifact does
     otherwise than the graph says: it costs bytes or time, and no number.
+    activation_bits: that planned activations really have, where that is not what the plan says.
     """
 
     entry: str
@@ -67,6 +68,7 @@ class Artifact:
     options: Mapping[str, Any] = field(default_factory=dict)
     float_nodes: tuple[NodeNote, ...] = ()
     notes: tuple[NodeNote, ...] = ()
+    activation_bits: int | None = None
 
     def float_beyond(self, kept: Iterable[str]) -> list[NodeNote]:
         """The float nodes but for those that the plan keeps float, which have a reason of their own."""

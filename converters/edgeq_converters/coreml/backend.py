@@ -63,7 +63,8 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
             tidy(lowered.program, PASSES)
         write(lowered, path, options)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
-                    options={"compute_units": options.compute, "min_os": options.min_os})
+                    options={"compute_units": options.compute, "min_os": options.min_os},
+                    float_nodes=lowered.float_nodes, activation_bits=16 if lowered.float_nodes else None)
 
 
 def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Lowered:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.backend import EmitOptions
-from edgeq.graph import label
+from edgeq.graph import NodeNote, label
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, dequantize
 from edgeq_converters.optable import CannotLower
 
@@ -95,6 +95,7 @@ class Builder:
         self.in_float32: set[ir.Node] = set()  # nodes that compute in float32 although the program does not
         self.node: ir.Node | None = None
         self.nodes: dict[str, tuple[str, str]] = {}  # name of an op -> the node that it was made for
+        self.float_nodes: dict[ir.Node, NodeNote] = {}  # whose results have a grid that this system cannot round to
         self.packed4: set[bytes] = set()  # 4-bit weights, each content once, as the written file must hold them
         self.lower_block: Callable[[ir.Graph], list[Var]] | None = None  # bodies of If and Loop
         self.singles: dict[str, Var] = {}  # an input rounded to float16 -> the input itself

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
-from edgeq.graph import quant, shape
+from edgeq.graph import NodeNote, quant, shape
 from edgeq.ops import RANDOM, RESHAPING
 from edgeq.passes.fold import evaluate
 from edgeq.scheme import QuantParams
@@ -40,13 +40,19 @@ INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.I
                              ir.DataType.BOOL})
 WITHIN: Final = frozenset({*SMALL_FLOATS, *NARROW})  # between two nodes, numbers of these types are held in wider ones
 
+# https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html, iOS 17
+QUANTIZE_SINCE: Final = 17
+NO_QUANTIZE: Final = ("iOS 16 cannot round activations: only weights have their bits, activations are float16 within "
+                      "the calibrated range; --min-os 17 rounds them")
+
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """program: coremltools' Program. names: graph input or output -> its name in the program, where they differ.
 
     interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take
-    in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made for.
+    in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made for. float_nodes:
+    those whose results the plan rounds to 8 bits and the program does not.
     """
 
     program: Any
@@ -54,6 +60,7 @@ class Lowered:
     interface: frozenset[str]
     weight_bytes4: int
     nodes: Mapping[str, tuple[str, str]]
+    float_nodes: tuple[NodeNote, ...] = ()
 
 
 def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowered:
@@ -84,7 +91,7 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
     return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names.values()),
-                   sum(map(len, builder.packed4)), builder.nodes)
+                   sum(map(len, builder.packed4)), builder.nodes, tuple(builder.float_nodes.values()))
 
 
 def _target(ct: Any, options: EmitOptions) -> Any:
@@ -227,7 +234,9 @@ def on_grid(b: Builder, operand: Operand, grid: QuantParams) -> Var:
     float16, and iOS 16 has no quantize.
     """
     x = b.var(operand)
-    if grid.type.bits != 8 or b.options.min_os < 17:
+    if grid.type.bits != 8 or b.options.min_os < QUANTIZE_SINCE:
+        if grid.type.bits == 8 and b.node is not None:
+            b.float_nodes[b.node] = NodeNote.of(b.node, NO_QUANTIZE)
         low, high = grid.real_range()
         return b.op("clip", x=x, alpha=low, beta=high)
     signed = grid.as_signed()  # "better when the zero point is 0": at least int8 can have it
