@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .case import Case, case, const, given, then, x
+from .case import Case, Tensor, case, const, given, then, x
 
 CASES: Final[tuple[Case, ...]] = (
     case("slice", "Slice", x(2, 3, 7, 6), given([1, 2]), given([6, 5]), given([2, 3])),

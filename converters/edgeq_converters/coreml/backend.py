@@ -64,7 +64,8 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
         write(lowered, path, options)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
                     options={"compute_units": options.compute, "min_os": options.min_os},
-                    float_nodes=lowered.float_nodes, activation_bits=16 if lowered.float_nodes else None)
+                    float_nodes=lowered.float_nodes, activation_bits=16 if lowered.float_nodes else None,
+                    notes=lowered.notes)
 
 
 def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Lowered:
@@ -80,11 +81,12 @@ def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Low
 
 def _for_all_sizes(model: ir.Model, free: Mapping[str, Free], options: EmitOptions, precision: Precision) -> Lowered:
     """What the programs for a few sizes have in common, with the limits of the sizes."""
-    from edgeq_converters.coreml.flexible import declare_limits, flexible, refuse_endless
+    from edgeq_converters.coreml.flexible import declare_limits, flexible, refuse_endless, refuse_many_axes
     from edgeq_converters.coreml.package import FIXED_SIZES, PASSES, UNUSED, tidy
 
     shapes = {value.name or "": dimensions(value, free) for value in real_inputs(model.graph)}
     refuse_endless(shapes)
+    refuse_many_axes([*real_inputs(model.graph), *model.graph.outputs])
     seen = witnesses(free)
     found = [_lowered(specialized_form(model, sizes), options, precision) for sizes in seen]
     for lowered in found:

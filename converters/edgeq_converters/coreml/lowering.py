@@ -1,7 +1,7 @@
 """A folded ONNX graph -> a MIL program."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,13 +11,15 @@ import onnx_ir as ir
 from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import NodeNote, quant, shape
-from edgeq.ops import RANDOM, RESHAPING
+from edgeq.ops import RANDOM
 from edgeq.passes.fold import evaluate
 from edgeq.scheme import QuantParams
+from edgeq_converters.coreml import many_axes
 from edgeq_converters.coreml.builder import (
     MAX_RANK,
     Builder,
     Constant,
+    Merged,
     Operand,
     Precision,
     Raw,
@@ -30,10 +32,9 @@ from edgeq_converters.coreml.ops_cast import NARROW, SMALL_FLOATS
 from edgeq_converters.coreml.precision import in_float32
 from edgeq_converters.coreml.weights import packed
 from edgeq_converters.optable import CannotLower, Unreached, lower_all
+from edgeq_runtime.engines.coreml import interface_shape
 
 TARGET: Final = "coreml"
-# Reshape -> Transpose -> Reshape through a higher rank is rewritten by a pass; what it leaves is refused afterwards.
-BETWEEN: Final = RESHAPING | {"Transpose"}
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8,
                              ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8,
@@ -52,7 +53,8 @@ class Lowered:
 
     interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take
     in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made for. float_nodes:
-    those whose results the plan rounds to 8 bits and the program does not.
+    those whose results the plan rounds to 8 bits and the program does not. notes: inputs and outputs that have another
+    shape in the program.
     """
 
     program: Any
@@ -61,6 +63,7 @@ class Lowered:
     weight_bytes4: int
     nodes: Mapping[str, tuple[str, str]]
     float_nodes: tuple[NodeNote, ...] = ()
+    notes: tuple[NodeNote, ...] = ()
 
 
 def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowered:
@@ -91,7 +94,8 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
     return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names.values()),
-                   sum(map(len, builder.packed4)), builder.nodes, tuple(builder.float_nodes.values()))
+                   sum(map(len, builder.packed4)), builder.nodes, tuple(builder.float_nodes.values()),
+                   (*_reshaped("input", inputs), *_reshaped("output", graph.outputs)))
 
 
 def _target(ct: Any, options: EmitOptions) -> Any:
@@ -121,18 +125,21 @@ def _refusal(value: ir.Value) -> str:
     """Why Core ML cannot take this input, or ''."""
     if value.dtype not in FLOATS | INTEGERS:
         return f"Core ML has no {value.dtype.name if value.dtype else 'such'} tensors"
-    dims = shape(value)
-    if len(dims) > MAX_RANK:
-        return f"rank {len(dims)}; Core ML ends at {MAX_RANK}"
-    return "an empty tensor; Core ML has none" if 0 in dims else ""
+    return "an empty tensor; Core ML has none" if 0 in shape(value) else ""
+
+
+def _reshaped(kind: str, values: Iterable[ir.Value]) -> list[NodeNote]:
+    return [NodeNote(_name(value), kind, f"{list(interface_shape(shape(value)))} in the package, because Core ML ends "
+                                         f"at rank {MAX_RANK}; edgeq_runtime takes and gives {list(shape(value))}")
+            for value in values if value.shape is not None and len(value.shape) > MAX_RANK]
 
 
 def _placeholder(b: Builder, value: ir.Value) -> Any:
-    """float32 for floats, int32 for integers and bool: what every iOS version takes. Rank 0 becomes [1]."""
+    """float32 for floats, int32 for integers and bool: what every iOS version takes."""
     import coremltools.converters.mil as mil
     from coremltools.converters.mil.mil import types
 
-    return mil.Builder.placeholder(shape(value) or (1,), types.fp32 if value.dtype in FLOATS else types.int32)
+    return mil.Builder.placeholder(interface_shape(shape(value)), types.fp32 if value.dtype in FLOATS else types.int32)
 
 
 def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
@@ -141,17 +148,17 @@ def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
         b.singles[half.name], var = var, half
     elif value.dtype == ir.DataType.BOOL:
         var = b.op("cast", x=var, dtype="bool")
-    return b.reshape(var, ()) if value.shape is not None and len(value.shape) == 0 else var
+    return b.reshape(var, shape(value))
 
 
 def _leaving(b: Builder, value: ir.Value, operand: Operand, name: str) -> Var:
-    """As float32 or int32, the types of the interface; rank 0 becomes [1]."""
+    """As float32 or int32, the types of the interface, and in a shape that it has."""
     b.node = None
     if 0 in operand.shape:
         raise UnsupportedModel(TARGET, [Problem(_name(value), "output", "an empty tensor; Core ML has none")])
+    if not 1 <= b.rank(operand) <= MAX_RANK:
+        operand = b.reshape(operand, interface_shape(b.shape(operand)))
     var = b.var(operand)
-    if not b.rank(var) and value.shape is not None and len(value.shape) == 0:
-        var = b.reshape(var, (1,))
     exact = b.grids.get(var.name)
     if exact is not None and b.precision == "float16":  # the very numbers of the grid, not their float16 neighbours
         stored, scale, zero_point = exact
@@ -189,7 +196,7 @@ def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> N
         inputs = [None if value is None else b.converted(values[value]) for value in node.inputs]
         results: Any = _folded(node, inputs)
         if results is None:
-            results = TABLE.lower(node, b, inputs)
+            results = many_axes.lower(node, b, inputs)
         results = results if isinstance(results, tuple | list) else (results,)
         for value, result in zip(node.outputs, results, strict=False):
             if result is not None:
@@ -217,13 +224,11 @@ def _checked(b: Builder, value: ir.Value, result: Operand) -> Operand:
     """The result of a node, rounded to its grid, when it has the type and shape that ONNX says."""
     if value.dtype is not None and value.dtype not in FLOATS | INTEGERS | WITHIN:
         raise CannotLower(f"Core ML has no {value.dtype.name} tensors")
-    if not isinstance(result, Constant):
-        assert b.node is not None
-        if b.rank(result) > MAX_RANK and (b.node.op_type not in BETWEEN or value.is_graph_output()):
-            raise CannotLower(f"rank {b.rank(result)}; Core ML ends at {MAX_RANK}")
-        if 0 in result.shape:
-            raise CannotLower("an empty tensor; Core ML has none")
+    if not isinstance(result, Constant) and 0 in result.shape:
+        raise CannotLower("an empty tensor; Core ML has none")
     grid = quant(value)
+    if grid is not None and isinstance(result, Merged):
+        return Merged(on_grid(b, result.var, grid), result.shape)
     return result if grid is None else on_grid(b, result, grid)
 
 
