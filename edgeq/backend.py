@@ -40,12 +40,14 @@ class EmitOptions:
 
     min_os: the oldest iOS. compute: where the model should run. precision: what floats are computed in: float32 keeps
     an ML program off the Neural Engine (https://apple.github.io/coremltools/docs-guides/source/typed-execution.html),
-    so it is for those who ask for 32 bits.
+    so it is for those who ask for 32 bits. largest: asked where floats are computed in half precision: name of a value
+    -> the largest absolute value to expect of it (`edgeq.inference.magnitudes`), for those of which anything is known.
     """
 
     min_os: int = 18
     compute: ComputeUnits = "ane"
     precision: FloatType = "float16"
+    largest: Callable[[], Mapping[str, float]] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,8 @@ class Backend:
     devices: name of a device -> its engine there. recipes: of its engine, for boards. no_boards: why boards cannot run
         it, and what helps.
     run_in_parts: (bundle, manifest, samples) -> (outputs, who ran it) for a bundle too large to be opened as a whole.
-    lint: entry -> advice about where it runs.
+    lint: entry -> advice about where it runs. explain: (bundle, manifest, samples) -> why its numbers are not those of
+        the graph, and what helps; '' where it cannot be told.
     """
 
     target: Target
@@ -187,6 +190,7 @@ class Backend:
     run_in_parts: Callable[[Path, Manifest, Sequence[Mapping[str, NDArray[Any]]]],
                            tuple[list[dict[str, Any]], str]] | None = None
     lint: Callable[[Path], list[Finding]] | None = None
+    explain: Callable[[Path, Manifest, Sequence[Mapping[str, NDArray[Any]]]], str] = lambda *_: ""
 
 
 def target_names() -> tuple[str, ...]:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +13,7 @@ import onnx_ir as ir
 from edgeq.backend import Artifact, EmitOptions
 from edgeq.dimensions import dimensions, free_dimensions, witnesses
 from edgeq.errors import MissingExtra, UsageError
-from edgeq.graph import real_inputs
+from edgeq.graph import LARGEST, all_nodes, real_inputs
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.quiet import quiet
 from edgeq_converters.prepare import expand_unhandled, lower_form, specialized_form
@@ -53,6 +55,7 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
         raise MissingExtra("Core ML conversion", "coreml") from None
     from edgeq_converters.coreml.package import PASSES, tidy, write
 
+    options = replace(options, largest=cache(options.largest))  # once, however many sizes there are
     model = without_dynamic_rounding(model)  # products of integers overflow float16, the only numbers there are
     free = free_dimensions(model)
     with ONE_AT_A_TIME, quiet("coremltools"):
@@ -73,10 +76,23 @@ def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Low
     from edgeq_converters.coreml.foreign_quantization import plain_quantization
     from edgeq_converters.coreml.lowering import lower
     from edgeq_converters.coreml.ops import TABLE
+    from edgeq_converters.coreml.squares import recognize_roots
 
     plain_quantization(model.graph)  # before the general forms, which need float32 and would be computed in float16
     expand_unhandled(model, TABLE.handlers)
-    return lower(lower_form(model).graph, options, precision)
+    graph = lower_form(model).graph
+    if precision == "float16":
+        recognize_roots(graph)
+        _note_largest(graph, options.largest())
+    return lower(graph, options, precision)
+
+
+def _note_largest(graph: ir.Graph, sizes: Mapping[str, float]) -> None:
+    """By name, once nothing more is rewritten; a rewrite keeps the names of what it replaces."""
+    values = {value for node in all_nodes(graph) for value in (*node.inputs, *node.outputs) if value is not None}
+    for value in values:
+        if value.name and value.name in sizes:
+            value.meta[LARGEST] = sizes[value.name]
 
 
 def _for_all_sizes(model: ir.Model, free: Mapping[str, Free], options: EmitOptions, precision: Precision) -> Lowered:

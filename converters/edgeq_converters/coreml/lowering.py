@@ -29,7 +29,7 @@ from edgeq_converters.coreml.builder import (
 )
 from edgeq_converters.coreml.ops import TABLE
 from edgeq_converters.coreml.ops_cast import NARROW, SMALL_FLOATS
-from edgeq_converters.coreml.precision import in_float32
+from edgeq_converters.coreml.precision import beyond_float16, in_float32
 from edgeq_converters.coreml.weights import packed
 from edgeq_converters.optable import CannotLower, Unreached, lower_all
 from edgeq_runtime.engines.coreml import interface_shape
@@ -54,7 +54,7 @@ class Lowered:
     interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take
     in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made for. float_nodes:
     those whose results the plan rounds to 8 bits and the program does not. notes: inputs and outputs that have another
-    shape in the program.
+    shape in the program, and nodes that half precision is too narrow for.
     """
 
     program: Any
@@ -89,13 +89,14 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         for value in inputs:
             values[value] = _entering(builder, value, function.inputs[names[_name(value)]])
         builder.lower_block = lambda body: _lower_body(body, builder, values)
-        builder.in_float32 = in_float32(graph) if precision == "float16" else set()
+        beyond = beyond_float16(graph) if precision == "float16" else {}
+        builder.in_float32 = in_float32(graph) | beyond.keys() if precision == "float16" else set()
         _lower_nodes(graph, builder, values)
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
     return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names.values()),
                    sum(map(len, builder.packed4)), builder.nodes, tuple(builder.float_nodes.values()),
-                   (*_reshaped("input", inputs), *_reshaped("output", graph.outputs)))
+                   (*_reshaped("input", inputs), *_reshaped("output", graph.outputs), *beyond.values()))
 
 
 def _target(ct: Any, options: EmitOptions) -> Any:
