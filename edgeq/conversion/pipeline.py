@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.backend import Artifact, backend_named
 from edgeq.bundle.folder import (
     Bundle,
@@ -32,7 +33,7 @@ from edgeq.conversion.words import Target
 from edgeq.errors import ModelError
 from edgeq.external_weights import is_large
 from edgeq.frontends import load_source
-from edgeq.inference.magnitudes import LOUDER, MARGIN, MUCH_LOUDER, largest_values
+from edgeq.inference.magnitudes import largest_values
 from edgeq.passes import canonicalize
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.passes.images import arrays_channels_last, channels_first_names, make_channels_last
@@ -124,7 +125,7 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
 
 def _largest(metadata: Metadata, references: References) -> dict[str, float]:
     """Of the network that was quantized: what its samples show, and all that calibration has seen."""
-    gain = LOUDER if metadata.samples is not None else MUCH_LOUDER
+    gain = policy.LOUDER_NOISE.value if metadata.samples is None else policy.LOUDER_INPUTS.value
     if isinstance(metadata.request.preprocess, Preprocess):
         gain = 1.0  # no pixel is larger than those of the samples may be
     try:
@@ -132,7 +133,7 @@ def _largest(metadata: Metadata, references: References) -> dict[str, float]:
     except ModelError:
         return {}  # verification will say so
     for name, seen in metadata.quantized.statistics.items():
-        found[name] = max(found.get(name, 0.0), MARGIN * max(-seen.min, seen.max))
+        found[name] = max(found.get(name, 0.0), policy.LARGEST_MARGIN.value * max(-seen.min, seen.max))
     return found
 
 

@@ -11,25 +11,22 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.errors import ModelError
 from edgeq.graph import bodies
 from edgeq.inference.reference import Arrays, run_onnx
 
-SAMPLES: Final = 4  # of each loudness
-# Samples may be quieter than what a device meets: a microphone's level, pixels of 0..1 for 0..255. So the network also
-# runs on float inputs this many times as large, which says what follows them and what a normalization holds.
-LOUDER: Final = 32.0
-MUCH_LOUDER: Final = 256.0  # than normal numbers, where there are no samples: pixels, and what a microphone gives
-MARGIN: Final = 4.0  # for what other samples of the same loudness do
 SCALAR: Final = ir.Shape(())
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
-MASK: Final = -8e3  # constants of -1e9 stand for "never", and a backend in half precision writes what it can
 
 
-def largest_values(network: ir.Model, feeds: Iterable[Arrays], gain: float = LOUDER) -> dict[str, float]:
+def largest_values(network: ir.Model, feeds: Iterable[Arrays], gain: float) -> dict[str, float]:
     """Name of a float value -> the largest absolute value to expect of it, infinite where float32 overflows too.
 
-    gain: how many times as large as the feeds a device's inputs may be; 1 where they have limits, as pixels have.
+    gain: how many times as large as the feeds a device's inputs may be, as feeds may be quieter than what it meets; 1
+    where they have limits, as pixels have. The network runs on both, which tells what follows its inputs from what a
+    normalization holds.
+
     Values inside the bodies of If are among them. Feeds on which the network fails when they are louder count as they
     are.
 
@@ -41,14 +38,14 @@ def largest_values(network: ir.Model, feeds: Iterable[Arrays], gain: float = LOU
     measured = list(_Probes().added(probe.graph))
     probe.graph.outputs[:] = [output for _, output in measured]
     names = {str(output.name): name for name, output in measured}
-    given = list(islice(feeds, SAMPLES))
+    given = list(islice(feeds, policy.LARGEST_SAMPLES.value))
     for feed in given:
         for name, array in louder(feed, gain).items():
             if array.dtype.kind == "f":
                 _raise(found, name, float(np.abs(array).max(initial=0.0)))
     for results in run_onnx(probe, given, fused=True):
         for output, name in names.items():
-            _raise(found, name, MARGIN * float(results[output]))
+            _raise(found, name, policy.LARGEST_MARGIN.value * float(results[output]))
     with suppress(ModelError):
         for results in run_onnx(probe, [louder(feed, gain) for feed in given], fused=True):
             for output, name in names.items():
@@ -67,10 +64,11 @@ def _raise(found: dict[str, float], name: str, size: float) -> None:
 
 
 def _limit_masks(network: ir.Model) -> None:
+    least = -policy.LARGEST_MASK.value
     for value in list(network.graph.initializers.values()):
         data = value.const_value.numpy() if value.const_value is not None and value.dtype in FLOATS else None
-        if data is not None and data.size and data.min() < MASK:
-            value.const_value = ir.tensor(np.maximum(data, data.dtype.type(MASK)), name=value.name)
+        if data is not None and data.size and data.min() < least:
+            value.const_value = ir.tensor(np.maximum(data, data.dtype.type(least)), name=value.name)
 
 
 class _Probes:

@@ -11,10 +11,10 @@ from opcases import run_onnxruntime
 from small_graphs import network, normal
 
 import edgeq_runtime
-from edgeq import convert
+from edgeq import convert, policy
 from edgeq.backend import EmitOptions
 from edgeq.errors import VerificationError
-from edgeq.inference.magnitudes import MARGIN, largest_values
+from edgeq.inference.magnitudes import largest_values
 from edgeq.metrics import sqnr
 from edgeq.verification.compare import compare
 from edgeq.verification.mlpackage import open_package
@@ -128,7 +128,7 @@ def test_largest_values_follow_louder_inputs() -> None:
             else_branch = f () => (float[2,3] v) { v = Exp (a) }> }""", mask=np.float32(-1e9), hundred=np.float32(100))
     found = largest_values(model, [{"x": np.full((2, 3), 0.5, np.float32), "c": np.array(True)}], 32.0)
     assert (found["x"], found["a"], found["b"], found["i"]) == (16.0, 256.0, pytest.approx(
-        MARGIN / (1 + np.exp(-0.25))), pytest.approx(MARGIN * 100 / 3))
+        policy.LARGEST_MARGIN.value / (1 + np.exp(-0.25))), pytest.approx(policy.LARGEST_MARGIN.value * 100 / 3))
     assert found["d"] < 65504 < 1e9  # a mask is no magnitude
     assert found["v"] == 0.0  # the branch that was not taken
 
