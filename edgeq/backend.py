@@ -40,12 +40,14 @@ class EmitOptions:
 
     min_os: the oldest iOS. compute: where the model should run. precision: what floats are computed in: float32 keeps
     an ML program off the Neural Engine (https://apple.github.io/coremltools/docs-guides/source/typed-execution.html),
-    so it is for those who ask for 32 bits.
+    so it is for those who ask for 32 bits. largest: asked where floats are computed in half precision: name of a value
+    -> the largest absolute value to expect of it (`edgeq.inference.magnitudes`), for those of which anything is known.
     """
 
     min_os: int = 18
     compute: ComputeUnits = "ane"
     precision: FloatType = "float16"
+    largest: Callable[[], Mapping[str, float]] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Artifact:
     options: what the engine must be told at load (session options, compute units); goes into the manifest as it is.
     float_nodes: nodes that a quantized graph nevertheless runs in float on this engine. notes: what the artifact does
     otherwise than the graph says: it costs bytes or time, and no number.
+    activation_bits: that planned activations really have, where that is not what the plan says.
     """
 
     entry: str
@@ -67,6 +70,7 @@ class Artifact:
     options: Mapping[str, Any] = field(default_factory=dict)
     float_nodes: tuple[NodeNote, ...] = ()
     notes: tuple[NodeNote, ...] = ()
+    activation_bits: int | None = None
 
     def float_beyond(self, kept: Iterable[str]) -> list[NodeNote]:
         """The float nodes but for those that the plan keeps float, which have a reason of their own."""
@@ -171,7 +175,8 @@ class Backend:
     devices: name of a device -> its engine there. recipes: of its engine, for boards. no_boards: why boards cannot run
         it, and what helps.
     run_in_parts: (bundle, manifest, samples) -> (outputs, who ran it) for a bundle too large to be opened as a whole.
-    lint: entry -> advice about where it runs.
+    lint: entry -> advice about where it runs. explain: (bundle, manifest, samples) -> why its numbers are not those of
+        the graph, and what helps; '' where it cannot be told.
     """
 
     target: Target
@@ -185,6 +190,7 @@ class Backend:
     run_in_parts: Callable[[Path, Manifest, Sequence[Mapping[str, NDArray[Any]]]],
                            tuple[list[dict[str, Any]], str]] | None = None
     lint: Callable[[Path], list[Finding]] | None = None
+    explain: Callable[[Path, Manifest, Sequence[Mapping[str, NDArray[Any]]]], str] = lambda *_: ""
 
 
 def target_names() -> tuple[str, ...]:

@@ -17,12 +17,19 @@ OPSET: Final = 21
 IR_VERSION: Final = 10
 QUANTIZED: Final = "edgeq.quantized"  # key of a model's metadata: it came with grids of its own
 QUANT: Final = "edgeq.quant"  # key of Value.meta; the value is a QuantParams
+LARGEST: Final = "edgeq.largest"  # key of Value.meta; the largest absolute value to expect
 
 
 def quant(value: ir.Value) -> QuantParams | None:
     """The grid that a value of a folded graph lies on, or None where it is float (see quant.qdq.fold_qdq)."""
     params: QuantParams | None = value.meta.get(QUANT)
     return params
+
+
+def largest(value: ir.Value) -> float | None:
+    """The largest absolute value to expect of a float; None where nothing is known of it."""
+    grid, known = quant(value), value.meta.get(LARGEST)
+    return float(np.abs(grid.real_range()).max()) if grid is not None else float(known) if known else None
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -100,6 +100,22 @@ VERIFIED_SAMPLES: Final = Parameter(
 GENERATED_SAMPLES: Final = Parameter(
     4, "samples", "of noise that a bundle is verified on where the user gave none", NotMeasured("noise is like noise"))
 
+# -- half precision ----------------------------------------------------------------------------------------------------
+
+LOUDER_INPUTS: Final = Parameter(
+    32.0, "x the samples", "float inputs that a device may meet: what then passes 65504 leaves half precision",
+    NotMeasured("a microphone's level or pixels of 0..1 for 0..255 make 20 times; a power of two is exact"))
+LOUDER_NOISE: Final = Parameter(
+    256.0, "x normal numbers", "the same where the user gave no samples",
+    NotMeasured("pixels of 0..255 and more; on five networks it moved at most 6 of 188 nodes to float32"))
+LARGEST_MARGIN: Final = Parameter(
+    4.0, "x the largest value", "for what other samples of the same loudness do", NotMeasured())
+LARGEST_SAMPLES: Final = Parameter(
+    4, "samples", "of each loudness that show how large values become", NotMeasured("the margin covers the others"))
+LARGEST_MASK: Final = Parameter(
+    8000.0, "", "constants below minus this count as so much: they stand for 'never', as a mask's -1e9",
+    NotMeasured("with the margin, it stays below 65504"))
+
 # -- mixed precision: measuring ----------------------------------------------------------------------------------------
 
 NOISE_SAMPLES: Final = Parameter(

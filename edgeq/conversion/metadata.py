@@ -71,7 +71,7 @@ class Metadata:
             outputs=named(list(self.graph.graph.outputs)), files=(), options=dict(artifact.options),
             preprocessing=self.preprocessing,
             postprocessing=None if postprocess is None else postprocess.to_dict(), labels=self.request.labels,
-            quantization=self.quantization, calibration=self.calibration, source_sha256=self.source_sha256,
+            quantization=self.quantization(artifact), calibration=self.calibration, source_sha256=self.source_sha256,
             edgeq_version=__version__, product=self.request.options.product, version=self.request.options.version)
         return manifest if self.request.device is None else self.request.device.fitted(manifest)
 
@@ -83,7 +83,7 @@ class Metadata:
         quantized = self.quantized
         return {
             "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
-            "source_bytes": self.source_bytes, "quantization": self.quantization, "calibration": self.advice,
+            "source_bytes": self.source_bytes, "quantization": self.quantization(artifact), "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(quantized.kept)],
             "notes": [asdict(note) for note in artifact.notes],
             "verification": None if verification is None else verification.to_json(),
@@ -100,8 +100,8 @@ class Metadata:
         is_transposed = any(value.name in self.transposed for value in self.graph.graph.inputs)
         return replace(given, layout=name_channels_last(given.layout) if is_transposed else given.layout).to_dict()
 
-    @property
-    def quantization(self) -> dict[str, Any]:
+    def quantization(self, artifact: Artifact) -> dict[str, Any]:
+        """How many bits what has in an artifact, and by which methods."""
         if self.plan is None:
             return {"scheme": "as in the source model"}
         activation, said = self.plan.activation, self.request.options
@@ -111,7 +111,7 @@ class Metadata:
         bits = {weight.node: weight.type.bits for weight in self.plan.weights} | given
         return {
             "weight_bits": asked, "weights": said.weights, "method": said.method,
-            "activation_bits": activation.bits if activation else 32,
+            "activation_bits": artifact.activation_bits or activation.bits if activation else 32,
             "calibrator": said.calibrator if activation else None,
             "scaled_channels": [asdict(scaled) for scaled in self.quantized.scaled],
             "higher_precision_layers": {name: width for name, width in bits.items() if width != asked},

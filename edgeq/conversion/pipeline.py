@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.backend import Artifact, backend_named
 from edgeq.bundle.folder import (
     Bundle,
@@ -29,8 +30,10 @@ from edgeq.conversion.quantization import open_goal, quantize_network
 from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.selftest import selftest_cases, selftest_tolerance
 from edgeq.conversion.words import Target
+from edgeq.errors import ModelError
 from edgeq.external_weights import is_large
 from edgeq.frontends import load_source
+from edgeq.inference.magnitudes import largest_values
 from edgeq.passes import canonicalize
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.passes.images import arrays_channels_last, channels_first_names, make_channels_last
@@ -41,6 +44,7 @@ from edgeq.verification.references import Origin, References
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_artifact import Verification, verify_artifact
 from edgeq_runtime.manifest import Manifest
+from edgeq_runtime.preprocess import Preprocess
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST_NAME
 from edgeq_runtime.selftest import write_selftest
 from edgeq_runtime.session import open_model
@@ -97,7 +101,8 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     """Emit, verify and describe one bundle."""
     request, started = metadata.request, time.perf_counter()
     request.progress(f"writing {target}")
-    artifact = backend_named(target).emit(metadata.graph, folder, request.emit)
+    options = replace(request.emit, largest=lambda: _largest(metadata, references))
+    artifact = backend_named(target).emit(metadata.graph, folder, options)
     seconds = time.perf_counter() - started
     manifest = metadata.manifest(target, artifact)
     verification = None
@@ -116,6 +121,20 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     accuracy = ({} if verification is None else verification.to_json()) | (
         {} if evaluation is None else {"metric": evaluation})
     write_manifest(folder, replace(manifest, accuracy=accuracy))
+
+
+def _largest(metadata: Metadata, references: References) -> dict[str, float]:
+    """Of the network that was quantized: what its samples show, and all that calibration has seen."""
+    gain = policy.LOUDER_NOISE.value if metadata.samples is None else policy.LOUDER_INPUTS.value
+    if isinstance(metadata.request.preprocess, Preprocess):
+        gain = 1.0  # no pixel is larger than those of the samples may be
+    try:
+        found = largest_values(metadata.quantized.network, references.feeds, gain)
+    except ModelError:
+        return {}  # verification will say so
+    for name, seen in metadata.quantized.statistics.items():
+        found[name] = max(found.get(name, 0.0), policy.LARGEST_MARGIN.value * max(-seen.min, seen.max))
+    return found
 
 
 def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Model, references: References,

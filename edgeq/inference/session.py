@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -24,14 +25,15 @@ _ENTRIES: Final[Mapping[str, str]] = MappingProxyType({
 })
 
 
-def open_session(model: ir.Model | Path | bytes, *, fused: bool, arena: bool = True, threads: int = 0,
+def open_session(model: ir.Model | Path | bytes, *, fused: bool, arena: bool = True, threads: int = 0, log: int = 3,
                  entries: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """An onnxruntime.InferenceSession on the CPU. model: a path is read where it
     lies; bytes are those of a small .onnx file.
 
     Unfused, a QDQ graph computes exactly what it says: float ops between roundings to the grids. Fused, onnxruntime
     replaces them by integer kernels, which round once more or less here and there. arena: keep memory for the next
-    run. threads: for one operator; 0 takes every core. entries: of the session's configuration, beside those above.
+    run. threads: for one operator; 0 takes every core. log: 3 writes errors to stderr, 4 leaves it at the exception.
+    entries: of the session's configuration, beside those above.
 
     Raises:
         ModelError: onnxruntime refuses the model, because of an op of a domain that it does not know, say.
@@ -39,17 +41,18 @@ def open_session(model: ir.Model | Path | bytes, *, fused: bool, arena: bool = T
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = log
     options.enable_cpu_mem_arena = arena
     options.intra_op_num_threads = threads
     if not fused:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, text in {**_ENTRIES, **entries}.items():
         options.add_session_config_entry(key, str(text))
-    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        source = model if isinstance(model, bytes | Path) else _saved(model, Path(folder))
+    with ExitStack() as temporary:
+        if isinstance(model, ir.Model):
+            model = _saved(model, Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="edgeq-"))))
         try:
-            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
             raise ModelError(f"onnxruntime, the reference of every check, cannot load the model: {error}") from error
 

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.external_weights import derived
-from edgeq.graph import all_nodes, attribute, constant
+from edgeq.graph import IR_VERSION, OPSET, all_nodes, attribute, constant
+from edgeq.inference.session import open_session
 from edgeq.ops import RANDOM
 
 MAX_GROWTH_BYTES: Final = 2**20  # a constant may be this large even when its inputs are smaller
@@ -27,8 +28,8 @@ def fold_constants(model: ir.Model) -> int:
         x[N,8,4] -> Shape -> Gather(1) -> Unsqueeze -> Concat(-1) -> Reshape     =>     x, [8,-1] -> Reshape
 
     Left alone: QuantizeLinear and DequantizeLinear, casts of packed integers (both would unpack weights that are stored
-    small on purpose), random numbers, and results that are over 1 MB and larger than their inputs. Each node is
-    evaluated by the ONNX reference implementation; one that it cannot evaluate stays in the graph.
+    small on purpose), random numbers, and results that are over 1 MB and larger than their inputs. A node that
+    onnxruntime cannot evaluate stays in the graph.
     """
     return sum(fold_node(node) for node in list(all_nodes(model.graph)))
 
@@ -99,15 +100,29 @@ def _evaluate(node: ir.Node) -> list[NDArray[Any]] | None:
 
 
 def evaluate(node: ir.Node, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
-    """What the ONNX reference implementation computes from the named inputs; None where it cannot."""
-    from onnx.reference import ReferenceEvaluator
-
+    """What onnxruntime, whose word the whole network is checked by, computes from the named inputs; None where it
+    cannot, as with types that it has no kernel for.
+    """
     try:
-        with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(ir.to_proto(node)).run(None, dict(feeds))
-    except Exception:  # whatever it raises, the node is still right where it stands
+        # One thread: a pool would outlast a small computation.
+        session = open_session(_alone(node, feeds), fused=False, arena=False, threads=1, log=4)
+        return [np.asarray(result, order="C") for result in session.run(None, dict(feeds))]
+    except Exception:  # its exceptions share no base class; whatever it raises, the node is still right where it stands
         return None
-    return [np.asarray(result, order="C") for result in results]
+
+
+def _alone(node: ir.Node, feeds: Mapping[str, NDArray[Any]]) -> bytes:
+    """A model of one node, all of whose inputs are fed."""
+    import onnx
+
+    inputs = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(data.dtype), data.shape)
+              for name, data in feeds.items()]
+    proto = ir.to_proto(node)
+    proto.output[:] = [name or f"absent_{number}" for number, name in enumerate(proto.output)]
+    outputs = [onnx.ValueInfoProto(name=name) for name in proto.output]
+    graph = onnx.helper.make_graph([proto], "constant", inputs, outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return bytes(model.SerializeToString())
 
 
 def _replace(node: ir.Node, results: list[NDArray[Any]]) -> None:

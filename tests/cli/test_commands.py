@@ -213,6 +213,18 @@ def test_strict_writes_nothing_when_an_op_runs_in_float(folder: Path, monkeypatc
     assert Path("net.onnxruntime.edgeq").exists() == Path("qdq.onnx").exists() == (code == 0)
 
 
+@pytest.mark.parametrize(("min_os", "bits", "code"), [(16, 16, 3), (17, 8, 0)])
+def test_activations_that_ios_16_cannot_round_are_said(folder: Path, min_os: int, bits: int, code: int) -> None:
+    words = ["convert", "net.onnx", "--target", "coreml", "--calibration", "data.npz", "--min-os", str(min_os)]
+    result = edgeq(*words)
+    written = json.loads(Path("net.coreml.edgeq/manifest.json").read_text())["quantization"]
+    report = json.loads(Path("net.coreml.edgeq/report.json").read_text())["quantization"]
+    assert written == report
+    assert (written["weight_bits"], written["activation_bits"]) == (8, bits)
+    assert ("only weights have their bits, activations are float16" in result.stdout) == (bits == 16)
+    assert ("--min-os 17" in edgeq(*words, "--strict", "--force", code=code).stdout) == (code == 3)
+
+
 # -- verify, run, benchmark, inspect -----------------------------------------------------------------------------------
 
 @pytest.fixture

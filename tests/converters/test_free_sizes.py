@@ -41,6 +41,9 @@ FORMS: Final = (
     ("c = Concat <axis = 0> (n1, t1, six)  e = Expand (w, c)  y = Mul (x, e)",
      {"six": np.array([6]), "w": np.arange(6, dtype=np.float32)}, ["SHAPE", "MUL"]),
     ("f = Flatten (x)  g = Transpose (f)  y = Neg (g)", {}, ["TRANSPOSE", "NEG"]),
+    ("c = Concat <axis = 0> (n1, t1, h)  r = Reshape (x, c)  q = Transpose <perm = [0, 2, 1, 3, 5, 4]> (r)"
+     "  k = Softmax <axis = 2> (q)  y = Reshape (k, m)", {"h": np.array([2, 1, 3, 1]), "m": np.array([0, 2, -1])},
+     ["RESHAPE", "TRANSPOSE", "SOFTMAX"]),
     ("a = Tile (x, r)  y = Neg (a)", {"r": np.array([1, 2, 1])}, ["TILE", "NEG"]),
     ("a = Pad (x, r)  y = Neg (a)", {"r": np.array([0, 2, 0, 0, 1, 3])}, ["PAD", "NEG"]),
     ("a = ReduceMean (x, one)  b = Sub (x, a)  y = Softmax <axis = 1> (b)", {}, ["MEAN", "SUB", "SOFTMAX"]),

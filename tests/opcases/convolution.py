@@ -49,6 +49,10 @@ CASES: Final[tuple[Case, ...]] = (
          tail=[then("Clip", given(-1.0, "float32"), given(1.5, "float32"))]),
     case("conv-dynamic-weight", "Conv", x(1, 3, 9, 7), x(4, 3, 3, 2)),
     case("deconv", "ConvTranspose", x(1, 3, 5, 4), const(3, 4, 3, 2), const(4)),
+    case("deconv-then-reflect", "ConvTranspose", x(1, 3, 5), const(3, 2, 4), strides=[2], tail=[
+        then("Pad", given([0, 0, 2, 0, 0, 3]), mode="reflect")]),
+    case("deconv-then-edge", "ConvTranspose", x(1, 3, 4, 5), const(3, 2, 3, 2), tail=[
+        then("Pad", given([0, 0, 2, 1, 0, 0, 1, 3]), mode="edge")]),
     case("deconv-no-bias", "ConvTranspose", x(1, 3, 5, 4), const(3, 4, 2, 2), strides=[2, 2]),
     case("deconv-strides", "ConvTranspose", x(1, 3, 5, 4), const(3, 4, 3, 4), const(4), strides=[2, 3]),
     case("deconv-pads", "ConvTranspose", x(1, 3, 5, 4), const(3, 4, 4, 4), const(4), strides=[2, 2], pads=[1, 1, 1, 1]),

@@ -45,8 +45,8 @@ def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path, options: Emi
 
 
 def _ranked(array: Any, value: ir.Value) -> Any:
-    """Core ML takes and returns rank 0 as [1]; its engine in edgeq_runtime does the same."""
-    return array.reshape(()) if value.shape is not None and not len(value.shape) and array.shape == (1,) else array
+    """Core ML has ranks 1 to 5 at its interface; its engine in edgeq_runtime does the same."""
+    return array if value.shape is None or 0 < len(value.shape) < 6 else array.reshape(tuple(value.shape.numpy()))
 
 
 def _run_onnxruntime(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
@@ -75,7 +75,9 @@ def _run_tflite(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
 def _run_coreml(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
     from edgeq.verification.mlpackage import open_package
 
-    found = open_package(path).run({name: array if array.ndim else array.reshape(1) for name, array in feeds.items()})
+    program = open_package(path)
+    shapes = {spec.name: spec.shape for spec in program.inputs}
+    found = program.run({name: data.reshape(shapes[name]) for name, data in feeds.items()})
     return {name: np.asarray(array) for name, array in found.items()}
 
 

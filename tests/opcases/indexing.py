@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .case import Case, Tensor, case, const, given, x
+from .case import Case, Tensor, case, const, given, then, x
 
 CASES: Final[tuple[Case, ...]] = (
     case("slice", "Slice", x(2, 3, 7, 6), given([1, 2]), given([6, 5]), given([2, 3])),
@@ -24,6 +24,8 @@ CASES: Final[tuple[Case, ...]] = (
     case("gather-dynamic", "Gather", x(2, 6, 3), x(4, dtype="int64", high=6), axis=1),
     case("gather-elements", "GatherElements", x(3, 5), given([[4, 0], [1, 1], [-1, 3]]), axis=1),
     case("gather-elements-axis-0", "GatherElements", x(3, 4), given([[2, 0, 1, -3]]), axis=0),
+    case("gather-elements-constants", "GatherElements", const(1, 80), given([[*range(64)]]), axis=1, tail=[
+        then("Add", x(1, 64))]),
     case("gather-elements-dynamic", "GatherElements", x(3, 5, 4), x(2, 5, 3, dtype="int64", high=5), axis=1),
     case("gather-nd", "GatherND", x(3, 4, 5), given([[2, 1], [0, -1]])),
     case("gather-nd-batched", "GatherND", x(2, 4, 5), given([[1], [3]]), batch_dims=1),

@@ -19,7 +19,6 @@ REFUSED: Final[Mapping[tuple[str, str], str]] = {
         "conv-integer", "conv-integer-long", "matmul-integer")},
     **{("coreml", f"scatter-elements-dynamic{form}"): "computed indices that are smaller than the data"
        for form in ("", "-twice", "-add", "-mul", "-max", "-min")},
-    ("coreml", "transpose-6d"): "rank 6; Core ML ends at 5",
     ("tflite", "conv-dynamic-weight"): "its weights are computed at run time",
     ("tflite", "non-zero"): "no such operator on tflite",
 }

@@ -93,6 +93,13 @@ def test_transposed_weights_fold() -> None:
     check(row, fold_constants)
 
 
+def test_what_the_reference_evaluator_fails_on_folds() -> None:
+    """It picks elements with numpy.choose, which takes 32 choices: BERT's position ids have 512 columns."""
+    text = "g (float[1,64] x) => (float[] y) { a = GatherElements <axis = 1> (t, i) y = Add(x, a) }"
+    row = Row("GatherElements", text, ["Add"], {"t": np.arange(80, dtype=np.float32)[None], "i": np.arange(64)[None]})
+    check(row, fold_constants)
+
+
 def test_quantized_weights_never_fold() -> None:
     """Neither the DequantizeLinear nor a Cast of packed 4-bit integers, which exists to keep them packed."""
     text = """g (float[2,4] x) => (float[] y) { i = Cast <to = 3> (w)  d = DequantizeLinear(i, s)  y = MatMul(x, d) }"""

@@ -1,6 +1,7 @@
 """Core ML: the QDQ graph as a MIL program in an .mlpackage, built with coremltools' MIL builder on any system."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,7 @@ from edgeq_converters.coreml.target import COREML
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgeq.inference.reference import Arrays
     from edgeq_runtime.manifest import Manifest
 
 __all__ = ["BACKEND", "emit"]
@@ -27,6 +29,12 @@ def _probe(path: Path, network: ir.Model, manifest: Manifest) -> Probe:
     return CoreMLProbe(path, network, manifest)
 
 
+def _explain(folder: Path, manifest: Manifest, feeds: Sequence[Arrays]) -> str:
+    from edgeq_converters.coreml.overflow import said_of_overflow
+
+    return said_of_overflow(folder, manifest, feeds)
+
+
 def _lint(package: Path) -> list[Finding]:
     from edgeq_converters.coreml.ane import lint
 
@@ -34,7 +42,7 @@ def _lint(package: Path) -> list[Finding]:
 
 
 BACKEND: Final = Backend(
-    target=COREML, emit=emit, probe=_probe, lint=_lint, arithmetic=Arithmetic(half=True),
+    target=COREML, emit=emit, probe=_probe, lint=_lint, explain=_explain, arithmetic=Arithmetic(half=True),
     options=frozenset({"min_os", "compute"}), devices={"iphone": Available(preferred=True)},
     no_boards="Core ML runs on Apple's devices only, and boards are reached as Linux machines: test this bundle on a "
               "Mac with `python -m edgeq_runtime BUNDLE self-test`")

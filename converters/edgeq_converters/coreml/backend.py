@@ -1,16 +1,19 @@
 """Core ML: the QDQ graph as a MIL program in an .mlpackage, built with coremltools' MIL builder on any system."""
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import onnx_ir as ir
 
 from edgeq.backend import Artifact, EmitOptions
 from edgeq.dimensions import dimensions, free_dimensions, witnesses
 from edgeq.errors import MissingExtra, UsageError
-from edgeq.graph import real_inputs
+from edgeq.graph import LARGEST, all_nodes, real_inputs
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.quiet import quiet
 from edgeq_converters.prepare import expand_unhandled, lower_form, specialized_form
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from edgeq_converters.coreml.lowering import Lowered
 
 ENTRY = "model.mlpackage"
+# coremltools keeps the block that ops are added to in one list of the process, whichever thread adds:
+# https://github.com/apple/coremltools/blob/main/coremltools/converters/mil/mil/block.py (BLOCK_STACK)
+ONE_AT_A_TIME: Final = threading.Lock()
 
 
 def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
@@ -49,17 +55,20 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
         raise MissingExtra("Core ML conversion", "coreml") from None
     from edgeq_converters.coreml.package import PASSES, tidy, write
 
+    options = replace(options, largest=cache(options.largest))  # once, however many sizes there are
     model = without_dynamic_rounding(model)  # products of integers overflow float16, the only numbers there are
     free = free_dimensions(model)
-    with quiet("coremltools"):
+    with ONE_AT_A_TIME, quiet("coremltools"):
         if free:
             lowered = _for_all_sizes(model, free, options, precision)
         else:
             lowered = _lowered(model.clone(), options, precision)
             tidy(lowered.program, PASSES)
-    write(lowered, path, options)
+        write(lowered, path, options)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
-                    options={"compute_units": options.compute, "min_os": options.min_os})
+                    options={"compute_units": options.compute, "min_os": options.min_os},
+                    float_nodes=lowered.float_nodes, activation_bits=16 if lowered.float_nodes else None,
+                    notes=lowered.notes)
 
 
 def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Lowered:
@@ -67,19 +76,33 @@ def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Low
     from edgeq_converters.coreml.foreign_quantization import plain_quantization
     from edgeq_converters.coreml.lowering import lower
     from edgeq_converters.coreml.ops import TABLE
+    from edgeq_converters.coreml.squares import recognize_roots
 
     plain_quantization(model.graph)  # before the general forms, which need float32 and would be computed in float16
     expand_unhandled(model, TABLE.handlers)
-    return lower(lower_form(model).graph, options, precision)
+    graph = lower_form(model).graph
+    if precision == "float16":
+        recognize_roots(graph)
+        _note_largest(graph, options.largest())
+    return lower(graph, options, precision)
+
+
+def _note_largest(graph: ir.Graph, sizes: Mapping[str, float]) -> None:
+    """By name, once nothing more is rewritten; a rewrite keeps the names of what it replaces."""
+    values = {value for node in all_nodes(graph) for value in (*node.inputs, *node.outputs) if value is not None}
+    for value in values:
+        if value.name and value.name in sizes:
+            value.meta[LARGEST] = sizes[value.name]
 
 
 def _for_all_sizes(model: ir.Model, free: Mapping[str, Free], options: EmitOptions, precision: Precision) -> Lowered:
     """What the programs for a few sizes have in common, with the limits of the sizes."""
-    from edgeq_converters.coreml.flexible import declare_limits, flexible, refuse_endless
+    from edgeq_converters.coreml.flexible import declare_limits, flexible, refuse_endless, refuse_many_axes
     from edgeq_converters.coreml.package import FIXED_SIZES, PASSES, UNUSED, tidy
 
     shapes = {value.name or "": dimensions(value, free) for value in real_inputs(model.graph)}
     refuse_endless(shapes)
+    refuse_many_axes([*real_inputs(model.graph), *model.graph.outputs])
     seen = witnesses(free)
     found = [_lowered(specialized_form(model, sizes), options, precision) for sizes in seen]
     for lowered in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -11,13 +12,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.backend import EmitOptions
-from edgeq.graph import label
+from edgeq.graph import NodeNote, label
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, dequantize
+from edgeq_converters.coreml.axes import merged, permutations
 from edgeq_converters.optable import CannotLower
 
 Precision = Literal["float16", "float32"]
 Var: TypeAlias = Any  # coremltools.converters.mil.mil.Var: coremltools carries no types
-Operand: TypeAlias = Any  # a Var, or a Constant
+Operand: TypeAlias = Any  # a Var, a Constant, or a Merged
 
 MAX_RANK: Final = 5  # https://github.com/apple/coremltools/issues/2536
 FLOAT16_MAX: Final = 65504.0
@@ -68,6 +70,22 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Merged:
+    """A computed value of more axes than Core ML has, `shape`, held by a Var of fewer: the same elements in order."""
+
+    var: Var
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.var.name)
+
+    @property
+    def dtype(self) -> Any:
+        return self.var.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Raw:
     """An argument that is written with exactly its own dtype."""
 
@@ -95,6 +113,7 @@ class Builder:
         self.in_float32: set[ir.Node] = set()  # nodes that compute in float32 although the program does not
         self.node: ir.Node | None = None
         self.nodes: dict[str, tuple[str, str]] = {}  # name of an op -> the node that it was made for
+        self.float_nodes: dict[ir.Node, NodeNote] = {}  # whose results have a grid that this system cannot round to
         self.packed4: set[bytes] = set()  # 4-bit weights, each content once, as the written file must hold them
         self.lower_block: Callable[[ir.Graph], list[Var]] | None = None  # bodies of If and Loop
         self.singles: dict[str, Var] = {}  # an input rounded to float16 -> the input itself
@@ -134,11 +153,12 @@ class Builder:
         return self.node.outputs[0].name or self.node.op_type
 
     def _argument(self, key: str, value: Any) -> Any:
-        if isinstance(value, Constant):
+        if isinstance(value, Constant | Merged):
             return self.var(value)
         if is_var(value):
             return value
-        if isinstance(value, tuple | list) and any(isinstance(item, Constant) or is_var(item) for item in value):
+        if isinstance(value, tuple | list) and any(isinstance(item, Constant | Merged) or is_var(item)
+                                                   for item in value):
             return [self.var(item) for item in value]
         if isinstance(value, Raw):
             return self._shared(key, value.data)
@@ -160,7 +180,13 @@ class Builder:
 
     # ------------------------------------------------------------------ operands
     def var(self, operand: Operand) -> Var:
-        """The Var of an operand; a Constant is written once, however many nodes read it."""
+        """The Var of an operand; a Constant is written once, however many nodes read it.
+
+        Raises:
+            CannotLower: it has more axes than Core ML.
+        """
+        if len(operand.shape) > MAX_RANK:
+            raise CannotLower(f"rank {len(operand.shape)}; Core ML ends at {MAX_RANK}")
         if not isinstance(operand, Constant):
             return operand
         key = id(operand), self.dtype.__name__
@@ -182,6 +208,8 @@ class Builder:
         """A float operand in the type that is computed in now; cast once, however many nodes read it."""
         if operand is None or isinstance(operand, Constant) or float_bits(operand) in (0, np.finfo(self.dtype).bits):
             return operand
+        if isinstance(operand, Merged):
+            return Merged(self.converted(operand.var), operand.shape)
         if self.dtype is np.float32 and operand.name in self.singles:
             return self.singles[operand.name]
         key = operand.name, self.dtype.__name__
@@ -293,11 +321,13 @@ class Builder:
         return self.cast(apply(self.cast(operand, "int")), "bool")
 
     def reshape(self, operand: Operand, shape: Sequence[int]) -> Operand:
-        """Reshape, also from and to rank 0, which MIL's reshape does not have."""
+        """Reshape, also from and to ranks that MIL's reshape does not have: 0, and above 5."""
         shape = tuple(int(dim) for dim in shape)
         if isinstance(operand, Constant) and operand.params is None:
             return Constant(operand.data.reshape(shape))
-        x = self.var(operand)
+        x = operand.var if isinstance(operand, Merged) else self.var(operand)
+        if len(shape) > MAX_RANK:
+            return Merged(x, shape)
         if tuple(x.shape) == shape:
             return x
         if self.rank(x) == 0:
@@ -311,7 +341,12 @@ class Builder:
             return operand
         if isinstance(operand, Constant):
             return operand.transposed(perm)
-        return self.op("transpose", x=operand, perm=list(perm))
+        if len(perm) <= MAX_RANK:
+            return self.op("transpose", x=operand, perm=list(perm))
+        x = operand
+        for step in permutations(operand.shape, perm, MAX_RANK):
+            x = self.op("transpose", x=self.reshape(x, step.shape), perm=list(step.perm))
+        return self.reshape(x, [operand.shape[axis] for axis in perm])
 
     def broadcast(self, operand: Operand, shape: Sequence[int]) -> Operand:
         """Expand to `shape` (ONNX's and numpy's rule)."""
@@ -319,8 +354,21 @@ class Builder:
         x = self.reshape(operand, have)
         if isinstance(x, Constant):
             return Constant(np.broadcast_to(x.data, tuple(shape)))
+        if len(shape) > MAX_RANK:
+            return self._broadcast_in_runs(x, have, shape)
         reps = [want // dim if dim == 1 else 1 for want, dim in zip(shape, have, strict=True)]
         return x if set(reps) <= {1} else self.op("tile", x=x, reps=np.array(reps, np.int32))
+
+    def _broadcast_in_runs(self, x: Operand, have: Sequence[int], shape: Sequence[int]) -> Operand:
+        """One run of neighbouring axes at a time, whatever the rank."""
+        now = list(have)
+        for grows, axes in merged(shape, [dim == 1 for dim in have]):
+            if grows:
+                first, last = axes[0], axes[-1] + 1
+                sizes = prod(now[:first]), 1, prod(now[last:])
+                x = self.op("tile", x=self.reshape(x, sizes), reps=np.array([1, prod(shape[first:last]), 1], np.int32))
+                now[first:last] = shape[first:last]
+        return self.reshape(x, shape)
 
     def gather(self, x: Operand, indices: NDArray[Any], axis: int) -> Var:
         """Elements at constant, non-negative indices along one axis."""

@@ -10,15 +10,17 @@ https://apple.github.io/coremltools/docs-guides/source/flexible-inputs.html
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import onnx_ir as ir
 
 from edgeq.dimensions import Sizes
 from edgeq.errors import Problem, UnsupportedModel
-from edgeq_converters.coreml.builder import Var, is_var
+from edgeq.graph import rank
+from edgeq_converters.coreml.builder import MAX_RANK, Var, is_var
 from edgeq_converters.unify import (
     Arrays,
     Column,
@@ -57,6 +59,15 @@ def refuse_endless(shapes: Mapping[str, Sequence[Dimension]]) -> None:
                         "give one with --input, such as 1..128")
                 for name, shape in shapes.items() for d in shape
                 if not isinstance(d, int | str | Choice) and d.high is None]
+    if problems:
+        raise UnsupportedModel(TARGET, problems)
+
+
+def refuse_many_axes(values: Iterable[ir.Value]) -> None:
+    """An input or output of rank 6 is another shape in a package, which no limits of its own sizes describe."""
+    problems = [Problem(value.name or "", "input" if value.is_graph_input() else "output",
+                        f"rank {rank(value)} with free sizes; Core ML ends at {MAX_RANK}", "fix its sizes with --input")
+                for value in values if rank(value) > MAX_RANK]
     if problems:
         raise UnsupportedModel(TARGET, problems)
 

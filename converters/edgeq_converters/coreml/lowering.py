@@ -1,23 +1,25 @@
 """A folded ONNX graph -> a MIL program."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
-from edgeq.graph import quant, shape
-from edgeq.ops import RANDOM, RESHAPING
+from edgeq.graph import NodeNote, quant, shape
+from edgeq.ops import RANDOM
+from edgeq.passes.fold import evaluate
 from edgeq.scheme import QuantParams
+from edgeq_converters.coreml import many_axes
 from edgeq_converters.coreml.builder import (
     MAX_RANK,
     Builder,
     Constant,
+    Merged,
     Operand,
     Precision,
     Raw,
@@ -27,18 +29,22 @@ from edgeq_converters.coreml.builder import (
 )
 from edgeq_converters.coreml.ops import TABLE
 from edgeq_converters.coreml.ops_cast import NARROW, SMALL_FLOATS
-from edgeq_converters.coreml.precision import in_float32
+from edgeq_converters.coreml.precision import beyond_float16, in_float32
 from edgeq_converters.coreml.weights import packed
 from edgeq_converters.optable import CannotLower, Unreached, lower_all
+from edgeq_runtime.engines.coreml import interface_shape
 
 TARGET: Final = "coreml"
-# Reshape -> Transpose -> Reshape through a higher rank is rewritten by a pass; what it leaves is refused afterwards.
-BETWEEN: Final = RESHAPING | {"Transpose"}
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8,
                              ir.DataType.UINT64, ir.DataType.UINT32, ir.DataType.UINT16, ir.DataType.UINT8,
                              ir.DataType.BOOL})
 WITHIN: Final = frozenset({*SMALL_FLOATS, *NARROW})  # between two nodes, numbers of these types are held in wider ones
+
+# https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html, iOS 17
+QUANTIZE_SINCE: Final = 17
+NO_QUANTIZE: Final = ("iOS 16 cannot round activations: only weights have their bits, activations are float16 within "
+                      "the calibrated range; --min-os 17 rounds them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,9 @@ class Lowered:
     """program: coremltools' Program. names: graph input or output -> its name in the program, where they differ.
 
     interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take
-    in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made for.
+    in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made for. float_nodes:
+    those whose results the plan rounds to 8 bits and the program does not. notes: inputs and outputs that have another
+    shape in the program, and nodes that half precision is too narrow for.
     """
 
     program: Any
@@ -54,6 +62,8 @@ class Lowered:
     interface: frozenset[str]
     weight_bytes4: int
     nodes: Mapping[str, tuple[str, str]]
+    float_nodes: tuple[NodeNote, ...] = ()
+    notes: tuple[NodeNote, ...] = ()
 
 
 def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowered:
@@ -82,12 +92,14 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         for value in inputs:
             values[value] = _entering(builder, value, function.inputs[names[_name(value)]])
         builder.lower_block = lambda body: _lower_body(body, builder, values)
-        builder.in_float32 = in_float32(graph) if precision == "float16" else set()
+        beyond = beyond_float16(graph) if precision == "float16" else {}
+        builder.in_float32 = in_float32(graph) | beyond.keys() if precision == "float16" else set()
         _lower_nodes(graph, builder, values)
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
     return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names.values()),
-                   sum(map(len, builder.packed4)), builder.nodes)
+                   sum(map(len, builder.packed4)), builder.nodes, tuple(builder.float_nodes.values()),
+                   (*_reshaped("input", inputs), *_reshaped("output", graph.outputs), *beyond.values()))
 
 
 def _target(ct: Any, options: EmitOptions) -> Any:
@@ -117,18 +129,21 @@ def _refusal(value: ir.Value) -> str:
     """Why Core ML cannot take this input, or ''."""
     if value.dtype not in FLOATS | INTEGERS:
         return f"Core ML has no {value.dtype.name if value.dtype else 'such'} tensors"
-    dims = shape(value)
-    if len(dims) > MAX_RANK:
-        return f"rank {len(dims)}; Core ML ends at {MAX_RANK}"
-    return "an empty tensor; Core ML has none" if 0 in dims else ""
+    return "an empty tensor; Core ML has none" if 0 in shape(value) else ""
+
+
+def _reshaped(kind: str, values: Iterable[ir.Value]) -> list[NodeNote]:
+    return [NodeNote(_name(value), kind, f"{list(interface_shape(shape(value)))} in the package, because Core ML ends "
+                                         f"at rank {MAX_RANK}; edgeq_runtime takes and gives {list(shape(value))}")
+            for value in values if value.shape is not None and len(value.shape) > MAX_RANK]
 
 
 def _placeholder(b: Builder, value: ir.Value) -> Any:
-    """float32 for floats, int32 for integers and bool: what every iOS version takes. Rank 0 becomes [1]."""
+    """float32 for floats, int32 for integers and bool: what every iOS version takes."""
     import coremltools.converters.mil as mil
     from coremltools.converters.mil.mil import types
 
-    return mil.Builder.placeholder(shape(value) or (1,), types.fp32 if value.dtype in FLOATS else types.int32)
+    return mil.Builder.placeholder(interface_shape(shape(value)), types.fp32 if value.dtype in FLOATS else types.int32)
 
 
 def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
@@ -137,17 +152,17 @@ def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
         b.singles[half.name], var = var, half
     elif value.dtype == ir.DataType.BOOL:
         var = b.op("cast", x=var, dtype="bool")
-    return b.reshape(var, ()) if value.shape is not None and len(value.shape) == 0 else var
+    return b.reshape(var, shape(value))
 
 
 def _leaving(b: Builder, value: ir.Value, operand: Operand, name: str) -> Var:
-    """As float32 or int32, the types of the interface; rank 0 becomes [1]."""
+    """As float32 or int32, the types of the interface, and in a shape that it has."""
     b.node = None
     if 0 in operand.shape:
         raise UnsupportedModel(TARGET, [Problem(_name(value), "output", "an empty tensor; Core ML has none")])
+    if not 1 <= b.rank(operand) <= MAX_RANK:
+        operand = b.reshape(operand, interface_shape(b.shape(operand)))
     var = b.var(operand)
-    if not b.rank(var) and value.shape is not None and len(value.shape) == 0:
-        var = b.reshape(var, (1,))
     exact = b.grids.get(var.name)
     if exact is not None and b.precision == "float16":  # the very numbers of the grid, not their float16 neighbours
         stored, scale, zero_point = exact
@@ -185,7 +200,7 @@ def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> N
         inputs = [None if value is None else b.converted(values[value]) for value in node.inputs]
         results: Any = _folded(node, inputs)
         if results is None:
-            results = TABLE.lower(node, b, inputs)
+            results = many_axes.lower(node, b, inputs)
         results = results if isinstance(results, tuple | list) else (results,)
         for value, result in zip(node.outputs, results, strict=False):
             if result is not None:
@@ -197,40 +212,27 @@ def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> N
 
 
 def _folded(node: ir.Node, inputs: Sequence[Operand]) -> list[Constant] | None:
-    """The outputs of a node all of whose inputs are known, computed by ONNX's own definition of the op."""
+    """The outputs of a node all of whose inputs are known; None where that is not so, or onnxruntime has no kernel."""
     if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
         return None
     if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
         return None
     if not all(given is None or isinstance(given, Constant) for given in inputs):
         return None
-    from onnx.reference import ReferenceEvaluator
-
-    names = [f"i{index}" if given is not None else "" for index, given in enumerate(inputs)]
-    proto = ir.serde.serialize_node(node)
-    proto.input[:] = names
-    proto.output[:] = [f"o{index}" for index in range(len(node.outputs))]
-    known = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(given.real.dtype), None)
-             for name, given in zip(names, inputs, strict=True) if given is not None]
-    outputs = [onnx.ValueInfoProto(name=name) for name in proto.output]
-    model = onnx.helper.make_model(onnx.helper.make_graph([proto], "constant", known, outputs),
-                                   opset_imports=[onnx.helper.make_opsetid("", node.version or 21)])
-    feeds = {name: given.real for name, given in zip(names, inputs, strict=True) if given is not None}
-    results = ReferenceEvaluator(model).run(None, feeds)
-    return [Constant(np.asarray(result)) for result in results]
+    results = evaluate(node, {_name(value): given.real for value, given in zip(node.inputs, inputs, strict=True)
+                              if value is not None})
+    return None if results is None else [Constant(result) for result in results]
 
 
 def _checked(b: Builder, value: ir.Value, result: Operand) -> Operand:
     """The result of a node, rounded to its grid, when it has the type and shape that ONNX says."""
     if value.dtype is not None and value.dtype not in FLOATS | INTEGERS | WITHIN:
         raise CannotLower(f"Core ML has no {value.dtype.name} tensors")
-    if not isinstance(result, Constant):
-        assert b.node is not None
-        if b.rank(result) > MAX_RANK and (b.node.op_type not in BETWEEN or value.is_graph_output()):
-            raise CannotLower(f"rank {b.rank(result)}; Core ML ends at {MAX_RANK}")
-        if 0 in result.shape:
-            raise CannotLower("an empty tensor; Core ML has none")
+    if not isinstance(result, Constant) and 0 in result.shape:
+        raise CannotLower("an empty tensor; Core ML has none")
     grid = quant(value)
+    if grid is not None and isinstance(result, Merged):
+        return Merged(on_grid(b, result.var, grid), result.shape)
     return result if grid is None else on_grid(b, result, grid)
 
 
@@ -241,7 +243,9 @@ def on_grid(b: Builder, operand: Operand, grid: QuantParams) -> Var:
     float16, and iOS 16 has no quantize.
     """
     x = b.var(operand)
-    if grid.type.bits != 8 or b.options.min_os < 17:
+    if grid.type.bits != 8 or b.options.min_os < QUANTIZE_SINCE:
+        if grid.type.bits == 8 and b.node is not None:
+            b.float_nodes[b.node] = NodeNote.of(b.node, NO_QUANTIZE)
         low, high = grid.real_range()
         return b.op("clip", x=x, alpha=low, beta=high)
     signed = grid.as_signed()  # "better when the zero point is 0": at least int8 can have it

@@ -28,7 +28,7 @@ def if_(b: Builder, condition: Operand, *, then_branch: ir.Graph, else_branch: i
 
     def body(graph: ir.Graph) -> Any:
         with b.inner_block():
-            results = [_own(b, var) for var in lower_block(graph)]
+            results = [_own(b, b.converted(var)) for var in lower_block(graph)]
         b.node = node
         return tuple(results) if len(results) > 1 else results[0]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeq_converters.coreml.builder import Builder, Operand, Var
 from edgeq_converters.coreml.ops_conv import per_channel
+from edgeq_converters.coreml.squares import over_root_of_squares, root_of_squares
 from edgeq_converters.coreml.table import op
 
 BATCH_AND_SPACE: Final = [0, 2, 3]  # the schema's default, in its own type
@@ -108,9 +109,8 @@ def group_normalization(b: Builder, x: Operand, scale: Operand, bias: Operand, *
 def rms_normalization(b: Builder, x: Operand, scale: Operand, *, axis: int = -1, epsilon: float = 1e-5,
                       stash_type: int = 1) -> Var:
     axes = list(range(axis % b.rank(x), b.rank(x)))
-    power = b.op("reduce_mean", x=b.op("square", x=x), axes=axes, keep_dims=True)
-    factor = b.op("rsqrt", x=b.op("add", x=power, y=float(epsilon)), epsilon=0.0)
-    return b.op("mul", x=b.op("mul", x=x, y=factor), y=scale)
+    root = root_of_squares(b, x, axes, mean=True, epsilon=float(epsilon))
+    return b.op("mul", x=b.op("real_div", x=x, y=root), y=scale)
 
 
 @op("MeanVarianceNormalization")
@@ -125,10 +125,9 @@ def mean_variance_normalization(b: Builder, x: Operand, *, axes: Sequence[int] =
 @op("LpNormalization")
 def lp_normalization(b: Builder, x: Operand, *, axis: int = -1, p: int = 2) -> Var:
     """x / norm; zeros stay zeros."""
-    if p == 1:
-        norm = b.op("reduce_sum", x=b.op("abs", x=x), axes=[axis], keep_dims=True)
-    else:
-        norm = b.op("sqrt", x=b.op("reduce_sum", x=b.op("square", x=x), axes=[axis], keep_dims=True))
+    if p == 2:
+        return over_root_of_squares(b, x, [axis])
+    norm = b.op("reduce_sum", x=b.op("abs", x=x), axes=[axis], keep_dims=True)
     return b.op("real_div", x=x, y=b.op("maximum", x=norm, y=float(np.finfo(b.dtype).tiny)))
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
+from edgeq_converters.coreml.squares import root_of_squares
 from edgeq_converters.coreml.table import op
 from edgeq_converters.optable import CannotLower, Handler
 
@@ -31,6 +32,9 @@ def _reduction(before: str, mil: str, after: str) -> Handler:
         along = sorted({axis % len(shape) for axis in wanted}) if wanted else list(range(len(shape)))
         if not shape:
             return x
+        if (before, after) == ("square", "sqrt") and b.kind(x) == "float":
+            root = root_of_squares(b, x, along)
+            return root if keepdims else b.reshape(root, [dim for axis, dim in enumerate(shape) if axis not in along])
         if before:
             x = b.op(before, x=x)
         kept = b.op(mil, x=x, axes=along, keep_dims=True)

@@ -157,7 +157,8 @@ def _copied(b: Builder, x: Operand, margins: Sequence[tuple[int, int]], mode: st
     rank = b.rank(x)
     if mode != "wrap" and padded and padded[0] >= rank - 2 and b.kind(x) == "float":  # MIL pads the last two axes so
         flat = np.array(margins[-2:], np.int32).ravel()
-        return b.op("pad", x=x, pad=flat, mode={"edge": "replicate", "reflect": "reflect"}[mode])
+        # Not used in these modes, but its default is a float32, which a rewrite of coremltools checks against x.
+        return b.op("pad", x=x, pad=flat, mode={"edge": "replicate", "reflect": "reflect"}[mode], constant_val=0.0)
     for axis in padded:
         indices = np.pad(np.arange(b.shape(x)[axis]), margins[axis], mode=mode)  # type: ignore[call-overload]
         x = b.gather(x, indices, axis)

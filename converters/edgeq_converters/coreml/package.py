@@ -34,7 +34,6 @@ PASSES: Final = (
     "common::const_elimination",
     "common::merge_consecutive_reshapes",
     "common::merge_consecutive_transposes",
-    "common::expand_high_rank_reshape_and_transpose",  # after the two merges: ranks above 5 exist only in between
     UNUSED,
     "mil_backend::fuse_activation_silu",
     "mil_backend::sanitize_name_strings",

@@ -1,4 +1,5 @@
-"""Which nodes of a float16 program compute in float32: logarithms of powers, integers that floats stand for, scores.
+"""Which nodes of a float16 program compute in float32: logarithms of powers, integers that floats stand for, scores,
+and whatever passes 65504.
 
 float16 spans 72 dB of amplitude (65504 down to 6e-5 before digits are lost), and half of that of a power; spectra span
 more, and a logarithm shows all of it: what underflows to 0 becomes log(epsilon), tens of dB off. The other readers of
@@ -11,13 +12,16 @@ the program as float32 anyway.
 """
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import constant, quant, shape
+from edgeq.graph import NodeNote, all_nodes, constant, largest, quant, shape
 from edgeq.ops import MULTIPLY_ACCUMULATE, RESHAPING, TAKING
+from edgeq_converters.coreml.builder import FLOAT16_MAX
 
 # Filters, spectra and what is done to them before the logarithm. An activation in between ends the walk: what comes
 # out of it is no measured signal any more, and a network's middle should not leave the Neural Engine.
@@ -28,7 +32,37 @@ LINEAR: Final = frozenset({
 # From the last layer's numbers to the mean of scores.
 SCORING: Final = RESHAPING | {"Sigmoid", "Softmax", "ReduceMean"}
 FEW: Final = 4096  # numbers; a whole picture of probabilities stays on the Neural Engine
-SQUARES: Final = frozenset({"ReduceSumSquare", "ReduceL2"})
+FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
+SCALED: Final = frozenset({"Add", "Sub", "Mul", "Div"})  # a bound, as of Clip or Min, may be any number
+SQUARES: Final = frozenset({"ReduceSumSquare", "ReduceL2", "RootOfSquares"})
+
+
+# Where the largest number that an operator computes inside is not its result: what it is, from the largest input.
+INSIDE: Final[Mapping[str, Callable[[float], float]]] = dict.fromkeys(
+    ("Acosh", "Asinh", "BatchNormalization", "GlobalLpPool", "LRN", "LpPool", "MeanVarianceNormalization"),
+    lambda size: size * size)
+BEYOND: Final = ("computed in float32, on the CPU or GPU: values may pass 65504, where half precision ends")
+
+
+def beyond_float16(graph: ir.Graph) -> dict[ir.Node, NodeNote]:
+    """The nodes that read, compute or give numbers which half precision cannot hold, with what to say of them."""
+    return {node: NodeNote.of(node, BEYOND) for node in all_nodes(graph)
+            if any(size > FLOAT16_MAX for size in _sizes(node))}
+
+
+def _sizes(node: ir.Node) -> Iterator[float]:
+    """Of all floats of a node, as far as they are known. Of constants, those that are no masks (see `builder.MASK`)."""
+    for value in (*node.inputs, *node.outputs):
+        if value is None or value.dtype not in FLOATS:
+            continue
+        data = constant(value)
+        if data is None:
+            yield largest(value) or 0.0
+        elif node.op_type in SCALED:
+            yield float(data.max(initial=0.0, where=np.isfinite(data)))
+    source = node.inputs[0] if node.inputs else None
+    if node.op_type in INSIDE and source is not None:
+        yield INSIDE[node.op_type](largest(source) or 0.0)
 
 
 def in_float32(graph: ir.Graph) -> set[ir.Node]:
@@ -36,7 +70,7 @@ def in_float32(graph: ir.Graph) -> set[ir.Node]:
     from integers and one back to them; or between the last layer and the mean of a few scores.
     """
     found = {node for output in graph.outputs for node in _mean_of_scores(output)}
-    for node in graph:
+    for node in all_nodes(graph):
         if node.op_type == "Log":
             behind = _behind(node)
             if any(map(_squares, behind)):

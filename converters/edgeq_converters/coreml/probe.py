@@ -14,6 +14,7 @@ from edgeq.inference.reference import Arrays
 from edgeq.scheme import QuantParams, QuantType, dequantize
 from edgeq.verification.mlpackage import open_package
 from edgeq.verification.probe import float_values, rounded_name
+from edgeq_runtime.engines.coreml import interface_shape
 from edgeq_runtime.manifest import Manifest
 
 
@@ -48,8 +49,8 @@ class CoreMLProbe:
         return list(self._values)
 
     def run(self, feed: Arrays) -> Mapping[str, Seen]:
-        inputs = {self._inputs[name]: array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
-                  for name, array in feed.items()}
+        inputs = {self._inputs[name]: array.astype(np.float32 if array.dtype.kind == "f" else np.int32).reshape(
+            interface_shape(array.shape)) for name, array in feed.items()}
         found = self._program.run(inputs, keep=[held for held, _ in self._values.values()])
         return {name: Seen(found[held]) if grid is None else Seen(dequantize(found[held], grid), found[held], grid)
                 for name, (held, grid) in self._values.items()}

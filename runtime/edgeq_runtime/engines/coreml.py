@@ -10,9 +10,10 @@ from __future__ import annotations
 import ctypes
 import sys
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from edgeq_runtime.manifest import Manifest
 
 INTERPRETER = "edgeq.verification.mlpackage"  # found by name, because the slim runtime does not carry it
 OPTIONS = {"compute_units", "min_os"}
+MAX_RANK = 5  # https://github.com/apple/coremltools/issues/2536
 
 # option -> (coremltools.ComputeUnit, MLComputeUnits, words). The numbers are the enum's, CoreML/MLModelConfiguration.h.
 COMPUTE_UNITS = {
@@ -32,6 +34,13 @@ COMPUTE_UNITS = {
 }
 
 Predict = Callable[[Dict[str, Any]], Dict[str, Any]]
+
+
+def interface_shape(shape: Sequence[int]) -> Tuple[int, ...]:
+    """What an input or output has in the package: Core ML has no rank 0 there, and none above 5. Elements keep their
+    order: [2,3,4,5,6,7] becomes [6,4,5,6,7]."""
+    extra = max(len(shape) - MAX_RANK, 0)
+    return (prod(shape[:extra + 1]), *shape[extra + 1:]) if shape else (1,)
 
 
 def open(folder: str, manifest: Manifest, threads: Optional[int]) -> CoreML:
@@ -64,10 +73,11 @@ class CoreML:
         with self._lock:
             if self._predict is None:
                 raise EngineError("the model is closed")
-            found = self._predict({name: array.reshape(array.shape or (1,))  # Core ML has no rank 0 at its interface
+            found = self._predict({name: array.reshape(interface_shape(array.shape))
                                    for name, array in zip(self._inputs, arrays, strict=True)})
-        outputs = [np.asarray(found[name], dtype).reshape(() if shape == () else np.shape(found[name]))
-                   for name, dtype, shape in self._outputs]
+        outputs = [np.asarray(found[name], dtype) for name, dtype, _ in self._outputs]
+        outputs = [array if 1 <= len(shape) <= MAX_RANK else array.reshape([d for d in shape if isinstance(d, int)])
+                   for array, (_, _, shape) in zip(outputs, self._outputs, strict=True)]
         for position, target in enumerate(out or ()):
             if target is not None:
                 target[...] = outputs[position]
