@@ -349,6 +349,23 @@ def test_the_builder_takes_every_real_model(item: str, tensorrt_build: Any, pyth
     assert row.good, row
 
 
+SUMMANDS: Final = [case for case in CASES if case.id in ("add-scalar", "where-scalar", "concat-constant")]
+
+
+@pytest.mark.parametrize("case", SUMMANDS, ids=lambda case: case.id)
+def test_a_constant_that_nothing_is_multiplied_with_is_float(case: Case, tmp_path: Path) -> None:
+    emit(quantize(case, symmetric=True)[0], tmp_path, HALF)
+    assert stored(written(tmp_path), "DequantizeLinear") == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", SUMMANDS, ids=lambda case: case.id)
+def test_the_builder_takes_a_quantized_constant(
+        case: Case, tensorrt_build: Any, python_with_tensorrt: Path, tmp_path: Path) -> None:
+    emit(quantize(case, symmetric=True)[0], tmp_path, HALF)
+    assert tensorrt_build.built(python_with_tensorrt, tmp_path / "model.onnx") == "built"
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(("scale", "said"), [
     (onnx.TensorProto.FLOAT16, "built"), (onnx.TensorProto.FLOAT, "type mismatch between matmul operand scales")])

@@ -17,7 +17,7 @@ from edgeq.graph import NodeNote
 from edgeq_converters.onnxfile import MODEL, save
 from edgeq_converters.tensorrt.float16 import compute_in_half
 from edgeq_converters.tensorrt.lint import Finding, lint
-from edgeq_converters.tensorrt.weights import block_int4_weights, float_biases
+from edgeq_converters.tensorrt.weights import block_int4_weights, float_constants
 
 ENGINE_VERSION: Final = ">=1.18"  # the first with opset 21
 
@@ -40,7 +40,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     model = model.clone()
     graph = model.graph
-    float_biases(graph)
+    float_constants(graph)
     notes = block_int4_weights(graph)
     notes += [NodeNote(each.node, each.op, each.reason) for each in _refused(lint(graph))]
     half = options.precision == "float16"
