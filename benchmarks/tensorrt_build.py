@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from common import ROOT, environment_of, open_zoo, padded, parser, report, shapes
 
-from edgeq.conversion.pipeline import convert
+from edgeq import convert
 from edgeq.errors import EdgeqError
 
 PACKAGES: Final = ("tensorrt-rtx-cu12-libs==1.7.1.116", "tensorrt-rtx-cu12-bindings==1.7.1.116")
