@@ -1,10 +1,13 @@
-"""What the benchmarks share: where the real models are, and how rows become a table and a file."""
+"""What the benchmarks share: where the real models are, environments, and how rows become a table and a file."""
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -52,6 +55,26 @@ def padded(item: str, feed: Mapping[str, Any]) -> Mapping[str, Any]:
         return feed
     name, length = PADDED[item]
     return {name: np.pad(feed[name], ((0, 0), (0, length - feed[name].shape[1])))}
+
+
+PIP = ("-m", "pip", "-q", "--disable-pip-version-check", "install")
+
+
+def environment_of(python: str, packages: Sequence[str], cache: Path) -> Path:
+    """The Python of an environment that holds these packages, which is kept in `cache` for the next time.
+
+    Raises:
+        CalledProcessError: a package cannot be had; stderr says why.
+    """
+    key = hashlib.sha256(repr((python, tuple(packages))).encode()).hexdigest()[:12]
+    folder, ready = cache / key, cache / f"{key}.ready"
+    inside = folder / "bin" / "python"
+    if not ready.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        subprocess.run([inside, *PIP, "--only-binary=:all:", *packages], check=True, stderr=subprocess.PIPE, text=True)
+        ready.touch()
+    return inside
 
 
 def report(rows: Sequence[Any], title: str, json_file: Path | None) -> None:

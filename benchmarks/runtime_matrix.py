@@ -9,7 +9,6 @@ before it loads anything. Pythons that this machine lacks are named and left out
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from typing import Final
 
 import numpy as np
 import onnx
-from common import ROOT, parser, report
+from common import PIP, ROOT, environment_of, parser, report
 
 from edgeq import convert
 
@@ -104,16 +103,8 @@ def build(environment: Environment, wheel: Path, cache: Path) -> Path | None:
     python = find_python(environment.python)
     if python is None:
         return None
-    key = hashlib.sha256(repr(environment).encode()).hexdigest()[:12]
-    folder, ready = cache / key, cache / f"{key}.ready"
-    inside = folder / "bin" / "python"
-    pip = [str(inside), "-m", "pip", "-q", "--disable-pip-version-check", "install"]
-    if not ready.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        subprocess.run([*pip, "--only-binary=:all:", *environment.packages], check=True)
-        ready.touch()
-    subprocess.run([*pip, "--no-deps", "--force-reinstall", str(wheel)], check=True)
+    inside = environment_of(python, environment.packages, cache)
+    subprocess.run([inside, *PIP, "--no-deps", "--force-reinstall", str(wheel)], check=True)
     return inside
 
 

@@ -10,6 +10,7 @@ from edgeq.conversion.options import Options
 from edgeq.conversion.pipeline import open_calibration
 from edgeq.conversion.quantization import is_quantized, open_goal, quantize_network
 from edgeq.conversion.request import read_request
+from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.words import Target
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model
@@ -36,8 +37,8 @@ def analyze_layers(model: Any, targets: Target, options: Options, scored: int = 
     if options.calibration is None:
         raise UsageError("the damage is measured on real samples: add --calibration DATA")
     request = read_request(targets, replace(options, method=METHOD, calibrator=CALIBRATOR))
-    network = load_model(model, inputs=request.inputs, example_inputs=request.example_inputs, open_sizes=True,
-                         trust=options.trust)
+    network = load_model(model, inputs=request.inputs, tell=sample_sizes(request),
+                         example_inputs=request.example_inputs, open_sizes=True, trust=options.trust)
     if is_quantized(network):
         raise UsageError("the model is quantized already; give its float original")
     canonicalize(network)

@@ -35,7 +35,8 @@ from edgeq_runtime.postprocess import Detect
 class Metadata:
     """What all bundles of one conversion have in common.
 
-    transposed: inputs and outputs that are channels first in the source and channels last in the bundles.
+    transposed: inputs and outputs that are channels first in the source and channels last in the bundles. sizes: those
+    that the samples told, for the report.
     """
 
     source: Any
@@ -44,6 +45,7 @@ class Metadata:
     samples: Samples | None
     goal: Goal | None = None
     transposed: Collection[str] = ()
+    sizes: Mapping[str, Any] | None = None
 
     @property
     def graph(self) -> ir.Model:
@@ -83,7 +85,8 @@ class Metadata:
         quantized = self.quantized
         return {
             "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
-            "source_bytes": self.source_bytes, "quantization": self.quantization(artifact), "calibration": self.advice,
+            "source_bytes": self.source_bytes, "sizes": self.sizes, "quantization": self.quantization(artifact),
+            "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(quantized.kept)],
             "notes": [asdict(note) for note in artifact.notes],
             "verification": None if verification is None else verification.to_json(),

@@ -28,6 +28,7 @@ from edgeq.conversion.metadata import Metadata, check_meaning, input_specs, mode
 from edgeq.conversion.options import Options
 from edgeq.conversion.quantization import open_goal, quantize_network
 from edgeq.conversion.request import Request, read_request
+from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import selftest_cases, selftest_tolerance
 from edgeq.conversion.words import Target
 from edgeq.errors import ModelError
@@ -70,7 +71,8 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
 
 def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
     """Write one bundle to each path. paths: by the name of the target."""
-    network, source = load_source(model, inputs=request.inputs, example_inputs=request.example_inputs,
+    sizes = sample_sizes(request)
+    network, source = load_source(model, inputs=request.inputs, tell=sizes, example_inputs=request.example_inputs,
                                   open_sizes=all(target.open_sizes for target in request.targets),
                                   exact=request.weights == "float32", trust=request.options.trust)
     check_meaning(network, request)
@@ -88,7 +90,7 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
     if request.keep_qdq is not None:
         data = f"{request.keep_qdq.name}.data" if is_large(result.graph) else None
         ir.save(result.graph, request.keep_qdq, external_data=data)
-    metadata = Metadata(model, request, result, samples, goal, transposed)
+    metadata = Metadata(model, request, result, samples, goal, transposed, None if sizes is None else sizes.to_json())
     references = _references(network, metadata, None if source is None else Origin(source, network, transposed))
     layers = Layers(result.network, result.graph, references)
     with ExitStack() as all_or_none:

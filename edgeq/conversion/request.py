@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -131,7 +132,7 @@ def read_request(targets: words.Target, options: Options) -> Request:
         method=method_named(options.method), is_measured=AUTO in options.method.split("+"),
         calibrator=None if options.calibrator == AUTO else CALIBRATORS[options.calibrator],
         keep_float=words.patterns("--keep-float", options.keep_float),
-        calibration=options.calibration, sample_limit=options.samples,
+        calibration=_kept(options.calibration, options.samples), sample_limit=options.samples,
         calibration_cache=words.path("--calibration-cache", options.calibration_cache),
         inputs=words.shapes(options.inputs), example_inputs=options.example_inputs,
         preprocess=words.preprocess(options.preprocess), postprocess=words.postprocess(options.postprocess),
@@ -159,6 +160,11 @@ def _plain(options: Options) -> Options:
         strict=words.switch("--strict", options.strict), trust=words.switch("--trust", options.trust),
         verify=words.switch("--verify", options.verify),
         force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
+
+
+def _kept(data: Any, limit: int | None) -> Any:
+    """What is read more than once: an iterator can be walked through once only."""
+    return list(islice(data, limit)) if isinstance(data, Iterator) else data
 
 
 def _targets(asked: words.Target, device: Device | None) -> tuple[Target, ...]:
@@ -267,7 +273,7 @@ def _measure(options: Options, limits: Limits) -> Measure | None:
         return _float_outputs(options)
     if options.eval is None:
         raise UsageError(f"--metric {options.metric} needs labelled data: add --eval DATA")
-    return labelled_data(options.eval, options.metric, flag="--eval")
+    return labelled_data(_kept(options.eval, None), options.metric, flag="--eval")
 
 
 def _float_outputs(options: Options) -> FloatOutputs:
@@ -276,4 +282,4 @@ def _float_outputs(options: Options) -> FloatOutputs:
                          "say how many dB with --min-metric")
     if options.eval is None and options.calibration is None:
         raise UsageError("--metric sqnr needs samples: add --calibration DATA or --eval DATA")
-    return FloatOutputs(options.eval)
+    return FloatOutputs(_kept(options.eval, None))

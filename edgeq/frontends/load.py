@@ -21,6 +21,7 @@ from edgeq.frontends.reference import Reference, onnx_reference, torch_reference
 from edgeq.frontends.types import long_indices
 from edgeq.frontends.versions import to_opset
 from edgeq.graph import IR_VERSION, OPSET, real_inputs
+from edgeq.passes.interface import Tell, forget_no_names
 from edgeq.passes.shapes import fix_shapes
 
 if TYPE_CHECKING:
@@ -30,15 +31,16 @@ if TYPE_CHECKING:
 Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram", "Module"]
 
 
-def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inputs: Any = None,
-               open_sizes: bool = False, exact: bool = False, trust: bool = False) -> ir.Model:
+def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell | None = None,
+               example_inputs: Any = None, open_sizes: bool = False, exact: bool = False, trust: bool = False,
+               ) -> ir.Model:
     """Read a network; see `load_source`."""
-    return load_source(source, inputs=inputs, example_inputs=example_inputs, open_sizes=open_sizes, exact=exact,
-                       trust=trust)[0]
+    return load_source(source, inputs=inputs, tell=tell, example_inputs=example_inputs, open_sizes=open_sizes,
+                       exact=exact, trust=trust)[0]
 
 
-def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inputs: Any = None,
-                open_sizes: bool = False, exact: bool = False, trust: bool = False,
+def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell | None = None,
+                example_inputs: Any = None, open_sizes: bool = False, exact: bool = False, trust: bool = False,
                 ) -> tuple[ir.Model, Reference | None]:
     """Read a network -> it, and the source as an engine computes that has seen no rewrite of ours (None where its
     weights are too large for that).
@@ -50,6 +52,7 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inp
         name), of torch or numpy.
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
         What is given as a range or choice stays free.
+    tell: knows the sizes of which nothing is said, as the samples do; see `edgeq.passes.interface`.
     open_sizes: sizes that depend on the data (of NonZero, NonMaxSuppression, a computed Slice) may stay open.
     trust: read pickles in a .pt2 file, which can run any code.
     exact: bfloat16 is rounded inside an Attention too; it costs time, and below 32 bits nothing is left of it.
@@ -60,13 +63,14 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, example_inp
         MissingExtra: a torch source without torch. UsageError: example inputs for what needs none.
     """
     model, reference = _read(source, example_inputs, trust)
+    forget_no_names(model)
     to_opset(model, OPSET, exact=exact)
     model.ir_version = IR_VERSION
     qoperator_to_qdq(model)
     long_indices(model)
     check_model(model)
     _check_interface(model.graph)
-    fix_shapes(model, inputs, open_sizes=open_sizes)
+    fix_shapes(model, inputs, tell=tell, open_sizes=open_sizes)
     check_values(model)
     return model, reference(model)
 

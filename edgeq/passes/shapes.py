@@ -15,7 +15,7 @@ from edgeq.errors import ModelError
 from edgeq.graph import constant, initializer, label, shape
 from edgeq.passes.control_flow import inline_constant_if
 from edgeq.passes.fold import evaluate, fold_node
-from edgeq.passes.interface import bind_inputs
+from edgeq.passes.interface import Tell, bind_inputs
 from edgeq.passes.loops import infer_loop, infer_scan
 from edgeq.passes.sample_shapes import infer_from_witnesses, specialized
 
@@ -37,13 +37,15 @@ _SHAPE_LIKE: Final = 1024  # elements of a constant that shape inference may wan
 _SHOWN: Final = 5  # values listed in a message before "and N more"
 
 
-def fix_shapes(model: ir.Model, inputs: Mapping[str, Shape] = {}, *, open_sizes: bool = False) -> None:
+def fix_shapes(model: ir.Model, inputs: Mapping[str, Shape] = {}, *, tell: Tell | None = None,
+               open_sizes: bool = False) -> None:
     """Give every value a shape and a dtype, in place.
 
     inputs: input name -> shape. A free first axis of which nothing is said becomes 1 (the batch), and a named dimension
     has one size everywhere. Without dimensions that are kept free, every shape is static: shape computations are folded
     on the way, and an If with a constant condition becomes its branch. With some, shapes hold their names, see
     `witnesses`. What comes out of operators of other domains may stay open.
+    tell: see `bind_inputs`.
     open_sizes: so may what depends on the data, as how much NonZero finds; its rank is known all the same.
 
     Raises:
@@ -52,7 +54,7 @@ def fix_shapes(model: ir.Model, inputs: Mapping[str, Shape] = {}, *, open_sizes:
     def infer(copy: ir.Model) -> None:
         _check(copy, _infer_all(copy), open_sizes=open_sizes)
 
-    free = bind_inputs(model, inputs)
+    free = bind_inputs(model, inputs, tell)
     RemoveUnusedNodesPass()(model)
     if free:
         infer_from_witnesses(model, free, infer)

@@ -12,7 +12,7 @@ from edgeq import policy
 from edgeq.report.console import share, size
 from edgeq.report.mixed_precision import precision_html, precision_sentence, score_sentence
 from edgeq.report.plots import Weights, color, errors_by_layer, histograms
-from edgeq.report.text import reasons
+from edgeq.report.text import reasons, sizes_sentence
 from edgeq.verification.layers import Layer, LayerComparison
 
 FILE_NAME: Final = "report.html"
@@ -164,6 +164,8 @@ def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
     quantization = report["quantization"]
     rows = [("Size", size(artifact_bytes) + (f", {artifact_bytes / source:.2f} of the source model's {size(source)}"
                                              if source else ""))]
+    told = sizes_sentence(report)
+    rows += [("Free dimensions", escape(told))] if told else []
     if "weight_bits" in quantization:
         activation = quantization["activation_bits"]
         rows += [("Weights", f"{quantization['weight_bits']} bits, {escape(quantization['weights'])}, method "

@@ -41,6 +41,8 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
     for said in filter(None, dict.fromkeys(map(precision_sentence, rows))):
         out.print(said, soft_wrap=True)
+    for told in filter(None, dict.fromkeys(map(sizes_sentence, rows))):
+        out.print(told, soft_wrap=True)
     if any("scheme" in row["quantization"] for row in rows):
         out.print("The model came quantized: its integers and grids are kept, so --bits, --weights, --method and "
                   "--calibrator changed nothing. Give the float original to quantize anew.", soft_wrap=True)
@@ -54,6 +56,14 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
                   soft_wrap=True)
+
+
+def sizes_sentence(row: Mapping[str, Any]) -> str:
+    """Which sizes the samples told, where nothing else did."""
+    found = row.get("sizes")
+    return "" if found is None else (f"{found['what']} tell the sizes of "
+                                     + ", ".join(f"{name}:{sizes}" for name, sizes in found["inputs"].items())
+                                     + "; --input gives others")
 
 
 def fallbacks(found: Mapping[str, Sequence[Mapping[str, str]]]) -> None:

@@ -87,6 +87,11 @@ class LabelledData:
             return Evaluation(_of_function(scoring, _name(self.data)), scoring)
         return Evaluation(self.metric, _scored(self.metric, _Pairs(self.data, specs, limit, preprocess)))
 
+    def feeds(self, specs: Mapping[str, InputSpec], *, preprocess: Preprocess | None = None) -> Iterator[Feed]:
+        """What a predictor would be given; nothing of a function that scores."""
+        if self.metric is not None:
+            yield from (feed for feed, _ in _Pairs(self.data, specs, None, preprocess))
+
 
 def labelled_data(data: Any, metric: Any, *, flag: str = "--eval") -> LabelledData:
     """metric: a name of METRICS, "module:function" or a function(predictions, targets) -> float, where a prediction is

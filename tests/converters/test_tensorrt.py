@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from opcases import CASES, Case, build, has_weights, quantize, quantize_weights, run_onnxruntime, sample
 from opcases.engines import run
 from opcases.limits import REFUSED
+from zoo_models import MODELS, needs_zoo, zoo
 
 from edgeq import convert
 from edgeq.backend import EmitOptions
@@ -23,6 +26,7 @@ from edgeq.graph import constant
 from edgeq_converters.tensorrt import emit
 from edgeq_converters.tensorrt.float16 import compute_in_half
 from edgeq_converters.tensorrt.lint import RULES, lint
+from edgeq_converters.tensorrt.operands import dequantizers
 from edgeq_converters.tensorrt.weights import block_int4_weights
 from edgeq_runtime import EngineError, load
 from edgeq_runtime.engines.onnxruntime import _cache, _providers
@@ -127,6 +131,25 @@ def test_a_converted_network_obeys_every_rule(tmp_path: Path) -> None:
     assert product_node.outputs[0].dtype == ir.DataType.FLOAT16
     assert [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.FLOAT] * 2
     assert bundle.report["verification"]["against_float"][0]["sqnr_db"] > 30
+
+
+def test_a_scale_too_small_for_float16_takes_those_beside_it_along(tmp_path: Path) -> None:
+    """x is read by two products, of which the first has such a scale, and TensorRT wants one type for each."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        net (float[1,3,64] x) => (float[1,3,3] y) {
+            a = MatMul (x, w0) b = MatMul (x, w1) t = Transpose <perm = [0, 2, 1]> (b) c = Relu (a)
+            d = MatMul (c, t) e = Relu (d) y = MatMul (e, w2) }""")
+    rng = np.random.default_rng(0)
+    for name, size, first in (("w0", (64, 24), 1e-4), ("w1", (64, 24), 1), ("w2", (3, 3), 1)):
+        weights = rng.normal(size=size).astype(np.float32)
+        weights[:, 0] *= first
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    bundle = convert(model, target="tensorrt", bits=8, calibration=samples(), method="sum-preserving",
+                     output=tmp_path / "b")
+    graph = ir.load(bundle.path / "model.onnx").graph
+    scales = [{each.inputs[1].dtype.name for each in dequantizers(node)} for node in graph if node.op_type == "MatMul"]
+    assert scales == [{"FLOAT"}, {"FLOAT"}, {"FLOAT16"}, {"FLOAT16"}]
+    assert lint(graph) == []
 
 
 @pytest.mark.parametrize(("rows", "block"), [(64, 64), (48, 16), (256, 128)])
@@ -251,6 +274,10 @@ BROKEN: Final = {
         "p = Conv (x, w) q = QuantizeLinear (p, c, z8) a = DequantizeLinear (q, c, z8) r = QuantizeLinear (x, c, z8) "
         "b = DequantizeLinear (r, c, z8) y = Add (a, b)"),
     "int4-weights-in-blocks": ("float[2,3] x", "int4[2,3] y", "y = QuantizeLinear (x, c, z4)"),
+    "one-type-of-scales": (
+        "float16[1,2,3] x", "float16[1,2,2] y", "w = Constant <value = int8[3,2] {1, 2, 3, 4, 5, 6}> () "
+        "q = QuantizeLinear (x, h, z8) a = DequantizeLinear (q, h, z8) b = DequantizeLinear (w, c, z8) "
+        "e = Cast <to = 10> (b) y = MatMul (a, e)"),
 }
 
 
@@ -262,6 +289,7 @@ def broken(rule: str) -> ir.Graph:
     for name, kind, dims, data in (
             ("z8", kinds.INT8, [], [0]), ("o8", kinds.INT8, [], [3]), ("u8", kinds.UINT8, [], [0]),
             ("z4", kinds.INT4, [], [0]), ("z3", kinds.INT8, [3], [0] * 3), ("c", kinds.FLOAT, [], [.5]),
+            ("h", kinds.FLOAT16, [], [.5]),
             ("c3", kinds.FLOAT, [3], [.5, 1, 2])):
         model.graph.initializer.append(onnx.helper.make_tensor(name, kind, dims, data))
     return ir.from_proto(model).graph
@@ -290,6 +318,71 @@ def test_numbers_that_float16_cannot_hold_stay_in_float32() -> None:
     types = {node.op_type + str(k): node.outputs[0].dtype for k, node in enumerate(model.graph)}
     assert types["Add0"] == ir.DataType.FLOAT
     assert [node.op_type for node in model.graph] == ["Add", "Cast", "Add", "Cast", "ReduceSum"]
+
+
+# NVIDIA's own parser and builder
+
+@pytest.fixture(scope="module")
+def tensorrt_build() -> Iterator[Any]:
+    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        import tensorrt_build
+        yield tensorrt_build
+    finally:
+        sys.path.remove(folder)
+
+
+@pytest.fixture(scope="module")
+def python_with_tensorrt(tensorrt_build: Any) -> Path:
+    try:
+        return Path(tensorrt_build.has_tensorrt(tensorrt_build.CACHE))
+    except SystemExit as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.full
+@needs_zoo
+@pytest.mark.parametrize("item", MODELS)
+def test_the_builder_takes_every_real_model(item: str, tensorrt_build: Any, python_with_tensorrt: Path) -> None:
+    row, = tensorrt_build.measure(zoo(), [item], python_with_tensorrt)
+    assert row.good, row
+
+
+SUMMANDS: Final = [case for case in CASES if case.id in ("add-scalar", "where-scalar", "concat-constant")]
+
+
+@pytest.mark.parametrize("case", SUMMANDS, ids=lambda case: case.id)
+def test_a_constant_that_nothing_is_multiplied_with_is_float(case: Case, tmp_path: Path) -> None:
+    emit(quantize(case, symmetric=True)[0], tmp_path, HALF)
+    assert stored(written(tmp_path), "DequantizeLinear") == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", SUMMANDS, ids=lambda case: case.id)
+def test_the_builder_takes_a_quantized_constant(
+        case: Case, tensorrt_build: Any, python_with_tensorrt: Path, tmp_path: Path) -> None:
+    emit(quantize(case, symmetric=True)[0], tmp_path, HALF)
+    assert tensorrt_build.built(python_with_tensorrt, tmp_path / "model.onnx") == "built"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("scale", "said"), [
+    (onnx.TensorProto.FLOAT16, "built"), (onnx.TensorProto.FLOAT, "type mismatch between matmul operand scales")])
+def test_the_builder_has_the_rule_of_one_type(
+        scale: int, said: str, tensorrt_build: Any, python_with_tensorrt: Path, tmp_path: Path) -> None:
+    """scale: type of the weights' scales, float16 or float32."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        net (float16[1,16,32] x) => (float16[1,16,64] y) {
+            q = QuantizeLinear (x, s, z) a = DequantizeLinear (q, s, z) b = DequantizeLinear <axis = 1> (w, t)
+            c = Cast <to = 10> (b) y = MatMul (a, c) }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((32, 64), np.int8), "w"))
+    for name, kind, sizes, number in (
+            ("s", onnx.TensorProto.FLOAT16, [], .5), ("t", scale, [64], .5), ("z", onnx.TensorProto.INT8, [], 0)):
+        model.graph.initializer.append(onnx.helper.make_tensor(name, kind, sizes, np.full(sizes, number)))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert ([finding.rule for finding in lint(ir.from_proto(model).graph)] == []) == (said == "built")
+    assert said in tensorrt_build.built(python_with_tensorrt, tmp_path / "model.onnx")
 
 
 # The runtime

@@ -16,8 +16,8 @@ from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import NodeNote
 from edgeq_converters.onnxfile import MODEL, save
 from edgeq_converters.tensorrt.float16 import compute_in_half
-from edgeq_converters.tensorrt.lint import lint
-from edgeq_converters.tensorrt.weights import block_int4_weights, float_biases
+from edgeq_converters.tensorrt.lint import Finding, lint
+from edgeq_converters.tensorrt.weights import block_int4_weights, float_constants
 
 ENGINE_VERSION: Final = ">=1.18"  # the first with opset 21
 
@@ -40,20 +40,24 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     """
     model = model.clone()
     graph = model.graph
-    float_biases(graph)
+    float_constants(graph)
     notes = block_int4_weights(graph)
-    found = lint(graph)
-    refused = [each for each in found if each.refused]
-    if refused:
-        raise UnsupportedModel("tensorrt", [Problem(each.node, each.op, f"{each.reason} [{each.rule}]", each.remedy)
-                                            for each in refused])
-    notes += [NodeNote(each.node, each.op, each.reason) for each in found]
+    notes += [NodeNote(each.node, each.op, each.reason) for each in _refused(lint(graph))]
     half = options.precision == "float16"
     if half:
         compute_in_half(graph)
+        _refused(lint(graph))  # of a source that has types of its own
     save(model, folder)
     tensorrt = {**_TENSORRT, "trt_fp16_enable": str(half)}
     providers: list[Any] = [["TensorrtExecutionProvider", tensorrt], "CUDAExecutionProvider", "CPUExecutionProvider"]
     return Artifact(MODEL, "onnxruntime", ENGINE_VERSION, options={"providers": providers, "session_options": _CPU},
                     notes=tuple(notes))
 
+
+def _refused(found: list[Finding]) -> list[Finding]:
+    """-> what runs, and slower. Raises UnsupportedModel where anything does not."""
+    refused = [each for each in found if each.refused]
+    if refused:
+        raise UnsupportedModel("tensorrt", [Problem(each.node, each.op, f"{each.reason} [{each.rule}]", each.remedy)
+                                            for each in refused])
+    return found

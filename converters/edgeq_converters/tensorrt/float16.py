@@ -5,13 +5,16 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.
 """
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import constant, initializer
+from edgeq.ops import MATRIX_PRODUCTS
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq_converters.tensorrt.operands import dequantizers
 
 # Ops that compute in float16 as in float: no sums over many values, no exponentials without a limit. Normalizations,
 # reductions and powers stay in float32, between casts.
@@ -36,10 +39,10 @@ def compute_in_half(graph: ir.Graph) -> None:
     if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
            for node in graph for attr in node.attributes.values()):
         return
-    nodes = [node for node in graph if node.domain == "" and node.op_type in HALF and _fits(node)]
-    halves = {value for node in nodes for value in node.outputs if value.dtype == ir.DataType.FLOAT}
+    inside = {node for node in graph if node.domain == "" and node.op_type in HALF and _fits(node)}
+    inside -= _beside_others(graph, inside)
+    halves = {value for node in graph if node in inside for value in node.outputs if value.dtype == ir.DataType.FLOAT}
     casts = _Casts(graph)
-    inside = set(nodes)
     for node in list(graph):
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype != ir.DataType.FLOAT:
@@ -111,6 +114,17 @@ def _fits(node: ir.Node) -> bool:
         if index == 1 and node.op_type in (QUANTIZE, DEQUANTIZE) and data.min() < _SMALLEST_SCALE:
             return False
     return True
+
+
+def _beside_others(graph: ir.Graph, inside: Set[ir.Node]) -> set[ir.Node]:
+    """Those of `inside` that dequantize a factor of a product whose other factor's scale stays a float: the builder
+    wants one type of both, see lint.py.
+    """
+    products = [dequantizers(node) for node in graph if node.op_type in MATRIX_PRODUCTS]
+    found: set[ir.Node] = set()
+    while more := {each for scales in products if not scales <= inside - found for each in scales & inside - found}:
+        found |= more  # a value that several products read takes the float scale to all of them
+    return found
 
 
 def _is_half(value: ir.Value | None) -> bool:

@@ -1,4 +1,4 @@
-"""What TensorRT's parser refuses, or its builder cannot fuse, as rules with their sources: better said here than on the
+"""What TensorRT's parser or builder refuses, or cannot fuse, as rules with their sources: better said here than on the
 device after minutes.
 """
 from __future__ import annotations
@@ -10,12 +10,16 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq.graph import all_nodes, constant, is_constant, label
+from edgeq.ops import MATRIX_PRODUCTS
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of, stored_dtype
 from edgeq.scheme import PerBlock, PerTensor
+from edgeq_converters.tensorrt.operands import dequantizers
 
 _OPERATORS: Final = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
 _EXPLICIT: Final = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"
 _RESIDUAL: Final = "https://docs.nvidia.com/deeplearning/tensorrt/tensorflow-quantization-toolkit/docs/docs/add_custom_qdq_cases.html"
+# No document says it. Its builder does, of MatMul in float16: "type mismatch between matmul operand scales".
+_BUILDER: Final = "https://pypi.org/project/tensorrt-rtx-cu12-libs/1.7.1.116/"
 _BIAS: Final = "https://github.com/microsoft/onnxruntime/issues/14229"
 
 # Marked N there.
@@ -33,7 +37,7 @@ _CONVERT: Final = "convert the float model with --target tensorrt"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """check: node -> why it breaks the rule, or ''. refused: by the parser; else it runs, and slower."""
+    """check: node -> why it breaks the rule, or ''. refused: by the parser or the builder; else it runs, and slower."""
 
     name: str
     source: str
@@ -115,6 +119,15 @@ def _int4(node: ir.Node) -> str:
     return ""
 
 
+def _scale_types(node: ir.Node) -> str:
+    """A product in float32 is multiplied as such, whatever its scales are."""
+    if node.op_type not in MATRIX_PRODUCTS or node.domain != "" or node.outputs[0].dtype == ir.DataType.FLOAT:
+        return ""
+    scales = [each.inputs[1] for each in dequantizers(node)]
+    types = sorted({scale.dtype.name for scale in scales if scale is not None and scale.dtype is not None})
+    return f"the scales of what it multiplies are {' and '.join(types)}" if len(types) > 1 else ""
+
+
 def _residual(node: ir.Node) -> str:
     """Conv -> Q -> DQ -> Add <- DQ <- Q: both inputs are rounded, and the first need not be."""
     if node.op_type != "Add" or node.domain != "":
@@ -155,5 +168,6 @@ RULES: Final = (
     Rule("float-bias", _BIAS, _CONVERT, _bias),
     Rule("one-activation-scale", _EXPLICIT, _CONVERT, _activation_scale),
     Rule("int4-weights-in-blocks", _EXPLICIT, "add --activations float, or use --bits 8", _int4),
+    Rule("one-type-of-scales", _BUILDER, _CONVERT, _scale_types),
     Rule("one-rounded-summand", _RESIDUAL, _CONVERT, _residual, refused=False),
 )

@@ -8,25 +8,31 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.graph import NodeNote, attribute, constant, consumers, initializer, is_constant, shape
-from edgeq.ops import MATRIX_PRODUCTS
+from edgeq.ops import MATRIX_PRODUCTS, MOVING, WEIGHTED
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.scheme import PerBlock, PerChannel, dequantize
 
 _BLOCKS: Final = (128, 64, 32, 16)  # sizes that its kernels know; the largest that divides the axis
 
 
-def float_biases(graph: ir.Graph) -> None:
-    """DQ(int32 b, s) -> Conv      =>      float b -> Conv
+def float_constants(graph: ir.Graph) -> None:
+    """DQ(int32 b, s) -> Conv      =>      float b -> Conv,      and so for an int8 constant of an Add or a Concat
 
-    The parser takes no int32 in a DequantizeLinear (onnxruntime#14229, onnx-tensorrt#850). The numbers stay the same.
+    The parser takes no int32 in a DequantizeLinear (onnxruntime#14229, onnx-tensorrt#850). The builder wants weights
+    behind one: of a scalar it says "Quantized constant is only allowed before DQ". The numbers stay the same.
     """
     for node in list(graph):
         stored = node.inputs[0] if node.op_type == DEQUANTIZE else None
-        if stored is None or stored.dtype != ir.DataType.INT32 or not is_constant(stored):
+        if stored is None or not is_constant(stored) or not (stored.dtype == ir.DataType.INT32 or _is_summand(node)):
             continue
         grid, data = grid_of(node), constant(stored)
         if grid is not None and data is not None:
             _replace(graph, node, dequantize(data, grid).astype(np.float32))
+
+
+def _is_summand(node: ir.Node) -> bool:
+    """Whether nothing multiplies matrices or filters with a value, nor hands it on to who does."""
+    return all(reader.op_type not in WEIGHTED | MOVING | {"Cast"} for reader in consumers(node.outputs[0]))
 
 
 def block_int4_weights(graph: ir.Graph) -> list[NodeNote]:
