@@ -18,13 +18,14 @@ from edgeq.verification.compare import compare
 @dataclass(frozen=True, slots=True)
 class Form:
     """text, constants: the model. least_db: by output; None where the data decide how many rows it has. targets, bits:
-    each of them."""
+    each of them. calibrator: "auto" where the choice of ranges is what once failed."""
 
     text: str
     constants: Mapping[str, Any]
     least_db: tuple[float | None, ...]
     targets: Sequence[str] = ("onnxruntime", "tflite", "coreml")
     bits: Sequence[int] = (8,)
+    calibrator: str = "minmax"
 
 
 _HEAD: Final = "a = Conv <pads = [1, 1, 1, 1]> (x, w, b)  r = Relu(a)"
@@ -33,7 +34,8 @@ FORMS: Final[Mapping[str, Form]] = {
     "as many rows as the data say": Form(
         f"""g (float[1,3,8,6] x) => (float[n] y, float[1,4,1,1] z) {{ {_HEAD}  c = Conv(r, v)  m = Greater(c, half)
             i = NonZero(m)  t = Transpose(i)  y = GatherND(c, t)  z = GlobalAveragePool(c) }}""",
-        {**_CONSTANTS, "half": np.float32(0.5)}, (None, 25), ("onnxruntime",), (8, 4)),
+        {**_CONSTANTS, "half": np.float32(0.5)}, (None, 25), ("onnxruntime",), (8, 4),
+        "auto"),
     "a layer behind them": Form(
         f"""g (float[1,3,8,6] x) => (float[n,5] y) {{ {_HEAD}  c = Conv(r, v)  m = Greater(c, half)  i = NonZero(m)
             t = Transpose(i)  p = GatherND(c, t)  q = Unsqueeze(p, one)  y = MatMul(q, u) }}""",
@@ -69,10 +71,20 @@ def test_forms(target: str, bits: int, name: str, tmp_path: Path) -> None:
     reference = session(given)
     feeds = [{value.name: noise(*value.shape, seed=seed) for value in reference.get_inputs()} for seed in range(6)]
     bundle = convert(given, target=target, bits=bits, output=tmp_path / "b",
-                     calibration=feeds if bits < 16 else None)
+                     calibration=feeds if bits < 16 else None, calibrator=form.calibrator)
     names = [value.name for value in reference.get_outputs()]
     expected = [dict(zip(names, reference.run(None, feed), strict=True)) for feed in feeds]
     with edgeq_runtime.load(bundle.path) as model:
         found = [model.run(feed) for feed in feeds]
     for least, difference in zip(form.least_db, compare(expected, found), strict=True):
         assert least is None or difference.sqnr_db > least
+
+
+@pytest.mark.parametrize(("found", "noise"), [
+    ([[0, 1], [5, 5.5]], 4.25), ([[5, 5.5], [0, 1], [2, 0]], 84.25), ([[5, 5.5], [0, 1], [9, 1], [2, 0]], 82.25)],
+    ids=["one is missing", "another order", "one is new"])
+def test_rows_are_matched_where_their_number_differs(found: list[list[float]], noise: float) -> None:
+    """A row that is left over counts with its power; with equal counts rows stand where they stand."""
+    expected = np.array([[0, 1], [2, 0], [5, 5]], np.float32)
+    (difference,) = compare([{"y": expected}], [{"y": np.array(found, np.float32)}])
+    assert difference.noise == pytest.approx(noise)
