@@ -240,12 +240,10 @@ def _unpack(archive: Path, rng: Rng) -> None:
 
 
 def _verify(bundle: Path, rng: Rng) -> None:
-    from edgeq.verify.verify_bundle import verify_again
+    import edgeq
 
-    from edgeq.conversion.inspect import describe
-
-    describe(str(bundle), {})
-    verify_again(bundle)
+    edgeq.inspect(str(bundle))
+    edgeq.verify(bundle)
 
 
 DOORS: Final[tuple[Callable[[Path, Rng], None], ...]] = (_load, _load, _install, _unpack, _verify)

@@ -33,13 +33,12 @@ SOURCES = models.sources()
 
 def attempt(path: Path, target: str, bits: int) -> str:
     """Inspect and convert one mutated model."""
-    from edgeq import convert
-    from edgeq.conversion.inspect import describe
+    from edgeq import convert, inspect
     from edgeq.errors import EdgeqError
 
     warnings.simplefilter("ignore")
     with suppress(EdgeqError):
-        describe(str(path), {})
+        inspect(str(path))
     convert(path, target=target, bits=bits, output=path.parent / "out.edgeq")
     return "converted"
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
@@ -152,8 +151,7 @@ def _sizes_misfit(node: ir.Node) -> str:
         return f"{list(known[0])} has another number of elements than {list(known[-1])}"
     if node.op_type in RECURRENT:
         return _recurrent_misfit(node, known)
-    if node.op_type == "PRelu" and known[0] is not None and known[1] is not None and (
-            np.broadcast_shapes(known[0], known[1]) != known[0]):
+    if node.op_type == "PRelu" and known[0] is not None and known[1] is not None and not _fits_into(known[1], known[0]):
         return f"its slope {list(known[1])} does not fit into {list(known[0])}"
     if node.op_type == "Resize" and known[0] is not None:
         wanted = len(attribute(node, "axes") or known[0])
@@ -162,6 +160,12 @@ def _sizes_misfit(node: ir.Node) -> str:
             if given is not None and given not in ((0,), (wanted,)):
                 return f"its {'scales' if index == 2 else 'sizes'} are {list(given)} numbers for {wanted} axes"
     return ""
+
+
+def _fits_into(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    """Whether a shape can be repeated to another: from the last axis on, each size is 1 or equal."""
+    return len(small) <= len(large) and all(
+        a in (1, b) for a, b in zip(reversed(small), reversed(large), strict=False))
 
 
 def _recurrent_misfit(node: ir.Node, known: Sequence[tuple[int, ...] | None]) -> str:

@@ -14,7 +14,7 @@ from edgeq.ops import MATRIX_PRODUCTS, RECURRENT
 from edgeq.quant.plan.integers import is_kept
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
-from edgeq.quant.plan.units import Units, channel_axis, embedding_of, feeds_only, shape, weights_of
+from edgeq.quant.plan.units import Units, channel_axis, data_inputs, embedding_of, feeds_only, shape, weights_of
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
 
 
@@ -22,10 +22,11 @@ def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]], integer: Coll
     """The nodes whose weights may be stored in fewer bits, in graph order; those of bodies too.
 
     integer: the nodes that compute on integers. The table of an embedding among them lies on the grid of its result. A
-    layer whose weights are empty or hold infinity stays as it is: no grid has a place for that.
+    layer whose weights are empty or hold infinity stays as it is: no grid has a place for that. So does one that
+    reads nothing but constants.
     """
     return [node for node in all_nodes(units.graph) if weights_of(node) and not is_kept(node, units, keep)
-            and all(map(is_finite, weights_of(node)))
+            and all(map(is_finite, weights_of(node))) and not all(map(is_constant, data_inputs(node)))
             and not (embedding_of(node) and (node in integer or units.keeps_embeddings))]
 
 
