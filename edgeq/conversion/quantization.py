@@ -39,6 +39,7 @@ from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.verification.evaluate import Evaluation, LabelledData, fidelity
+from edgeq.verification.row_sets import row_sets
 
 
 def _nothing_seen() -> Statistics:
@@ -186,4 +187,4 @@ def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samp
     else:
         assert samples is not None
         feeds = spread(samples, policy.FIDELITY_SAMPLES.value)
-    return fidelity(feeds, run_onnx(network, feeds, fused=True))
+    return fidelity(feeds, run_onnx(network, feeds, fused=True), row_sets(network.graph))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -35,6 +35,7 @@ from edgeq.quant.samples import (
     open_samples,
     samples_of,
 )
+from edgeq.verification.row_sets import RowSet, in_one_order
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
@@ -123,14 +124,16 @@ def _scored(metric: Metric, pairs: _Pairs) -> Callable[[Predict], float]:
     return run
 
 
-def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Outputs]) -> Evaluation:
-    """SQNR of the worst output against the outputs that are expected, those of the float model say: needs no labels."""
+def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Outputs], sets: Sequence[RowSet] = (),
+             ) -> Evaluation:
+    """SQNR of the worst output against the outputs that are expected, those of the float model say: needs no labels.
+    sets: the outputs whose rows may come in another order.
+    """
     known = list(zip(feeds, expected, strict=True))
 
     def run(predict: Predict) -> float:
-        got = [predict(feed) for feed, _ in known]
-        return min(sqnr([outputs[name] for outputs in got], [outputs[name] for _, outputs in known])
-                   for name in known[0][1])
+        truth, got = in_one_order([outputs for _, outputs in known], [predict(feed) for feed, _ in known], sets)
+        return min(sqnr([outputs[name] for outputs in got], [outputs[name] for outputs in truth]) for name in truth[0])
 
     return Evaluation(METRICS["sqnr"], run)
 
