@@ -1,7 +1,6 @@
 """What a bundle says of itself: manifest and report."""
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from edgeq.bundle.folder import sha256
 from edgeq.conversion.quantization import QuantizedNetwork
 from edgeq.conversion.request import Request
 from edgeq.dimensions import dimensions, free_dimensions
-from edgeq.errors import ModelError, UsageError
+from edgeq.errors import ModelError
 from edgeq.graph import real_inputs
 from edgeq.mixed_precision import Goal
 from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
@@ -28,7 +27,6 @@ from edgeq.verification.verify_artifact import Verification
 from edgeq_runtime import __version__
 from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest, TensorSpec
-from edgeq_runtime.postprocess import Detect
 
 
 @dataclass(frozen=True)
@@ -177,22 +175,6 @@ def input_specs(network: ir.Model) -> dict[str, InputSpec]:
     """What every input of a network expects: dtype and shape."""
     return {spec.name: InputSpec(spec.dtype, spec.shape)
             for spec in specs(real_inputs(network.graph), free_dimensions(network))}
-
-
-def check_meaning(network: ir.Model, request: Request) -> None:
-    """Refuse labels that no output has scores for, and a postprocessing of outputs that the network has not."""
-    outputs = [value.name or "" for value in network.graph.outputs]
-    unknown = [name for name in (request.postprocess.outputs if request.postprocess else ()) if name not in outputs]
-    if unknown:
-        raise UsageError(f"--postprocess: no output '{unknown[0]}'; the model gives {', '.join(outputs)}")
-    if not request.labels or isinstance(request.postprocess, Detect):  # whose output holds many boxes
-        return
-    sizes = {spec.name: math.prod(d for d in spec.shape if isinstance(d, int))
-             for spec in specs(network.graph.outputs)}
-    if len(request.labels) not in sizes.values():
-        found = ", ".join(f"'{name}' has {size} values" for name, size in sizes.items())
-        raise UsageError(f"--labels: {len(request.labels)} names, but output {found}; give one name a line for each "
-                         "score")
 
 
 def specs(values: Iterable[ir.Value], free: Mapping[str, Free] = {}) -> tuple[TensorSpec, ...]:

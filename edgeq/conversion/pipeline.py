@@ -24,7 +24,8 @@ from edgeq.bundle.folder import (
 )
 from edgeq.conversion.dry_run import refuse_early, refuse_float
 from edgeq.conversion.evidence import Layers
-from edgeq.conversion.metadata import Metadata, check_meaning, input_specs, model_name
+from edgeq.conversion.meaning import check_meaning, check_scores
+from edgeq.conversion.metadata import Metadata, input_specs, model_name
 from edgeq.conversion.options import Options
 from edgeq.conversion.quantization import open_goal, quantize_network
 from edgeq.conversion.request import Request, read_request
@@ -75,10 +76,11 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
     network, source = load_source(model, inputs=request.inputs, tell=sizes, example_inputs=request.example_inputs,
                                   open_sizes=all(target.open_sizes for target in request.targets),
                                   exact=request.weights == "float32", trust=request.options.trust)
-    check_meaning(network, request)
+    check_meaning(network, request.postprocess, request.labels)
     canonicalize(network)
     transposed = channels_first_names(network.graph) if request.channels_last else []
     samples = open_calibration(network, request)
+    check_scores(network, request.postprocess, samples)
     if samples is not None or request.measure is not None:
         refuse_early(network, request, samples)
     goal = open_goal(network, input_specs(network), samples, request)

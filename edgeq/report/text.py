@@ -284,6 +284,10 @@ def estimate_table(found: Mapping[str, Any]) -> None:
         out.print(f"sizes that depend on the data count as nothing: {', '.join(found['unknown'])}", soft_wrap=True)
 
 
+_BOXES_IN: Final = {"image": "box in pixels of the image: x0 y0 x1 y1",
+                    "input": "box in pixels of the model's input: x0 y0 x1 y1"}
+
+
 def outputs(found: Mapping[str, Any]) -> None:
     """report.run.run_bundle: the best labels of each output, or its first values."""
     out = console()
@@ -291,9 +295,11 @@ def outputs(found: Mapping[str, Any]) -> None:
     for drift in found["drift"]:
         out.print(f"note: {drift}", soft_wrap=True)
     if found["found"] is not None:
-        rows = table(">score", "label", "box in the model's input: x0 y0 x1 y1")
+        boxes = _BOXES_IN.get(found["boxes_in"])
+        rows = table(">score", "label", *([boxes] if boxes else []))
         for one in found["found"]:
-            rows.add_row(f"{one['score']:.4f}", one["label"], " ".join(f"{v:.1f}" for v in one.get("box", ())))
+            box = [" ".join(f"{v:.1f}" for v in one["box"])] if boxes else []
+            rows.add_row(f"{one['score']:.4f}", one["label"], *box)
         out.print(rows if found["found"] else "found nothing")
         return
     for name, output in found["outputs"].items():
