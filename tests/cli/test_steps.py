@@ -126,8 +126,8 @@ def test_a_wrong_declaration_is_refused_before_the_work(folder: Path, declared: 
 
 
 TABLES: list[tuple[str, dict[str, Any], int, str]] = [
-    ("float[1,56,30]", {"transposed": True}, 1, "has 52 columns behind the box for 1 labels: give one name a line for each "
-     'class, or say "classes": 1 where the other columns are none (keypoints'),
+    ("float[1,56,30]", {"transposed": True}, 1, "has 52 columns behind the box for 1 labels: give one name a line for "
+     'each class, or say "classes": 1 where the other columns are none (keypoints'),
     ("float[1,30,9]", {}, 4, "has 5 columns behind the box for 4 labels"),
     ("float[1,30,9]", {"objectness": True}, 5, "has 4 columns behind the box and the objectness for 5 labels"),
     ("float[1,30,9]", {"classes": 6}, 6, "has 5 columns behind the box, where 6 classes are expected"),
