@@ -42,8 +42,8 @@ def reshaped(images: list[Image]) -> list[Image]:
 @pytest.mark.parametrize(("images", "words"), [
     ([*pictures()[:-1], np.full((1, 3, 20, 28), 0.5, np.float32)], "sample 31 of input 'x' hold one number only"),
     ([np.zeros((1, 3, 20, 28), np.float32)] * 40, "every number of input 'x' is 0: these are no real samples"),
-    (pictures()[:1] * 40, "the samples of input 'x' are all the same"),
-    ([*pictures(), *pictures()], "32 of the 64 samples of input 'x' are repeated"),
+    (pictures()[:1] * 40, "the samples are all the same"),
+    ([*pictures(), *pictures()], "32 of the 64 samples are repeated"),
     ([*pictures()[:-2], *(255 * image for image in pictures()[-2:])], r"2 samples \(30, 31\) of input 'x' reach"),
     ([np.rint(127.5 + 127.5 * image) for image in pictures()], "holds whole numbers from 0 to 255"),
     (reshaped(pictures()), r"looks like channels-last pixels that were reshaped: transpose \(0, 3, 1, 2\)"),
