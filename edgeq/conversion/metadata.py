@@ -33,14 +33,15 @@ from edgeq_runtime.manifest import Manifest, TensorSpec
 class Metadata:
     """What all bundles of one conversion have in common.
 
-    transposed: inputs and outputs that are channels first in the source and channels last in the bundles. sizes: those
-    that the samples told, for the report.
+    samples: for calibration, all of them. unseen: those that were held out. transposed: inputs and outputs that are
+    channels first in the source and channels last in the bundles. sizes: those that the samples told, for the report.
     """
 
     source: Any
     request: Request
     quantized: QuantizedNetwork
     samples: Samples | None
+    unseen: Samples | None = None
     goal: Goal | None = None
     transposed: Collection[str] = ()
     sizes: Mapping[str, Any] | None = None
@@ -130,7 +131,8 @@ class Metadata:
         if self.survey is None:
             return None
         ranges = {found.name: [found.smallest, found.largest] for found in self.survey.inputs}
-        return {"samples": self.survey.samples, "sha256": self.survey.sha256, "ranges": ranges}
+        return {"samples": self.survey.samples, "held_out": self._held_out, "sha256": self.survey.sha256,
+                "ranges": ranges}
 
     @cached_property
     def advice(self) -> dict[str, Any] | None:
@@ -139,8 +141,13 @@ class Metadata:
             return None
         calibrator = self.request.calibrator or CALIBRATORS[DEFAULT]
         moved = moves(self.quantized.statistics, calibrator)
-        return {**asdict(self.survey), "moved": [asdict(move) for move in moved],
+        return {**asdict(self.survey), "held_out": self._held_out, "moved": [asdict(move) for move in moved],
                 "movement": said_of_moves(self.quantized.statistics, moved)}
+
+    @property
+    def _held_out(self) -> int:
+        """Samples that only figures come from."""
+        return 0 if self.unseen is None else self.unseen.count
 
     @cached_property
     def source_sha256(self) -> str:

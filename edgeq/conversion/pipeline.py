@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from edgeq.conversion.evidence import Layers
 from edgeq.conversion.meaning import check_meaning, check_scores
 from edgeq.conversion.metadata import Metadata, input_specs, model_name
 from edgeq.conversion.options import Options
-from edgeq.conversion.quantization import open_goal, quantize_network
+from edgeq.conversion.quantization import HELD_OUT, TOO_FEW, is_fitted, open_goal, quantize_network
 from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import selftest_cases, selftest_tolerance
@@ -36,12 +36,15 @@ from edgeq.errors import ModelError
 from edgeq.external_weights import is_large
 from edgeq.frontends import load_source
 from edgeq.inference.magnitudes import largest_values
+from edgeq.inference.session import Arrays
 from edgeq.passes import canonicalize
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.passes.images import arrays_channels_last, channels_first_names, make_channels_last
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import write_page
+from edgeq.verification.evaluate import LabelledData
+from edgeq.verification.references import SAMPLES as VERIFIED
 from edgeq.verification.references import Origin, References
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_artifact import Verification, verify_artifact
@@ -83,8 +86,10 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
     check_scores(network, request.postprocess, samples)
     if samples is not None or request.measure is not None:
         refuse_early(network, request, samples)
-    goal = open_goal(network, input_specs(network), samples, request)
-    result = quantize_network(network, request, samples, goal)
+    seen, unseen = samples.hold_out() if samples is not None and is_fitted(network, request) else (samples, None)
+    goal = open_goal(network, input_specs(network), seen, unseen, request)
+    result = quantize_network(network, request, seen, goal)
+    verified = _to_verify_on(network, request, samples, unseen)
     for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():
         make_channels_last(each, transposed)
     if request.options.strict:
@@ -92,8 +97,10 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
     if request.keep_qdq is not None:
         data = f"{request.keep_qdq.name}.data" if is_large(result.graph) else None
         ir.save(result.graph, request.keep_qdq, external_data=data)
-    metadata = Metadata(model, request, result, samples, goal, transposed, None if sizes is None else sizes.to_json())
-    references = _references(network, metadata, None if source is None else Origin(source, network, transposed))
+    metadata = Metadata(model, request, result, samples, unseen, goal, transposed,
+                        None if sizes is None else sizes.to_json())
+    origin = None if source is None else Origin(source, network, transposed)
+    references = _references(network, metadata, origin, verified)
     layers = Layers(result.network, result.graph, references)
     with ExitStack() as all_or_none:
         for name, path in paths.items():
@@ -117,8 +124,8 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     if metadata.goal is not None:
         request.progress(f"scoring {target}")
         with open_model(str(folder), manifest) as opened:
-            score = score_model(opened, metadata.goal.evaluation, metadata.transposed)
-        evaluation = metadata.goal.to_json(score, artifact_bytes(folder))
+            evaluation = metadata.goal.to_json(lambda by: score_model(opened, by, metadata.transposed),
+                                               artifact_bytes(folder))
     report = metadata.report(target, artifact, verification, evaluation, seconds)
     write_report(folder, report)
     write_page(folder, report, artifact_bytes(folder), None if verification is None else layers.evidence)
@@ -151,12 +158,26 @@ def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Mo
     return verification
 
 
-def _references(network: ir.Model, metadata: Metadata, origin: Origin | None) -> References:
+def _references(network: ir.Model, metadata: Metadata, origin: Origin | None,
+                verified: tuple[Iterable[Arrays] | None, str]) -> References:
     """What the bundles are compared with: the source in float, even where it came quantized."""
     unrounded = network if metadata.plan is not None else without_rounding(without_dynamic_rounding(network))
-    feeds = None if metadata.samples is None else (
-        arrays_channels_last(feed, metadata.transposed) for feed in metadata.samples)
-    return References(unrounded, metadata.graph, input_specs(network), feeds, origin)
+    samples, told = verified
+    feeds = None if samples is None else (arrays_channels_last(feed, metadata.transposed) for feed in samples)
+    return References(unrounded, metadata.graph, input_specs(network), feeds, origin, told)
+
+
+def _to_verify_on(network: ir.Model, request: Request, samples: Samples | None, unseen: Samples | None,
+                  ) -> tuple[Iterable[Arrays] | None, str]:
+    """The samples that figures come from, and what they are: those that no range, weight or choice has seen, if there
+    are some.
+    """
+    if unseen is not None:
+        return unseen.spread(VERIFIED), HELD_OUT
+    measure = request.measure
+    if isinstance(measure, LabelledData) and measure.metric is not None and not request.is_search:
+        return measure.feeds(input_specs(network), preprocess=request.preprocess), "--eval"
+    return samples, TOO_FEW if samples is not None and is_fitted(network, request) else "calibration samples"
 
 
 def open_calibration(network: ir.Model, request: Request) -> Samples | None:

@@ -233,7 +233,8 @@ def _calibration(found: Mapping[str, Any] | None) -> str:
     rows = [(f"<code>{escape(line['name'])}</code>", *(f"{line[key]:.4g}" for key in (
         "smallest", "largest", "mean", "deviation"))) for line in found["inputs"]]
     movement = f"; {escape(found['movement'])}" if found["movement"] else ""
-    body = (f"<p>{found['samples']} samples{movement}.</p>"
+    held = f", of which {found['held_out']} were held out for the figures above" if found.get("held_out") else ""
+    body = (f"<p>{found['samples']} samples{held}{movement}.</p>"
             + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing about them looks suspicious.</p>")
             + _table(("input", ">smallest", ">largest", ">mean", ">deviation"), rows)
             + f'<p class="note">The data\'s sha256 is <code>{escape(found["sha256"][:16])}...</code>, so that a later '

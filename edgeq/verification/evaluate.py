@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 from edgeq.errors import EdgeqError, EvaluationError, UsageError
 from edgeq.metrics import METRICS, Metric, sqnr
 from edgeq.quant.samples import (
+    HELD_OUT_FROM,
     Feed,
     InputSpec,
     Preprocess,
     Samples,
     as_array,
     import_function,
+    is_nth,
     is_reference,
     open_samples,
     samples_of,
@@ -40,6 +42,7 @@ from edgeq.verification.row_sets import RowSet, in_one_order
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
 LABELS: Final = ("labels", "targets")
+REPORTED_ONE_IN: Final = 3  # samples of --eval that a search does not see
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,19 @@ class LabelledData:
         """What a predictor would be given; nothing of a function that scores."""
         if self.metric is not None:
             yield from (feed for feed, _ in _Pairs(self.data, specs, None, preprocess))
+    def split(self, specs: Mapping[str, InputSpec], *, preprocess: Preprocess | None = None,
+              ) -> tuple[Evaluation, Evaluation | None]:
+        """(what a search is led by, what its result is reported on). The second is every third sample, and None where
+        there are too few, or where a function of the user's holds them. Raises as `open`.
+        """
+        if self.metric is None:
+            return self.open(specs, preprocess=preprocess), None
+        pairs = _Pairs(self.data, specs, None, preprocess)
+        if pairs.count < HELD_OUT_FROM:
+            return Evaluation(self.metric, _scored(self.metric, pairs)), None
+        led = _scored(self.metric, pairs, lambda number: not is_nth(number, REPORTED_ONE_IN))
+        reported = _scored(self.metric, pairs, lambda number: is_nth(number, REPORTED_ONE_IN))
+        return Evaluation(self.metric, led), Evaluation(self.metric, reported)
 
 
 def labelled_data(data: Any, metric: Any, *, flag: str = "--eval") -> LabelledData:
@@ -110,12 +126,13 @@ def labelled_data(data: Any, metric: Any, *, flag: str = "--eval") -> LabelledDa
     return LabelledData(data, metric_named(metric))
 
 
-def _scored(metric: Metric, pairs: _Pairs) -> Callable[[Predict], float]:
+def _scored(metric: Metric, pairs: _Pairs, chosen: Callable[[int], bool] = lambda number: True,
+            ) -> Callable[[Predict], float]:
     whole = metric.name not in METRICS
 
     def run(predict: Predict) -> float:
         predictions, targets = [], []
-        for feed, target in pairs:
+        for feed, target in (pair for number, pair in enumerate(pairs) if chosen(number)):
             outputs = predict(feed)
             predictions.append(outputs if whole else next(iter(outputs.values())))
             targets.append(target)
@@ -205,6 +222,10 @@ class _Pairs:
             given = _Given(data, specs)
             self._feeds = open_samples(given, specs, limit=limit)
             self._targets = lambda: given.targets
+
+    @property
+    def count(self) -> int:
+        return self._feeds.count
 
     def __iter__(self) -> Iterator[tuple[Feed, Any]]:
         targets: Iterator[Any] | None = None

@@ -53,15 +53,15 @@ class References:
     """
 
     def __init__(self, network: ir.Model, graph: ir.Model, specs: Mapping[str, InputSpec],
-                 samples: Iterable[Arrays] | None, origin: Origin | None = None):
+                 samples: Iterable[Arrays] | None, origin: Origin | None = None, told: str = "calibration samples"):
         """network: the float one. graph: the quantized one. origin: what the network came from, as somebody else
-        computes it; without, the network itself is the reference.
+        computes it; without, the network itself is the reference. told: what the samples are.
         """
         self._origin = origin
         self._network, self._graph, self._specs = network, graph, specs
         self.large = is_large(network)
         self.real = samples is not None
-        self.inputs = "calibration samples" if samples is not None else "generated (no samples were given)"
+        self.inputs = told if samples is not None else "generated (no samples were given)"
         # An integer may be a divisor, which 0 is not; or an index into one element, which 1 is not.
         self._choices: list[Iterable[Arrays]] = [samples] if samples is not None else [
             generated_feeds(specs), generated_feeds(specs, integers=(1, 1)), generated_feeds(specs, integers=(0, 0))]
