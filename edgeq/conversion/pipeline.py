@@ -4,7 +4,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import selftest_cases, selftest_tolerance
 from edgeq.conversion.words import Target
-from edgeq.errors import ModelError
+from edgeq.errors import EdgeqError, ModelError, TargetsFailed, TooFarFromFloat, all_of
 from edgeq.external_weights import is_large
 from edgeq.frontends import load_source
 from edgeq.inference.magnitudes import largest_values
@@ -43,8 +43,8 @@ from edgeq.passes.images import arrays_channels_last, channels_first_names, make
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import write_page
+from edgeq.report.verdict import from_float, verdict
 from edgeq.verification.evaluate import LabelledData
-from edgeq.verification.references import SAMPLES as VERIFIED
 from edgeq.verification.references import Origin, References
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_artifact import Verification, verify_artifact
@@ -69,12 +69,17 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
                  for name in request.target_names}
         for path in paths.values():
             check_free(path, force=options.force)
-        _convert(model, request, paths)
-        return tuple(open_bundle(path) for path in paths.values())
+        failed = _convert(model, request, paths)
+        written = [path for name, path in paths.items() if name not in failed]
+        if failed and not written:
+            raise all_of(list(failed.values()))
+        if failed:
+            raise TargetsFailed(failed, written)
+        return tuple(open_bundle(path) for path in written)
 
 
-def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
-    """Write one bundle to each path. paths: by the name of the target."""
+def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[str, EdgeqError]:
+    """Write one bundle to each path -> the targets whose bundle failed, and why. paths: by the name of the target."""
     sizes = sample_sizes(request)
     network, source = load_source(model, inputs=request.inputs, tell=sizes, example_inputs=request.example_inputs,
                                   open_sizes=all(target.open_sizes for target in request.targets),
@@ -102,10 +107,14 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
     origin = None if source is None else Origin(source, network, transposed)
     references = _references(network, metadata, origin, verified)
     layers = Layers(result.network, result.graph, references)
-    with ExitStack() as all_or_none:
-        for name, path in paths.items():
-            folder = all_or_none.enter_context(new_bundle(path, force=request.options.force))
-            _write_bundle(folder, name, metadata, references, layers)
+    failed: dict[str, EdgeqError] = {}
+    for name, path in paths.items():
+        try:
+            with new_bundle(path, force=request.options.force) as folder:
+                _write_bundle(folder, name, metadata, references, layers)
+        except EdgeqError as error:
+            failed[name] = error
+    return failed
 
 
 def _write_bundle(folder: Path, target: str, metadata: Metadata, references: References, layers: Layers) -> None:
@@ -120,6 +129,7 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     if request.options.verify:
         request.progress(f"verifying {target}")
         verification = _verified(folder, manifest, artifact, metadata.graph, references)
+        _refuse_far(target, verification, request.options)
     evaluation = None
     if metadata.goal is not None:
         request.progress(f"scoring {target}")
@@ -158,6 +168,18 @@ def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Mo
     return verification
 
 
+def _refuse_far(target: str, verification: Verification, options: Options) -> None:
+    """Raises TooFarFromFloat where --min-db or --strict does not allow how far a bundle is from the float model."""
+    found = verification.to_json()
+    worst = min(found["against_float"], key=lambda line: line["sqnr_db"])
+    if options.min_db is not None and not worst["sqnr_db"] >= options.min_db:
+        raise TooFarFromFloat(f"{target}: output '{worst['output']}' {from_float(worst['sqnr_db'])}, --min-db asks for "
+                              f"{options.min_db:g} dB: no such bundle is written")
+    said = verdict(found)
+    if options.strict and said.is_broken:
+        raise TooFarFromFloat(f"{target}: {said.word}: {said.sentence}; with --strict no such bundle is written")
+
+
 def _references(network: ir.Model, metadata: Metadata, origin: Origin | None,
                 verified: tuple[Iterable[Arrays] | None, str]) -> References:
     """What the bundles are compared with: the source in float, even where it came quantized."""
@@ -173,7 +195,7 @@ def _to_verify_on(network: ir.Model, request: Request, samples: Samples | None, 
     are some.
     """
     if unseen is not None:
-        return unseen.spread(VERIFIED), HELD_OUT
+        return unseen.spread(policy.VERIFIED_SAMPLES.value), HELD_OUT
     measure = request.measure
     if isinstance(measure, LabelledData) and measure.metric is not None and not request.is_search:
         return measure.feeds(input_specs(network), preprocess=request.preprocess), "--eval"
