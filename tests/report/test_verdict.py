@@ -56,8 +56,9 @@ FED = [{"x": np.abs(feed["x"])} for feed in feeds((1, 6), 12)]
 def convert(folder: Path, *words: str) -> Result:
     ir.save(collapsing(), folder / "net.onnx")
     np.savez(folder / "data.npz", x=np.concatenate([feed["x"] for feed in FED]))
-    return CliRunner().invoke(main, ["convert", str(folder / "net.onnx"), "--method", "nearest", "--weights", "per-tensor",
-                                     "--calibration", str(folder / "data.npz"), "-o", str(folder / "b"), *words])
+    weak = ["--weights", "per-tensor", "--method", "nearest"]
+    return CliRunner().invoke(main, ["convert", str(folder / "net.onnx"), *weak, "--calibration",
+                                     str(folder / "data.npz"), "-o", str(folder / "b"), *words])
 
 
 def test_the_terminal_says_what_the_page_says(tmp_path: Path) -> None:
