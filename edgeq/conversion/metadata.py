@@ -19,7 +19,7 @@ from edgeq.graph import real_inputs
 from edgeq.mixed_precision import Goal
 from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
 from edgeq.quant.calibrate import CALIBRATORS
-from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
+from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves
 from edgeq.quant.calibrate.auto import DEFAULT
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import InputSpec, Samples
@@ -33,15 +33,17 @@ from edgeq_runtime.manifest import Manifest, TensorSpec
 class Metadata:
     """What all bundles of one conversion have in common.
 
-    samples: for calibration, all of them. unseen: those that were held out. transposed: inputs and outputs that are
-    channels first in the source and channels last in the bundles. sizes: those that the samples told, for the report.
+    survey: of all calibration samples. unseen: those that were held out. warnings: of the samples, beside those that
+    they show by themselves. transposed: inputs and outputs that are channels first in the source and channels last in
+    the bundles. sizes: those that the samples told, for the report.
     """
 
     source: Any
     request: Request
     quantized: QuantizedNetwork
-    samples: Samples | None
+    survey: Survey | None
     unseen: Samples | None = None
+    warnings: Sequence[str] = ()
     goal: Goal | None = None
     transposed: Collection[str] = ()
     sizes: Mapping[str, Any] | None = None
@@ -120,11 +122,6 @@ class Metadata:
             "kept_float": [asdict(kept) for kept in self.plan.kept],
         }
 
-    @cached_property
-    def survey(self) -> Survey | None:
-        """The data; reads all of it, once for all bundles."""
-        return None if self.samples is None else survey(self.samples)
-
     @property
     def calibration(self) -> dict[str, Any] | None:
         """Which data, and the range of each input, which the device watches."""
@@ -141,7 +138,8 @@ class Metadata:
             return None
         calibrator = self.request.calibrator or CALIBRATORS[DEFAULT]
         moved = moves(self.quantized.statistics, calibrator)
-        return {**asdict(self.survey), "held_out": self._held_out, "moved": [asdict(move) for move in moved],
+        return {**asdict(self.survey), "warnings": [*self.warnings, *self.survey.warnings],
+                "held_out": self._held_out, "moved": [asdict(move) for move in moved],
                 "movement": said_of_moves(self.quantized.statistics, moved)}
 
     @property

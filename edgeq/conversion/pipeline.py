@@ -31,15 +31,18 @@ from edgeq.conversion.quantization import HELD_OUT, TOO_FEW, is_fitted, open_goa
 from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import selftest_cases, selftest_tolerance
+from edgeq.conversion.suspicions import suspicions
 from edgeq.conversion.words import Target
 from edgeq.errors import EdgeqError, ModelError, TargetsFailed, TooFarFromFloat, all_of
 from edgeq.external_weights import is_large
 from edgeq.frontends import load_source
 from edgeq.inference.magnitudes import largest_values
 from edgeq.inference.session import Arrays
+from edgeq.mixed_precision import Goal
 from edgeq.passes import canonicalize
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.passes.images import arrays_channels_last, channels_first_names, make_channels_last
+from edgeq.quant.calibrate.advice import Survey, survey
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import write_page
@@ -94,6 +97,7 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
     seen, unseen = samples.hold_out() if samples is not None and is_fitted(network, request) else (samples, None)
     goal = open_goal(network, input_specs(network), seen, unseen, request)
     result = quantize_network(network, request, seen, goal)
+    looked, warnings = (None, ()) if samples is None else _look_at(network, request, samples, goal)
     verified = _to_verify_on(network, request, samples, unseen)
     for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():
         make_channels_last(each, transposed)
@@ -102,7 +106,7 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
     if request.keep_qdq is not None:
         data = f"{request.keep_qdq.name}.data" if is_large(result.graph) else None
         ir.save(result.graph, request.keep_qdq, external_data=data)
-    metadata = Metadata(model, request, result, samples, unseen, goal, transposed,
+    metadata = Metadata(model, request, result, looked, unseen, warnings, goal, transposed,
                         None if sizes is None else sizes.to_json())
     origin = None if source is None else Origin(source, network, transposed)
     references = _references(network, metadata, origin, verified)
@@ -115,6 +119,13 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
         except EdgeqError as error:
             failed[name] = error
     return failed
+
+
+def _look_at(network: ir.Model, request: Request, samples: Samples, goal: Goal | None,
+             ) -> tuple[Survey, tuple[str, ...]]:
+    """What the calibration samples show by themselves, and what beside the network and the request."""
+    found = survey(samples)
+    return found, tuple(suspicions(network, request, samples, found, goal)) if is_fitted(network, request) else ()
 
 
 def _write_bundle(folder: Path, target: str, metadata: Metadata, references: References, layers: Layers) -> None:

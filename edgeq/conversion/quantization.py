@@ -37,10 +37,10 @@ from edgeq.quant.methods import Method
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
-from edgeq.quant.samples import HELD_OUT_FROM, InputSpec, Samples, open_samples
+from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantType
-from edgeq.verification.evaluate import REPORTED_ONE_IN, Evaluation, LabelledData, fidelity
+from edgeq.verification.evaluate import Evaluation, LabelledData, fidelity
 from edgeq.verification.row_sets import row_sets
 
 # Where the samples of a figure come from.
@@ -206,9 +206,9 @@ def _evaluations(network: ir.Model, specs: Mapping[str, InputSpec], seen: Sample
 
     if measure is not None and measure.data is not None:
         given = open_samples(measure.data, specs, preprocess=request.preprocess)
-        if not request.is_search or given.count < HELD_OUT_FROM:
+        if not request.is_search or given.count < policy.HELD_OUT_FROM.value:
             return (outputs(list(given)), SEARCHED if request.is_search else "--eval"), None
-        led_by, kept = given.split(REPORTED_ONE_IN)
+        led_by, kept = given.split(policy.REPORTED_ONE_IN.value)
         return (outputs(list(led_by)), SEARCHED), (outputs(list(kept)), "--eval, unseen by the search")
     assert seen is not None
     if unseen is None:

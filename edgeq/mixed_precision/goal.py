@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeq import policy
 from edgeq.errors import UsageError
@@ -15,6 +17,8 @@ from edgeq.inference.reference import predictor
 from edgeq.inference.session import Arrays
 from edgeq.metrics import Metric
 from edgeq.verification.evaluate import Evaluation
+
+_NUMBERS_KEPT, _FEEDS_KEPT = 1024, 1000  # memory: 4 MB for each input
 
 _UNITS: Final[Mapping[str, int]] = MappingProxyType({"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9})
 
@@ -54,7 +58,8 @@ class Limits:
 class Goal:
     """What the user measures, and what a result must keep. feeds: a few of those that the metric is measured on.
     samples: how many they are. told: where they come from, in words. unseen: the same metric on samples that a search
-    does not see, which its result is reported on; None where all of them lead it, or nothing is searched.
+    does not see, which its result is reported on; None where all of them lead it, or nothing is searched. numbers:
+    some of those that go into each input of floats.
     """
 
     evaluation: Evaluation
@@ -63,6 +68,7 @@ class Goal:
     feeds: tuple[Arrays, ...]
     samples: int = 0
     told: str = ""
+    numbers: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     unseen: Goal | None = None
 
     @property
@@ -104,18 +110,23 @@ def goal_on(network: ir.Model, evaluation: Evaluation, limits: Limits, told: str
             ) -> Goal:
     """Score the float network, and note what it is fed."""
     seen: list[Arrays] = []
+    numbers: dict[str, list[NDArray[Any]]] = {}
     count = 0
     predict = predictor(network, fused=True)
 
     def noting(feed: Arrays) -> Mapping[str, Any]:
         nonlocal count
         count += 1
+        for name, array in feed.items():
+            if array.dtype.kind == "f" and count <= _FEEDS_KEPT:
+                numbers.setdefault(name, []).append(array.reshape(-1)[::max(1, array.size // _NUMBERS_KEPT)])
         if len(seen) < policy.NOISE_SAMPLES.value:
             seen.append(feed)
         return predict(feed)
 
     score = evaluation.score(noting)
-    return Goal(evaluation, limits, score, tuple(seen), count, told, unseen)
+    return Goal(evaluation, limits, score, tuple(seen), count, told,
+                {name: np.concatenate(parts) for name, parts in numbers.items()}, unseen)
 
 
 def limits_of(max_drop: float | str | None, min_metric: float | None, max_bytes: int | str | None) -> Limits:

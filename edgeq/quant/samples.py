@@ -28,6 +28,7 @@ from typing import IO, Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from edgeq import policy
 from edgeq.errors import CalibrationError, EdgeqError, MissingExtra
 from edgeq_runtime.dimensions import Dimension, fits
 from edgeq_runtime.sound import LogMel, read_wav
@@ -40,9 +41,6 @@ _NPY: Final[Any] = np.lib.format  # its functions carry no type hints
 ARRAYS: Final = frozenset({".npy", ".npz"})
 IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 SOUNDS: Final = frozenset({".wav"})
-HELD_OUT_ONE_IN: Final = 5  # samples: fewer would say little, and more would be missed by the ranges
-HELD_OUT_MOST: Final = 32
-HELD_OUT_FROM: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,9 @@ class Samples:
     """
 
     def __init__(self, specs: Mapping[str, InputSpec], read: Callable[[], Iterator[Located]], name: str,
-                 length: int | None, limit: int | None = None):
+                 length: int | None, limit: int | None = None, *, prepared: bool = False):
+        """prepared: by the declared preprocessing."""
+        self.prepared = prepared
         self._specs, self._read, self._name, self._limit = specs, read, name, limit
         self._length = length if length is None or limit is None else min(length, limit)
 
@@ -104,8 +104,8 @@ class Samples:
         """(what ranges, weights and choices may see, what they may not: every fifth, or so many that HELD_OUT_MOST are
         not exceeded); (all, None) where fewer than HELD_OUT_FROM leave none to spare.
         """
-        step = max(HELD_OUT_ONE_IN, -(-self.count // HELD_OUT_MOST))
-        return self.split(step) if self.count >= HELD_OUT_FROM else (self, None)
+        step = max(policy.HELD_OUT_ONE_IN.value, -(-self.count // policy.HELD_OUT_MOST.value))
+        return self.split(step) if self.count >= policy.HELD_OUT_FROM.value else (self, None)
 
     def split(self, step: int) -> tuple[Samples, Samples]:
         """(the others, every `step`-th)."""
@@ -273,7 +273,7 @@ def _from_folder(folder: Path, specs: Mapping[str, InputSpec], limit: int | None
                 feed = load(file)
             yield Located(f"'{file}'", feed)
 
-    return Samples(specs, read, f"the folder '{folder}'", len(files), limit)
+    return Samples(specs, read, f"the folder '{folder}'", len(files), limit, prepared=kinds != ["arrays"])
 
 
 def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[str, NDArray[Any]]]:

@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from edgeq import policy
 from edgeq.report.console import share, size
 from edgeq.report.mixed_precision import precision_html, precision_sentence, score_sentence
 from edgeq.report.plots import COLORS, Weights, color, errors_by_layer, histograms

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from edgeq import policy
 from edgeq.report.console import console, share, size, table
 from edgeq.report.mixed_precision import precision_sentence, score_sentence
 from edgeq.report.verdict import remedies, verdict

@@ -22,10 +22,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.errors import EdgeqError, EvaluationError, UsageError
 from edgeq.metrics import METRICS, Metric, sqnr
 from edgeq.quant.samples import (
-    HELD_OUT_FROM,
     Feed,
     InputSpec,
     Preprocess,
@@ -42,7 +42,6 @@ from edgeq.verification.row_sets import RowSet, in_one_order
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
 LABELS: Final = ("labels", "targets")
-REPORTED_ONE_IN: Final = 3  # samples of --eval that a search does not see
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +102,10 @@ class LabelledData:
         if self.metric is None:
             return self.open(specs, preprocess=preprocess), None
         pairs = _Pairs(self.data, specs, None, preprocess)
-        if pairs.count < HELD_OUT_FROM:
+        if pairs.count < policy.HELD_OUT_FROM.value:
             return Evaluation(self.metric, _scored(self.metric, pairs)), None
-        led = _scored(self.metric, pairs, lambda number: not is_nth(number, REPORTED_ONE_IN))
-        reported = _scored(self.metric, pairs, lambda number: is_nth(number, REPORTED_ONE_IN))
+        led = _scored(self.metric, pairs, lambda number: not is_nth(number, policy.REPORTED_ONE_IN.value))
+        reported = _scored(self.metric, pairs, lambda number: is_nth(number, policy.REPORTED_ONE_IN.value))
         return Evaluation(self.metric, led), Evaluation(self.metric, reported)
 
 

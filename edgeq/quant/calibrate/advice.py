@@ -15,12 +15,7 @@ from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import Statistics
 from edgeq.quant.samples import Feed, add_to_digest
 
-FULL_SCALE: Final = 1.05  # of a signal in -1..1; a little over it is clipping or a filter's overshoot
-ALIKE: Final = 0.1  # correlation of neighbours: photographs were seen above 0.8, and noise below 0.02
-SMALLEST_PICTURE: Final = 16  # pixels of a side, from which neighbours say anything
-BINS: Final = 16
-FLAT: Final = 0.1  # relative difference of a bin from the mean of all; or four standard deviations, if that is more
-ENOUGH_NUMBERS: Final = 4096
+_BINS: Final = 16
 _NAMED: Final = 3  # samples or values in one sentence
 
 
@@ -63,7 +58,7 @@ class Look:
         if len(self.shape) != 4:
             return False
         first, last = (self.shape[1], self.shape[2:]), (self.shape[3], self.shape[1:3])
-        return any(channels in (1, 3) and min(sides) >= SMALLEST_PICTURE for channels, sides in (first, last))
+        return any(channels in (1, 3) and min(sides) >= policy.NEIGHBOURS.value for channels, sides in (first, last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +117,7 @@ def look(array: NDArray[Any]) -> Look:
     data = array.astype(np.float64)
     whole = array.dtype.kind == "f" and bool((data == np.rint(data)).all())
     low, high = float(data.min()), float(data.max())
-    bins = np.histogram(data, BINS, (low, high))[0] if high > low else [data.size]
+    bins = np.histogram(data, _BINS, (low, high))[0] if high > low else [data.size]
     return Look(array.dtype.kind, array.shape, low, high, float(data.mean()), float(np.square(data).mean()), whole,
                 _interleaved(data), _alike(data), tuple(map(int, bins)), hashlib.sha256(array.tobytes()).digest())
 
@@ -130,7 +125,7 @@ def look(array: NDArray[Any]) -> Look:
 def _alike(data: NDArray[np.float64]) -> float | None:
     """Correlation of neighbours along the axis where it is highest, of those long enough to tell."""
     variance = float(data.var())
-    axes = [axis for axis, size in enumerate(data.shape) if size >= SMALLEST_PICTURE] if variance > 0 else []
+    axes = [axis for axis, size in enumerate(data.shape) if size >= policy.NEIGHBOURS.value] if variance > 0 else []
     return max((1 - float(np.square(np.diff(data, axis=axis)).mean()) / (2 * variance) for axis in axes), default=None)
 
 
@@ -173,7 +168,8 @@ def _repeated(contents: Sequence[bytes]) -> list[str]:
     if len(contents) > 1 and len(counts) == 1:
         return ["the samples are all the same"]
     again = len(contents) - len(counts)
-    return [f"{again} of the {len(contents)} samples are repeated"] if again > len(contents) // policy.MANY_ONE_IN.value else []
+    many = again > len(contents) // policy.MANY_ONE_IN.value
+    return [f"{again} of the {len(contents)} samples are repeated"] if many else []
 
 
 def _other_scale(name: str, seen: Sequence[Look]) -> str:
@@ -193,21 +189,22 @@ def _is_in_other_units(one: Look, usual: float, *, whole: bool) -> bool:
     """usual, whole: what most samples reach, and whether they are whole numbers."""
     if one.is_picture and one.peak > policy.OTHER_SCALE.value * usual:
         return True
-    if usual <= FULL_SCALE and one.peak > policy.OTHER_SCALE.value:
+    if usual <= policy.FULL_SCALE.value and one.peak > policy.OTHER_SCALE.value:
         return one.low < 0 < one.high or one.whole
-    return whole and usual > policy.OTHER_SCALE.value and 0 < one.peak <= FULL_SCALE and not one.whole
+    return whole and usual > policy.OTHER_SCALE.value and 0 < one.peak <= policy.FULL_SCALE.value and not one.whole
 
 
 def _noise(name: str, seen: Sequence[Look]) -> str:
     alike = [one.alike for one in seen if one.alike is not None]
-    if not alike or float(np.median(alike)) >= ALIKE:
+    if not alike or float(np.median(alike)) >= policy.NOISE_CORRELATION.value:
         return ""
     if all(one.is_picture for one in seen):
         return (f"neighbouring pixels of input '{name}' have nothing in common: this is noise; real samples have "
                 "ranges of their own")
-    bins = np.sum([one.bins for one in seen if len(one.bins) == BINS], axis=0, dtype=np.float64)
+    bins = np.sum([one.bins for one in seen if len(one.bins) == _BINS], axis=0, dtype=np.float64)
     chance = 4 / np.sqrt(max(bins.mean(), 1.0))
-    is_flat = bins.sum() >= ENOUGH_NUMBERS and bool((np.abs(bins / bins.mean() - 1) < max(FLAT, chance)).all())
+    even = np.abs(bins / bins.mean() - 1) < max(policy.EVEN_SPREAD.value, chance)
+    is_flat = bins.sum() >= policy.EVEN_SPREAD_NUMBERS.value and bool(even.all())
     return (f"the numbers of input '{name}' are spread evenly, each without regard to the one before: this is noise; "
             "real samples have ranges of their own") if is_flat else ""
 
@@ -228,6 +225,33 @@ def _layout(name: str, seen: Sequence[Look]) -> str:
 
 
 CHECKS: Final[tuple[Callable[[str, Sequence[Look]], str], ...]] = (_other_scale, _noise, _pixels, _layout)
+
+
+def said_of_declared(found: InputSummary, ends: tuple[float, float]) -> str:
+    """Of pictures that somebody else prepared. ends: the numbers that the declared preprocessing makes of pixels."""
+    low, high = ends
+    slack = (high - low) / 50  # resizing overshoots, means are rounded
+    made = f"the declared preprocessing makes {low:.4g} to {high:.4g}"
+    held = f"input '{found.name}' holds numbers from {found.smallest:.4g} to {found.largest:.4g}"
+    if found.smallest < low - slack or found.largest > high + slack:
+        return f"{held}, which {made} of no picture: prepare the samples by it"
+    if found.largest - found.smallest < policy.DECLARED_REACH.value * (high - low):
+        return f"{held} alone, where {made}: prepare the samples by it"
+    return ""
+
+
+def said_of_evaluation(found: InputSummary, fed: NDArray[Any]) -> str:
+    """fed: numbers that --eval puts into the same input."""
+    low, high = found.smallest, found.largest
+    step = (high - low) / 256
+    outside = float(np.mean((fed < low - step) | (fed > high + step))) if fed.size else 0.0
+    if outside > policy.OUTSIDE_RANGE.value:
+        return (f"{outside:.0%} of what --eval puts into input '{found.name}' lies outside {low:.4g} to {high:.4g}, "
+                "the range of the calibration samples, and is cut off there: prepare both alike")
+    if fed.size and high > low and np.ptp(fed) * policy.OTHER_SCALE.value < high - low:
+        return (f"what --eval puts into input '{found.name}' reaches {fed.min():.4g} to {fed.max():.4g} alone, the "
+                f"calibration samples {low:.4g} to {high:.4g}: prepare both alike")
+    return ""
 
 
 def _samples(numbers: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.errors import ModelError
 from edgeq.external_weights import is_large
 from edgeq.graph import real_inputs
@@ -23,12 +24,6 @@ from edgeq.inference.session import Arrays
 
 Pixels = NDArray[np.float64]
 
-STEPS: Final = (32, 64, 100)  # samples that the order of channels is judged on, until that is sure
-SCALE_SAMPLES: Final = 24  # the same for the scale, which shows more
-LEAST_SAMPLES: Final = 16
-LEAST_CLASSES: Final = 3
-SURE: Final = 3.0  # standard errors
-CLEAR_GAIN: Final = 1.2  # x the information, before another scale is named
 _MEAN: Final = np.array([0.485, 0.456, 0.406])  # of ImageNet, https://docs.pytorch.org/vision/stable/models.html
 _DEVIATION: Final = np.array([0.229, 0.224, 0.225])
 
@@ -66,14 +61,13 @@ FORMS: Final = (
     Form("pixels with ImageNet's mean and deviation taken out", 1 / _DEVIATION, -_MEAN / _DEVIATION),
     Form("pixels from 0 to 255 with the mean taken out", 255 * _ONES, -255 * _MEAN),
 )
-_OVERSHOOT: Final = 0.02  # of the whole: means and resizing filters differ
 
 
 def form_of(low: float, high: float) -> Form | None:
     """The form whose range holds these ends and is filled best by them; None where that leaves a doubt."""
     def fill(form: Form) -> float:
         first, last = form.ends
-        slack = _OVERSHOOT * (last - first)
+        slack = (last - first) / 50  # means and resizing filters differ
         return (high - low) / (last - first) if first - slack <= low and high <= last + slack else 0.0
 
     best = max(FORMS, key=fill)
@@ -83,15 +77,16 @@ def form_of(low: float, high: float) -> Form | None:
 def response_warnings(network: ir.Model, samples: Iterable[Arrays]) -> list[str]:
     """What a classifier of pictures with three channels knows better than what its calibration samples hold.
 
-    network: in float, with one input and one row of scores. Others, and fewer than LEAST_SAMPLES samples, say nothing.
+    network: in float, with one input and one row of scores. Of others, and of few samples, nothing is said.
     """
     inputs = real_inputs(network.graph)
     axis = _channels(inputs[0]) if len(inputs) == 1 else None
     if axis is None or len(network.graph.outputs) != 1 or is_large(network):
         return []
     name = inputs[0].name or ""
-    pictures = [np.asarray(feed[name], np.float64) for feed in itertools.islice(samples, STEPS[-1])]
-    if len(pictures) < LEAST_SAMPLES or np.asarray(pictures[0]).shape[0] != 1:
+    most = int(policy.RESPONSE_ORDER_SAMPLES.value[-1])
+    pictures = [np.asarray(feed[name], np.float64) for feed in itertools.islice(samples, most)]
+    if len(pictures) < policy.RESPONSE_LEAST_SAMPLES.value or np.asarray(pictures[0]).shape[0] != 1:
         return []
     try:
         return _said(Classifier.of(network, name), pictures, axis)
@@ -108,12 +103,14 @@ def _said_of_scale(classifier: Classifier, pictures: Sequence[Pixels], axis: int
     form = form_of(min(float(one.min()) for one in pictures), max(float(one.max()) for one in pictures))
     if form is None:
         return ""
-    few = pictures[::max(len(pictures) // SCALE_SAMPLES, 1)][:SCALE_SAMPLES]
+    count = policy.RESPONSE_SCALE_SAMPLES.value
+    few = pictures[::max(len(pictures) // count, 1)][:count]
     given = classifier.information(few)
     others = {other.words: classifier.information([other.of(form.undone(one, axis), axis) for one in few])
               for other in FORMS if other is not form}
     words, best = max(others.items(), key=lambda item: float(item[1].mean()))
-    if errors_above(best, given) < SURE or best.mean() < CLEAR_GAIN * given.mean():
+    is_clear = best.mean() > policy.RESPONSE_GAIN.value * given.mean()
+    if errors_above(best, given) < policy.RESPONSE_SURE.value or not is_clear:
         return ""
     return (f"input '{classifier.name}' holds {form.words}: given {words}, the model tells the samples apart far "
             f"better ({best.mean():.2f} nats for {given.mean():.2f}); scale them as in training (--preprocess)")
@@ -121,11 +118,11 @@ def _said_of_scale(classifier: Classifier, pictures: Sequence[Pixels], axis: int
 
 def _said_of_order(classifier: Classifier, pictures: Sequence[Pixels], axis: int) -> str:
     """A picture and its mirror image count as one, which leaves less to chance."""
-    for count in STEPS:
+    for count in map(int, policy.RESPONSE_ORDER_SAMPLES.value):
         given = classifier.information(pictures[:count], mirrored=True)
         turned = classifier.information([np.flip(picture, axis) for picture in pictures[:count]], mirrored=True)
         surplus = errors_above(turned, given)
-        if surplus > SURE:
+        if surplus > policy.RESPONSE_SURE.value:
             return (f"input '{classifier.name}' seems to hold its channels in the wrong order: reversed (RGB for BGR, "
                     f"or BGR for RGB), the model tells the samples apart better ({turned.mean():.2f} nats for "
                     f"{given.mean():.2f}); check \"order\" of --preprocess")
@@ -182,7 +179,7 @@ class Classifier:
     def _probabilities(self, picture: Pixels) -> Pixels:
         scores, = self.predict({self.name: np.ascontiguousarray(picture, np.float32)}).values()
         row = np.asarray(scores, np.float64).reshape(-1)
-        if row.size < LEAST_CLASSES or row.size != max(scores.shape) or not np.isfinite(row).all():
+        if row.size < 3 or row.size != max(scores.shape) or not np.isfinite(row).all():
             raise NoScores
         if row.min() >= 0 and abs(row.sum() - 1) < 1e-3:
             return row

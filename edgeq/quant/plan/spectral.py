@@ -19,7 +19,6 @@ from edgeq.ops import MULTIPLY_ACCUMULATE, TAKING
 
 # What may stand between a filter and the root: nothing that a network's layers have between them.
 _PASSED: Final = TAKING | {"Concat", "Neg", "Abs", "Add", "Sub", "Mul", "Div", "Pow", "Max", "Clip", "ReduceSum"}
-_HIGHEST_LIMIT: Final = 1e4  # of an activation; a Clip that ends beyond is a guard: clamp(min=1e-10) ends at inf
 
 
 def spectral_layers(graph: ir.Graph) -> set[ir.Node]:
@@ -81,7 +80,7 @@ def _is_of_a_network(node: ir.Node) -> bool:
         case "Clip":
             limit = node.inputs[2] if len(node.inputs) > 2 else None
             number = constant(limit)
-            return limit is not None and (number is None or bool((number < _HIGHEST_LIMIT).all()))
+            return limit is not None and (number is None or bool((number < policy.ACTIVATION_LIMIT.value).all()))
         case "ReduceSum":
             return _is_statistic(node)
     return False
