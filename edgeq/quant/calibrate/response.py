@@ -109,7 +109,7 @@ def _said_of_scale(classifier: Classifier, pictures: Sequence[Pixels], axis: int
     others = {other.words: classifier.information([other.of(form.undone(one, axis), axis) for one in few])
               for other in FORMS if other is not form}
     words, best = max(others.items(), key=lambda item: float(item[1].mean()))
-    is_clear = best.mean() > policy.RESPONSE_GAIN.value * given.mean()
+    is_clear = best.mean() > max(policy.RESPONSE_GAIN.value * given.mean(), policy.RESPONSE_LEAST.value)
     if errors_above(best, given) < policy.RESPONSE_SURE.value or not is_clear:
         return ""
     return (f"input '{classifier.name}' holds {form.words}: given {words}, the model tells the samples apart far "
