@@ -37,7 +37,8 @@ def convert(
     inputs: Inputs | None = None, example_inputs: Any = None, preprocess: Before | None = None,
     postprocess: After | None = None, labels: str | Path | Sequence[str] = (), layout: str = "keep", eval: Any = None,
     metric: Any = None, max_drop: float | str | None = None, min_metric: float | None = None,
-    max_bytes: int | str | None = None, keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
+    max_bytes: int | str | None = None, min_db: float | None = None,
+    keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
     product: str = "", version: str = "", strict: bool = False, trust: bool = False,
     verify: bool = True, force: bool = False, dry_run: bool = False,
     progress: Progress | None = None,
@@ -80,13 +81,14 @@ def convert(
         max_drop: search the smallest bundle that scores at most so much (1.0), or such a share ("1%"), below float.
         min_metric: the same, with the worst score that is allowed.
         max_bytes: search the best bundle of at most so many bytes (600000, "600kB").
+        min_db: refuse a bundle of which an output is fewer decibels (SQNR) from the float model's.
         keep_qdq: save the quantized ONNX graph to this file.
         min_os: Core ML: the oldest iOS, 16 to 18.
         compute: Core ML: where the model should run: "ane", "gpu", "cpu" or "all".
         product, version: of the bundle, for updates: a device refuses another product and an older version ("1.4.2");
             a bundle without a product is one of the model's name.
         trust: read the pickles in a .pt2 file, which can run any code.
-        strict: refuse a model of which a target runs more in float than is planned.
+        strict: refuse a model of which a target runs more in float than is planned, and a bundle that is broken.
         verify: run the result, and compare it with the float model.
         force: replace an existing bundle.
         dry_run: do everything and leave nothing: the bundle that is returned has no folder any more.
@@ -99,9 +101,11 @@ def convert(
         UsageError: a value that no such word takes, or words that contradict each other.
         ModelError, UnsupportedModel: the model cannot be read, or has nodes that a target cannot run, which are all
             named. CalibrationError, EvaluationError: the samples do not fit, or give no score.
-        FloatFallback: with `strict`. VerificationError: the artifact does not compute what the graph says.
+        FloatFallback: with `strict`. TooFarFromFloat: with `min_db` or `strict`. VerificationError: the artifact does
+            not compute what the graph says. TargetsFailed: of several targets, one of these holds for some; the
+            bundles of the others are written.
         BundleError: the output is in the way. MissingExtra: a part of edgeq that is not installed.
-        Whatever is raised is an EdgeqError, and then nothing is left on the disk.
+        Whatever is raised is an EdgeqError, and but for TargetsFailed nothing is left on the disk then.
     """
     words = {**locals(), "progress": progress or silent}
     from edgeq.conversion.options import Options

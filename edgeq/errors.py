@@ -11,6 +11,8 @@ EdgeqError                 (edgeq_runtime.errors: the device knows it too)
 ├── EvaluationError        a metric or its data that gives no score
 ├── FloatFallback          ops of a quantized model that a target runs in float, where --strict was given
 ├── MissingExtra           a part of edgeq that was not installed; names the pip command
+├── TargetsFailed          bundles of some targets that were not written, where those of others were
+├── TooFarFromFloat        a bundle below what --min-db asks, or broken, where --strict was given
 ├── UsageError             options that contradict each other
 └── VerificationError      the artifact does not compute what the quantized graph says
 """
@@ -18,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgeq_runtime.errors import BundleError, EdgeqError, EngineError, InputError
 
 __all__ = [
     "BoardError", "BundleError", "CalibrationError", "EdgeqError", "EngineError", "EvaluationError",
-    "FloatFallback", "InputError", "MissingExtra", "ModelError", "Problem", "UnsupportedModel", "UsageError",
-    "VerificationError", "all_of",
+    "FloatFallback", "InputError", "MissingExtra", "ModelError", "Problem", "TargetsFailed", "TooFarFromFloat",
+    "UnsupportedModel", "UsageError", "VerificationError", "all_of",
 ]
 
 
@@ -50,6 +53,20 @@ class UsageError(EdgeqError):
 
 class VerificationError(EdgeqError):
     """The written artifact does not compute what the quantized graph computes."""
+
+
+class TooFarFromFloat(EdgeqError):
+    """A bundle is farther from the float model than ``--min-db`` or ``--strict`` allows."""
+
+
+class TargetsFailed(EdgeqError):
+    """Of several targets, some bundles failed and were not written. failed: by target. written: paths of the others."""
+
+    def __init__(self, failed: Mapping[str, EdgeqError], written: Sequence[Path]):
+        self.failed, self.written = dict(failed), tuple(written)
+        lines = "\n".join(f"- {name}: {str(error).removeprefix(f'{name}: ')}" for name, error in failed.items())
+        super().__init__(f"{' and '.join(failed)} failed, and {'is' if len(failed) == 1 else 'are'} not written; the "
+                         f"bundles of the other targets are:\n{lines}")
 
 
 class FloatFallback(EdgeqError):
@@ -96,5 +113,6 @@ def all_of(errors: Sequence[EdgeqError]) -> EdgeqError:
     """One error that says what several say: of their class where they have one in common."""
     if len(errors) == 1:
         return errors[0]
-    kind = UsageError if all(isinstance(error, UsageError) for error in errors) else EdgeqError
+    kinds = {type(error) for error in errors}
+    kind = kinds.pop() if len(kinds) == 1 and kinds <= {UsageError, VerificationError, TooFarFromFloat} else EdgeqError
     return kind("\n".join(["nothing was converted, for these reasons:", *(f"- {error}" for error in errors)]))

@@ -17,6 +17,8 @@ NOT_POLICY = {
     "edgeq/mixed_precision/candidates.py:BITS": "the types of weights that engines have",
     "edgeq/mixed_precision/trial_builder.py:LARGEST": "protobuf",
     "edgeq/quant/calibrate/advice.py:_NAMED": SHOWN,
+    "edgeq/quant/calibrate/advice.py:_BINS": "policy.EVEN_SPREAD is of sixteenths",
+    "edgeq/quant/calibrate/response.py:FORMS": "how others prepare pictures, with a link",
     "edgeq/quant/calibrate/run.py:_AT_ONCE": "threads: results do not depend on it",
     "edgeq/quant/calibrate/statistics.py:BINS": "format of a stored file",
     "edgeq/quant/calibrate/statistics.py:FORMAT": "format of a stored file",
@@ -31,6 +33,8 @@ NOT_POLICY = {
     "edgeq/quant/weights.py:_SMALLEST_PRODUCT": "float32",
     "edgeq/report/boards.py:OLD_DAYS": "releases of engines",
     "edgeq/report/console.py:PIPE_WIDTH": SHOWN,
+    "edgeq/conversion/meaning.py:_BOX": "a box has four numbers",
+    "edgeq/conversion/meaning.py:_SURE": "probabilities end at 1",
     "edgeq/conversion/analyze.py:SCORED": SHOWN,
     "edgeq/conversion/evidence.py:FEEDS": SHOWN,
     "edgeq/conversion/evidence.py:GENERATED_FEEDS": SHOWN,
@@ -48,7 +52,9 @@ NOT_POLICY = {
     "edgeq/verification/compare.py:_INFINITE": "float32",
     "edgeq/verification/layers.py:KEPT_NUMBERS": SHOWN,
     "edgeq/verification/references.py:BOUNDED_ERROR": "an engine's fact, with its link",
+    "edgeq/verification/row_sets.py:_MOST_ROWS": "memory",
     "edgeq/verification/run_bundle.py:SHOWN_VALUES": SHOWN,
+    "edgeq/verification/run_bundle.py:TOP": SHOWN,
 }
 PLAIN = (0, 1, -1)  # as a default, these say nothing, one and the last
 
@@ -100,8 +106,8 @@ def test_every_number_is_read_and_says_how_it_was_chosen() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "edgeq").rglob("*.py"))
     rows = policy.parameters()
     assert [name for name in rows if f"policy.{name}.value" not in code] == []
-    good = [rows[name].value for name in ("LOST_DB", "BROKEN_DB", "GOOD_DB", "SCORES_DB", "VALUES_DB")]
-    assert list(rows)[:5] == ["LOST_DB", "BROKEN_DB", "GOOD_DB", "SCORES_DB", "VALUES_DB"]
+    good = [rows[name].value for name in ("BROKEN_DB", "GOOD_DB", "SCORES_DB", "VALUES_DB")]
+    assert list(rows)[:6] == ["BROKEN_DB", "BROKEN_TOP1", "GOOD_TOP1", "GOOD_DB", "SCORES_DB", "VALUES_DB"]
     assert good == sorted(good)
     for row in rows.values():
         if isinstance(row.evidence, policy.Measured):

@@ -47,10 +47,13 @@ def _terminated(number: int, frame: object) -> None:
 
 def _explained(error: Exception) -> tuple[str, int]:
     """What to tell the user, and the exit code."""
-    from edgeq.errors import EdgeqError, FloatFallback, UsageError
+    from edgeq.errors import EdgeqError, FloatFallback, TargetsFailed, TooFarFromFloat, UsageError
 
+    if isinstance(error, TargetsFailed):
+        return str(error), min(_explained(each)[1] for each in error.failed.values())
     if isinstance(error, EdgeqError):
-        codes: dict[type, int] = {UsageError: USAGE, FloatFallback: BELOW_WHAT_WAS_ASKED}
+        codes: dict[type, int] = {UsageError: USAGE, FloatFallback: BELOW_WHAT_WAS_ASKED,
+                                  TooFarFromFloat: BELOW_WHAT_WAS_ASKED}
         return str(error), codes.get(type(error), BAD_INPUT)
     if isinstance(error, BrokenPipeError):
         raise error  # click ends quietly: whoever read our output has seen enough

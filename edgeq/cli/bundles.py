@@ -63,12 +63,13 @@ def evaluate(bundle: Path, as_json: bool, **words: Any) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--input", "inputs", multiple=True, required=True, metavar="[NAME=]FILE",
               help=".npy, .npz or an image. Repeatable.")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
+@click.option("--top", type=click.IntRange(min=1),
+              help="How many labels or boxes to show.  [default: 5, or as the bundle's postprocessing says]")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the outputs here, as .npz.")
 @click.option("--board", metavar="NAME|ADDRESS", help="Run it there instead of here.")
 @job_options
 @common
-def run(bundle: Path, inputs: tuple[str, ...], top: int, output: Path | None, board: str | None, as_json: bool,
+def run(bundle: Path, inputs: tuple[str, ...], top: int | None, output: Path | None, board: str | None, as_json: bool,
         **words: Any) -> None:
     """Run a bundle on one input."""
     from edgeq.report.text import outputs

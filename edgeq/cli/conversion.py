@@ -57,6 +57,8 @@ from edgeq.cli.shared import (
 @click.option("--max-drop", metavar="N", help="Search the smallest bundle that scores at most N (or N%) below float.")
 @click.option("--min-metric", type=float, metavar="N", help="The same, with the worst score that is allowed.")
 @click.option("--max-bytes", metavar="N", help="Search the best bundle of at most N bytes (600kB, 1.5MB).")
+@click.option("--min-db", type=float, metavar="N",
+              help="Exit with 3, and write no such bundle, when an output is fewer decibels from the float model.")
 @click.option("--min-os", type=click.IntRange(16, 18), default=18, show_default=True, help="Core ML: the oldest iOS.")
 @click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True,
               help="Core ML: where the model should run.")
@@ -66,7 +68,8 @@ from edgeq.cli.shared import (
               help="For updates: a device refuses older ones.")
 @click.option("--keep-qdq", type=click.Path(dir_okay=False, path_type=Path), help="Save the quantized ONNX graph here.")
 @click.option("--strict", is_flag=True,
-              help="Write nothing, and exit with 3, when a target runs more in float than is planned.")
+              help="Write nothing, and exit with 3, when a target runs more in float than is planned or the result is "
+                   "broken.")
 @trust_option
 @click.option("--no-verify", is_flag=True, help="Do not run the result.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
@@ -81,14 +84,22 @@ def convert(model: str, targets: tuple[str, ...], bits: str, no_verify: bool, dr
     MODEL is an .onnx or .pt2 file, or module:function.
     """
     import edgeq
+    from edgeq.bundle.folder import open_bundle
+    from edgeq.errors import TargetsFailed
     from edgeq.report.text import conversion
 
+    failed: TargetsFailed | None = None
     with progress_bar() as progress, _float_ops(as_json):
-        bundles = edgeq.convert(model, target=list(targets), bits=int(bits), verify=not no_verify, dry_run=dry_run,
-                                progress=progress, **words)
+        try:
+            bundles = edgeq.convert(model, target=list(targets), bits=int(bits), verify=not no_verify, dry_run=dry_run,
+                                    progress=progress, **words)
+        except TargetsFailed as error:
+            failed, bundles = error, [open_bundle(path) for path in error.written]
     rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}
             for bundle in bundles]
     print_result(rows, as_json, lambda: conversion(rows))
+    if failed is not None:
+        raise failed
     missed = [row["target"] for row in rows if not (row.get("evaluation") or {"met": True})["met"]]
     if missed:
         click.echo(f"error: {', '.join(missed)}: converted, but below what was asked; this is the best that was found",

@@ -51,7 +51,7 @@ def analyze_layers(model: Any, targets: Target, options: Options, scored: int = 
                         lambda done, total: request.progress("layers", done, total))
     layers = [asdict(damage) for damage in found]
     ranked: dict[str, Any] = {"samples": samples.count, "bits": request.weight_bits, "layers": layers}
-    goal = open_goal(network, input_specs(network), samples, request)
+    goal = open_goal(network, input_specs(network), samples, None, request)
     if goal is None or result.trials is None:
         return ranked
     wanted = [line for line in layers if line["node"] in result.trials.layers][:scored]

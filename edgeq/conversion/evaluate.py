@@ -15,6 +15,7 @@ from edgeq.mixed_precision import Limits
 from edgeq.mixed_precision.goal import Drop
 from edgeq.quant.samples import open_samples
 from edgeq.verification.evaluate import Evaluation, fidelity, labelled_data
+from edgeq.verification.row_sets import row_sets
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_bundle import float_network, source_preprocess, source_specs, transposed_names
 from edgeq_runtime.manifest import Manifest
@@ -82,4 +83,4 @@ def _evaluation(data: Any, metric: Any, manifest: Manifest, network: ir.Model | 
     if network is None:
         raise UsageError("--metric sqnr measures against the float model: add --reference MODEL")
     feeds = list(open_samples(data, specs, limit=limit, preprocess=preprocess))
-    return fidelity(feeds, run_onnx(network, feeds, fused=True))
+    return fidelity(feeds, run_onnx(network, feeds, fused=True), row_sets(network.graph))

@@ -1,7 +1,6 @@
 """What a bundle says of itself: manifest and report."""
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,12 +14,12 @@ from edgeq.bundle.folder import sha256
 from edgeq.conversion.quantization import QuantizedNetwork
 from edgeq.conversion.request import Request
 from edgeq.dimensions import dimensions, free_dimensions
-from edgeq.errors import ModelError, UsageError
+from edgeq.errors import ModelError
 from edgeq.graph import real_inputs
 from edgeq.mixed_precision import Goal
 from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
 from edgeq.quant.calibrate import CALIBRATORS
-from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves, survey
+from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves
 from edgeq.quant.calibrate.auto import DEFAULT
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import InputSpec, Samples
@@ -28,21 +27,23 @@ from edgeq.verification.verify_artifact import Verification
 from edgeq_runtime import __version__
 from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest, TensorSpec
-from edgeq_runtime.postprocess import Detect
 
 
 @dataclass(frozen=True)
 class Metadata:
     """What all bundles of one conversion have in common.
 
-    transposed: inputs and outputs that are channels first in the source and channels last in the bundles. sizes: those
-    that the samples told, for the report.
+    survey: of all calibration samples. unseen: those that were held out. warnings: of the samples, beside those that
+    they show by themselves. transposed: inputs and outputs that are channels first in the source and channels last in
+    the bundles. sizes: those that the samples told, for the report.
     """
 
     source: Any
     request: Request
     quantized: QuantizedNetwork
-    samples: Samples | None
+    survey: Survey | None
+    unseen: Samples | None = None
+    warnings: Sequence[str] = ()
     goal: Goal | None = None
     transposed: Collection[str] = ()
     sizes: Mapping[str, Any] | None = None
@@ -121,18 +122,14 @@ class Metadata:
             "kept_float": [asdict(kept) for kept in self.plan.kept],
         }
 
-    @cached_property
-    def survey(self) -> Survey | None:
-        """The data; reads all of it, once for all bundles."""
-        return None if self.samples is None else survey(self.samples)
-
     @property
     def calibration(self) -> dict[str, Any] | None:
         """Which data, and the range of each input, which the device watches."""
         if self.survey is None:
             return None
         ranges = {found.name: [found.smallest, found.largest] for found in self.survey.inputs}
-        return {"samples": self.survey.samples, "sha256": self.survey.sha256, "ranges": ranges}
+        return {"samples": self.survey.samples, "held_out": self._held_out, "sha256": self.survey.sha256,
+                "ranges": ranges}
 
     @cached_property
     def advice(self) -> dict[str, Any] | None:
@@ -141,8 +138,14 @@ class Metadata:
             return None
         calibrator = self.request.calibrator or CALIBRATORS[DEFAULT]
         moved = moves(self.quantized.statistics, calibrator)
-        return {**asdict(self.survey), "moved": [asdict(move) for move in moved],
+        return {**asdict(self.survey), "warnings": [*self.warnings, *self.survey.warnings],
+                "held_out": self._held_out, "moved": [asdict(move) for move in moved],
                 "movement": said_of_moves(self.quantized.statistics, moved)}
+
+    @property
+    def _held_out(self) -> int:
+        """Samples that only figures come from."""
+        return 0 if self.unseen is None else self.unseen.count
 
     @cached_property
     def source_sha256(self) -> str:
@@ -177,22 +180,6 @@ def input_specs(network: ir.Model) -> dict[str, InputSpec]:
     """What every input of a network expects: dtype and shape."""
     return {spec.name: InputSpec(spec.dtype, spec.shape)
             for spec in specs(real_inputs(network.graph), free_dimensions(network))}
-
-
-def check_meaning(network: ir.Model, request: Request) -> None:
-    """Refuse labels that no output has scores for, and a postprocessing of outputs that the network has not."""
-    outputs = [value.name or "" for value in network.graph.outputs]
-    unknown = [name for name in (request.postprocess.outputs if request.postprocess else ()) if name not in outputs]
-    if unknown:
-        raise UsageError(f"--postprocess: no output '{unknown[0]}'; the model gives {', '.join(outputs)}")
-    if not request.labels or isinstance(request.postprocess, Detect):  # whose output holds many boxes
-        return
-    sizes = {spec.name: math.prod(d for d in spec.shape if isinstance(d, int))
-             for spec in specs(network.graph.outputs)}
-    if len(request.labels) not in sizes.values():
-        found = ", ".join(f"'{name}' has {size} values" for name, size in sizes.items())
-        raise UsageError(f"--labels: {len(request.labels)} names, but output {found}; give one name a line for each "
-                         "score")
 
 
 def specs(values: Iterable[ir.Value], free: Mapping[str, Free] = {}) -> tuple[TensorSpec, ...]:

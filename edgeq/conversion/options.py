@@ -45,6 +45,7 @@ class Options:
     max_drop: float | str | None = None
     min_metric: float | None = None
     max_bytes: int | str | None = None
+    min_db: float | None = None
     keep_qdq: str | Path | None = None
     min_os: int = 18
     compute: str = "ane"
@@ -82,6 +83,7 @@ class Words(TypedDict, total=False):
     max_drop: float | str | None
     min_metric: float | None
     max_bytes: int | str | None
+    min_db: float | None
     keep_qdq: str | Path | None
     min_os: int
     compute: str

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,30 @@ from edgeq.bundle.folder import (
 )
 from edgeq.conversion.dry_run import refuse_early, refuse_float
 from edgeq.conversion.evidence import Layers
-from edgeq.conversion.metadata import Metadata, check_meaning, input_specs, model_name
+from edgeq.conversion.meaning import check_meaning, check_scores
+from edgeq.conversion.metadata import Metadata, input_specs, model_name
 from edgeq.conversion.options import Options
-from edgeq.conversion.quantization import open_goal, quantize_network
+from edgeq.conversion.quantization import HELD_OUT, TOO_FEW, is_fitted, open_goal, quantize_network
 from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import selftest_cases, selftest_tolerance
+from edgeq.conversion.suspicions import suspicions
 from edgeq.conversion.words import Target
-from edgeq.errors import ModelError
+from edgeq.errors import EdgeqError, ModelError, TargetsFailed, TooFarFromFloat, all_of
 from edgeq.external_weights import is_large
 from edgeq.frontends import load_source
 from edgeq.inference.magnitudes import largest_values
+from edgeq.inference.session import Arrays
+from edgeq.mixed_precision import Goal
 from edgeq.passes import canonicalize
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.passes.images import arrays_channels_last, channels_first_names, make_channels_last
+from edgeq.quant.calibrate.advice import Survey, survey
 from edgeq.quant.qdq import without_rounding
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import write_page
+from edgeq.report.verdict import from_float, verdict
+from edgeq.verification.evaluate import LabelledData
 from edgeq.verification.references import Origin, References
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_artifact import Verification, verify_artifact
@@ -65,24 +72,33 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
                  for name in request.target_names}
         for path in paths.values():
             check_free(path, force=options.force)
-        _convert(model, request, paths)
-        return tuple(open_bundle(path) for path in paths.values())
+        failed = _convert(model, request, paths)
+        written = [path for name, path in paths.items() if name not in failed]
+        if failed and not written:
+            raise all_of(list(failed.values()))
+        if failed:
+            raise TargetsFailed(failed, written)
+        return tuple(open_bundle(path) for path in written)
 
 
-def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
-    """Write one bundle to each path. paths: by the name of the target."""
+def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[str, EdgeqError]:
+    """Write one bundle to each path -> the targets whose bundle failed, and why. paths: by the name of the target."""
     sizes = sample_sizes(request)
     network, source = load_source(model, inputs=request.inputs, tell=sizes, example_inputs=request.example_inputs,
                                   open_sizes=all(target.open_sizes for target in request.targets),
                                   exact=request.weights == "float32", trust=request.options.trust)
-    check_meaning(network, request)
+    check_meaning(network, request.postprocess, request.labels)
     canonicalize(network)
     transposed = channels_first_names(network.graph) if request.channels_last else []
     samples = open_calibration(network, request)
+    check_scores(network, request.postprocess, samples)
     if samples is not None or request.measure is not None:
         refuse_early(network, request, samples)
-    goal = open_goal(network, input_specs(network), samples, request)
-    result = quantize_network(network, request, samples, goal)
+    seen, unseen = samples.hold_out() if samples is not None and is_fitted(network, request) else (samples, None)
+    goal = open_goal(network, input_specs(network), seen, unseen, request)
+    result = quantize_network(network, request, seen, goal)
+    looked, warnings = (None, ()) if samples is None else _look_at(network, request, samples, goal)
+    verified = _to_verify_on(network, request, samples, unseen)
     for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():
         make_channels_last(each, transposed)
     if request.options.strict:
@@ -90,13 +106,26 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> None:
     if request.keep_qdq is not None:
         data = f"{request.keep_qdq.name}.data" if is_large(result.graph) else None
         ir.save(result.graph, request.keep_qdq, external_data=data)
-    metadata = Metadata(model, request, result, samples, goal, transposed, None if sizes is None else sizes.to_json())
-    references = _references(network, metadata, None if source is None else Origin(source, network, transposed))
+    metadata = Metadata(model, request, result, looked, unseen, warnings, goal, transposed,
+                        None if sizes is None else sizes.to_json())
+    origin = None if source is None else Origin(source, network, transposed)
+    references = _references(network, metadata, origin, verified)
     layers = Layers(result.network, result.graph, references)
-    with ExitStack() as all_or_none:
-        for name, path in paths.items():
-            folder = all_or_none.enter_context(new_bundle(path, force=request.options.force))
-            _write_bundle(folder, name, metadata, references, layers)
+    failed: dict[str, EdgeqError] = {}
+    for name, path in paths.items():
+        try:
+            with new_bundle(path, force=request.options.force) as folder:
+                _write_bundle(folder, name, metadata, references, layers)
+        except EdgeqError as error:
+            failed[name] = error
+    return failed
+
+
+def _look_at(network: ir.Model, request: Request, samples: Samples, goal: Goal | None,
+             ) -> tuple[Survey, tuple[str, ...]]:
+    """What the calibration samples show by themselves, and what beside the network and the request."""
+    found = survey(samples)
+    return found, tuple(suspicions(network, request, samples, found, goal)) if is_fitted(network, request) else ()
 
 
 def _write_bundle(folder: Path, target: str, metadata: Metadata, references: References, layers: Layers) -> None:
@@ -111,12 +140,13 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     if request.options.verify:
         request.progress(f"verifying {target}")
         verification = _verified(folder, manifest, artifact, metadata.graph, references)
+        _refuse_far(target, verification, request.options)
     evaluation = None
     if metadata.goal is not None:
         request.progress(f"scoring {target}")
         with open_model(str(folder), manifest) as opened:
-            score = score_model(opened, metadata.goal.evaluation, metadata.transposed)
-        evaluation = metadata.goal.to_json(score, artifact_bytes(folder))
+            evaluation = metadata.goal.to_json(lambda by: score_model(opened, by, metadata.transposed),
+                                               artifact_bytes(folder))
     report = metadata.report(target, artifact, verification, evaluation, seconds)
     write_report(folder, report)
     write_page(folder, report, artifact_bytes(folder), None if verification is None else layers.evidence)
@@ -149,12 +179,38 @@ def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Mo
     return verification
 
 
-def _references(network: ir.Model, metadata: Metadata, origin: Origin | None) -> References:
+def _refuse_far(target: str, verification: Verification, options: Options) -> None:
+    """Raises TooFarFromFloat where --min-db or --strict does not allow how far a bundle is from the float model."""
+    found = verification.to_json()
+    worst = min(found["against_float"], key=lambda line: line["sqnr_db"])
+    if options.min_db is not None and not worst["sqnr_db"] >= options.min_db:
+        raise TooFarFromFloat(f"{target}: output '{worst['output']}' {from_float(worst['sqnr_db'])}, --min-db asks for "
+                              f"{options.min_db:g} dB: no such bundle is written")
+    said = verdict(found)
+    if options.strict and said.is_broken:
+        raise TooFarFromFloat(f"{target}: {said.word}: {said.sentence}; with --strict no such bundle is written")
+
+
+def _references(network: ir.Model, metadata: Metadata, origin: Origin | None,
+                verified: tuple[Iterable[Arrays] | None, str]) -> References:
     """What the bundles are compared with: the source in float, even where it came quantized."""
     unrounded = network if metadata.plan is not None else without_rounding(without_dynamic_rounding(network))
-    feeds = None if metadata.samples is None else (
-        arrays_channels_last(feed, metadata.transposed) for feed in metadata.samples)
-    return References(unrounded, metadata.graph, input_specs(network), feeds, origin)
+    samples, told = verified
+    feeds = None if samples is None else (arrays_channels_last(feed, metadata.transposed) for feed in samples)
+    return References(unrounded, metadata.graph, input_specs(network), feeds, origin, told)
+
+
+def _to_verify_on(network: ir.Model, request: Request, samples: Samples | None, unseen: Samples | None,
+                  ) -> tuple[Iterable[Arrays] | None, str]:
+    """The samples that figures come from, and what they are: those that no range, weight or choice has seen, if there
+    are some.
+    """
+    if unseen is not None:
+        return unseen.spread(policy.VERIFIED_SAMPLES.value), HELD_OUT
+    measure = request.measure
+    if isinstance(measure, LabelledData) and measure.metric is not None and not request.is_search:
+        return measure.feeds(input_specs(network), preprocess=request.preprocess), "--eval"
+    return samples, TOO_FEW if samples is not None and is_fitted(network, request) else "calibration samples"
 
 
 def open_calibration(network: ir.Model, request: Request) -> Samples | None:

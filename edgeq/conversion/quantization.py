@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Final
 
 import onnx_ir as ir
 
@@ -38,7 +39,14 @@ from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import InputSpec, Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
+from edgeq.scheme import QuantType
 from edgeq.verification.evaluate import Evaluation, LabelledData, fidelity
+from edgeq.verification.row_sets import row_sets
+
+# Where the samples of a figure come from.
+HELD_OUT: Final = "calibration samples that were held out: no range, weight or choice has seen them"
+TOO_FEW: Final = "the samples that were also used for calibration: too few to hold any out"
+SEARCHED: Final = "--eval, which led the search"
 
 
 def _nothing_seen() -> Statistics:
@@ -108,6 +116,11 @@ def plain(request: Request) -> Request:
                    calibration_cache=None, options=replace(request.options, progress=silent))
 
 
+def is_fitted(network: ir.Model, request: Request) -> bool:
+    """Whether ranges, weights or choices are made on calibration samples."""
+    return isinstance(request.weights, QuantType) and not is_quantized(network)
+
+
 def is_quantized(network: ir.Model) -> bool:
     """Whether the source came with grids of its own."""
     return is_dynamic(network.graph) or any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in network.graph)
@@ -162,9 +175,10 @@ def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, sam
     return {name: chosen.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()}
 
 
-def open_goal(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, request: Request,
-              ) -> Goal | None:
-    """What the user wants measured, with the float network's score; None where that is nothing.
+def open_goal(network: ir.Model, specs: Mapping[str, InputSpec], seen: Samples | None, unseen: Samples | None,
+              request: Request) -> Goal | None:
+    """What the user wants measured, with the float network's score; None where that is nothing. seen: what is
+    calibrated with. unseen: samples that were held out.
 
     Raises:
         EvaluationError: there is no score. CalibrationError: the data do not fit the model.
@@ -172,18 +186,34 @@ def open_goal(network: ir.Model, specs: Mapping[str, InputSpec], samples: Sample
     if request.measure is None:
         return None
     request.progress("scoring the float model")
-    return goal_on(network, _evaluation(network, specs, samples, request), request.limits)
+    (led, told), reported = _evaluations(network, specs, seen, unseen, request)
+    rest = None if reported is None else goal_on(network, reported[0], request.limits, reported[1])
+    return goal_on(network, led, request.limits, told, rest)
 
 
-def _evaluation(network: ir.Model, specs: Mapping[str, InputSpec], samples: Samples | None, request: Request,
-                ) -> Evaluation:
+def _evaluations(network: ir.Model, specs: Mapping[str, InputSpec], seen: Samples | None, unseen: Samples | None,
+                 request: Request) -> tuple[tuple[Evaluation, str], tuple[Evaluation, str] | None]:
+    """(what is measured, where its samples come from), and the same of what a search is kept from seeing, or None."""
     measure = request.measure
     if isinstance(measure, LabelledData):
-        return measure.open(specs, preprocess=request.preprocess)
-    feeds: Sequence[Arrays]
+        if not request.is_search:
+            return (measure.open(specs, preprocess=request.preprocess), "--eval"), None
+        led, reported = measure.split(specs, preprocess=request.preprocess)
+        return (led, SEARCHED), None if reported is None else (reported, "--eval, unseen by the search")
+
+    def outputs(feeds: Sequence[Arrays]) -> Evaluation:
+        return fidelity(feeds, run_onnx(network, feeds, fused=True), row_sets(network.graph))
+
     if measure is not None and measure.data is not None:
-        feeds = list(open_samples(measure.data, specs, preprocess=request.preprocess))
-    else:
-        assert samples is not None
-        feeds = spread(samples, policy.FIDELITY_SAMPLES.value)
-    return fidelity(feeds, run_onnx(network, feeds, fused=True))
+        given = open_samples(measure.data, specs, preprocess=request.preprocess)
+        if not request.is_search or given.count < policy.HELD_OUT_FROM.value:
+            return (outputs(list(given)), SEARCHED if request.is_search else "--eval"), None
+        led_by, kept = given.split(policy.REPORTED_ONE_IN.value)
+        return (outputs(list(led_by)), SEARCHED), (outputs(list(kept)), "--eval, unseen by the search")
+    assert seen is not None
+    if unseen is None:
+        return (outputs(spread(seen, policy.FIDELITY_SAMPLES.value)), TOO_FEW), None
+    if not request.is_search:
+        return (outputs(spread(unseen, policy.FIDELITY_SAMPLES.value)), HELD_OUT), None
+    return (outputs(spread(seen, policy.FIDELITY_SAMPLES.value)), "calibration samples"), (
+        outputs(spread(unseen, policy.FIDELITY_SAMPLES.value)), HELD_OUT)

@@ -155,6 +155,7 @@ def _plain(options: Options) -> Options:
         device=options.device if options.device is None else words.text("--device", options.device),
         weights=words.text("--weights", options.weights), method=words.text("--method", options.method),
         samples=words.count("--samples", options.samples), min_metric=words.number("--min-metric", options.min_metric),
+        min_db=words.number("--min-db", options.min_db),
         min_os=words.number_between("--min-os", options.min_os, OLDEST_OS, NEWEST_OS),
         product=words.text("--product", options.product), version=words.version("--version", options.version),
         strict=words.switch("--strict", options.strict), trust=words.switch("--trust", options.trust),
@@ -188,6 +189,8 @@ def _contradictions(options: Options) -> Iterator[str]:
     """What fits no target, because the words do not fit one another."""
     if options.dry_run and options.keep_qdq is not None:
         yield "--dry-run writes nothing, so it excludes --keep-qdq"
+    if options.min_db is not None and not options.verify:
+        yield "--min-db is measured, so it excludes --no-verify"
     for read in (_weights, _activations):
         try:
             read(options)

@@ -14,6 +14,7 @@ from edgeq.inference.session import Arrays
 from edgeq.mixed_precision.trial_builder import spread
 from edgeq.quant.samples import Samples
 from edgeq.verification.evaluate import Evaluation, fidelity
+from edgeq.verification.row_sets import row_sets
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Fidelity:
 
     @cached_property
     def _evaluation(self) -> Evaluation:
-        return fidelity(self.feeds, run_onnx(with_comparable_outputs(self.network), self.feeds, fused=True))
+        network = with_comparable_outputs(self.network)
+        return fidelity(self.feeds, run_onnx(network, self.feeds, fused=True), row_sets(network.graph))
 
 
 def score_graph(evaluation: Evaluation, graph: ir.Model) -> float:

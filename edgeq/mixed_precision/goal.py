@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeq import policy
 from edgeq.errors import UsageError
@@ -15,6 +17,8 @@ from edgeq.inference.reference import predictor
 from edgeq.inference.session import Arrays
 from edgeq.metrics import Metric
 from edgeq.verification.evaluate import Evaluation
+
+_NUMBERS_KEPT, _FEEDS_KEPT = 1024, 1000  # memory: 4 MB for each input
 
 _UNITS: Final[Mapping[str, int]] = MappingProxyType({"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9})
 
@@ -52,12 +56,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the user measures, and what a result must keep. feeds: a few of those that the metric is measured on."""
+    """What the user measures, and what a result must keep. feeds: a few of those that the metric is measured on.
+    samples: how many they are. told: where they come from, in words. unseen: the same metric on samples that a search
+    does not see, which its result is reported on; None where all of them lead it, or nothing is searched. numbers:
+    some of those that go into each input of floats.
+    """
 
     evaluation: Evaluation
     limits: Limits
     float_score: float
     feeds: tuple[Arrays, ...]
+    samples: int = 0
+    told: str = ""
+    numbers: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    unseen: Goal | None = None
 
     @property
     def floor(self) -> float | None:
@@ -74,25 +86,47 @@ class Goal:
     def fits(self, size: int) -> bool:
         return self.limits.bytes is None or size <= self.limits.bytes
 
-    def to_json(self, score: float, size: int) -> dict[str, Any]:
-        """How a bundle of so many bytes with this score does."""
-        metric = self.evaluation.metric
-        return {"metric": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better,
-                "float_score": self.float_score, "score": score, "worst_score_allowed": self.floor,
-                "max_bytes": self.limits.bytes, "met": self.keeps(score) and self.fits(size)}
+    def to_json(self, score: Callable[[Evaluation], float], size: int) -> dict[str, Any]:
+        """How a bundle of so many bytes does. score: what it scores by an evaluation.
+
+        Limits are kept or missed where the search kept them; what is reported first comes from samples that it did not
+        see, where there are some.
+        """
+        metric, own = self.evaluation.metric, score(self.evaluation)
+        found = {"metric": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better,
+                 **self._scored(own), "max_bytes": self.limits.bytes, "met": self.keeps(own) and self.fits(size)}
+        if self.unseen is None:
+            return found
+        unseen = score(self.unseen.evaluation)
+        return {**found, **self.unseen._scored(unseen), "met_unseen": self.unseen.keeps(unseen),
+                "search": self._scored(own)}
+
+    def _scored(self, score: float) -> dict[str, Any]:
+        return {"score": score, "float_score": self.float_score, "worst_score_allowed": self.floor,
+                "samples": self.samples, "data": self.told}
 
 
-def goal_on(network: ir.Model, evaluation: Evaluation, limits: Limits) -> Goal:
+def goal_on(network: ir.Model, evaluation: Evaluation, limits: Limits, told: str = "", unseen: Goal | None = None,
+            ) -> Goal:
     """Score the float network, and note what it is fed."""
     seen: list[Arrays] = []
+    numbers: dict[str, list[NDArray[Any]]] = {}
+    count = 0
     predict = predictor(network, fused=True)
 
     def noting(feed: Arrays) -> Mapping[str, Any]:
+        nonlocal count
+        count += 1
+        for name, array in feed.items():
+            if array.dtype.kind == "f" and count <= _FEEDS_KEPT:
+                numbers.setdefault(name, []).append(array.reshape(-1)[::max(1, array.size // _NUMBERS_KEPT)])
         if len(seen) < policy.NOISE_SAMPLES.value:
             seen.append(feed)
         return predict(feed)
 
-    return Goal(evaluation, limits, evaluation.score(noting), tuple(seen))
+    score = evaluation.score(noting)
+    return Goal(evaluation, limits, score, tuple(seen), count, told,
+                {name: np.concatenate(parts) for name, parts in numbers.items()}, unseen)
 
 
 def limits_of(max_drop: float | str | None, min_metric: float | None, max_bytes: int | str | None) -> Limits:

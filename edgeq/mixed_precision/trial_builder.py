@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from typing import Final
 
 import onnx_ir as ir
@@ -178,5 +177,4 @@ def precisions(bits: Mapping[str, int], floats: Iterable[str], reason: str = "")
 
 def spread(samples: Samples, count: int) -> list[Arrays]:
     """At most so many samples, spread evenly over all."""
-    step = max(1, samples.count // count)
-    return list(islice(samples, 0, step * count, step))
+    return list(samples.spread(count))

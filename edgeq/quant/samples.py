@@ -28,6 +28,7 @@ from typing import IO, Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from edgeq import policy
 from edgeq.errors import CalibrationError, EdgeqError, MissingExtra
 from edgeq_runtime.dimensions import Dimension, fits
 from edgeq_runtime.sound import LogMel, read_wav
@@ -68,7 +69,9 @@ class Samples:
     """
 
     def __init__(self, specs: Mapping[str, InputSpec], read: Callable[[], Iterator[Located]], name: str,
-                 length: int | None, limit: int | None):
+                 length: int | None, limit: int | None = None, *, prepared: bool = False):
+        """prepared: by the declared preprocessing."""
+        self.prepared = prepared
         self._specs, self._read, self._name, self._limit = specs, read, name, limit
         self._length = length if length is None or limit is None else min(length, limit)
 
@@ -97,12 +100,42 @@ class Samples:
         return Samples(self._specs, self._read, self._name, self._length,
                        count if self._limit is None else min(count, self._limit))
 
+    def hold_out(self) -> tuple[Samples, Samples | None]:
+        """(what ranges, weights and choices may see, what they may not: every fifth, or so many that HELD_OUT_MOST are
+        not exceeded); (all, None) where fewer than HELD_OUT_FROM leave none to spare.
+        """
+        step = max(policy.HELD_OUT_ONE_IN.value, -(-self.count // policy.HELD_OUT_MOST.value))
+        return self.split(step) if self.count >= policy.HELD_OUT_FROM.value else (self, None)
+
+    def split(self, step: int) -> tuple[Samples, Samples]:
+        """(the others, every `step`-th)."""
+        chosen = self.count // step
+        return (self._part(lambda number: not is_nth(number, step), self.count - chosen),
+                self._part(lambda number: is_nth(number, step), chosen))
+
+    def spread(self, count: int) -> Iterator[Feed]:
+        """At most so many of them, spread evenly over all."""
+        step = max(1, self.count // count)
+        return itertools.islice(self, 0, step * count, step)
+
+    def _part(self, chosen: Callable[[int], bool], length: int) -> Samples:
+        def read() -> Iterator[Located]:
+            numbered = enumerate(itertools.islice(self._read(), self._limit))
+            return (located for number, located in numbered if chosen(number))
+
+        return Samples(self._specs, read, self._name, length)
+
     def digest(self, count: int | None = None) -> str:
         """sha256 over the names, shapes, dtypes and bytes of what is fed, in order; reads every sample, or `count`."""
         total = hashlib.sha256()
         for feed in itertools.islice(self, count):
             add_to_digest(total, feed)
         return total.hexdigest()
+
+
+def is_nth(number: int, step: int) -> bool:
+    """Whether the sample of this number, counted from 0, is one of every `step`-th."""
+    return number % step == step - 1
 
 
 def add_to_digest(total: Any, feed: Feed) -> None:
@@ -240,7 +273,7 @@ def _from_folder(folder: Path, specs: Mapping[str, InputSpec], limit: int | None
                 feed = load(file)
             yield Located(f"'{file}'", feed)
 
-    return Samples(specs, read, f"the folder '{folder}'", len(files), limit)
+    return Samples(specs, read, f"the folder '{folder}'", len(files), limit, prepared=kinds != ["arrays"])
 
 
 def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[str, NDArray[Any]]]:

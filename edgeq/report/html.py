@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from edgeq import policy
 from edgeq.report.console import share, size
 from edgeq.report.mixed_precision import precision_html, precision_sentence, score_sentence
-from edgeq.report.plots import Weights, color, errors_by_layer, histograms
+from edgeq.report.plots import COLORS, Weights, color, errors_by_layer, histograms
 from edgeq.report.text import reasons, sizes_sentence
+from edgeq.report.verdict import decibels, remedies, verdict
 from edgeq.verification.layers import Layer, LayerComparison
 
 FILE_NAME: Final = "report.html"
@@ -111,52 +111,25 @@ def _verdict(report: Mapping[str, Any], found: LayerComparison | str, evidence: 
     """Good or not in one sentence, and the culprit."""
     if report["verification"] is None:
         return '<div class="verdict"><p>Not verified: nobody ran this bundle.</p></div>'
-    worst = min(report["verification"]["against_float"], key=lambda line: line["sqnr_db"])
-    decibel = worst["sqnr_db"]
-    good, broken = policy.GOOD_DB.value, policy.BROKEN_DB.value
-    words = "Good" if decibel >= good else "Doubtful" if decibel >= broken else "Broken"
-    sentence = (f"output <code>{escape(worst['output'])}</code> is {_db(decibel)} from the float model"
-                + _in_words(decibel))
-    if worst["top1"] is not None:
-        sentence += f", and {share(worst['top1'])} of the samples keep their best class"
-    lines = _culprit(report, found, evidence) if not isinstance(found, str) and decibel < good else []
+    said = verdict(report["verification"])
+    lines = _culprit(report, found, evidence) if not isinstance(found, str) and not said.is_good else []
     listed = f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>" if lines else ""
-    return (f'<div class="verdict" style="border-color: {color(decibel)}"><p><b>{words}</b>: {sentence}.</p>{listed}'
-            "</div>")
+    return (f'<div class="verdict" style="border-color: {COLORS[said.word]}"><p><b>{said.word}</b>: '
+            f"{escape(said.sentence)}.</p>{listed}</div>")
 
 
 def _culprit(report: Mapping[str, Any], found: LayerComparison, evidence: Evidence) -> list[str]:
     lines = []
     broken, worst = found.first_broken, found.worst(1)
     if broken is not None:
-        lines.append(f"The first layer that breaks is {evidence.named(broken)}, at {_db(broken.sqnr_db)}; what is "
+        lines.append(f"The first layer that breaks is {evidence.named(broken)}, at {decibels(broken.sqnr_db)}; what is "
                      "behind it inherits the error.")
     if worst and worst[0] is not broken:
         lines.append(f"Most error is added by {evidence.named(worst[0])}.")
     suspicious = (report["calibration"] or {"warnings": ()})["warnings"]
     if suspicious:
         lines.insert(0, f"<b>Look at the samples first</b>: {escape('; '.join(suspicious))}.")
-    return [*lines, f"What helps: {', or '.join(_remedies(report))}."]
-
-
-def _remedies(report: Mapping[str, Any]) -> list[str]:
-    """What this conversion has not tried yet, the likeliest first."""
-    quantization = report["quantization"]
-    tried = [(quantization.get("weights") == "per-tensor", "<code>--weights per-channel</code>"),
-             (report["calibration"] is None, "samples to fit to (<code>--calibration</code>)"),
-             (quantization.get("method") != "auto", "<code>--method auto</code>"),
-             (quantization.get("weight_bits") == 4, "<code>--bits 8</code>"),
-             (True, "<code>--keep-float</code> with the name of that layer")]
-    return [text for missing, text in tried if missing]
-
-
-def _in_words(decibel: float) -> str:
-    """The amplitude of the error beside that of the signal, for readers who do not think in decibels."""
-    return f" (an error of {100 * 10 ** (-decibel / 20):.2g} % of its size)" if abs(decibel) < 60 else ""
-
-
-def _db(decibel: float) -> str:
-    return f"{decibel:.1f} dB" if abs(decibel) < 150 else "equal" if decibel > 0 else "lost altogether"
+    return [*lines, f"What helps: {escape(', or '.join(remedies(report)))}."]
 
 
 def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
@@ -186,8 +159,8 @@ def _accuracy(verification: Mapping[str, Any] | None, evaluation: Mapping[str, A
         return ""
     scored = f"<p><b>{escape(score_sentence(evaluation))}</b></p>" if evaluation else ""
     rows = [(f"<code>{escape(line['output'])}</code>", f'<span style="color: {color(line["sqnr_db"])}">'
-             f"{_db(line['sqnr_db'])}</span>", f"{line['cosine']:.5f}", f"{line['max_abs']:.3g}", share(line["top1"]),
-             _db(graph["sqnr_db"]))
+             f"{decibels(line['sqnr_db'])}</span>", f"{line['cosine']:.5f}", f"{line['max_abs']:.3g}",
+             share(line["top1"]), decibels(graph["sqnr_db"]))
             for line, graph in zip(verification["against_float"], verification["against_graph"], strict=True)]
     table = _table(("output", ">to the float model", ">cosine", ">largest error", ">same best class",
                     ">to the quantized graph"), rows)
@@ -233,7 +206,8 @@ def _calibration(found: Mapping[str, Any] | None) -> str:
     rows = [(f"<code>{escape(line['name'])}</code>", *(f"{line[key]:.4g}" for key in (
         "smallest", "largest", "mean", "deviation"))) for line in found["inputs"]]
     movement = f"; {escape(found['movement'])}" if found["movement"] else ""
-    body = (f"<p>{found['samples']} samples{movement}.</p>"
+    held = f", of which {found['held_out']} were held out for the figures above" if found.get("held_out") else ""
+    body = (f"<p>{found['samples']} samples{held}{movement}.</p>"
             + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing about them looks suspicious.</p>")
             + _table(("input", ">smallest", ">largest", ">mean", ">deviation"), rows)
             + f'<p class="note">The data\'s sha256 is <code>{escape(found["sha256"][:16])}...</code>, so that a later '
@@ -243,7 +217,7 @@ def _calibration(found: Mapping[str, Any] | None) -> str:
 
 def _layer_table(found: LayerComparison) -> str:
     rows = [(f"<code>{escape(layer.value)}</code>", escape(layer.op),
-             f'<span style="color: {color(layer.sqnr_db)}">{_db(layer.sqnr_db)}</span>',
+             f'<span style="color: {color(layer.sqnr_db)}">{decibels(layer.sqnr_db)}</span>',
              f"{layer.drop_db:.1f}" if abs(layer.drop_db) < 100 else "-", share(layer.range_used),
              share(layer.saturated)) for layer in found.layers]
     table = _table(("layer", "op", ">to the float model", ">lost here [dB]", ">range used", ">saturated"), rows)

@@ -12,16 +12,24 @@ from edgeq.report.console import share, size
 
 
 def score_sentence(found: Mapping[str, Any]) -> str:
-    """One bundle: "psnr 28.14 dB, float 28.21 dB (at least 28.06 dB was asked)"."""
+    """One bundle: "psnr 28.14 dB, float 28.21 dB, on 40 samples (--eval) (at least 28.06 dB was asked)"."""
     said = f"{found['metric']} {_score(found, found['score'])}"
     if found["float_score"] is not None:
         said += f", float {_score(found, found['float_score'])}"
+    if found.get("samples"):
+        said += f", on {found['samples']} samples ({found['data']})"
     allowed = found["worst_score_allowed"]
     if allowed is not None:
         said += f" ({'at least' if found['higher_is_better'] else 'at most'} {_score(found, allowed)} was asked)"
     if found["max_bytes"] is not None:
         said += f" (at most {size(found['max_bytes'])} were asked)"
-    return said if found["met"] else f"{said}: MISSED"
+    led = found.get("search")
+    if led is not None:
+        said += (f"; on the {led['samples']} that led the search {_score(found, led['score'])}, float "
+                 f"{_score(found, led['float_score'])}")
+    if not found["met"]:
+        return f"{said}: MISSED"
+    return said if found.get("met_unseen", True) else f"{said}: missed on what the search did not see"
 
 
 def precision_sentence(report: Mapping[str, Any]) -> str:

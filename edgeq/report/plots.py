@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GOOD, DOUBTFUL, BAD, PLAIN, ENDS = "#2e7d32", "#e69f00", "#c62828", "#6b7f99", "#111111"
+COLORS: Final = {"Good": GOOD, "Doubtful": DOUBTFUL, "Broken": BAD}  # by the word of report.verdict
 SHOWN_DB: Final = (-10.0, 60.0)  # a layer beyond is as good as equal, or as good as lost
 BINS: Final = 64
 # Text stays text; the salt makes the same report twice the same file.

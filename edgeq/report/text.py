@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from edgeq import policy
 from edgeq.report.console import console, share, size, table
 from edgeq.report.mixed_precision import precision_sentence, score_sentence
+from edgeq.report.verdict import remedies, verdict
 from edgeq_runtime.dimensions import from_json
 
+STYLES: Final = {"Good": "green", "Doubtful": "yellow", "Broken": "red"}  # by the word of a verdict
 SHOWN_NODES: Final = 3
 NAME_WIDTH: Final = 60
 
@@ -37,6 +38,8 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     for sentence in dict.fromkeys(_checked_by(row) for row in rows):
         out.print(sentence, soft_wrap=True)
     for row in rows:
+        _verdict(out, row)
+    for row in rows:
         if row.get("evaluation"):
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
     for said in filter(None, dict.fromkeys(map(precision_sentence, rows))):
@@ -51,7 +54,7 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     fallbacks({row["target"]: row["float_on_this_engine"] for row in rows})
     for row in rows:
         _list(out, f"otherwise than planned on {row['target']}:", reasons(row["notes"]))
-    for warning in (*calibration_warnings(rows), *low_accuracy(rows)):
+    for warning in calibration_warnings(rows):
         out.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     for row in rows:
         out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
@@ -64,6 +67,15 @@ def sizes_sentence(row: Mapping[str, Any]) -> str:
     return "" if found is None else (f"{found['what']} tell the sizes of "
                                      + ", ".join(f"{name}:{sizes}" for name, sizes in found["inputs"].items())
                                      + "; --input gives others")
+
+
+def _verdict(out: Console, row: Mapping[str, Any]) -> None:
+    """Good or not, as report.html says it, and what helps."""
+    if row["verification"] is None:
+        return
+    said = verdict(row["verification"])
+    helps = "" if said.is_good else f". What helps: {', or '.join(remedies(row))}"
+    out.print(f"{row['target']}: {said.word}: {said.sentence}{helps}", style=STYLES[said.word], soft_wrap=True)
 
 
 def fallbacks(found: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
@@ -120,14 +132,6 @@ def reasons(nodes: Iterable[Mapping[str, str]]) -> list[str]:
 def _short(name: str) -> str:
     """TensorFlow's exporters join the names of everything that became one node."""
     return name if len(name) <= NAME_WIDTH else f"{name[:NAME_WIDTH - 3]}..."
-
-
-def low_accuracy(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Outputs that quantization has all but destroyed, with what helps."""
-    return [f"output '{found['output']}' on {row['target']} is {found['sqnr_db']:.1f} dB from the float model, "
-            f"which is hardly the same model; more bits, real calibration samples or --keep-float help"
-            for row in rows if row["verification"] for found in row["verification"]["against_float"]
-            if found["sqnr_db"] < policy.LOST_DB.value]
 
 
 def _list(out: Console, title: str, lines: Sequence[str]) -> None:
@@ -284,6 +288,10 @@ def estimate_table(found: Mapping[str, Any]) -> None:
         out.print(f"sizes that depend on the data count as nothing: {', '.join(found['unknown'])}", soft_wrap=True)
 
 
+_BOXES_IN: Final = {"image": "box in pixels of the image: x0 y0 x1 y1",
+                    "input": "box in pixels of the model's input: x0 y0 x1 y1"}
+
+
 def outputs(found: Mapping[str, Any]) -> None:
     """report.run.run_bundle: the best labels of each output, or its first values."""
     out = console()
@@ -291,9 +299,11 @@ def outputs(found: Mapping[str, Any]) -> None:
     for drift in found["drift"]:
         out.print(f"note: {drift}", soft_wrap=True)
     if found["found"] is not None:
-        rows = table(">score", "label", "box in the model's input: x0 y0 x1 y1")
+        boxes = _BOXES_IN.get(found["boxes_in"])
+        rows = table(">score", "label", *([boxes] if boxes else []))
         for one in found["found"]:
-            rows.add_row(f"{one['score']:.4f}", one["label"], " ".join(f"{v:.1f}" for v in one.get("box", ())))
+            box = [" ".join(f"{v:.1f}" for v in one["box"])] if boxes else []
+            rows.add_row(f"{one['score']:.4f}", one["label"], *box)
         out.print(rows if found["found"] else "found nothing")
         return
     for name, output in found["outputs"].items():

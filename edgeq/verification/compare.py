@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeq.inference.session import Arrays
 from edgeq.metrics import ErrorPower
+from edgeq.verification.row_sets import RowSet, in_one_order
 
 _INFINITE: Final = 3.4e38  # float32's largest number, rounded down
 MOST_PAIRS: Final = 2**20  # of rows: two outputs of a thousand rows each
@@ -34,8 +35,13 @@ class Difference:
     signal: float
 
 
-def compare(reference: Sequence[Arrays], got: Sequence[Arrays]) -> tuple[Difference, ...]:
-    """The difference of every output; both hold one dict per sample, with the same names and shapes."""
+def compare(reference: Sequence[Arrays], got: Sequence[Arrays], sets: Sequence[RowSet] = (),
+            ) -> tuple[Difference, ...]:
+    """The difference of every output; both hold one dict per sample, with the same names and shapes. sets: the outputs
+    whose rows may come in another order (see row_sets).
+    """
+    if sets:
+        reference, got = in_one_order(reference, got, sets)
     return tuple(_difference(name, [r[name] for r in reference], [g[name] for g in got]) for name in reference[0])
 
 

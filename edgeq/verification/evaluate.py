@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -22,6 +22,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.errors import EdgeqError, EvaluationError, UsageError
 from edgeq.metrics import METRICS, Metric, sqnr
 from edgeq.quant.samples import (
@@ -31,10 +32,12 @@ from edgeq.quant.samples import (
     Samples,
     as_array,
     import_function,
+    is_nth,
     is_reference,
     open_samples,
     samples_of,
 )
+from edgeq.verification.row_sets import RowSet, in_one_order
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
@@ -91,6 +94,19 @@ class LabelledData:
         """What a predictor would be given; nothing of a function that scores."""
         if self.metric is not None:
             yield from (feed for feed, _ in _Pairs(self.data, specs, None, preprocess))
+    def split(self, specs: Mapping[str, InputSpec], *, preprocess: Preprocess | None = None,
+              ) -> tuple[Evaluation, Evaluation | None]:
+        """(what a search is led by, what its result is reported on). The second is every third sample, and None where
+        there are too few, or where a function of the user's holds them. Raises as `open`.
+        """
+        if self.metric is None:
+            return self.open(specs, preprocess=preprocess), None
+        pairs = _Pairs(self.data, specs, None, preprocess)
+        if pairs.count < policy.HELD_OUT_FROM.value:
+            return Evaluation(self.metric, _scored(self.metric, pairs)), None
+        led = _scored(self.metric, pairs, lambda number: not is_nth(number, policy.REPORTED_ONE_IN.value))
+        reported = _scored(self.metric, pairs, lambda number: is_nth(number, policy.REPORTED_ONE_IN.value))
+        return Evaluation(self.metric, led), Evaluation(self.metric, reported)
 
 
 def labelled_data(data: Any, metric: Any, *, flag: str = "--eval") -> LabelledData:
@@ -109,12 +125,13 @@ def labelled_data(data: Any, metric: Any, *, flag: str = "--eval") -> LabelledDa
     return LabelledData(data, metric_named(metric))
 
 
-def _scored(metric: Metric, pairs: _Pairs) -> Callable[[Predict], float]:
+def _scored(metric: Metric, pairs: _Pairs, chosen: Callable[[int], bool] = lambda number: True,
+            ) -> Callable[[Predict], float]:
     whole = metric.name not in METRICS
 
     def run(predict: Predict) -> float:
         predictions, targets = [], []
-        for feed, target in pairs:
+        for feed, target in (pair for number, pair in enumerate(pairs) if chosen(number)):
             outputs = predict(feed)
             predictions.append(outputs if whole else next(iter(outputs.values())))
             targets.append(target)
@@ -123,14 +140,16 @@ def _scored(metric: Metric, pairs: _Pairs) -> Callable[[Predict], float]:
     return run
 
 
-def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Outputs]) -> Evaluation:
-    """SQNR of the worst output against the outputs that are expected, those of the float model say: needs no labels."""
+def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Outputs], sets: Sequence[RowSet] = (),
+             ) -> Evaluation:
+    """SQNR of the worst output against the outputs that are expected, those of the float model say: needs no labels.
+    sets: the outputs whose rows may come in another order.
+    """
     known = list(zip(feeds, expected, strict=True))
 
     def run(predict: Predict) -> float:
-        got = [predict(feed) for feed, _ in known]
-        return min(sqnr([outputs[name] for outputs in got], [outputs[name] for _, outputs in known])
-                   for name in known[0][1])
+        truth, got = in_one_order([outputs for _, outputs in known], [predict(feed) for feed, _ in known], sets)
+        return min(sqnr([outputs[name] for outputs in got], [outputs[name] for outputs in truth]) for name in truth[0])
 
     return Evaluation(METRICS["sqnr"], run)
 
@@ -202,6 +221,10 @@ class _Pairs:
             given = _Given(data, specs)
             self._feeds = open_samples(given, specs, limit=limit)
             self._targets = lambda: given.targets
+
+    @property
+    def count(self) -> int:
+        return self._feeds.count
 
     def __iter__(self) -> Iterator[tuple[Feed, Any]]:
         targets: Iterator[Any] | None = None

@@ -22,6 +22,7 @@ from edgeq.passes.images import arrays_channels_first, arrays_channels_last
 from edgeq.quant.samples import InputSpec
 from edgeq.verification.compare import compare
 from edgeq.verification.inputs import cover_sizes, generated_feeds
+from edgeq.verification.row_sets import RowSet, row_sets
 
 # A few units in the last place of 1.0, 2**-23: onnxruntime's and XNNPACK's sigmoid and tanh are polynomials.
 # https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/logistic.cpp
@@ -52,15 +53,15 @@ class References:
     """
 
     def __init__(self, network: ir.Model, graph: ir.Model, specs: Mapping[str, InputSpec],
-                 samples: Iterable[Arrays] | None, origin: Origin | None = None):
+                 samples: Iterable[Arrays] | None, origin: Origin | None = None, told: str = "calibration samples"):
         """network: the float one. graph: the quantized one. origin: what the network came from, as somebody else
-        computes it; without, the network itself is the reference.
+        computes it; without, the network itself is the reference. told: what the samples are.
         """
         self._origin = origin
         self._network, self._graph, self._specs = network, graph, specs
         self.large = is_large(network)
         self.real = samples is not None
-        self.inputs = "calibration samples" if samples is not None else "generated (no samples were given)"
+        self.inputs = told if samples is not None else "generated (no samples were given)"
         # An integer may be a divisor, which 0 is not; or an index into one element, which 1 is not.
         self._choices: list[Iterable[Arrays]] = [samples] if samples is not None else [
             generated_feeds(specs), generated_feeds(specs, integers=(1, 1)), generated_feeds(specs, integers=(0, 0))]
@@ -79,6 +80,10 @@ class References:
                     feeds = list(choice)
                     return feeds, list(run_onnx(self._network, feeds))
             raise
+
+    @cached_property
+    def row_sets(self) -> tuple[RowSet, ...]:
+        return row_sets(self._network.graph)
 
     @property
     def feeds(self) -> list[Arrays]:
@@ -100,7 +105,7 @@ class References:
         by = self._origin.source.by
         network = {id(self._network): self._run[1], id(self._graph): self.graph}.get(id(self._origin.network))
         network = network or list(run_onnx(self._origin.network, self.feeds))
-        check_passes(outputs, network, by, self.arithmetic_noise)
+        check_passes(outputs, network, by, self.arithmetic_noise, self.row_sets)
         return outputs, by
 
     @cached_property
@@ -119,7 +124,7 @@ class References:
         found = {name: float(len(expected) * expected[0][name].size * BOUNDED_ERROR ** 2)
                  for name in bounded_outputs(self._network.graph)}
         for other in others:
-            for difference in compare(expected, list(other)):
+            for difference in compare(expected, list(other), self.row_sets):
                 noise = policy.ARITHMETIC_MARGIN.value * (difference.noise if difference.noise >= 0 else 0.0)
                 found[difference.output] = found.get(difference.output, 0.0) + noise
         return found
@@ -144,14 +149,15 @@ def _moved(array: NDArray[Any]) -> NDArray[Any]:
     return np.where(np.arange(array.size).reshape(array.shape) % 2, array, away)
 
 
-def check_passes(source: Sequence[Arrays], network: Sequence[Arrays], by: str, noise: Mapping[str, float]) -> None:
-    """noise: sum of squares, by output, that float arithmetic leaves open.
+def check_passes(source: Sequence[Arrays], network: Sequence[Arrays], by: str, noise: Mapping[str, float],
+                 sets: Sequence[RowSet] = ()) -> None:
+    """noise: sum of squares, by output, that float arithmetic leaves open. sets: outputs whose rows have no order.
 
     Raises:
         VerificationError: the network is further from its source than float arithmetic explains.
     """
     wrong = [f"output '{found.output}': {found.sqnr_db:.1f} dB from {by}, {policy.PASSES_DB.value:.0f} dB is the least"
-             for found in compare(source, network)
+             for found in compare(source, network, sets)
              if not found.noise <= found.signal * 10 ** (-policy.PASSES_DB.value / 10) + noise.get(found.output, 0.0)]
     if wrong:
         raise VerificationError("the network that edgeq prepared does not compute what its source computes. This is a "

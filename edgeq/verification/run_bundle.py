@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 from edgeq.errors import BoardError, BundleError, InputError
 from edgeq.quant.samples import ARRAYS, IMAGES, SOUNDS
 from edgeq_runtime import Manifest, load
+from edgeq_runtime.postprocess import Classify, Detect
 from edgeq_runtime.predict import image_size, interpreted, named_file, read_source, steps
 
 SHOWN_VALUES: Final = 8
+TOP: Final = 5  # labels, where no postprocessing says how many
 Arrays = dict[str, NDArray[Any]]
 
 
-def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None = None, board: str | None = None,
-               **job: Any) -> dict[str, Any]:
+def run_bundle(path: Path, inputs: Sequence[str], top: int | None = None, output: Path | None = None,
+               board: str | None = None, **job: Any) -> dict[str, Any]:
     """Run once. inputs: "x.npy" or an image where the model has one input, "name=x.npy", or "all.npz".
 
-    output: where to save the whole arrays, as .npz. board: a name or an address; by default this machine. job: engine
+    top: how many labels or boxes, by default as many as the bundle's postprocessing gives, or TOP labels. output: where
+    to save the whole arrays, as .npz. board: a name or an address; by default this machine. job: engine
     and timeout there, as in boards.runner.Job.
 
     Raises:
@@ -34,11 +37,21 @@ def run_bundle(path: Path, inputs: Sequence[str], top: int, output: Path | None 
     if output is not None:
         _save(output, ran.outputs)
     manifest = Manifest.read(path)
+    before, after = steps(manifest)
     size = image_size(named_file(inputs[0])[1]) if len(inputs) == 1 else None
-    found = None if manifest.postprocessing is None else [
-        asdict(one) for one in interpreted(manifest, ran.outputs, steps(manifest), size)]
+    found = None if after is None else [
+        asdict(one) for one in interpreted(manifest, ran.outputs, (before, _limited(after, top)), size)]
     return {"engine": ran.engine, "accelerator": ran.accelerator, "drift": ran.drift, "found": found,
-            "outputs": {name: summary(array, manifest.labels, top) for name, array in ran.outputs.items()}}
+            "boxes_in": ("image" if size is not None else "input") if isinstance(after, Detect) else None,
+            "outputs": {name: summary(array, manifest.labels, top or TOP) for name, array in ran.outputs.items()}}
+
+
+def _limited(after: Classify | Detect, top: int | None) -> Classify | Detect:
+    """Which finds so many at most."""
+    if top is None:
+        return after
+    return replace(after, top=top) if isinstance(after, Classify) else replace(
+        after, max_detections=min(top, after.max_detections))
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def verify_artifact(folder: Path, manifest: Manifest, references: References,
     """
     outputs, engine = _run(folder, manifest, references)
     pairs = (references.graph, outputs), (references.float, outputs), (references.float, references.graph)
-    graph, float_, quantized = (_compare(*pair, scores=references.real) for pair in pairs)
+    graph, float_, quantized = (_compare(expected, got, references) for expected, got in pairs)
     limits = [_allowed(found, references) for found in quantized]
     complaints = [(_complaint(*row), row[0].noise <= policy.DOUBT_FACTOR.value * row[2])
                   for row in zip(float_, quantized, limits, strict=True)]
@@ -79,9 +79,10 @@ def _run(folder: Path, manifest: Manifest, references: References) -> tuple[list
         return outputs, f"{opened.engine}, {opened.accelerator}"
 
 
-def _compare(reference: Sequence[Arrays], got: Sequence[Arrays], *, scores: bool) -> tuple[Difference, ...]:
+def _compare(reference: Sequence[Arrays], got: Sequence[Arrays], references: References) -> tuple[Difference, ...]:
     """The largest of the scores that noise gets says nothing: only real samples have a top-1."""
-    return tuple(difference if scores else replace(difference, top1=None) for difference in compare(reference, got))
+    found = compare(reference, got, references.row_sets)
+    return found if references.real else tuple(replace(difference, top1=None) for difference in found)
 
 
 def _allowed(graph: Difference, references: References) -> float:

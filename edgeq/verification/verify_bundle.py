@@ -19,6 +19,7 @@ from edgeq.passes.images import arrays_channels_last, channels_first_shape, make
 from edgeq.quant.samples import InputSpec, open_samples
 from edgeq.verification.compare import Difference, compare
 from edgeq.verification.layers import LayerComparison, compare_layers
+from edgeq.verification.row_sets import in_one_order, row_sets
 from edgeq_runtime.manifest import Manifest, TensorSpec
 from edgeq_runtime.predict import steps
 from edgeq_runtime.preprocess import Preprocess
@@ -81,7 +82,7 @@ def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: 
         feeds = _feeds(bundle, model.manifest, data, limit, transposed)
         outputs = [dict(model.run(dict(feed))) for feed in feeds]
     network = float_network(reference, model.manifest, transposed, example_inputs)
-    expected = list(run_onnx(network, feeds))
+    expected, outputs = in_one_order(list(run_onnx(network, feeds)), outputs, row_sets(network.graph))
     return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
                    finite=_is_finite_where(expected, outputs),
                    layers=compare_layers(bundle, network, feeds) if layers else None)

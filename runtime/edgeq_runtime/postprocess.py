@@ -64,11 +64,12 @@ class Detect:
 
     boxes: the output with 4 numbers for each of N candidates, [1,N,4] or [N,4]; scores: that with their classes,
     [1,N,classes], or "" where these are the columns behind the box. transposed: the candidates are the last axis.
-    objectness: a column in front of the classes that their scores are multiplied with. sigmoid: on both. background:
-    class 0 is none. form: "xyxy", "yxyx", "xywh", "cxcywh" or "cycxhw". anchors: N rows in that form, where the boxes
-    are offsets from them; variances: the factors of the offsets (SSD: center 0.1, size 0.2). size: (height, width) of
-    the model's input where coordinates run from 0 to 1, None where they are pixels already. Kept is what scores above
-    min_score and overlaps no better box of its class (agnostic: of any class) by more than max_iou.
+    objectness: a column in front of the classes that their scores are multiplied with. classes: how many columns are
+    classes, 0 for all; those behind them, keypoints say, are left alone. sigmoid: on the scores and on objectness.
+    background: class 0 is none. form: "xyxy", "yxyx", "xywh", "cxcywh" or "cycxhw". anchors: N rows in that form, where
+    the boxes are offsets from them; variances: the factors of the offsets (SSD: center 0.1, size 0.2). size: (height,
+    width) of the model's input where coordinates run from 0 to 1, None where they are pixels already. Kept is what
+    scores above min_score and overlaps no better box of its class (agnostic: of any class) by more than max_iou.
     """
 
     boxes: str
@@ -85,6 +86,7 @@ class Detect:
     max_iou: float = 0.45
     max_detections: int = 100
     agnostic: bool = False
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if self.form not in _FORMS:
@@ -95,24 +97,33 @@ class Detect:
             raise BundleError("postprocessing: offsets from anchors have the form cxcywh or cycxhw")
         if (self.size is not None and len(self.size) != 2) or self.max_detections < 1 or not 0 <= self.max_iou <= 1:
             raise BundleError("postprocessing: size is (height, width), max_detections at least 1, max_iou 0 to 1")
+        if self.classes < 0:
+            raise BundleError("postprocessing: classes is how many there are, or 0 for all columns")
 
     @property
     def outputs(self) -> Tuple[str, ...]:
         return (self.boxes, self.scores) if self.scores else (self.boxes,)
 
     def to_dict(self) -> Dict[str, Any]:
-        return {"kind": "detect", **asdict(self)}
+        fields = asdict(self)
+        if not self.classes:  # so that runtimes that do not know the key yet read the bundle
+            del fields["classes"]
+        return {"kind": "detect", **fields}
 
     def __call__(self, outputs: Mapping[str, Any], labels: Sequence[str] = ()) -> List[Detection]:
         """Arrays by name, of one image -> the best first, with boxes in pixels of the model's input."""
-        table = self._rows(outputs, self.boxes)
-        boxes = self._decoded(table[:, :4])
-        scores = self._scores(self._rows(outputs, self.scores) if self.scores else table[:, 4:])
+        boxes = self._decoded(self._rows(outputs, self.boxes)[:, :4])
+        scores = self.class_scores(outputs)
         found = [(scores[k, kind], kind, k) for kind, k in _selected(boxes, scores, self)]
         found = sorted(found, key=lambda one: (-one[0], one[1], one[2]))[:self.max_detections]
         shift = int(self.background)
         return [Detection(_label(labels, kind + shift), kind + shift, float(score), tuple(map(float, boxes[k])))
                 for score, kind, k in found]
+
+    def class_scores(self, outputs: Mapping[str, Any]) -> Any:
+        """Arrays by name, of one image -> [N, classes without background]."""
+        columns = self._rows(outputs, self.scores) if self.scores else self._rows(outputs, self.boxes)[:, 4:]
+        return self._scores(columns[:, :self.classes + self.objectness] if self.classes else columns)
 
     def _rows(self, outputs: Mapping[str, Any], name: str) -> Any:
         """One output as float64 [N, columns]."""

@@ -82,6 +82,8 @@ def test_an_image_becomes_labels(folder: Path) -> None:
     assert found[0]["label"] == "green"
     assert sum(one["score"] for one in found) == pytest.approx(1)
     assert "green" in edgeq("run", "net.edgeq", "--input", "images/1.png").stdout
+    only = json.loads(edgeq("run", "net.edgeq", "--input", "images/1.png", "--top", 1, "--json").stdout)
+    assert [one["label"] for one in only["found"]] == ["green"]
     with edgeq_runtime.load("net.edgeq") as model:
         pixels = np.zeros((30, 20, 3), np.uint8)
         pixels[..., 2] = 255
@@ -121,6 +123,60 @@ def test_a_wrong_declaration_is_refused_before_the_work(folder: Path, declared: 
         Path("after.json").write_text(declared)
     assert message in edgeq("convert", "net.onnx", "--target", "onnxruntime", "--postprocess", "after.json",
                             code=2).stderr
+
+
+TABLES: list[tuple[str, dict[str, Any], int, str]] = [
+    ("float[1,56,30]", {"transposed": True}, 1, "has 52 columns behind the box for 1 labels: give one name a line for "
+     'each class, or say "classes": 1 where the other columns are none (keypoints'),
+    ("float[1,30,9]", {}, 4, "has 5 columns behind the box for 4 labels"),
+    ("float[1,30,9]", {"objectness": True}, 5, "has 4 columns behind the box and the objectness for 5 labels"),
+    ("float[1,30,9]", {"classes": 6}, 6, "has 5 columns behind the box, where 6 classes are expected"),
+    ("float[1,30,4]", {}, 0, "has 0 columns behind the box, where scores of classes are expected"),
+    ("float[1,6,30]", {}, 2, 'has 26 columns behind the box for 2 labels'),
+    ("float[1,6,30]", {}, 2, '; or say "transposed": true, if candidates are the last axis'),
+    ("float[1,3,10,9]", {}, 5, "[1,3,10,9] is no table of one image"),
+    ("float[2,30,9]", {}, 5, "[2,30,9] is no table of one image"),
+    ("float[1,30,9]", {"scores": "z"}, 3, "'y' [1,30,9] has 9 numbers for each candidate, a box has 4"),
+    ("float[1,31,4]", {"scores": "z"}, 3, "'y' [1,31,4] has 31 candidates, output 'z' [1,30,3] has 30"),
+    ("float[1,30,4]", {"scores": "z"}, 2, "'z' [1,30,3] has 3 columns for 2 labels"),
+    ("float[1,30,4]", {"scores": "z", "form": "cxcywh", "anchors": [[1, 2, 3, 4]]}, 3, "30 candidates for 1 anchors"),
+    ("float[1,30,56]", {}, 0, "class 4 scores 194.59, and a score is at most 1"),
+]
+
+
+@pytest.mark.parametrize(("shape", "declared", "labels", "message"), TABLES)
+def test_a_table_that_is_not_what_the_declaration_says_is_refused_before_the_work(
+        folder: Path, shape: str, declared: dict[str, Any], labels: int, message: str) -> None:
+    """The outputs are constants: every 9th number, from the 8th on, is 194.59, as a keypoint's may be."""
+    size = [int(d) for d in shape[6:-1].split(",")]
+    table = np.full(size, 0.5, np.float32)
+    table.reshape(-1)[8::len(table.reshape(-1)) if declared else 56] = 194.59
+    save(f"(float[1] x) => ({shape} y, float[1,30,3] z) {{ o = Mul (x, zero) y = Add (o, t) z = Add (o, u) }}",
+         ("zero", np.zeros(1, np.float32)), ("t", table), ("u", np.full((1, 30, 3), 0.5, np.float32)))
+    Path("after.json").write_text(json.dumps({"kind": "detect", "boxes": "y", **declared}))
+    Path("labels.txt").write_text("\n".join(map(str, range(labels))))
+    words = ["--labels", "labels.txt"] if labels else []
+    assert message in edgeq("convert", "net.onnx", "--target", "onnxruntime", "--bits", "32", "--postprocess",
+                            "after.json", *words, code=2).stderr
+
+
+def test_keypoints_behind_the_classes_are_left_alone(folder: Path) -> None:
+    """And `edgeq run` says whose pixels a box is in, and shows as many as are asked for."""
+    rows = np.array([[[0, 0, 4, 4, .9, .1, 99, 9], [8, 8, 12, 12, .2, .8, 77, 7], [20, 20, 24, 24, .6, .1, 66, 6]]])
+    save("(float[1,3,8,12] image) => (float[1,3,8] y) { m = ReduceMean (image) z = Mul (m, zero) "
+         "r = Reshape (z, s) y = Add (r, t) }", ("zero", np.zeros(1, np.float32)), ("s", np.array([1, 1, 1])),
+         ("t", rows.astype(np.float32)))
+    Path("after.json").write_text(json.dumps({"kind": "detect", "boxes": "y", "classes": 2}))
+    Path("before.json").write_text(json.dumps(IMAGE.to_dict()))
+    Path("labels.txt").write_text("cat\ndog")
+    edgeq("convert", "net.onnx", "--target", "onnxruntime", "--bits", "32", "--preprocess", "before.json",
+          "--postprocess", "after.json", "--labels", "labels.txt", "-o", "net.edgeq")
+    images((1, 2, 3))
+    shown = edgeq("run", "net.edgeq", "--input", "images/0.png", "--top", 2).stdout
+    assert "box in pixels of the image" in shown
+    assert [word for word in shown.split() if word in ("cat", "dog")] == ["cat", "dog"], "the best two of three"
+    np.save("x.npy", np.zeros((1, 3, 8, 12), np.float32))
+    assert "box in pixels of the model's input" in edgeq("run", "net.edgeq", "--input", "x.npy").stdout
 
 
 def test_sounds_and_images_are_not_mixed_up(folder: Path) -> None:

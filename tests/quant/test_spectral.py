@@ -35,6 +35,17 @@ CASES = {
         c = Max (e, tiny)
         l = Log (c)
         m = Transpose <perm = [0,2,1]> (l) {NETWORK}""", {"f", "e"}),
+    **{f"filter bank, bounded to {high} and divided": (f"""{POWER} t = Transpose <perm = [0,2,1]> (p)
+        e = MatMul (t, bank)
+        d = Div (e, peak)
+        c = Clip (d, tiny, {high})
+        l = Log (c)
+        m = Transpose <perm = [0,2,1]> (l) {NETWORK}""", found) for high, found in {
+            "endless": {"f", "e"}, "largest": {"f", "e"}, "one_half": set()}.items()},
+    "compressed by a power": (f"{POWER} m = Pow (p, third) {NETWORK}", {"f", "q"}),
+    "norm of the parts": (f"""f = Conv <strides = [8]> (x, basis)
+        u = Reshape (f, parts)
+        m = ReduceL2 <keepdims = 0> (u, one) {NETWORK}""", {"f", "q"}),
     "half the rate, then filters": (f"""h = Conv <strides = [2]> (x, half)
         f = Conv <strides = [8]> (h, basis)
         u = Reshape (f, parts)
@@ -46,6 +57,10 @@ CASES = {
         v = ReduceMean <keepdims = 1> (a, one)
         s = Sqrt (v)
         n = Div (m, s)
+        y = Conv (n, w3)""", set()),
+    "division by the norm": ("""m = Conv <strides = [8]> (x, basis)
+        v = ReduceL2 <keepdims = 1> (m, one)
+        n = Div (m, v)
         y = Conv (n, w3)""", set()),
     "division by the root of a sum of squares": ("""m = Conv <strides = [8]> (x, basis)
         a = Mul (m, m)
@@ -64,6 +79,8 @@ def build(body: str) -> ir.Model:
     return network(f"g (float[1,1,128] x) => (float[1,c,n] y) {{ {body} }}", basis=basis,
                    half=np.full((1, 1, 2), .5, np.float32), w1=normal(5, 6, 3) / 4, w2=normal(3, 5, 1) / 2,
                    w3=normal(3, 12, 1), bank=np.abs(normal(6, 6)), tiny=np.array(1e-6, np.float32),
+                   endless=np.array(np.inf, np.float32), largest=np.finfo(np.float32).max, peak=np.array(8, np.float32),
+                   one_half=np.array(.5, np.float32), third=np.array(.3, np.float32),
                    one=np.array([1], np.int64), two=np.array(2, np.float32), parts=np.array([1, 2, 6, -1], np.int64))
 
 

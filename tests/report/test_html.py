@@ -44,7 +44,7 @@ def test_a_page_needs_no_network(digits: Path) -> None:
 
 def test_a_good_conversion_is_called_good(digits: Path) -> None:
     found = text(digits)
-    assert "Good : output logits is" in found
+    assert "Good : output 'logits' is" in html.unescape(found)
     assert f"{(digits / 'model.onnx').stat().st_size / 1000:.1f} kB" in found
     assert "Nothing was kept in float" in found
 

@@ -33,11 +33,12 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
               layers: Mapping[str, Precision] = _NO_LAYERS) -> QuantPlan:
     """Plan `scheme` for all `targets` at once, under the union of their constraints, so that they share every grid.
 
-    keep_float: regular expressions; a node whose name (or first output's name) matches one stays float altogether.
+    keep_float: names of nodes, of what they compute or of their weights, as reports print them, or regular expressions
+    that find a node's name; such a node stays float altogether.
     layers: name of a node (or its first output) -> what it gets instead of `scheme`.
 
     Raises:
-        UsageError: a regular expression matches no layer; names those that come close.
+        UsageError: one finds no layer; names those that come close. Or it is neither a name nor a regular expression.
     """
     units = Units(model.graph, targets)
     keep = [_pattern(text, units) for text in keep_float]
@@ -56,8 +57,19 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
                      frozenset(grids.readers), weights, plan_biases(units, integers.nodes, weights), kept, half)
 
 
+def _names(node: ir.Node) -> set[str | None]:
+    """What reports call a layer."""
+    return {label(node), *(value.name for value in node.outputs), *(value.name for value in weights_of(node))}
+
+
 def _pattern(text: str, units: Units) -> re.Pattern[str]:
-    pattern = re.compile(text)
+    exact = [label(node) for node in units.graph if text in _names(node)]
+    if exact:
+        return re.compile("|".join(f"^{re.escape(name)}$" for name in exact))
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--keep-float '{text}' is not a regular expression: {error}") from None
     names = [label(node) for node in units.graph if units.has_row(node) or weights_of(node)]
     if names and not any(pattern.search(name) for name in names):
         bare = re.sub(r"[^\w/]", "", text)

@@ -14,12 +14,11 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq import policy
-from edgeq.graph import consumers, is_constant, shape
+from edgeq.graph import constant, consumers, is_constant, shape
 from edgeq.ops import MULTIPLY_ACCUMULATE, TAKING
 
-_ROOTS: Final = frozenset({"Log", "Sqrt"})
 # What may stand between a filter and the root: nothing that a network's layers have between them.
-_PASSED: Final = TAKING | {"Concat", "Neg", "Abs", "Add", "Sub", "Mul", "Pow", "Max", "Clip", "ReduceSum"}
+_PASSED: Final = TAKING | {"Concat", "Neg", "Abs", "Add", "Sub", "Mul", "Div", "Pow", "Max", "Clip", "ReduceSum"}
 
 
 def spectral_layers(graph: ir.Graph) -> set[ir.Node]:
@@ -28,12 +27,25 @@ def spectral_layers(graph: ir.Graph) -> set[ir.Node]:
     """
     found: set[ir.Node] = set()
     for root in graph:
-        if root.op_type in _ROOTS and root.domain == "":
+        if root.domain == "" and _is_root(root):
             filters = _products(root, _sources, _PASSED | MULTIPLY_ACCUMULATE)
             found |= filters
             if filters and root.op_type != "Log":
                 found |= _products(root, _readers, _PASSED)
     return found
+
+
+def _is_root(node: ir.Node) -> bool:
+    """True for a root or a logarithm, and for the magnitude of a real and an imaginary part."""
+    match node.op_type:
+        case "Log" | "Sqrt":
+            return True
+        case "Pow":
+            exponent = constant(node.inputs[1])
+            return exponent is not None and bool(((exponent > 0) & (exponent < 1)).all())
+        case "ReduceL2":
+            return not _is_statistic(node)
+    return False
 
 
 def _products(start: ir.Node, step: Callable[[ir.Node], Iterable[ir.Node]], passed: frozenset[str]) -> set[ir.Node]:
@@ -63,12 +75,20 @@ def _is_of_a_network(node: ir.Node) -> bool:
     match node.op_type:
         case "Mul":
             return node.inputs[0] is not node.inputs[1] and not any(map(is_constant, node.inputs))
+        case "Div":
+            return not is_constant(node.inputs[1])
         case "Clip":
-            return len(node.inputs) > 2 and node.inputs[2] is not None
+            limit = node.inputs[2] if len(node.inputs) > 2 else None
+            number = constant(limit)
+            return limit is not None and (number is None or bool((number < policy.ACTIVATION_LIMIT.value).all()))
         case "ReduceSum":
-            before, after = (_size(value) for value in (node.inputs[0], node.outputs[0]))
-            return before is None or after is None or before > policy.SPECTRUM_PARTS.value * after
+            return _is_statistic(node)
     return False
+
+
+def _is_statistic(node: ir.Node) -> bool:
+    before, after = (_size(value) for value in (node.inputs[0], node.outputs[0]))
+    return before is None or after is None or before > policy.SPECTRUM_PARTS.value * after
 
 
 def _size(value: ir.Value | None) -> int | None:

@@ -1,0 +1,89 @@
+"""What is reported comes from samples that no range, weight or choice has seen."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_graphs import feeds, residual
+
+import edgeq
+from edgeq.errors import CalibrationError
+from edgeq.quant.samples import InputSpec, open_samples
+from edgeq_runtime.selftest import read_selftest
+
+SHAPE = (1, 3, 9, 7)
+SPECS = {"x": InputSpec("float32", SHAPE)}
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"x": np.full(SHAPE, k, np.float32)} for k in range(count)]
+
+
+def numbers(samples: Any) -> list[int]:
+    return [int(feed["x"].flat[0]) for feed in samples]
+
+
+@pytest.mark.parametrize(("count", "held"), [(9, []), (10, [4, 9]), (23, [4, 9, 14, 19]), (1000, range(31, 1000, 32))])
+def test_every_fifth_is_held_out_and_never_more_than_32(count: int, held: list[int]) -> None:
+    seen, unseen = open_samples(numbered(count), SPECS).hold_out()
+    assert (numbers(unseen) if unseen is not None else []) == list(held)
+    assert numbers(seen) == [k for k in range(count) if k not in held]
+    assert seen.count + (0 if unseen is None else unseen.count) == count
+
+
+def test_a_limit_and_a_source_without_length_are_split_alike() -> None:
+    class Source:
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            return iter(numbered(40))
+
+    seen, unseen = open_samples(Source(), SPECS, limit=12).hold_out()
+    assert unseen is not None
+    assert (numbers(seen), numbers(unseen)) == ([0, 1, 2, 3, 5, 6, 7, 8, 10, 11], [4, 9])
+    assert numbers(unseen.spread(1)) == [4]
+    with pytest.raises(CalibrationError, match="no samples"):
+        list(open_samples([], SPECS))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_verification_runs_on_held_out_samples_alone(bits: int, tmp_path: Path) -> None:
+    """The held-out ones are as others, but for a mark in one corner."""
+    data = [dict(feed) for feed in feeds(SHAPE, 20)]
+    for number, feed in enumerate(data):
+        feed["x"] = feed["x"].copy()
+        feed["x"][0, 0, 0, 0] = number / 100
+    bundle = edgeq.convert(residual(), target="onnxruntime", bits=bits, calibration=data, output=tmp_path / "b")
+    found = bundle.report["verification"]
+    assert "held out: no range, weight or choice has seen them" in found["inputs"]
+    assert found["samples"] == 4
+    cases, *_ = read_selftest(bundle.path / "selftest.npz")
+    assert {round(100 * float(case.inputs["x"][0, 0, 0, 0])) for case in cases} <= {4, 9, 14, 19}
+    assert bundle.report["calibration"]["held_out"] == bundle.manifest.calibration["held_out"] == 4
+
+
+def test_too_few_to_hold_any_out_is_said(tmp_path: Path) -> None:
+    bundle = edgeq.convert(residual(), target="onnxruntime", calibration=feeds(SHAPE, 9), output=tmp_path / "b")
+    assert bundle.report["verification"]["inputs"] == (
+        "the samples that were also used for calibration: too few to hold any out")
+    labelled = [(dict(feed), 0) for feed in feeds(SHAPE, 3)]
+    bundle = edgeq.convert(residual(), target="onnxruntime", calibration=feeds(SHAPE, 9), eval=labelled, metric="top1",
+                           output=tmp_path / "c")
+    assert bundle.report["verification"]["inputs"] == "--eval"
+
+
+def test_a_search_is_reported_on_what_it_did_not_see(tmp_path: Path) -> None:
+    """Its own share is labelled as float has it, the other so that nothing is right."""
+    from edgeq.inference.reference import run_onnx
+
+    fed = feeds(SHAPE, 30)
+    right = [int(out["y"].argmax()) for out in run_onnx(residual(), fed)]
+    labels = [(label + 1) % 5 if number % 3 == 2 else label for number, label in enumerate(right)]
+    bundle = edgeq.convert(residual(), target="onnxruntime", calibration=fed, eval=list(zip(map(dict, fed), labels,
+                           strict=True)), metric="top1", max_drop=3.0, output=tmp_path / "b")
+    found = bundle.report["evaluation"]
+    assert (found["samples"], found["search"]["samples"]) == (10, 20)
+    assert (found["float_score"], found["search"]["float_score"]) == (0, 100)
+    assert found["search"]["score"] >= 97
+    assert found["met"]
