@@ -235,7 +235,13 @@ EVEN_SPREAD: Final = Parameter(
 EVEN_SPREAD_NUMBERS: Final = Parameter(4096, "numbers", "from which that is looked at", NotMeasured())
 OUTSIDE_RANGE: Final = Parameter(
     0.02, "of the numbers of --eval", "beyond the calibrated range of an input, from which it is told",
-    Measured("0.01 % at most between the samples of ten models, 74 % and 99 % for pixels from 0 to 1", "python benchmarks/held_out.py --advice"))
+    Measured("0.01 % at most between the samples of ten models, 74 % and 99 % for pixels from 0 to 1",
+             "python benchmarks/held_out.py --advice"))
+ENUMERATED_SIZES: Final = Parameter(
+    8, "sizes", "of a free dimension among the samples, up to which they are enumerated and not a range",
+    NotMeasured("every enumerated size is verified"))
+ENUMERATED_STRIDE: Final = Parameter(
+    8, "elements", "that enumerated sizes must be multiples of", NotMeasured("three halvings of a picture"))
 DECLARED_REACH: Final = Parameter(
     0.5, "of the declared range", "that pictures must span, or they were prepared otherwise",
     NotMeasured("a set of pictures has nearly black pixels and nearly white ones"))

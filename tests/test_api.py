@@ -220,7 +220,8 @@ FORMS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_samples_of_every_form_are_the_same_samples(folder: Path, form: str) -> None:
-    from edgeq.quant.samples import InputSpec, open_samples
+    from edgeq.quant.feeds import InputSpec
+    from edgeq.quant.samples import open_samples
 
     specs = {"image": InputSpec("float32", (1, 3, 8, 8))}
     given = open_samples(FORMS[form](), specs)
@@ -229,7 +230,8 @@ def test_samples_of_every_form_are_the_same_samples(folder: Path, form: str) -> 
 
 
 def test_tuples_go_to_the_inputs_in_order() -> None:
-    from edgeq.quant.samples import InputSpec, open_samples
+    from edgeq.quant.feeds import InputSpec
+    from edgeq.quant.samples import open_samples
 
     specs = {"b": InputSpec("float32", (1, 2)), "a": InputSpec("int64", ())}
     (feed,) = open_samples([(np.ones(2, np.float32), np.array(3), np.array("a label"))], specs)

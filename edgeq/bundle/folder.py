@@ -52,7 +52,7 @@ class Bundle:
         Raises:
             InputError: a wrong name, shape or dtype. BundleError, EngineError: see `edgeq_runtime.load`.
         """
-        from edgeq.quant.samples import as_array
+        from edgeq.quant.feeds import as_array
 
         with self.load() as model:
             if not isinstance(inputs, Mapping):

@@ -14,7 +14,7 @@ from edgeq.conversion.metadata import input_specs, specs
 from edgeq.errors import InputError, ModelError, UsageError, all_of
 from edgeq.external_weights import is_large
 from edgeq.inference.reference import run_onnx
-from edgeq.quant.samples import Feed
+from edgeq.quant.feeds import Feed
 from edgeq.verification.inputs import generated_feeds
 from edgeq_runtime.dimensions import Dimension
 from edgeq_runtime.manifest import TensorSpec

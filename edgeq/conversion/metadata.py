@@ -21,8 +21,9 @@ from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
 from edgeq.quant.calibrate import CALIBRATORS
 from edgeq.quant.calibrate.advice import Survey, moves, said_of_moves
 from edgeq.quant.calibrate.auto import DEFAULT
+from edgeq.quant.feeds import InputSpec
 from edgeq.quant.plan import QuantPlan
-from edgeq.quant.samples import InputSpec, Samples
+from edgeq.quant.samples import Samples
 from edgeq.verification.verify_artifact import Verification
 from edgeq_runtime import __version__
 from edgeq_runtime.dimensions import Free

@@ -157,7 +157,7 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
 
 def _largest(metadata: Metadata, references: References) -> dict[str, float]:
     """Of the network that was quantized: what its samples show, and all that calibration has seen."""
-    gain = policy.LOUDER_NOISE.value if metadata.samples is None else policy.LOUDER_INPUTS.value
+    gain = policy.LOUDER_NOISE.value if metadata.survey is None else policy.LOUDER_INPUTS.value
     if isinstance(metadata.request.preprocess, Preprocess):
         gain = 1.0  # no pixel is larger than those of the samples may be
     try:

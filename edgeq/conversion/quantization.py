@@ -32,12 +32,13 @@ from edgeq.progress import silent
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
 from edgeq.quant.calibrate.auto import DEFAULT, choose_calibrators
 from edgeq.quant.calibrate.cache import calibrate_with_cache
+from edgeq.quant.feeds import InputSpec
 from edgeq.quant.float16 import store_half
 from edgeq.quant.methods import Method
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.quant.quantize import quantize
-from edgeq.quant.samples import InputSpec, Samples, open_samples
+from edgeq.quant.samples import Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantType
 from edgeq.verification.evaluate import Evaluation, LabelledData, fidelity

@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import onnx_ir as ir
 
+from edgeq import policy
 from edgeq.conversion.request import FloatOutputs, Request
 from edgeq.errors import CalibrationError
-from edgeq.quant.samples import Feed, InputSpec, open_samples
+from edgeq.quant.feeds import Feed, InputSpec
+from edgeq.quant.samples import open_samples
 from edgeq_runtime.dimensions import Choice, Dimension, Free, Range
-
-# Networks that halve an image several times take multiples of this and no size between.
-_STRIDE: Final = 8
-_ENUMERATED: Final = 8  # every such size is verified, so not too many
 
 
 @dataclass(slots=True)
@@ -103,6 +101,7 @@ def _dimension(name: str, sizes: list[int]) -> int | Free:
     """
     if len(sizes) == 1:
         return sizes[0]
-    if len(sizes) <= _ENUMERATED and math.gcd(*sizes) % _STRIDE == 0:
+    # Networks that halve an image several times take multiples of the stride and no size between.
+    if len(sizes) <= policy.ENUMERATED_SIZES.value and math.gcd(*sizes) % policy.ENUMERATED_STRIDE.value == 0:
         return Choice(name, tuple(sizes))
     return Range(name, sizes[0], sizes[-1])

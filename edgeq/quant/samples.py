@@ -21,19 +21,29 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from edgeq import policy
 from edgeq.errors import CalibrationError, EdgeqError, MissingExtra
-from edgeq_runtime.dimensions import Dimension, fits
+from edgeq.quant.feeds import (
+    Feed,
+    InputSpec,
+    Located,
+    batched,
+    check_names,
+    checked,
+    expected,
+    fits_specs,
+    is_array,
+    named,
+    samples_of,
+)
 from edgeq_runtime.sound import LogMel, read_wav
 
-Feed: TypeAlias = dict[str, NDArray[Any]]
 Preprocess: TypeAlias = Callable[..., NDArray[Any]]
 Source: TypeAlias = Any  # of the forms at the top of this file
 
@@ -41,25 +51,6 @@ _NPY: Final[Any] = np.lib.format  # its functions carry no type hints
 ARRAYS: Final = frozenset({".npy", ".npz"})
 IMAGES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 SOUNDS: Final = frozenset({".wav"})
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """What a model's input takes: a numpy dtype and a shape."""
-
-    dtype: DTypeLike
-    shape: tuple[Dimension, ...]
-
-    def __str__(self) -> str:
-        return f"{np.dtype(self.dtype).name}[{','.join(map(str, self.shape))}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A feed as the source gave it, with the words that find it again."""
-
-    where: str
-    feed: Mapping[str, Any]
 
 
 class Samples:
@@ -91,9 +82,9 @@ class Samples:
         empty = True
         for located in itertools.islice(self._read(), self._limit):
             empty = False
-            yield _checked(located, self._specs)
+            yield checked(located, self._specs)
         if empty:
-            raise CalibrationError(f"{self._name} holds no samples; give at least one for {_expected(self._specs)}")
+            raise CalibrationError(f"{self._name} holds no samples; give at least one for {expected(self._specs)}")
 
     def first(self, count: int) -> Samples:
         """At most so many of them, from the beginning."""
@@ -229,14 +220,14 @@ class _Columns:
                 yield {name: _Stream(stack.enter_context(open(self.path, "rb")))}
             else:
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
-                _check_names(f"'{self.path}'", _member_names(archive), self.specs)
+                check_names(f"'{self.path}'", _member_names(archive), self.specs)
                 yield {name: _Stream(stack.enter_context(archive.open(f"{name}.npy"))) for name in self.specs}
 
     def read(self) -> Iterator[Located]:
         with self.opened() as streams:
             for index in range(min(stream.rows for stream in streams.values())):
                 yield Located(f"'{self.path}' sample {index}", {
-                    name: _batched(stream.row(), self.specs[name]) for name, stream in streams.items()})
+                    name: batched(stream.row(), self.specs[name]) for name, stream in streams.items()})
 
 
 def _member_names(archive: zipfile.ZipFile) -> list[str]:
@@ -246,11 +237,6 @@ def _member_names(archive: zipfile.ZipFile) -> list[str]:
 def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(f"{name}.npy") as file:
         return np.asarray(_NPY.read_array(file, allow_pickle=False))
-
-
-def _batched(row: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    """A row with a batch axis of 1; an input without dimensions takes the bare number."""
-    return row[np.newaxis] if spec.shape else row
 
 
 # A folder: one file, one feed.
@@ -282,7 +268,7 @@ def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[st
             if file.suffix.lower() == ".npy":
                 return {_only_input(file, specs): _NPY.read_array(raw, allow_pickle=False)}
             with zipfile.ZipFile(raw) as archive:
-                _check_names(f"'{file}'", _member_names(archive), specs)
+                check_names(f"'{file}'", _member_names(archive), specs)
                 return {name: _member(archive, name) for name in specs}
 
     return load
@@ -363,14 +349,14 @@ def _from_memory(source: Any, specs: Mapping[str, InputSpec], limit: int | None)
 
 def _length(source: Any, specs: Mapping[str, InputSpec]) -> int | None:
     """Number of samples, where it is known without a walk through batches."""
-    if _is_array(source) or isinstance(source, Mapping) or not isinstance(source, Collection):
+    if is_array(source) or isinstance(source, Mapping) or not isinstance(source, Collection):
         return None
     first = next(iter(source), None)
     return len(source) if isinstance(first, Mapping) and len(samples_of(first, specs, "")) == 1 else None
 
 
 def _located(source: Any, specs: Mapping[str, InputSpec], name: str) -> Iterator[Located]:
-    if _is_array(source) or isinstance(source, Mapping):
+    if is_array(source) or isinstance(source, Mapping):
         yield from _rows_of_columns(source, specs, name)
         return
     if not isinstance(source, Iterable):
@@ -384,7 +370,7 @@ def _located(source: Any, specs: Mapping[str, InputSpec], name: str) -> Iterator
 
 def _rows_of_columns(source: Any, specs: Mapping[str, InputSpec], name: str) -> Iterator[Located]:
     """Arrays whose first axis counts the samples; what fits an input as it is is one sample."""
-    columns = _named(source, specs, name)
+    columns = named(source, specs, name)
     if not columns.keys() >= specs.keys():  # the check of a sample tells which are missing
         yield Located(name, columns)
         return
@@ -394,59 +380,11 @@ def _rows_of_columns(source: Any, specs: Mapping[str, InputSpec], name: str) -> 
         raise CalibrationError(f"{name} holds different numbers of samples ({listing}); the first axis of every array "
                                "counts the samples")
     for index in range(max(lengths.values(), default=0)):
-        row = {column: _batched(columns[column][index], specs[column]) for column in lengths}
-        if not _fits(row, specs) and _fits(columns, specs):
+        row = {column: batched(columns[column][index], specs[column]) for column in lengths}
+        if not fits_specs(row, specs) and fits_specs(columns, specs):
             yield Located(name, columns)
             return
         yield Located(f"{name} sample {index}", row)
-
-
-def samples_of(item: Any, specs: Mapping[str, InputSpec], where: str) -> list[Feed]:
-    """The feeds in one item of an iterable: itself, with the batch axis that it lacks, or its rows."""
-    feed = _named(item, specs, where)
-    known = {name: array for name, array in feed.items() if name in specs}
-    whole = {name: _batched(array, specs[name]) for name, array in known.items()}
-    lengths = {len(array) if array.ndim else 0 for array in known.values()}
-    if _fits(known, specs) or len(known) != len(specs):
-        return [feed]
-    if _fits(whole, specs):
-        return [whole]
-    rows = [{name: _batched(array[k], specs[name]) for name, array in known.items()}
-            for k in range(lengths.pop() if len(lengths) == 1 else 0)]
-    return rows if rows and _fits(rows[0], specs) else [feed]
-
-
-def _named(item: Any, specs: Mapping[str, InputSpec], where: str) -> Feed:
-    """Arrays by the name of their input."""
-    if isinstance(item, Mapping):
-        return {name: as_array(value, where) for name, value in item.items()}
-    values = [item] if _is_array(item) else item
-    if not isinstance(values, list | tuple) or not all(map(_is_array, values[:len(specs)])):
-        raise CalibrationError(f"{where} is a {type(item).__name__}; yield arrays, tuples of arrays, or dicts of input "
-                               "name -> array")
-    if len(values) < len(specs):
-        raise CalibrationError(f"{where} holds {len(values)} arrays; the model takes {_expected(specs)}: yield tuples "
-                               "in this order, or dicts of input name -> array")
-    return {name: as_array(value, where) for name, value in zip(specs, values, strict=False)}
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
-
-
-def as_array(value: Any, where: str) -> NDArray[Any]:
-    """A torch tensor, on whatever device and with a gradient or not, as numpy's."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise CalibrationError(f"{where} holds what numpy has no array of: {error}") from error
-
-
-def _fits(feed: Feed, specs: Mapping[str, InputSpec]) -> bool:
-    sizes: dict[str, int] = {}
-    return all(name in feed and fits(feed[name].shape, spec.shape, sizes) for name, spec in specs.items())
 
 
 @contextmanager
@@ -460,56 +398,11 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(here)
 
 
-# Checks, each with one line that names the place and the remedy.
-
-def _checked(located: Located, specs: Mapping[str, InputSpec]) -> Feed:
-    """The feed in the inputs' dtypes. Further arrays, labels say, are left out."""
-    _check_names(located.where, located.feed, specs)
-    sizes: dict[str, int] = {}
-    return {name: _fitting(f"{located.where}, input '{name}'", np.asarray(located.feed[name]), spec, sizes)
-            for name, spec in specs.items()}
-
-
-def _fitting(where: str, array: NDArray[Any], spec: InputSpec, sizes: dict[str, int]) -> NDArray[Any]:
-    """sizes: of the free dimensions so far, which are equal where their names are."""
-    given = f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
-    before = ", ".join(f"{name} is {size}" for name, size in sizes.items())
-    if not fits(array.shape, spec.shape, sizes):
-        raise CalibrationError(f"{where}: its shape is {given}, the model takes {spec}{_other_layout(array, spec)}"
-                               + (f", and {before} in the same sample" if before else ""))
-    if not np.can_cast(array.dtype, spec.dtype, "safe"):
-        raise CalibrationError(f"{where}: its dtype is {given}, the model takes {spec}; convert it with "
-                               f".astype('{np.dtype(spec.dtype).name}')")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise CalibrationError(f"{where}: it contains NaN or infinity; remove this sample or repair it")
-    return array.astype(spec.dtype, copy=False)
-
-
-def _other_layout(array: NDArray[Any], spec: InputSpec) -> str:
-    """What helps when only the place of the channels is another."""
-    for order, name in (((0, 3, 1, 2), "last"), ((0, 2, 3, 1), "first")):
-        if array.ndim == len(spec.shape) == 4 and tuple(array.shape[axis] for axis in order) == spec.shape:
-            return f"; its channels seem to come {name}: use .transpose{order}"
-    return ""
-
-
-def _check_names(where: str, names: Iterable[str], specs: Mapping[str, InputSpec]) -> None:
-    given = list(names)
-    missing = [name for name in specs if name not in given]
-    if missing:
-        listing = ", ".join(f"'{name}'" for name in given) or "nothing"
-        raise CalibrationError(f"{where}: holds {listing}; the model takes {_expected(specs)}")
-
-
 def _only_input(path: Path, specs: Mapping[str, InputSpec]) -> str:
     if len(specs) != 1:
-        raise CalibrationError(f"'{path}' holds data for one input, but the model takes {_expected(specs)}; "
+        raise CalibrationError(f"'{path}' holds data for one input, but the model takes {expected(specs)}; "
                                "give an .npz with these names")
     return next(iter(specs))
-
-
-def _expected(specs: Mapping[str, InputSpec]) -> str:
-    return ", ".join(f"'{name}' {spec}" for name, spec in specs.items())
 
 
 @contextmanager

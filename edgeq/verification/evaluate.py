@@ -25,18 +25,8 @@ from numpy.typing import NDArray
 from edgeq import policy
 from edgeq.errors import EdgeqError, EvaluationError, UsageError
 from edgeq.metrics import METRICS, Metric, sqnr
-from edgeq.quant.samples import (
-    Feed,
-    InputSpec,
-    Preprocess,
-    Samples,
-    as_array,
-    import_function,
-    is_nth,
-    is_reference,
-    open_samples,
-    samples_of,
-)
+from edgeq.quant.feeds import Feed, InputSpec, as_array, samples_of
+from edgeq.quant.samples import Preprocess, Samples, import_function, is_nth, is_reference, open_samples
 from edgeq.verification.row_sets import RowSet, in_one_order
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgeq import policy
 from edgeq.dimensions import Sizes, extremes
 from edgeq.inference.reference import Arrays
-from edgeq.quant.samples import InputSpec
+from edgeq.quant.feeds import InputSpec
 from edgeq_runtime.dimensions import Dimension, Free
 
 

@@ -19,7 +19,7 @@ from edgeq.frontends import Reference
 from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.ops import TAKING, facts
 from edgeq.passes.images import arrays_channels_first, arrays_channels_last
-from edgeq.quant.samples import InputSpec
+from edgeq.quant.feeds import InputSpec
 from edgeq.verification.compare import compare
 from edgeq.verification.inputs import cover_sizes, generated_feeds
 from edgeq.verification.row_sets import RowSet, row_sets

@@ -16,7 +16,8 @@ from edgeq.frontends import load_model
 from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.passes import canonicalize
 from edgeq.passes.images import arrays_channels_last, channels_first_shape, make_channels_last, name_channels_first
-from edgeq.quant.samples import InputSpec, open_samples
+from edgeq.quant.feeds import InputSpec
+from edgeq.quant.samples import open_samples
 from edgeq.verification.compare import Difference, compare
 from edgeq.verification.layers import LayerComparison, compare_layers
 from edgeq.verification.row_sets import in_one_order, row_sets

@@ -21,7 +21,8 @@ from edgeq.quant.calibrate.advice import (
     said_of_moves,
     survey,
 )
-from edgeq.quant.samples import InputSpec, open_samples
+from edgeq.quant.feeds import InputSpec
+from edgeq.quant.samples import open_samples
 from edgeq_runtime.preprocess import PRESETS
 
 Image = NDArray[np.float32]

@@ -12,7 +12,8 @@ from edgeq import convert
 from edgeq.errors import CalibrationError
 from edgeq.quant.calibrate import Statistics, calibrate
 from edgeq.quant.calibrate.cache import calibrate_with_cache
-from edgeq.quant.samples import InputSpec, Samples, open_samples
+from edgeq.quant.feeds import InputSpec
+from edgeq.quant.samples import Samples, open_samples
 
 SHAPE = (1, 3, 9, 7)
 VALUES = ("x", "a", "c")

@@ -11,7 +11,8 @@ from small_graphs import feeds, residual
 
 import edgeq
 from edgeq.errors import CalibrationError
-from edgeq.quant.samples import InputSpec, open_samples
+from edgeq.quant.feeds import InputSpec
+from edgeq.quant.samples import open_samples
 from edgeq_runtime.selftest import read_selftest
 
 SHAPE = (1, 3, 9, 7)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgeq.errors import CalibrationError, MissingExtra
-from edgeq.quant.samples import InputSpec, Samples, open_samples
+from edgeq.quant.feeds import InputSpec
+from edgeq.quant.samples import Samples, open_samples
 
 IMAGE = {"image": InputSpec(np.float32, ("N", 3, 4, 5))}
 TWO = {"image": InputSpec(np.float32, (1, 3, 4, 5)), "rate": InputSpec(np.int64, ())}

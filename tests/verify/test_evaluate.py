@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import CalibrationError, EvaluationError, UsageError
-from edgeq.quant.samples import InputSpec
+from edgeq.quant.feeds import InputSpec
 from edgeq.verification.evaluate import fidelity, labelled_data
 
 SPECS = {"x": InputSpec("float32", (1, 3))}

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edgeq import policy
 from edgeq.quant.calibrate.calibrators import Calibrator
 from edgeq.quant.calibrate.statistics import Statistics
-from edgeq.quant.samples import Feed, add_to_digest
+from edgeq.quant.feeds import Feed
+from edgeq.quant.samples import add_to_digest
 
 _BINS: Final = 16
 _NAMED: Final = 3  # samples or values in one sentence
