@@ -34,7 +34,6 @@ class StoredMatrix:
         """The weights [R,n] that a reader computes with."""
         if self.type in FORMATS:
             return FORMATS[self.type].dequantize(self.data)
-        return np.ascontiguousarray(self.data).view(_FLOATS[self.type]).astype(np.float32).reshape(len(self.data), -1)
 
     def rows(self, order: NDArray[np.int64]) -> StoredMatrix:
         """The same rows in another order."""
