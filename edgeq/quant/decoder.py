@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,8 @@ from edgeq.quant.formats import FORMATS
 
 Array: TypeAlias = NDArray[np.float32]
 Key: TypeAlias = tuple[str, "int | None"]  # role and layer
-_FLOATS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_FLOATS: Final[Mapping[str, Any]] = MappingProxyType({
+    "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +36,8 @@ class StoredMatrix:
         """The weights [R,n] that a reader computes with."""
         if self.type in FORMATS:
             return FORMATS[self.type].dequantize(self.data)
+        numbers = np.ascontiguousarray(self.data).view(_FLOATS[self.type])
+        return np.asarray(numbers, np.float32).reshape(len(self.data), -1)
 
     def rows(self, order: NDArray[np.int64]) -> StoredMatrix:
         """The same rows in another order."""

@@ -1,14 +1,19 @@
-"""What llama.cpp must know of a decoder beside its tensors: keys of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md"""
+"""What llama.cpp must know of a decoder beside its tensors.
+
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from edgeq.errors import Problem, UnsupportedModel
 from edgeq.frontends.decoder.spec import LayerNorm, Linear, LongRope, Rotary, Spec, Yarn
 
 
 def metadata(spec: Spec, architecture: str, name: str, file_type: int) -> dict[str, Any]:
     """Key -> value: int, float, str or bool; whole numbers become uint32, the others float32."""
+    _refuse_what_no_key_says(spec, architecture)
     head = f"{architecture}."
     found: dict[str, Any] = {
         "general.architecture": architecture, "general.name": name, "general.file_type": file_type,
@@ -27,6 +32,22 @@ def metadata(spec: Spec, architecture: str, name: str, file_type: int) -> dict[s
     if rotary is not None:
         found |= {head + key: value for key, value in _rotary(rotary).items()}
     return found
+
+
+def _refuse_what_no_key_says(spec: Spec, architecture: str) -> None:
+    """Raises UnsupportedModel: llama.cpp would compute something else, because it takes the number from elsewhere."""
+    problems = []
+    usual = spec.head_size ** -0.5
+    if architecture != "granite" and abs(spec.attention_scale - usual) > 1e-6 * usual:
+        problems.append(Problem("attention", architecture, f"queries and keys are scaled by {spec.attention_scale:g}; "
+                                f"llama.cpp takes {usual:g}, the root of the head's size, and no key changes it"))
+    bases = {layer.rotary.base for layer in spec.layers if layer.rotary is not None and layer.window is not None}
+    others = {layer.rotary.base for layer in spec.layers if layer.rotary is not None and layer.window is None}
+    if others and bases - others and architecture != "gemma3":
+        problems.append(Problem("rotary", architecture, "layers with a window have another base than the others, which "
+                                "llama.cpp knows of Gemma 3 alone"))
+    if problems:
+        raise UnsupportedModel("gguf", problems)
 
 
 def _optional(spec: Spec, architecture: str) -> Mapping[str, Any]:

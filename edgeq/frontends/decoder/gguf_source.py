@@ -109,6 +109,8 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     config |= {"model_type": row.type, "tie_word_embeddings": "output.weight" not in file.tensors,
                "attention_bias": "blk.0.attn_output.bias" in file.tensors,
                "mlp_bias": "blk.0.ffn_down.bias" in file.tensors}
+    if "query_pre_attn_scalar" in row.defaults:  # no key of the file says it; llama.cpp takes the size of a head
+        config["query_pre_attn_scalar"] = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     scaling = _rope_scaling(file, head)
     return config | ({"rope_scaling": scaling} if scaling else {})
 
