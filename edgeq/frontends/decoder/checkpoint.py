@@ -9,8 +9,9 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeq.errors import ModelError
-from edgeq.frontends.decoder.architectures import architecture_of, spec_of
+from edgeq.frontends.decoder.architectures import Architecture, architecture_of, spec_of
 from edgeq.frontends.decoder.builder import build_decoder, float_parts
+from edgeq.frontends.decoder.gguf_source import GgufWeights, config_of, open_gguf
 from edgeq.frontends.decoder.spec import Spec
 from edgeq.frontends.decoder.tensors import open_tensors
 from edgeq.frontends.decoder.weights import Weights
@@ -18,12 +19,13 @@ from edgeq.frontends.decoder.weights import Weights
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """folder: None for a checkpoint that was a single file."""
+    """path: the folder or the .gguf file. row: of its architecture. config: in the words of config.json."""
 
     spec: Spec
-    weights: Weights
+    row: Architecture
+    weights: Weights | GgufWeights
     config: dict[str, Any]
-    folder: Path | None = None
+    path: Path
 
     def float_graph(self, *, context: int | None = None) -> ir.Model:
         """The network in float32."""
@@ -31,12 +33,21 @@ class Checkpoint:
         return build_decoder(self.spec, parts, context=context)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read config.json, find the tensors; none of them is read yet.
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the configuration of a folder or a .gguf file, and find its tensors; none of them is read yet.
 
     Raises:
-        ModelError: no config.json, an unknown architecture, or shards that are missing or cut short.
+        ModelError: no config.json, an unknown architecture, or files that are missing or cut short.
     """
+    if path.suffix == ".gguf":
+        file = open_gguf(path)
+        config = config_of(file)
+        spec, row = spec_of(config), architecture_of(config)
+        return Checkpoint(spec, row, GgufWeights(spec, row, file), config, path)
+    return _open_folder(path)
+
+
+def _open_folder(folder: Path) -> Checkpoint:
     try:
         config = json.loads((folder / "config.json").read_text())
     except OSError:
@@ -44,4 +55,5 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is damaged: {error}") from None
     spec = spec_of(config)
-    return Checkpoint(spec, Weights(spec, architecture_of(config), open_tensors(folder)), config, folder)
+    row = architecture_of(config)
+    return Checkpoint(spec, row, Weights(spec, row, open_tensors(folder)), config, folder)

@@ -1,0 +1,61 @@
+"""A decoder whose weights are stored as integers: what the back ends for language models write down."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.quant.formats import FORMATS
+
+Array: TypeAlias = NDArray[np.float32]
+Key: TypeAlias = tuple[str, "int | None"]  # role and layer
+_FLOATS: Final[Mapping[str, Any]] = MappingProxyType({
+    "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredMatrix:
+    """type: a name of FORMATS, or F32, F16, BF16. data: the bytes of each row [R, bytes] uint8. columns: of a row."""
+
+    type: str
+    data: NDArray[np.uint8]
+    columns: int
+
+    @classmethod
+    def of_floats(cls, type: str, weight: Array) -> StoredMatrix:
+        """weight [R,n] in one of the float types."""
+        rows = np.ascontiguousarray(weight.astype(_FLOATS[type])).view(np.uint8)
+        return cls(type, rows.reshape(len(weight), -1), weight.shape[1])
+
+    def real(self) -> Array:
+        """The weights [R,n] that a reader computes with."""
+        if self.type in FORMATS:
+            return FORMATS[self.type].dequantize(self.data)
+        numbers = np.ascontiguousarray(self.data).view(_FLOATS[self.type])
+        return np.asarray(numbers, np.float32).reshape(len(self.data), -1)
+
+    def rows(self, order: NDArray[np.int64]) -> StoredMatrix:
+        """The same rows in another order."""
+        return StoredMatrix(self.type, self.data[order], self.columns)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.data.size / (len(self.data) * self.columns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedDecoder:
+    """matrices: by role and layer; without "head" where it is the embedding. vector: role, part, layer -> a norm's
+    weight or a bias, in float32.
+    """
+
+    matrices: Mapping[Key, StoredMatrix]
+    vector: Callable[[str, str, int | None], Array]
+
+    def bytes(self) -> int:
+        return sum(matrix.data.size for matrix in self.matrices.values())
