@@ -17,7 +17,7 @@ PROJECT: Final = "edgeq"
 # What the extras are for that are no target's.
 PURPOSES: Final[Mapping[str, str]] = MappingProxyType({
     "torch": ".pt2 files and torch modules as source", "image": "images as samples and inputs",
-    "sign": "signed archives: edgeq pack --sign, keygen",
+    "sign": "signed archives: edgeq pack --sign, keygen", "decoder": "language models: GGUF files and tokenizers",
 })
 # Instructions that integer kernels use; without them INT8 is slower than it could be, or than float.
 INTEGER_FLAGS: Final = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve", "atomics")
