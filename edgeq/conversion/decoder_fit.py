@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.errors import UsageError
 from edgeq.frontends.decoder.builder import Matrix, float_parts
 from edgeq.frontends.decoder.spec import Spec
@@ -27,7 +28,6 @@ Array: TypeAlias = NDArray[np.float32]
 Tokens: TypeAlias = NDArray[np.int64]
 States: TypeAlias = list[NDArray[Any]]  # of each sequence [1, tokens, width]
 Types: TypeAlias = Callable[[str, "int | None"], str]  # role, layer -> a name of FORMATS, or F32, F16, BF16
-_HELD_OUT: Final = 4  # every fourth sequence judges how far weights may move
 
 
 class DecoderWeights(Protocol):
@@ -163,7 +163,7 @@ def _run(spec: Spec, weights: DecoderWeights, matrix: Matrix, step: Step, layer:
 def _moments(true: States, real: States, held_out: bool) -> Moments:
     found = Moments.empty(1, true[0].shape[-1])
     for number, (exact, seen) in enumerate(zip(true, real, strict=True)):
-        is_held_out = number % _HELD_OUT == 1
+        is_held_out = number % policy.FIT_VALIDATION_ONE_IN.value == 1
         if is_held_out == held_out:
             found.add(np.swapaxes(seen, 1, 2), np.swapaxes(exact, 1, 2))
     return found

@@ -128,7 +128,7 @@ class BlockFormat:
         return grid.real(levels)
 
     def _one_level(self, scale: Array, offset: Array) -> Storage:
-        return Storage(_half(scale), _half(offset) if self.has_minimum else None)
+        return Storage(half(scale), half(offset) if self.has_minimum else None)
 
     def _two_levels(self, x: Array, weights: Array, scale: Array, offset: Array, limits: tuple[int, int]) -> Storage:
         """Blocks' scales as whole multiples of their unit's: the unit's width that loses the least of several."""
@@ -162,10 +162,10 @@ def _whole_multiples(unit: Array, scales: Array, lowest_unit: Array | None, mini
         ratio = np.divide(values, step, out=np.zeros_like(values), where=step != 0)
         return np.asarray(np.clip(np.rint(ratio), *limits), np.int16)
 
-    first = _half(unit)
+    first = half(unit)
     if lowest_unit is None:
         return Storage(first, None, multiples(first, scales))
-    second = _half(lowest_unit)
+    second = half(lowest_unit)
     return Storage(first, second, multiples(first, scales), multiples(second, minima))
 
 
@@ -178,7 +178,7 @@ def _chosen(better: NDArray[np.bool_], first: Storage, second: Storage) -> Stora
     return replace(second, **{name: pick(name) for name in ("scale", "minimum", "scales", "minima")})  # type: ignore[arg-type]
 
 
-def _half(numbers: Array) -> NDArray[np.float16]:
+def half(numbers: Array) -> NDArray[np.float16]:
     """Half precision, as large as it can be where a number is larger."""
     largest = float(np.finfo(np.float16).max)
     return np.clip(numbers, -largest, largest).astype(np.float16)
