@@ -55,8 +55,8 @@ def fit_decoder(spec: Spec, weights: DecoderWeights, types: Types, tokens: Seque
 
     A layer's inputs are those of the network with all layers in front quantized, and what it aims at is the float
     layer's output in the float network (GPTAQ, see `solve.moments.objective`), as far as sequences that took no part
-    confirm. Embedding and head take their nearest levels, the head by the squares of what enters it. The type of a
-    row that fits no blocks is the caller's to choose.
+    confirm. Embedding and head take their nearest levels, a head of its own by the squares of what enters it. Which
+    type rows take that fit no blocks is the caller's to choose.
 
     Raises:
         UsageError: fewer than two sequences.
@@ -72,9 +72,9 @@ def fit_decoder(spec: Spec, weights: DecoderWeights, types: Types, tokens: Seque
     for layer in range(len(spec.layers)):
         progress("fitting layers", layer, len(spec.layers))
         exact, seen = _Block(spec, weights, types, layer, stored).fitted(exact, seen)
-    importance = _squares(_run(spec, weights, weights.matrix, "head_input", 0, seen))
-    head = "embedding" if spec.tied else "head"
-    stored[head, None] = _nearest(types(head, None), weights.matrix("head", None), importance)
+    if not spec.tied:
+        importance = _squares(_run(spec, weights, weights.matrix, "head_input", 0, seen))
+        stored["head", None] = _nearest(types("head", None), weights.matrix("head", None), importance)
     return QuantizedDecoder(stored, weights.vector)
 
 

@@ -1,12 +1,14 @@
 """Formats whose weights lie in blocks: GGUF's types with one or two levels of scales."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.quant.formats.grid import Array, Grid, Levels, Storage, Whole
 from edgeq.quant.formats.layout import (
     Minimum,
@@ -83,9 +85,12 @@ class BlockFormat:
         weights = np.ascontiguousarray(weights, np.float32).reshape(-1, self.block)
         if self.has_minimum:
             assert isinstance(self.levels, Whole)
-            scale, offset = affine_scales(x, weights, self.levels, minimum_at_most_zero=self.scale_range is not None)
+            parts = [affine_scales(*part, self.levels, minimum_at_most_zero=self.scale_range is not None)
+                     for part in _parts(x, weights)]
+            scale, offset = (np.concatenate(found) for found in zip(*parts, strict=True))
         else:
-            scale, offset = symmetric_scales(x, weights, self.levels), np.zeros(len(x), np.float32)
+            scale = np.concatenate([symmetric_scales(*part, self.levels) for part in _parts(x, weights)])
+            offset = np.zeros(len(x), np.float32)
         storage = self._one_level(scale, offset) if self.scale_range is None else self._two_levels(
             x, weights, scale, offset, self.scale_range)
         return self.read_grid(storage, len(weight))
@@ -147,6 +152,13 @@ class BlockFormat:
             lowest = np.where(better, error, lowest)
         assert best is not None
         return best
+
+
+def _parts(x: Array, weights: Array) -> Iterator[tuple[Array, Array]]:
+    """So many blocks at a time as stay in a processor's cache."""
+    step = policy.GRID_PART.value
+    for start in range(0, len(x), step):
+        yield x[start:start + step], weights[start:start + step]
 
 
 def _unit_scale(scales: Array, limits: tuple[int, int]) -> Array:

@@ -40,7 +40,7 @@ def _descended(grid: Grid, begin: Array | None, target: Array, gram: Array, pass
     """Coordinate descent from levels [R,n], or from those of GPTQ."""
     scale, offset = grid.spread()
     problem = (target - offset)[None], gram[None], scale[None], grid.levels
-    return descend(gptq(*problem) if begin is None else begin[None], *problem, passes=passes)[0]
+    return np.asarray(descend(gptq(*problem) if begin is None else begin[None], *problem, passes=passes)[0])
 
 
 def _refitted(format: BlockFormat, grid: Grid, levels: Array, target: Array, gram: Array) -> Grid:
@@ -54,8 +54,9 @@ def _refitted(format: BlockFormat, grid: Grid, levels: Array, target: Array, gra
 
 def _rows_of(format: BlockFormat, chosen: NDArray[np.bool_], first: Grid, second: Grid) -> Grid:
     """Row by row the scales of the first grid where chosen, else those of the second."""
-    scales = (grid.storage.scale.reshape(len(chosen), -1) for grid in (first, second))
-    return format.read_grid(replace(second.storage, scale=np.where(chosen[:, None], *scales).reshape(-1)), len(chosen))
+    a, b = (grid.storage.scale.reshape(len(chosen), -1) for grid in (first, second))
+    scale = np.where(chosen[:, None], a, b).reshape(-1)
+    return format.read_grid(replace(second.storage, scale=scale), len(chosen))
 
 
 def _errors(grid: Grid, levels: Array, target: Array, gram: Array) -> Array:

@@ -20,7 +20,7 @@ def descend(integers: Array, target: Array, hessian: Array, scale: Array, levels
     integers = integers.copy()
     size = integers.shape[2]
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
-    slope: Array = (integers * scale - target) @ hessian  # half of the derivative of the error
+    slope = np.asarray((integers * scale - target) @ hessian, np.float32)  # half of the derivative of the error
     for _ in range(passes):
         changed = False
         for start in range(0, size, policy.DESCENT_BLOCK.value):
