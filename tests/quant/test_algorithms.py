@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgeq.quant.formats.grid import Whole
 from edgeq.quant.solve.adaround import adaround
 from edgeq.quant.solve.descent import descend
 from edgeq.quant.solve.geometry import Product, Window
@@ -19,6 +20,7 @@ from edgeq.quant.solve.scales import Blocks, clipped_scales, refitted_scales
 
 Array = NDArray[np.float32]
 LIMIT = 7
+LEVELS = Whole(-LIMIT, LIMIT)
 
 
 def correlated(size: int, count: int = 4000, *, groups: int = 1, seed: int = 0, mean: float = 0.0) -> Array:
@@ -57,7 +59,9 @@ def test_gptq_and_descent_come_near_the_best_of_all_roundings_and_never_below_it
         step = np.full(weight.shape, np.abs(weight).max() / 3, np.float32)
         every = np.array(list(product(range(-3, 4), repeat=5)), np.float32)[None]
         best = (objective(weight, moments, free_bias=False).error(every * step[0, 0, 0])).min()
-        codes = descend(gptq(problem.target, problem.hessian, step, 3), problem.target, problem.hessian, step, 3)
+        levels = Whole(-3, 3)
+        codes = gptq(problem.target, problem.hessian, step, levels)
+        codes = descend(codes, problem.target, problem.hessian, step, levels)
         ratios.append(float(problem.error(codes * step).sum() / best))
     assert min(ratios) > 0.999
     assert np.median(ratios) < 1.1
@@ -70,9 +74,9 @@ def test_gptq_then_descent_beat_nearest_rounding_by_far_where_inputs_go_together
     blocks = Blocks(rows=True, size=200)
     steps = clipped_scales(weight, problem.hessian, blocks, LIMIT, np.full(groups * 16, 1e-6, np.float32))
     step = blocks.spread(steps, weight.shape)
-    error = {"nearest": nearest(weight, step), "gptq": gptq(weight, problem.hessian, step, LIMIT)}
-    error["both"] = descend(error["gptq"], weight, problem.hessian, step, LIMIT)
-    error["descent"] = descend(error["nearest"], weight, problem.hessian, step, LIMIT)
+    error = {"nearest": nearest(weight, step), "gptq": gptq(weight, problem.hessian, step, LEVELS)}
+    error["both"] = descend(error["gptq"], weight, problem.hessian, step, LEVELS)
+    error["descent"] = descend(error["nearest"], weight, problem.hessian, step, LEVELS)
     found = {name: float(problem.error(codes * step).sum()) for name, codes in error.items()}
     assert decibels(found["gptq"], found["nearest"]) > 6
     assert decibels(found["descent"], found["nearest"]) > 5
@@ -92,7 +96,7 @@ def test_gptq_is_the_textbook_algorithm() -> None:
         off = (rows[:, j] - expected[:, j] * 0.3) / inverse[j, j]
         rows = rows - off[:, None] * inverse[j]
         inverse = inverse - np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
-    got = gptq(weight, square, step, LIMIT)[0]
+    got = gptq(weight, square, step, LEVELS)[0]
     assert (got == expected).mean() > 0.99
 
 
@@ -130,11 +134,11 @@ def test_descent_stays_on_the_grid_and_never_raises_the_error(seed: int, rows: i
     problem = objective(weight, moments_of(correlated(size, 50, groups=2, seed=seed)), free_bias=False)
     step = np.full(weight.shape, 0.35 * scale, np.float32)
     before = nearest(weight, step)
-    after = descend(before, weight, problem.hessian, step, LIMIT)
+    after = descend(before, weight, problem.hessian, step, LEVELS)
     assert np.abs(after).max() <= LIMIT
     assert (after == np.rint(after)).all()
     assert (problem.error(after * step) <= problem.error(before * step) * 1.0001 + 1e-12).all()
-    assert np.abs(gptq(weight, problem.hessian, step, LIMIT)).max() <= LIMIT
+    assert np.abs(gptq(weight, problem.hessian, step, LEVELS)).max() <= LIMIT
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeq.quant.formats import FORMATS, BlockFormat
+from edgeq.quant.formats.fit import fit_codes
 from edgeq.quant.formats.grid import Array
 from edgeq.quant.formats.layout import Minimum, Scale, Signed, size_of
 
@@ -80,3 +81,21 @@ def test_extremes_stay_numbers(row: BlockFormat, kind: str) -> None:
 def test_a_row_must_hold_whole_units() -> None:
     assert FORMATS["Q4_0"].fits(96)
     assert not FORMATS["Q4_K"].fits(96)
+
+
+@pytest.mark.parametrize("row", FORMATS.values(), ids=FORMATS)
+def test_the_fit_lowers_the_error_of_every_row_and_is_read_by_gguf(row: BlockFormat) -> None:
+    generator = np.random.default_rng(0)
+    weight = weights()[0][:16, :512]
+    weight[3, :256] = 0  # blocks whose scale is 0
+    inputs = (generator.normal(size=(2000, 64)) @ generator.normal(size=(64, 512))).astype(np.float32)
+    gram = inputs.T @ inputs / 2000 + np.eye(512, dtype=np.float32)
+    grid, levels = fit_codes(row, weight, gram)
+    got = read_by_gguf(row.pack(grid, levels), row)
+
+    def errors(of: Array) -> Array:
+        return np.asarray((((of - weight) @ gram) * (of - weight)).sum(1))
+
+    ratio = errors(got) / errors(grid.real(grid.nearest(weight)))
+    assert ratio.max() <= 1
+    assert ratio.mean() < 0.5, ratio.mean()

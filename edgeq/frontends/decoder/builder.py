@@ -103,36 +103,43 @@ def weight_name(role: str, layer: int | None) -> str:
 
 def build_decoder(spec: Spec, parts: Parts, *, context: int | None = None) -> ir.Model:
     """The graph of a decoder. context: positions that its rotary tables cover, the spec's by default."""
-    return _Decoder(spec, parts, context or spec.context).build()
+    return Decoder(spec, parts, context or spec.context).build()
 
 
-class _Decoder:
+class Decoder:
+    """The graph in the making, step by step of a block; a step takes and gives values."""
+
     def __init__(self, spec: Spec, parts: Parts, context: int):
         self.spec, self.parts, self.context, self.w = spec, parts, context, Writer()
         self.masks: dict[int | None, ir.Value] = {}
 
     def build(self) -> ir.Model:
         spec, w = self.spec, self.w
-        tokens = _input("input_ids", ir.DataType.INT64, ["batch", "tokens"])
-        past = [_input(f"past_key_values.{k}.{kind}", _FLOAT, ["batch", spec.kv_heads, "past", spec.head_size])
+        tokens = graph_input("input_ids", ir.DataType.INT64, ["batch", "tokens"])
+        past = [graph_input(f"past_key_values.{k}.{kind}", _FLOAT, ["batch", spec.kv_heads, "past", spec.head_size])
                 for k in range(len(spec.layers)) for kind in ("key", "value")]
-        self._positions(tokens, past[0])
+        self.positions(tokens, past[0])
+        x = self.embedded(tokens)
+        present: list[ir.Value] = []
+        for k, layer in enumerate(spec.layers):
+            x = self._block(x, k, layer, past[2 * k], past[2 * k + 1], present)
+        logits = self.parts.linear(w, self.norm(x, "final_norm", None), "head", None)
+        logits = logits if spec.logit_scale == 1.0 else w("Mul", logits, w.number(spec.logit_scale))
+        logits = self._capped(logits, spec.logit_cap)
+        return self._whole([tokens, *past], logits, present)
+
+    def embedded(self, tokens: ir.Value) -> ir.Value:
+        spec, w = self.spec, self.w
         x = self.parts.embedding(w, tokens)
         if spec.embedding_scale != 1.0:
             x = w("Mul", x, w.number(spec.embedding_scale))
         if spec.learned_positions:
             table = w.constant("positions", self.parts.vector("positions", "weight", None))
             x = w("Add", x, w("Gather", table, self.places))
-        present: list[ir.Value] = []
-        for k, layer in enumerate(spec.layers):
-            x = self._block(x, k, layer, past[2 * k], past[2 * k + 1], present)
-        logits = self.parts.linear(w, self._norm(x, "final_norm", None), "head", None)
-        logits = logits if spec.logit_scale == 1.0 else w("Mul", logits, w.number(spec.logit_scale))
-        logits = self._capped(logits, spec.logit_cap)
-        return self._model([tokens, *past], logits, present)
+        return x
 
-    def _positions(self, tokens: ir.Value, past: ir.Value) -> None:
-        """places [batch, tokens]: of the queries; rows and columns of every mask."""
+    def positions(self, tokens: ir.Value, past: ir.Value) -> None:
+        """places [batch, tokens]: of the queries; rows and columns of every mask. tokens [batch, tokens, ...]"""
         w = self.w
         self.length = w("Shape", past, start=2, end=3)  # [1]
         size = w("Shape", tokens, start=1, end=2)
@@ -143,7 +150,7 @@ class _Decoder:
         queries = w("Range", first, total, one)
         self.queries = w("Unsqueeze", queries, w.ints(1))  # [tokens, 1]
         self.keys = w("Unsqueeze", w("Range", zero, total, one), w.ints(0))  # [1, past + tokens]
-        self.places = w("Expand", w("Unsqueeze", queries, w.ints(0)), w("Shape", tokens))
+        self.places = w("Expand", w("Unsqueeze", queries, w.ints(0)), w("Shape", tokens, start=0, end=2))
 
     def _mask(self, window: int | None) -> ir.Value:
         """[tokens, past + tokens] bool: whether a query may see a key."""
@@ -158,36 +165,50 @@ class _Decoder:
 
     def _block(self, x: ir.Value, k: int, layer: Layer, past_key: ir.Value, past_value: ir.Value,
                present: list[ir.Value]) -> ir.Value:
-        spec = self.spec
-        inside = self._norm(x, "attention_norm", k) if spec.pre_norm else x
-        y = self._attention(inside, k, layer, past_key, past_value, present)
-        x = self._residual(x, self._norm(y, "attention_post_norm", k) if spec.post_norm else y)
-        inside = self._norm(x, "mlp_norm", k) if spec.pre_norm else x
-        y = self._mlp(inside, k)
-        return self._residual(x, self._norm(y, "mlp_post_norm", k) if spec.post_norm else y)
+        y = self.attended(self.attention_input(x, k), k, layer, past_key, past_value, present)
+        x = self.attention_output(y, x, k)
+        return self.mlp_output(self.inner(self.mlp_input(x, k), k), x, k)
+
+    def attention_input(self, x: ir.Value, k: int) -> ir.Value:
+        """What enters q, k and v."""
+        return self.norm(x, "attention_norm", k) if self.spec.pre_norm else x
+
+    def attention_output(self, y: ir.Value, x: ir.Value, k: int) -> ir.Value:
+        """o, added to the block's input x."""
+        y = self._linear(y, "o", k)
+        return self._residual(x, self.norm(y, "attention_post_norm", k) if self.spec.post_norm else y)
+
+    def mlp_input(self, x: ir.Value, k: int) -> ir.Value:
+        """What enters gate and up."""
+        return self.norm(x, "mlp_norm", k) if self.spec.pre_norm else x
+
+    def mlp_output(self, y: ir.Value, x: ir.Value, k: int) -> ir.Value:
+        """down, added to the residual stream x."""
+        y = self._linear(y, "down", k)
+        return self._residual(x, self.norm(y, "mlp_post_norm", k) if self.spec.post_norm else y)
 
     def _residual(self, x: ir.Value, y: ir.Value) -> ir.Value:
         scale = self.spec.residual_scale
         return self.w("Add", x, y if scale == 1.0 else self.w("Mul", y, self.w.number(scale)))
 
-    def _attention(self, x: ir.Value, k: int, layer: Layer, past_key: ir.Value, past_value: ir.Value,
-                   present: list[ir.Value]) -> ir.Value:
+    def attended(self, x: ir.Value, k: int, layer: Layer, past_key: ir.Value, past_value: ir.Value,
+                 present: list[ir.Value]) -> ir.Value:
+        """q, k, v and attention: what enters o."""
         spec, w = self.spec, self.w
         query, key, value = (self._linear(x, role, k) for role in "qkv")
         if spec.qk_norm == "all":
-            query, key = self._norm(query, "q_norm", k), self._norm(key, "k_norm", k)
+            query, key = self.norm(query, "q_norm", k), self.norm(key, "k_norm", k)
         query, key, value = (self._heads(part, heads) for part, heads in (
             (query, spec.heads), (key, spec.kv_heads), (value, spec.kv_heads)))
         if spec.qk_norm == "head":
-            query, key = self._norm(query, "q_norm", k), self._norm(key, "k_norm", k)
+            query, key = self.norm(query, "q_norm", k), self.norm(key, "k_norm", k)
         if layer.rotary is not None:
             query, key = self._rotated(query, layer.rotary), self._rotated(key, layer.rotary)
         y, new_key, new_value = w.several(
             "Attention", (query, key, value, self._mask(layer.window), past_key, past_value), 3,
             f"layers.{k}.attention", scale=spec.attention_scale, softcap=spec.attention_cap)
         present += [new_key, new_value]
-        y = w("Reshape", w("Transpose", y, perm=[0, 2, 1, 3]), w.ints(0, 0, spec.heads * spec.head_size))
-        return self._linear(y, "o", k)
+        return w("Reshape", w("Transpose", y, perm=[0, 2, 1, 3]), w.ints(0, 0, spec.heads * spec.head_size))
 
     def _heads(self, x: ir.Value, heads: int) -> ir.Value:
         """[batch, tokens, heads * size] -> [batch, heads, tokens, size]"""
@@ -201,11 +222,12 @@ class _Decoder:
         return self.w("RotaryEmbedding", x, self.w.constant(f"{name}.cos", cos), self.w.constant(f"{name}.sin", sin),
                       self.places, rotary_embedding_dim=part)
 
-    def _mlp(self, x: ir.Value, k: int) -> ir.Value:
+    def inner(self, x: ir.Value, k: int) -> ir.Value:
+        """What enters down."""
         inner = self._activation(self._linear(x, "gate" if self.spec.gated else "up", k))
         if self.spec.gated:
             inner = self.w("Mul", inner, self._linear(x, "up", k))
-        return self._linear(inner, "down", k)
+        return inner
 
     def _activation(self, x: ir.Value) -> ir.Value:
         w = self.w
@@ -220,7 +242,7 @@ class _Decoder:
             y = self.w("Add", y, self.w.constant(name, self.parts.vector(role, "bias", k)))
         return y
 
-    def _norm(self, x: ir.Value, role: str, layer: int | None) -> ir.Value:
+    def norm(self, x: ir.Value, role: str, layer: int | None) -> ir.Value:
         spec, w, name = self.spec, self.w, weight_name(role, layer)
         weight = self.parts.vector(role, "weight", layer)
         if isinstance(spec.norm, LayerNorm):
@@ -236,21 +258,24 @@ class _Decoder:
             return x
         return self.w("Mul", self.w("Tanh", self.w("Div", x, self.w.number(cap))), self.w.number(cap))
 
-    def _model(self, inputs: list[ir.Value], logits: ir.Value, present: list[ir.Value]) -> ir.Model:
+    def _whole(self, inputs: list[ir.Value], logits: ir.Value, present: list[ir.Value]) -> ir.Model:
         spec = self.spec
-        outputs = [_named(logits, "logits", ["batch", "tokens", spec.vocabulary])]
-        outputs += [_named(value, f"present.{number // 2}.{'value' if number % 2 else 'key'}",
+        outputs = [named(logits, "logits", ["batch", "tokens", spec.vocabulary])]
+        outputs += [named(value, f"present.{number // 2}.{'value' if number % 2 else 'key'}",
                            ["batch", spec.kv_heads, "total", spec.head_size]) for number, value in enumerate(present)]
+        return self.model(inputs, outputs)
+
+    def model(self, inputs: list[ir.Value], outputs: list[ir.Value]) -> ir.Model:
         graph = ir.Graph(inputs, outputs, nodes=self.w.nodes, initializers=list(self.w.constants.values()),
                          opset_imports={"": OPSET}, name="decoder")
         return ir.Model(graph, ir_version=IR, producer_name="edgeq")
 
 
-def _input(name: str, kind: ir.DataType, shape: list[int | str]) -> ir.Value:
+def graph_input(name: str, kind: ir.DataType, shape: list[int | str]) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(shape))
 
 
-def _named(value: ir.Value, name: str, shape: list[int | str]) -> ir.Value:
+def named(value: ir.Value, name: str, shape: list[int | str]) -> ir.Value:
     value.name, value.type, value.shape = name, ir.TensorType(_FLOAT), ir.Shape(shape)
     return value
 

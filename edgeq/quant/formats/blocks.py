@@ -1,12 +1,14 @@
 """Formats whose weights lie in blocks: GGUF's types with one or two levels of scales."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.quant.formats.grid import Array, Grid, Levels, Storage, Whole
 from edgeq.quant.formats.layout import (
     Minimum,
@@ -83,9 +85,12 @@ class BlockFormat:
         weights = np.ascontiguousarray(weights, np.float32).reshape(-1, self.block)
         if self.has_minimum:
             assert isinstance(self.levels, Whole)
-            scale, offset = affine_scales(x, weights, self.levels, minimum_at_most_zero=self.scale_range is not None)
+            parts = [affine_scales(*part, self.levels, minimum_at_most_zero=self.scale_range is not None)
+                     for part in _parts(x, weights)]
+            scale, offset = (np.concatenate(found) for found in zip(*parts, strict=True))
         else:
-            scale, offset = symmetric_scales(x, weights, self.levels), np.zeros(len(x), np.float32)
+            scale = np.concatenate([symmetric_scales(*part, self.levels) for part in _parts(x, weights)])
+            offset = np.zeros(len(x), np.float32)
         storage = self._one_level(scale, offset) if self.scale_range is None else self._two_levels(
             x, weights, scale, offset, self.scale_range)
         return self.read_grid(storage, len(weight))
@@ -128,7 +133,7 @@ class BlockFormat:
         return grid.real(levels)
 
     def _one_level(self, scale: Array, offset: Array) -> Storage:
-        return Storage(_half(scale), _half(offset) if self.has_minimum else None)
+        return Storage(half(scale), half(offset) if self.has_minimum else None)
 
     def _two_levels(self, x: Array, weights: Array, scale: Array, offset: Array, limits: tuple[int, int]) -> Storage:
         """Blocks' scales as whole multiples of their unit's: the unit's width that loses the least of several."""
@@ -149,6 +154,13 @@ class BlockFormat:
         return best
 
 
+def _parts(x: Array, weights: Array) -> Iterator[tuple[Array, Array]]:
+    """So many blocks at a time as stay in a processor's cache."""
+    step = policy.GRID_PART.value
+    for start in range(0, len(x), step):
+        yield x[start:start + step], weights[start:start + step]
+
+
 def _unit_scale(scales: Array, limits: tuple[int, int]) -> Array:
     """[U,S] -> [U]: what the scale that is furthest from 0 is the last multiple of."""
     furthest = np.take_along_axis(scales, np.abs(scales).argmax(1)[:, None], 1)[:, 0]
@@ -162,10 +174,10 @@ def _whole_multiples(unit: Array, scales: Array, lowest_unit: Array | None, mini
         ratio = np.divide(values, step, out=np.zeros_like(values), where=step != 0)
         return np.asarray(np.clip(np.rint(ratio), *limits), np.int16)
 
-    first = _half(unit)
+    first = half(unit)
     if lowest_unit is None:
         return Storage(first, None, multiples(first, scales))
-    second = _half(lowest_unit)
+    second = half(lowest_unit)
     return Storage(first, second, multiples(first, scales), multiples(second, minima))
 
 
@@ -178,7 +190,7 @@ def _chosen(better: NDArray[np.bool_], first: Storage, second: Storage) -> Stora
     return replace(second, **{name: pick(name) for name in ("scale", "minimum", "scales", "minima")})  # type: ignore[arg-type]
 
 
-def _half(numbers: Array) -> NDArray[np.float16]:
+def half(numbers: Array) -> NDArray[np.float16]:
     """Half precision, as large as it can be where a number is larger."""
     largest = float(np.finfo(np.float16).max)
     return np.clip(numbers, -largest, largest).astype(np.float16)

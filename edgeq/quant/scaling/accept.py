@@ -15,6 +15,7 @@ from edgeq.inference.partial import PartialRun
 from edgeq.inference.session import Arrays
 from edgeq.ops import CONVOLUTIONS
 from edgeq.quant.fit import gather_moments, geometry_of
+from edgeq.quant.formats.grid import Whole
 from edgeq.quant.plan import QuantPlan, Weight
 from edgeq.quant.scaling.proposals import PROPOSALS, Channels, Scale
 from edgeq.quant.scaling.sites import SCALED, Reader, ScalingSite, find_sites
@@ -169,5 +170,6 @@ def _rounded(rows: Array, hessian: Array, weight: Weight, fitted: bool) -> Array
     least = np.full(len(blocks.split(rows)), np.abs(rows).max() * 1e-6 + 1e-12, np.float32)
     scales = clipped_scales(rows, hessian, blocks, qmax, least, candidates=policy.SCALING_CLIPS.value if fitted else 1)
     scale = blocks.spread(scales, rows.shape)
-    integers = gptq(rows.copy(), hessian, scale, qmax) if fitted else np.clip(np.rint(rows / scale), -qmax, qmax)
+    levels = Whole(-qmax, qmax)
+    integers = gptq(rows.copy(), hessian, scale, levels) if fitted else levels.nearest(rows / scale)
     return np.asarray(integers * scale, np.float32)

@@ -5,20 +5,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq import policy
+from edgeq.quant.formats.grid import Levels
+from edgeq.quant.solve.gptq import in_steps
 
 Array = NDArray[np.float32]
 
 
-def descend(integers: Array, target: Array, hessian: Array, scale: Array, qmax: int, *,
+def descend(integers: Array, target: Array, hessian: Array, scale: Array, levels: Levels, *,
             passes: int = policy.DESCENT_PASSES.value) -> Array:
-    """integers, target, scale [G,R,n], hessian [G,n,n] -> integers [G,R,n] in [-qmax, qmax] with no larger error.
+    """levels `integers`, target, scale [G,R,n], hessian [G,n,n] -> levels [G,R,n] with no larger error.
 
-    Each weight in turn takes the integer that is best with all others as they are, until a pass changes none.
+    Each weight in turn takes the level that is best with all others as they are, until a pass changes none.
     """
     integers = integers.copy()
     size = integers.shape[2]
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
-    slope = (integers * scale - target) @ hessian  # half of the derivative of the error
+    slope = np.asarray((integers * scale - target) @ hessian, np.float32)  # half of the derivative of the error
     for _ in range(passes):
         changed = False
         for start in range(0, size, policy.DESCENT_BLOCK.value):
@@ -27,8 +29,8 @@ def descend(integers: Array, target: Array, hessian: Array, scale: Array, qmax: 
             moves = np.zeros_like(local)
             for j in range(start, stop):
                 here = scale[:, :, j]
-                wanted = integers[:, :, j] - local[:, :, j - start] / (diagonal[:, j][:, None] * here)
-                best = np.clip(np.rint(wanted), -qmax, qmax)
+                wanted = integers[:, :, j] - in_steps(local[:, :, j - start], diagonal[:, j][:, None] * here)
+                best = levels.nearest(wanted)
                 move = (best - integers[:, :, j]) * here
                 if move.any():
                     integers[:, :, j], moves[:, :, j - start] = best, move

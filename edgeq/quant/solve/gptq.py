@@ -5,12 +5,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq import policy
+from edgeq.quant.formats.grid import Levels
 
 Array = NDArray[np.float32]
 
 
-def gptq(target: Array, hessian: Array, scale: Array, qmax: int) -> Array:
-    """target, scale [G,R,n], hessian [G,n,n] positive definite -> integers [G,R,n] in [-qmax, qmax].
+def gptq(target: Array, hessian: Array, scale: Array, levels: Levels) -> Array:
+    """target, scale [G,R,n], hessian [G,n,n] positive definite -> levels [G,R,n].
+
+    A level stands for scale * level, where a scale may be negative, or 0 for weights that are all 0. Of a grid that has
+    offsets, give the target without them.
 
     Columns with the largest diagonal come first. The scales do not depend on that order ("static groups").
     Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
@@ -26,13 +30,18 @@ def gptq(target: Array, hessian: Array, scale: Array, qmax: int) -> Array:
         stop = min(start + policy.GPTQ_BLOCK.value, size)
         errors = np.zeros((*columns.shape[:2], stop - start), np.float32)
         for j in range(start, stop):
-            integers[:, :, j] = np.clip(np.rint(columns[:, :, j] / scale[:, :, j]), -qmax, qmax)
+            integers[:, :, j] = levels.nearest(in_steps(columns[:, :, j], scale[:, :, j]))
             off = (columns[:, :, j] - integers[:, :, j] * scale[:, :, j]) / factor[:, j, j][:, None]
             columns[:, :, j + 1:stop] -= off[:, :, None] * factor[:, None, j, j + 1:stop]
             errors[:, :, j - start] = off
         columns[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     back = np.argsort(order, axis=1)
     return np.take_along_axis(integers, back[:, None, :], 2)
+
+
+def in_steps(values: Array, scale: Array) -> Array:
+    """values / scale, 0 where the scale is."""
+    return np.divide(values, scale, out=np.zeros_like(values), where=scale != 0)
 
 
 def _inverse_factor(hessian: Array) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq import policy
+from edgeq.quant.formats.grid import Whole
 from edgeq.quant.solve.adaround import adaround
 from edgeq.quant.solve.descent import descend
 from edgeq.quant.solve.gptq import gptq
@@ -51,6 +52,10 @@ class Layer:
     qmax: int
     least: Array
     has_bias: bool
+
+    @property
+    def levels(self) -> Whole:
+        return Whole(-self.qmax, self.qmax)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +118,7 @@ def _finish(layer: Layer, moments: Moments, correction: float, free: bool, setti
         if turn:
             scales = refitted_scales(integers, problem.target, problem.hessian, scales, layer.blocks, layer.least)
         scale = layer.blocks.spread(scales, integers.shape)
-        integers = descend(integers, problem.target, problem.hessian, scale, layer.qmax, passes=settings.passes)
+        integers = descend(integers, problem.target, problem.hessian, scale, layer.levels, passes=settings.passes)
         found = Solution(integers, scales)
         tried.append(found)
     errors = [problem.error(solution.weight(layer.blocks)).sum() for solution in tried]
@@ -124,10 +129,11 @@ def _first(layer: Layer, problem: Objective, settings: Settings) -> Solution:
     scales = clipped_scales(problem.target, problem.hessian, layer.blocks, layer.qmax, layer.least,
                           candidates=policy.CLIPS.value if settings.clip else 1)
     scale = layer.blocks.spread(scales, problem.target.shape)
-    if settings.gptq or settings.adaround:
-        begin = gptq if settings.gptq else adaround
-        return Solution(begin(problem.target, problem.hessian, scale, layer.qmax), scales)
-    return Solution(np.clip(np.rint(problem.target / scale), -layer.qmax, layer.qmax), scales)
+    if settings.gptq:
+        return Solution(gptq(problem.target, problem.hessian, scale, layer.levels), scales)
+    if settings.adaround:
+        return Solution(adaround(problem.target, problem.hessian, scale, layer.qmax), scales)
+    return Solution(layer.levels.nearest(problem.target / scale), scales)
 
 
 def _with_bias(layer: Layer, found: Solution, moments: Moments, free: bool) -> Solution:

@@ -1,0 +1,199 @@
+"""A decoder's weights as integers, fitted layer by layer to calibration tokens: in memory lie one layer and the hidden
+states of all tokens, twice, as the float network and as the quantized one in front of that layer make them.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq import policy
+from edgeq.errors import UsageError
+from edgeq.frontends.decoder.builder import Matrix, float_parts
+from edgeq.frontends.decoder.spec import Spec
+from edgeq.frontends.decoder.steps import PAST, Step, build_step, takes_past
+from edgeq.frontends.decoder.weights import linear_roles
+from edgeq.inference.session import open_session
+from edgeq.progress import Progress, silent
+from edgeq.quant.decoder import Key, QuantizedDecoder, StoredMatrix
+from edgeq.quant.formats import FORMATS
+from edgeq.quant.formats.fit import fit_codes
+from edgeq.quant.solve.layer import DEFAULT, best_correction
+from edgeq.quant.solve.moments import Moments, objective
+
+Array: TypeAlias = NDArray[np.float32]
+Tokens: TypeAlias = NDArray[np.int64]
+States: TypeAlias = list[NDArray[Any]]  # of each sequence [1, tokens, width]
+Types: TypeAlias = Callable[[str, "int | None"], str]  # role, layer -> a name of FORMATS, or F32, F16, BF16
+
+
+class DecoderWeights(Protocol):
+    """Read one at a time, by role and layer."""
+
+    def matrix(self, role: str, layer: int | None = None) -> Array: ...
+
+    def vector(self, role: str, part: str, layer: int | None = None) -> Array: ...
+
+
+def nearest_decoder(spec: Spec, weights: DecoderWeights, types: Types, importance: Mapping[Key, Array] | None = None,
+                    progress: Progress = silent) -> QuantizedDecoder:
+    """Every weight on the nearest level of its type. importance: of the columns, by role and layer, where known."""
+    known, keys = importance or {}, list(_keys(spec))
+    matrices = {}
+    for number, key in enumerate(keys):
+        progress("quantizing", number, len(keys))
+        matrices[key] = _nearest(types(*key), weights.matrix(*key), known.get(key))
+    return QuantizedDecoder(matrices, weights.vector)
+
+
+def fit_decoder(spec: Spec, weights: DecoderWeights, types: Types, tokens: Sequence[Tokens],
+                progress: Progress = silent) -> QuantizedDecoder:
+    """Codes that lose the least of each linear layer's output on tokens [T] of every sequence.
+
+    A layer's inputs are those of the network with all layers in front quantized, and what it aims at is the float
+    layer's output in the float network (GPTAQ, see `solve.moments.objective`), as far as sequences that took no part
+    confirm. Embedding and head take their nearest levels, a head of its own by the squares of what enters it. Which
+    type rows take that fit no blocks is the caller's to choose.
+
+    Raises:
+        UsageError: fewer than two sequences.
+    """
+    if len(tokens) < 2:
+        raise UsageError("fitting a decoder takes at least two sequences of tokens: one judges what another taught")
+    table = weights.matrix("embedding", None)
+    stored: dict[Key, StoredMatrix] = {("embedding", None): _nearest(types("embedding", None), table, None)}
+    ids: States = [np.asarray(row, np.int64)[None] for row in tokens]
+    exact = _run(spec, weights, lambda role, layer: table, "embedding", 0, ids)
+    real = stored["embedding", None].real()
+    seen = _run(spec, weights, lambda role, layer: real, "embedding", 0, ids)
+    for layer in range(len(spec.layers)):
+        progress("fitting layers", layer, len(spec.layers))
+        exact, seen = _Block(spec, weights, types, layer, stored).fitted(exact, seen)
+    if not spec.tied:
+        importance = _squares(_run(spec, weights, weights.matrix, "head_input", 0, seen))
+        stored["head", None] = _nearest(types("head", None), weights.matrix("head", None), importance)
+    return QuantizedDecoder(stored, weights.vector)
+
+
+def input_squares(spec: Spec, weights: DecoderWeights, tokens: Sequence[Tokens]) -> dict[Key, Array]:
+    """The mean square of what enters every linear layer of the float network [n], by role and layer: the "importance
+    matrix" of llama.cpp. Of a tied table it is the head's.
+    """
+    x = _run(spec, weights, weights.matrix, "embedding", 0, [np.asarray(row, np.int64)[None] for row in tokens])
+    found: dict[Key, Array] = {}
+    for layer in range(len(spec.layers)):
+        matrices = {role: weights.matrix(role, layer) for role in linear_roles(spec)}
+        for passed in _passed(spec, weights, matrices, layer, x):
+            roles, inputs, x = passed
+            found |= {(role, layer): _squares(inputs) for role in roles}
+    head = _squares(_run(spec, weights, weights.matrix, "head_input", 0, x))
+    return found | {("embedding" if spec.tied else "head", None): head}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """One layer of the network. stored: takes up what is quantized."""
+
+    spec: Spec
+    weights: DecoderWeights
+    types: Types
+    layer: int
+    stored: dict[Key, StoredMatrix]
+
+    def fitted(self, exact: States, seen: States) -> tuple[States, States]:
+        """States in front of the layer, of the float network and of the quantized one -> those behind it."""
+        floats = {role: self.weights.matrix(role, self.layer) for role in linear_roles(self.spec)}
+        quantized: dict[str, Array] = {}
+        ahead = _passed(self.spec, self.weights, floats, self.layer, exact)
+        behind = _passed(self.spec, self.weights, quantized, self.layer, seen)
+        for true, real in zip(ahead, behind, strict=True):
+            (roles, inside, exact), (_, seen_inside, seen) = true, real
+            self._fit(roles, inside, seen_inside, floats, quantized)
+        return exact, seen
+
+    def _fit(self, roles: tuple[str, ...], true: States, real: States, floats: Mapping[str, Array],
+             quantized: dict[str, Array]) -> None:
+        """Roles that read the same inputs and have the same type are solved together: their rows are independent."""
+        if not roles:
+            return
+        training, validation = (_moments(true, real, held_out) for held_out in (False, True))
+        both = training.merge(validation)
+        for type in dict.fromkeys(self.types(role, self.layer) for role in roles):
+            same = [role for role in roles if self.types(role, self.layer) == type]
+            weight = np.concatenate([floats[role] for role in same])
+            found = _fitted(type, weight, training, validation, both)
+            ends = np.cumsum([len(floats[role]) for role in same])
+            for role, data in zip(same, np.split(found.data, ends[:-1]), strict=True):
+                self.stored[role, self.layer] = StoredMatrix(type, data, found.columns)
+                quantized[role] = self.stored[role, self.layer].real()
+
+
+def _passed(spec: Spec, weights: DecoderWeights, matrices: Mapping[str, Array], layer: int, states: States,
+            ) -> Iterator[tuple[tuple[str, ...], States, States]]:
+    """States through one layer -> (roles, what enters them, the residual stream), in order of computation; the last
+    has no roles, and the stream behind the layer. The matrices of roles are read after these were given out.
+    """
+    def run(step: Step, *inputs: States) -> States:
+        return _run(spec, weights, lambda role, number: matrices[role], step, layer, *inputs)
+
+    inside = run("attention_input", states)
+    yield ("q", "k", "v"), inside, states
+    inside = run("attention", inside)
+    yield ("o",), inside, states
+    states = run("attention_output", inside, states)
+    inside = run("mlp_input", states)
+    yield ("gate", "up") if spec.gated else ("up",), inside, states
+    inside = run("mlp", inside)
+    yield ("down",), inside, states
+    yield (), inside, run("mlp_output", inside, states)
+
+
+def _run(spec: Spec, weights: DecoderWeights, matrix: Matrix, step: Step, layer: int, *inputs: States) -> States:
+    model = build_step(spec, float_parts(matrix, weights.vector, tied=spec.tied), step, layer)
+    session = open_session(model, fused=True)
+    past = np.zeros((1, spec.kv_heads, 0, spec.head_size), np.float32)
+    extra = dict.fromkeys(PAST, past) if takes_past(step) else {}
+    return [session.run(["y"], {f"x{k}": part for k, part in enumerate(parts)} | extra)[0]
+            for parts in zip(*inputs, strict=True)]
+
+
+def _moments(true: States, real: States, held_out: bool) -> Moments:
+    found = Moments.empty(1, true[0].shape[-1])
+    for number, (exact, seen) in enumerate(zip(true, real, strict=True)):
+        is_held_out = number % policy.FIT_VALIDATION_ONE_IN.value == 1
+        if is_held_out == held_out:
+            found.add(np.swapaxes(seen, 1, 2), np.swapaxes(exact, 1, 2))
+    return found
+
+
+def _fitted(type: str, weight: Array, training: Moments, validation: Moments, both: Moments) -> StoredMatrix:
+    if type not in FORMATS:
+        return StoredMatrix.of_floats(type, weight)
+    correction = best_correction(weight[None], training, validation, False, DEFAULT)
+    problem = objective(weight[None], both, free_bias=False, correction=correction)
+    grid, levels = fit_codes(FORMATS[type], problem.target[0], problem.hessian[0])
+    return StoredMatrix(type, FORMATS[type].pack(grid, levels), weight.shape[1])
+
+
+def _nearest(type: str, weight: Array, importance: Array | None) -> StoredMatrix:
+    if type not in FORMATS:
+        return StoredMatrix.of_floats(type, weight)
+    return StoredMatrix(type, FORMATS[type].quantize(weight, importance), weight.shape[1])
+
+
+def _squares(states: States) -> Array:
+    """The mean square of each number of the states [width]."""
+    count = sum(state.shape[1] for state in states)
+    return np.asarray(sum(np.square(state, dtype=np.float32).sum((0, 1), dtype=np.float64) for state in states) / count,
+                      np.float32)
+
+
+def _keys(spec: Spec) -> Iterator[Key]:
+    yield "embedding", None
+    for layer in range(len(spec.layers)):
+        yield from ((role, layer) for role in linear_roles(spec))
+    if not spec.tied:
+        yield "head", None
