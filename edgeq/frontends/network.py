@@ -12,7 +12,7 @@ from onnx_ir.passes.common import NameFixPass
 
 from edgeq.errors import ModelError, Problem, UnsupportedModel
 from edgeq.frontends.tensors import MAX_ELEMENTS
-from edgeq.graph import OPSET, all_nodes, attribute, constant, label, real_inputs, shape
+from edgeq.graph import OPSET, all_nodes, attribute, constant, label, shape
 from edgeq.ops import RANDOM, RECURRENT
 from edgeq.passes.loops import is_endless
 
@@ -106,8 +106,6 @@ def check_values(model: ir.Model) -> None:
     """
     problems = [Problem(label(node), node.op_type, reason) for node in all_nodes(model.graph)
                 if node.domain == "" and (reason := _misfit(node))]
-    problems += [Problem(str(value.name), "input", f"of the shape {list(shape(value))} it holds nothing")
-                 for value in real_inputs(model.graph) if _is_empty(value)]
     if problems:
         raise UnsupportedModel("any target", problems)
 

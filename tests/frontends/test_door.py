@@ -120,8 +120,11 @@ def test_what_is_no_network_is_refused_by_name(case: str) -> None:
     (parsed("g (float[2] x) => (float[2] y) <int64[1] k = {3000000000}> { z = ConstantOfShape (k) s = ReduceSum (z) "
             "y = Add (x, s) }"), "more than 2"),
     (parsed("g (float x) => (float y) { y = Softmax <axis = 1> (x) }"), "Softmax"),
-    (parsed("g (float[0,3] x) => (float[0,3] y) { y = Relu (x) }"), r"of the shape \[0, 3\] it holds nothing"),
-], ids=["trips", "endless", "reshape", "overflow", "axis of a scalar", "nothing"])
+    (parsed("g (float[5,0,3] x, float[1,16,3] w, float[1,16,4] r) => (float[5,1,0,4] y) { y = LSTM <hidden_size = 4> "
+            "(x, w, r) }"), "LSTM 'node': an input is empty"),
+    (parsed("g (float[5,1,3] x, float[1,16,2] w, float[1,16,4] r) => (float[5,1,1,4] y) { y = LSTM <hidden_size = 4> "
+            "(x, w, r) }"), r"its W is \[1, 16, 2\] instead of \[1, 16, 3\]"),
+], ids=["trips", "endless", "reshape", "overflow", "axis of a scalar", "nothing to repeat", "weights of an LSTM"])
 def test_what_only_shows_once_shapes_are_known(model: ModelProto, message: str) -> None:
     with pytest.raises(EdgeqError, match=message):
         load_model(model)

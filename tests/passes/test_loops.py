@@ -53,8 +53,8 @@ def test_a_loop_that_data_ends_stays() -> None:
     assert len(model.graph.outputs[1].shape or ()) == 2
 
 
-def test_a_loop_that_would_be_endless_stays() -> None:
-    model = load_model(build(LOOP, {**K, "n": np.array(10**7), "go": np.array(True)}))
+def test_a_loop_that_would_be_very_long_stays() -> None:
+    model = load_model(build(LOOP, {**K, "n": np.array(50_000), "go": np.array(True)}))
     assert unroll_loops(model) == 0
 
 
