@@ -52,7 +52,7 @@ NOT_POLICY = {
     "edgeq/verification/compare.py:_INFINITE": "float32",
     "edgeq/verification/layers.py:KEPT_NUMBERS": SHOWN,
     "edgeq/verification/references.py:BOUNDED_ERROR": "an engine's fact, with its link",
-    "edgeq/verification/row_sets.py:_MOST_ROWS": "memory",
+    "edgeq/verification/row_sets.py:MOST_PAIRS": "memory",
     "edgeq/verification/run_bundle.py:SHOWN_VALUES": SHOWN,
     "edgeq/verification/run_bundle.py:TOP": SHOWN,
 }

@@ -27,6 +27,8 @@ After: TypeAlias = Classify | Detect | None
 
 def check_meaning(network: ir.Model, after: After, labels: Sequence[str]) -> None:
     """Refuse, by the shapes alone, labels that no output has scores for and a postprocessing that does not fit."""
+    if after is None and not labels:
+        return
     outputs = {spec.name: spec for spec in specs(network.graph.outputs)}
     unknown = [name for name in (after.outputs if after else ()) if name not in outputs]
     if unknown:

@@ -92,7 +92,7 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
     transposed = channels_first_names(network.graph) if request.channels_last else []
     samples = open_calibration(network, request)
     check_scores(network, request.postprocess, samples)
-    if samples is not None or request.measure is not None:
+    if samples is not None or request.measure is not None or len(request.targets) > 1:
         refuse_early(network, request, samples)
     seen, unseen = samples.hold_out() if samples is not None and is_fitted(network, request) else (samples, None)
     goal = open_goal(network, input_specs(network), seen, unseen, request)

@@ -56,7 +56,7 @@ def remedies(report: Mapping[str, Any]) -> list[str]:
     """What this conversion has not tried yet, the likeliest first."""
     quantization = report["quantization"]
     tried = [(quantization.get("weights") == "per-tensor", "--weights per-channel"),
-             (report["calibration"] is None, "samples to fit to (--calibration)"),
+             (report.get("calibration") is None, "samples to fit to (--calibration)"),
              (quantization.get("method") != "auto", "--method auto"),
              (quantization.get("weight_bits") == 4, "--bits 8"),
              (True, "--keep-float with the name of the layer that report.html shows to break")]

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from edgeq.inference.session import Arrays
 from edgeq.metrics import ErrorPower
-from edgeq.verification.row_sets import RowSet, in_one_order
+from edgeq.verification.row_sets import MOST_PAIRS, RowSet, in_one_order, side_by_side
 
 _INFINITE: Final = 3.4e38  # float32's largest number, rounded down
-MOST_PAIRS: Final = 2**20  # of rows: two outputs of a thousand rows each
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.flo
     may decide.
     """
     if reference.shape != got.shape and _may_match_rows(reference, got):
-        return _matched_rows(reference.astype(np.float64), got.astype(np.float64))
+        return side_by_side(reference.astype(np.float64), got.astype(np.float64))
     if reference.shape != got.shape:
         return np.zeros(1), np.full(1, np.nan)
     if reference.dtype.kind in "OSU":  # text is right or wrong
@@ -73,23 +72,6 @@ def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.flo
 def _may_match_rows(reference: NDArray[Any], got: NDArray[Any]) -> bool:
     numbers = all(array.ndim and array.dtype.kind in "fiub" and np.isfinite(array).all() for array in (reference, got))
     return numbers and reference.shape[1:] == got.shape[1:] and len(reference) * len(got) <= MOST_PAIRS
-
-
-def _matched_rows(reference: NDArray[np.float64], got: NDArray[np.float64],
-                  ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The nearest rows of both side by side, nearest pair first; a row that is left over stands beside zeros."""
-    r, g = (array.reshape(len(array), -1) for array in (reference, got))
-    apart = np.square(r).sum(1)[:, None] + np.square(g).sum(1) - 2 * r @ g.T
-    pairs: dict[int, int] = {}
-    taken: set[int] = set()
-    for place in apart.argsort(axis=None):
-        i, j = divmod(int(place), len(g))
-        if i not in pairs and j not in taken:
-            pairs[i] = j
-            taken.add(j)
-    first, second = list(pairs), list(pairs.values())
-    lost, new = np.delete(r, first, axis=0), np.delete(g, second, axis=0)
-    return np.concatenate([r[first], lost, np.zeros_like(new)]), np.concatenate([g[second], np.zeros_like(lost), new])
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -30,7 +30,7 @@ _ORDERING: Final[Mapping[str, Callable[[ir.Node], int]]] = {
 _NUMBER_BY_NUMBER: Final = KEEPING_AXES | {
     "And", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "LayerNormalization", "Less", "LessOrEqual",
     "Mod", "Not", "Or", "RMSNormalization", "Round", "Sign"}
-_MOST_ROWS: Final = 2048  # that are matched: every distance between two of them is held
+MOST_PAIRS: Final = 2**22  # of rows that are matched: every distance between two of them is held
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def _match(reference: dict[str, NDArray[Any]], got: dict[str, NDArray[Any]], axe
         return
     scales = [1 / (np.sqrt(np.square(r).sum(1).mean()) or 1.0) for r, _ in tables if r is not None and len(r)]
     counts = {(len(r), len(g)) for r, g in tables if r is not None and g is not None}
-    if len(counts) != 1 or len(scales) != len(tables) or max(*counts.copy().pop()) > _MOST_ROWS:
+    if len(counts) != 1 or len(scales) != len(tables) or max(r * g for r, g in counts) > MOST_PAIRS:
         return
     first = np.hstack([r * scale for (r, _), scale in zip(tables, scales, strict=True) if r is not None])
     second = np.hstack([g * scale for (_, g), scale in zip(tables, scales, strict=True) if g is not None])
@@ -246,6 +246,13 @@ def nearest_rows(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDA
     if len(first) == len(second) and distances[in_place, order].sum() >= distances[in_place, in_place].sum():
         return None
     return order
+
+
+def side_by_side(reference: NDArray[np.float64], got: NDArray[np.float64],
+                 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[n,..], [m,..] -> both with the rows that are nearest to each other beside each other."""
+    order = nearest_rows(*(array.reshape(len(array), -1) for array in (reference, got)))
+    return (reference, got) if order is None else _reordered(reference, got, 0, order)
 
 
 def _reordered(reference: NDArray[Any], got: NDArray[Any], axis: int, order: NDArray[np.int64],

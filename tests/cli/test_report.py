@@ -286,5 +286,5 @@ def test_a_conversion_in_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "otherwise than planned on tflite:" in shown
     assert "2 Conv: stored in int8 ([w0], [w1])" in shown
     assert shown.count("2 layers keep 8 bits by rule") == 1
-    assert shown.count("warning") == 1
-    assert "warning: output '[scores]' on coreml is 9.9 dB" in shown
+    assert "tflite: Doubtful: output '[scores]' is 31.2 dB" in shown
+    assert "coreml: Broken: output '[scores]' is 9.9 dB" in shown
