@@ -30,6 +30,7 @@ VERBS = {"convert": "convert", "inspect": "inspect", "analyze": "analyze", "esti
 PYTHON = {"example_inputs", "progress"}
 TERMINAL = {"--json", "--debug", "--help"}
 SHAPE = {"--input image:1x3x8x8": ("inputs", {"image": (1, 3, 8, 8)})}
+TRUST = {"--trust": ("trust", True)}
 # Every option of every verb, and the keyword that it is.
 WORDS: dict[str, dict[str, tuple[str, Any]]] = {
     "convert": {
@@ -46,15 +47,16 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
         "--max-bytes 6kB": ("max_bytes", "6kB"), "--min-db 30": ("min_db", 30.0), "--min-os 17": ("min_os", 17),
         "--compute gpu": ("compute", "gpu"),
         "--keep-qdq q.onnx": ("keep_qdq", Path("q.onnx")), "--strict": ("strict", True),
+        "--product doorbell": ("product", "doorbell"), "--version 1.4.2": ("version", "1.4.2"), **TRUST,
         "--no-verify": ("verify", False), "--force": ("force", True), "--dry-run": ("dry_run", True),
         "--output b": ("output", Path("b"))},
-    "inspect": {**SHAPE, "--compute ane": ("compute", "ane")},
+    "inspect": {**SHAPE, **TRUST, "--compute ane": ("compute", "ane")},
     "analyze": {
         "--calibration data.npz": ("calibration", "data.npz"), "--samples 3": ("samples", 3), "--bits 4": ("bits", 4),
         "--weights block:32": ("weights", "block:32"), "--target tflite": ("target", ("tflite",)), **SHAPE,
         "--preprocess imagenet": ("preprocess", "imagenet"), "--eval data.npz": ("eval", "data.npz"),
-        "--metric top1": ("metric", "top1"), "--top 2": ("top", 2)},
-    "estimate": {**SHAPE},
+        "--metric top1": ("metric", "top1"), "--top 2": ("top", 2), **TRUST},
+    "estimate": {**SHAPE, **TRUST},
     "verify": {"--reference net.onnx": ("reference", "net.onnx"), "--data data.npz": ("data", "data.npz"),
                "--samples 3": ("samples", 3), "--layers": ("layers", True)},
     "eval": {"--data data.npz": ("data", "data.npz"), "--metric top1": ("metric", "top1"),
@@ -275,7 +277,7 @@ REFUSED: list[tuple[dict[str, Any], type[EdgeqError], str]] = [
     ({"keep_float": "("}, UsageError, r"--keep-float '\(' is not a regular expression"),
     ({"keep_float": "frist"}, UsageError, "--keep-float frist: no layer"),
     ({"keep_float": 3}, UsageError, "--keep-float 3: give one name or a list"),
-    ({"target": "tpu"}, UsageError, "no target tpu; there are onnxruntime"),
+    ({"target": "tpu"}, UsageError, "no target tpu; there are coreml, onnxruntime"),
     ({"target": None}, UsageError, "name what to convert for"),
     ({"target": []}, UsageError, "name what to convert for"),
     ({"target": 5}, UsageError, "--target 5"),
