@@ -77,7 +77,7 @@ def export(net: Any, path: Path) -> None:
 
     example = tuple(torch.from_numpy(array) for array in net.samples(1, seed=0)[0].values())
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # torch warns about its own recurrent layers
-        model = from_exported(torch.export.export(net.module(), example))
+        model, _ = from_exported(torch.export.export(net.module(), example))
     for value, name in zip(model.graph.inputs, net.inputs, strict=True):
         value.name = name
     unfinished = path.with_suffix(".part")
