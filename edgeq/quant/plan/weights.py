@@ -14,7 +14,7 @@ from edgeq.ops import MATRIX_PRODUCTS, RECURRENT
 from edgeq.quant.plan.integers import is_kept
 from edgeq.quant.plan.spectral import spectral_layers
 from edgeq.quant.plan.types import Bias, Precision, Weight
-from edgeq.quant.plan.units import Units, channel_axis, data_inputs, embedding_of, feeds_only, shape, weights_of
+from edgeq.quant.plan.units import Units, channel_axis, embedding_of, feeds_only, shape, weights_of
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType
 
 
@@ -26,7 +26,8 @@ def weighted_layers(units: Units, keep: Sequence[re.Pattern[str]], integer: Coll
     reads nothing but constants.
     """
     return [node for node in all_nodes(units.graph) if weights_of(node) and not is_kept(node, units, keep)
-            and all(map(is_finite, weights_of(node))) and not all(map(is_constant, data_inputs(node)))
+            and all(map(is_finite, weights_of(node)))
+            and not all(is_constant(value) for value in node.inputs if value is not None)
             and not (embedding_of(node) and (node in integer or units.keeps_embeddings))]
 
 
