@@ -136,8 +136,8 @@ def peak_activation_bytes(graph: ir.Graph) -> int:
 
 
 def _bytes(value: ir.Value) -> int:
-    if value.shape is None or value.dtype is None or not value.shape.is_static():
-        return 0
+    if value.shape is None or value.dtype is None or value.dtype.name == "STRING" or not value.shape.is_static():
+        return 0  # texts have no size either
     return math.ceil(math.prod(int(d) for d in value.shape.numpy()) * value.dtype.itemsize)
 
 

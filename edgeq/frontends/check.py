@@ -22,6 +22,11 @@ DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
     "If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",), "SequenceMap": ("body",)}
 _INDEX: Final = "tensor(int64), has unsupported type: tensor(int32)"  # torch writes such indices; a Cast mends them
+# Attributes that say yes or no: engines, and onnx's inference, disagree about what any third number means.
+_SWITCHES: Final = frozenset({
+    "keepdims", "noop_with_empty_axes", "transA", "transB", "exclusive", "reverse", "largest", "sorted", "ceil_mode",
+    "count_include_pad", "select_last_index", "linear_before_reset", "input_forget", "upper", "fmod",
+})
 # Which field of an attribute holds a value of its type.
 _KINDS: Final = {
     AttributeProto.FLOAT: "f", AttributeProto.INT: "i", AttributeProto.STRING: "s", AttributeProto.TENSOR: "t",
@@ -394,6 +399,8 @@ def _against(node: NodeProto, schema: Any, version: int) -> Iterator[str]:
         elif not attribute.ref_attr_name and known.type.value != attribute.type:
             given_type = AttributeProto.AttributeType.Name(attribute.type)
             yield f"attribute '{name}' is {given_type} instead of {known.type.name}"
+        elif name in _SWITCHES and not attribute.ref_attr_name and attribute.i not in (0, 1):
+            yield f"attribute '{name}' is {attribute.i}, and only 0 and 1 have a meaning"
     missing = [name for name, known in schema.attributes.items() if known.required and name not in held]
     if missing:
         words = "body" if missing[0] in chain.from_iterable(_BODIES.values()) else "attribute"

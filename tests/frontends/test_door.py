@@ -80,6 +80,8 @@ WRONG = {
     "absent": (relu(lambda m: m.graph.node[0].input.__setitem__(1, "")), "Add 'first': its input B is missing"),
     "attribute": (relu(lambda m: m.graph.node[0].attribute.append(helper.make_attribute("axis", 1))),
                   "Add 'first': the operator has no attribute 'axis'"),
+    "switch": (parsed("g (float[2,3] x) => (float[2] y) { y = ReduceMax <keepdims = 7> (x) }"),
+               "ReduceMax 'y': attribute 'keepdims' is 7, and only 0 and 1 have a meaning"),
     "reference": (relu(_reference),
                   "Elu 'first': attribute 'alpha' refers to 'alpha' of a function, and there is none"),
     "inputs": (relu(lambda m: m.graph.input.append(m.graph.input[0])), "input 'x' is there twice"),
