@@ -204,7 +204,8 @@ def foreign_attribute(model: ModelProto, rng: Rng) -> None:
 
 def shape_of_input(model: ModelProto, rng: Rng) -> None:
     """Another size, another rank, another type of an input or output."""
-    graph = _pick(rng, _graphs(model))
+    graphs = _graphs(model)
+    graph = _pick(rng, graphs) if graphs else GraphProto()
     values = [*graph.input, *graph.output, *graph.value_info]
     if not values:
         return
@@ -306,7 +307,7 @@ def control_flow(model: ModelProto, rng: Rng) -> None:
     node = _pick(rng, nodes)
     node.op_type, node.domain = _pick(rng, ("If", "Loop", "Scan")), ""
     del node.attribute[:]
-    graph = _copy(_pick(rng, _graphs(model)))
+    graph = _copy(_pick(rng, [*_graphs(model), GraphProto()]))
     if rng.random() < 0.5:
         for name in ("body",) if node.op_type != "If" else ("then_branch", "else_branch"):
             node.attribute.append(helper.make_attribute(name, graph))

@@ -17,6 +17,11 @@ from edgeq.ops import RANDOM, RECURRENT
 from edgeq.passes.loops import is_endless
 
 MAX_TRIPS = 100_000  # of a Loop: a network that runs its body more often is none that anybody deploys
+# Operators whose attribute `axis` is one of the first input's; of others it may be one more, or means nothing.
+AXIS = frozenset({
+    "ArgMax", "ArgMin", "Compress", "Concat", "Gather", "GatherElements", "Hardmax", "LogSoftmax", "LpNormalization",
+    "ScatterElements", "Softmax", "Split", "TopK",
+})
 GATES = MappingProxyType({"RNN": 1, "GRU": 3, "LSTM": 4})
 _SHOWN = 5  # names listed in a message before "and N more"
 
@@ -120,7 +125,21 @@ def _misfit(node: ir.Node) -> str:
             return f"its result '{value.name}' of the shape {shape(value)} has more than 2**31 elements"
     if node.op_type in RECURRENT and any(map(_is_empty, node.inputs)):
         return "an input is empty, and its kernels end the process then"
-    return _types_misfit(node) or _sizes_misfit(node)
+    return _types_misfit(node) or _axes_misfit(node) or _sizes_misfit(node)
+
+
+def _axes_misfit(node: ir.Node) -> str:
+    """Axes that the first input has not; onnx does not look at all of them."""
+    first = node.inputs[0] if node.inputs else None
+    if first is None or first.shape is None:
+        return ""
+    rank, axis = len(first.shape), attribute(node, "axis")
+    if node.op_type in AXIS and axis is not None and not -rank <= axis < rank:
+        return f"it works on axis {axis} of '{first.name}', which has {rank} axes"
+    order = attribute(node, "perm")
+    if node.op_type == "Transpose" and order is not None and sorted(order) != list(range(rank)):
+        return f"its perm {list(order)} is no order of the {rank} axes of '{first.name}'"
+    return ""
 
 
 def _types_misfit(node: ir.Node) -> str:
@@ -151,6 +170,8 @@ def _sizes_misfit(node: ir.Node) -> str:
         return _recurrent_misfit(node, known)
     if node.op_type == "PRelu" and known[0] is not None and known[1] is not None and not _fits_into(known[1], known[0]):
         return f"its slope {list(known[1])} does not fit into {list(known[0])}"
+    if node.op_type == "STFT" and known[0] is not None and len(known[0]) == 3 and known[0][-1] not in (1, 2):
+        return f"its signal {list(known[0])} is neither real nor complex: the last axis has 1 or 2 numbers"
     if node.op_type == "Resize" and known[0] is not None:
         wanted = len(attribute(node, "axes") or known[0])
         for index in (2, 3):

@@ -66,6 +66,7 @@ def from_proto(proto: onnx.ModelProto, source: str, folder: Path | None = None) 
         for value in graph.initializers.values():
             if value.const_value is not None:  # whatever the file declares
                 value.shape = ir.Shape(tuple(value.const_value.shape.numpy()))
+                value.type = ir.TensorType(value.const_value.dtype)
     return model
 
 

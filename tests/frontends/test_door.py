@@ -126,7 +126,11 @@ def test_what_is_no_network_is_refused_by_name(case: str) -> None:
             "(x, w, r) }"), "LSTM 'node': an input is empty"),
     (parsed("g (float[5,1,3] x, float[1,16,2] w, float[1,16,4] r) => (float[5,1,1,4] y) { y = LSTM <hidden_size = 4> "
             "(x, w, r) }"), r"its W is \[1, 16, 2\] instead of \[1, 16, 3\]"),
-], ids=["trips", "endless", "reshape", "overflow", "axis of a scalar", "nothing to repeat", "weights of an LSTM"])
+    (parsed("g (float[2,3] x, int64[1,3] i) => (float[1,3] y) { y = GatherElements <axis = 2> (x, i) }"),
+     "it works on axis 2 of 'x', which has 2 axes"),
+    (parsed("g (float[2,3] x) => (float[3,2] y) { y = Transpose <perm = [1, 1]> (x) }"), "Transpose"),
+], ids=["trips", "endless", "reshape", "overflow", "axis of a scalar", "nothing to repeat", "weights of an LSTM",
+        "axis", "perm"])
 def test_what_only_shows_once_shapes_are_known(model: ModelProto, message: str) -> None:
     with pytest.raises(EdgeqError, match=message):
         load_model(model)
