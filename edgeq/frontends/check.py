@@ -22,6 +22,11 @@ DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
     "If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",), "SequenceMap": ("body",)}
 _INDEX: Final = "tensor(int64), has unsupported type: tensor(int32)"  # torch writes such indices; a Cast mends them
+# Attributes that count or measure something: engines hold them in 32 bits.
+_COUNTS: Final = frozenset({
+    "group", "num_groups", "strides", "dilations", "kernel_shape", "hidden_size", "blocksize", "num_scan_inputs",
+    "output_height", "output_width", "num_outputs", "q_num_heads", "kv_num_heads",
+})
 # Attributes that say yes or no: engines, and onnx's inference, disagree about what any third number means.
 _SWITCHES: Final = frozenset({
     "keepdims", "noop_with_empty_axes", "transA", "transB", "exclusive", "reverse", "largest", "sorted", "ceil_mode",
@@ -401,6 +406,9 @@ def _against(node: NodeProto, schema: Any, version: int) -> Iterator[str]:
             yield f"attribute '{name}' is {given_type} instead of {known.type.name}"
         elif name in _SWITCHES and not attribute.ref_attr_name and attribute.i not in (0, 1):
             yield f"attribute '{name}' is {attribute.i}, and only 0 and 1 have a meaning"
+        elif name in _COUNTS and not all(0 < count < 2**31 for count in (
+                attribute.ints if attribute.ints else [attribute.i] if attribute.HasField("i") else [])):
+            yield f"attribute '{name}' is {list(attribute.ints) or attribute.i}; each must be 1 to 2**31 - 1"
     missing = [name for name, known in schema.attributes.items() if known.required and name not in held]
     if missing:
         words = "body" if missing[0] in chain.from_iterable(_BODIES.values()) else "attribute"
@@ -413,7 +421,7 @@ Held = Mapping[str, AttributeProto]
 
 
 def _hands_on(body: GraphProto) -> Iterator[str]:
-    """Outputs of a body that runs again and again are its own: what comes from outside has no iteration."""
+    """Outputs of a body are its own: onnxruntime refuses one that lies outside, and asks for an Identity."""
     inside = {*(value.name for value in body.input), *(tensor.name for tensor in body.initializer),
               *(sparse.values.name for sparse in body.sparse_initializer),
               *(name for node in body.node for name in node.output)}
@@ -432,6 +440,7 @@ def _if(node: NodeProto, held: Held, version: int) -> Iterator[str]:
         if len(body.input) or len(body.output) != len(node.output):
             yield f"its {name} takes {len(body.input)} values and gives {len(body.output)}, instead of 0 and " \
                   f"{len(node.output)}"
+        yield from _hands_on(body)
 
 
 def _loop(node: NodeProto, held: Held, version: int) -> Iterator[str]:

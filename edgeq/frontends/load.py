@@ -71,6 +71,7 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell 
     check_model(model)
     _check_interface(model.graph)
     fix_shapes(model, inputs, tell=tell, open_sizes=open_sizes)
+    _check_interface(model.graph)  # again: a file may call a sequence a tensor
     check_values(model)
     return model, reference(model)
 

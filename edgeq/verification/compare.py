@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.errors import ModelError
 from edgeq.inference.session import Arrays
 from edgeq.metrics import ErrorPower
 from edgeq.verification.row_sets import MOST_PAIRS, RowSet, in_one_order, side_by_side
@@ -38,7 +39,13 @@ def compare(reference: Sequence[Arrays], got: Sequence[Arrays], sets: Sequence[R
             ) -> tuple[Difference, ...]:
     """The difference of every output; both hold one dict per sample, with the same names and shapes. sets: the outputs
     whose rows may come in another order (see row_sets).
+
+    Raises:
+        ModelError: no sample: the model runs on none that was given or generated.
     """
+    if not reference:
+        raise ModelError("the model runs on no sample, so that nothing can be compared; give real ones with "
+                         "--calibration")
     if sets:
         reference, got = in_one_order(reference, got, sets)
     return tuple(_difference(name, [r[name] for r in reference], [g[name] for g in got]) for name in reference[0])
