@@ -1,6 +1,7 @@
 """Small questions about an onnx_ir graph, asked in more than one place."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -62,6 +63,13 @@ def shape(value: ir.Value) -> tuple[int, ...]:
     if value.shape is None or not value.shape.is_static():
         raise ModelError(f"value '{value.name}' has the shape {value.shape}; fix it with --input NAME:1x3x224x224")
     return tuple(int(d) for d in value.shape.numpy())
+
+
+def value_bytes(value: ir.Value) -> int | None:
+    """Bytes of a value's data; None where its size or type is open, and for texts."""
+    if value.shape is None or value.dtype is None or value.dtype is ir.DataType.STRING or not value.shape.is_static():
+        return None
+    return math.ceil(math.prod(shape(value)) * value.dtype.itemsize)
 
 
 def rank(value: ir.Value) -> int:

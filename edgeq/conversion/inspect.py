@@ -116,6 +116,8 @@ def peak_activation_bytes(graph: ir.Graph) -> int:
     What an engine needs that fuses nothing and computes nothing in place. A value whose size depends on the data counts
     as empty.
     """
+    from edgeq.graph import value_bytes
+
     position = {node: index for index, node in enumerate(graph)}
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     change = [0] * (len(position) + 2)  # bytes that appear before, or vanish behind, each node
@@ -126,19 +128,14 @@ def peak_activation_bytes(graph: ir.Graph) -> int:
         first = position[producer] if producer is not None else 0
         # A reader inside a control-flow body has no position here: its value is taken to live to the end.
         last = max((position.get(use.node, len(position)) for use in value.uses()), default=first)
-        change[first] += _bytes(value)
-        change[(len(position) if value.is_graph_output() else last) + 1] -= _bytes(value)
+        size = value_bytes(value) or 0
+        change[first] += size
+        change[(len(position) if value.is_graph_output() else last) + 1] -= size
     alive = peak = 0
     for delta in change:
         alive += delta
         peak = max(peak, alive)
     return peak
-
-
-def _bytes(value: ir.Value) -> int:
-    if value.shape is None or value.dtype is None or value.dtype.name == "STRING" or not value.shape.is_static():
-        return 0  # texts have no size either
-    return math.ceil(math.prod(int(d) for d in value.shape.numpy()) * value.dtype.itemsize)
 
 
 def _on_targets(model: ir.Model, targets: list[Target], quantized: bool) -> dict[str, dict[str, Any]]:

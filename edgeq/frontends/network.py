@@ -13,7 +13,7 @@ from onnx_ir.passes.common import NameFixPass
 from edgeq.errors import ModelError, Problem, UnsupportedModel
 from edgeq.external_weights import IN_MEMORY_BYTES
 from edgeq.frontends.tensors import MAX_ELEMENTS
-from edgeq.graph import OPSET, all_nodes, attribute, constant, label, real_inputs, shape
+from edgeq.graph import OPSET, all_nodes, attribute, constant, label, real_inputs, shape, value_bytes
 from edgeq.ops import RANDOM, RECURRENT
 from edgeq.passes.loops import is_endless
 
@@ -108,14 +108,13 @@ def check_values(model: ir.Model) -> None:
 
     Raises:
         UnsupportedModel: inputs of types that their operator does not take, or not together; values of more than 2**31
-            elements, or inputs of more than 1 GB; a Reshape that
-            loses or makes elements, a Resize with other than one number for each axis, weights that do not fit.
+            elements, or inputs of more than 1 GB; axes that a value has not; a Reshape that loses or makes elements,
+            a Resize with other than one number for each axis, weights that do not fit.
     """
     problems = [Problem(label(node), node.op_type, reason) for node in all_nodes(model.graph)
                 if node.domain == "" and (reason := _misfit(node))]
     problems += [Problem(str(value.name), "input", f"its shape {list(shape(value))} is more than 1 GB for one sample")
-                 for value in real_inputs(model.graph) if value.shape is not None and value.shape.is_static()
-                 and value.dtype is not None and math.prod(shape(value)) * value.dtype.itemsize > IN_MEMORY_BYTES]
+                 for value in real_inputs(model.graph) if (value_bytes(value) or 0) > IN_MEMORY_BYTES]
     if problems:
         raise UnsupportedModel("any target", problems)
 

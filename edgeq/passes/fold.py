@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.external_weights import derived
-from edgeq.graph import IR_VERSION, OPSET, all_nodes, attribute, constant
+from edgeq.graph import IR_VERSION, OPSET, all_nodes, attribute, constant, value_bytes
 from edgeq.inference.session import open_session
 from edgeq.ops import RANDOM
 
@@ -83,14 +83,8 @@ def _may_evaluate(node: ir.Node) -> bool:
     if any(tensor.dtype.bitwidth < 8 for tensor in tensors if tensor is not None):
         return False
     given = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    return all(_bytes(output) <= max(given, MAX_GROWTH_BYTES) for output in node.outputs)
-
-
-def _bytes(value: ir.Value) -> float:
-    """Size of a value once it is known; unknown counts as too large, and shape inference will tell."""
-    if value.shape is None or not value.shape.is_static() or value.dtype is None:
-        return math.inf
-    return math.prod(int(d) for d in value.shape.numpy()) * value.dtype.itemsize
+    sizes = [value_bytes(output) for output in node.outputs]  # one that is open may be too large; shapes will tell
+    return all(size is not None and size <= max(given, MAX_GROWTH_BYTES) for size in sizes)
 
 
 def _evaluate(node: ir.Node) -> list[NDArray[Any]] | None:

@@ -82,6 +82,8 @@ WRONG = {
                   "Add 'first': the operator has no attribute 'axis'"),
     "switch": (parsed("g (float[2,3] x) => (float[2] y) { y = ReduceMax <keepdims = 7> (x) }"),
                "ReduceMax 'y': attribute 'keepdims' is 7, and only 0 and 1 have a meaning"),
+    "count": (parsed("g (float[1,1,5,5] x) => (float[1,1,a,b] y) { y = MaxPool <kernel_shape = [3, 0]> (x) }"),
+              r"MaxPool 'y': attribute 'kernel_shape' is \[3, 0\]; each must be 1 to 2\*\*31 - 1"),
     "reference": (relu(_reference),
                   "Elu 'first': attribute 'alpha' refers to 'alpha' of a function, and there is none"),
     "inputs": (relu(lambda m: m.graph.input.append(m.graph.input[0])), "input 'x' is there twice"),
@@ -97,6 +99,8 @@ WRONG = {
     "if": (relu(lambda m: m.graph.node[0].attribute.pop(), BRANCHES), "If 'first': its body 'else_branch' is missing"),
     "inside": (relu(lambda m: m.graph.node[0].attribute[0].g.node[0].input.__setitem__(0, "q"), BRANCHES),
                "If 'first': in its then_branch: Relu 'a' reads 'q', which nobody produces"),
+    "hands on": (relu(lambda m: m.graph.node[0].attribute[1].g.output[0].CopyFrom(m.graph.input[0]), BRANCHES),
+                 "If 'first': .*'x'"),
     "loop": (relu(lambda m: m.graph.node[0].attribute[0].g.input.pop(0), LOOP % 4),
              "Loop 'first': its body takes 2 values"),
     "function": (called("z = Add (x, u)"), "function 'mine.twice': Add 'z' reads 'u'"),
@@ -129,8 +133,11 @@ def test_what_is_no_network_is_refused_by_name(case: str) -> None:
     (parsed("g (float[2,3] x, int64[1,3] i) => (float[1,3] y) { y = GatherElements <axis = 2> (x, i) }"),
      "it works on axis 2 of 'x', which has 2 axes"),
     (parsed("g (float[2,3] x) => (float[3,2] y) { y = Transpose <perm = [1, 1]> (x) }"), "Transpose"),
+    (parsed("g (float[1,8,3] x) => (y) <int64 s = {4}, int64 n = {4}> { y = STFT (x, s, '', n) }".replace("''", '""')),
+     r"its signal \[1, 8, 3\] is neither real nor complex"),
+    (parsed("g (float[300000000] x) => (float[300000000] y) { y = Relu (x) }"), "more than 1 GB for one sample"),
 ], ids=["trips", "endless", "reshape", "overflow", "axis of a scalar", "nothing to repeat", "weights of an LSTM",
-        "axis", "perm"])
+        "axis", "perm", "signal", "size of an input"])
 def test_what_only_shows_once_shapes_are_known(model: ModelProto, message: str) -> None:
     with pytest.raises(EdgeqError, match=message):
         load_model(model)
