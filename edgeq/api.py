@@ -170,7 +170,7 @@ def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8
         UsageError: nothing to quantize, or a value that no such word takes. ModelError, CalibrationError,
         EvaluationError: the model or the data cannot be used.
     """
-    from edgeq.backend import backends
+    from edgeq.backend import graph_backends
     from edgeq.conversion import words
     from edgeq.conversion.analyze import analyze_layers
     from edgeq.conversion.options import Options
@@ -178,7 +178,7 @@ def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8
     options = Options(calibration=calibration, samples=samples, bits=words.one_of("--bits", bits, (4, 8)),
                       weights=weights, inputs=inputs, preprocess=preprocess, eval=eval, metric=metric,
                       example_inputs=example_inputs, trust=words.switch("--trust", trust), progress=progress or silent)
-    together = [known.target.name for known in backends() if not known.target.symmetric]
+    together = [known.target.name for known in graph_backends() if not known.target.symmetric]
     return analyze_layers(model, target or together, options, words.count("--top", top) or 0)
 
 

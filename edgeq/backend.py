@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from edgeq.frontends.decoder.checkpoint import Checkpoint
+    from edgeq.frontends.decoder.spec import Spec
     from edgeq.graph import NodeNote
+    from edgeq.quant.decoder import QuantizedDecoder
     from edgeq.scheme import FloatType, QuantParams
     from edgeq.targets import Target
     from edgeq_runtime.manifest import Manifest
@@ -160,9 +163,44 @@ class Arithmetic:
     same_bits: Callable[[ir.Graph, Artifact], bool] = lambda graph, artifact: False
 
 
+@dataclass(frozen=True, slots=True)
+class DecoderWords:
+    """What the user says of a language model's weights. bits: of the layers' weights. type: a name of the target's own
+    for how they are stored, or "" where the bits say it.
+    """
+
+    bits: int
+    type: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderBackend:
+    """How a target takes language models, which come as checkpoints.
+
+    bits: that it has a meaning for. types: (spec, words) -> role, layer -> the name of a type (`edgeq.quant.formats`,
+        or F32, F16, BF16), as which that weight is stored. emit: (checkpoint, folder with its tokenizer.json,
+        tokenizer_config.json and config.json, quantized weights, bundle in the making, words) -> what was written.
+    read: (entry, spec) -> role, layer -> the weight [outputs, inputs] in float32 that a reader of the written file
+        computes with, found by other code than that which wrote it. file: the ending of a file that holds all,
+        tokenizer too, and needs no bundle; "" where there is none.
+    ladder: types of growing size, among which a budget of bits may choose for each weight; none: it takes no budget.
+    """
+
+    bits: tuple[int, ...]
+    types: Callable[[Spec, DecoderWords], Callable[[str, int | None], str]]
+    emit: Callable[[Checkpoint, Path, QuantizedDecoder, Path, DecoderWords], Artifact]
+    read: Callable[[Path, Spec], Callable[[str, int | None], NDArray[Any]]]
+    file: str = ""
+    ladder: tuple[str, ...] = ()
+
+
+def _no_graphs(*_: Any) -> Any:
+    raise _refusal("this target takes language models alone")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """One target.
+    """One target, for networks that are graphs (emit, probe), for language models (decoder), or for both.
 
     target: its name, and the rows of what it runs on integers.
     emit: (model, folder, options) -> what was written into `folder`, which exists and is the bundle in the making.
@@ -180,8 +218,9 @@ class Backend:
     """
 
     target: Target
-    emit: Callable[[ir.Model, Path, EmitOptions], Artifact]
-    probe: Callable[[Path, ir.Model, Manifest], Probe]
+    emit: Callable[[ir.Model, Path, EmitOptions], Artifact] = _no_graphs
+    probe: Callable[[Path, ir.Model, Manifest], Probe] = _no_graphs
+    decoder: DecoderBackend | None = None
     arithmetic: Arithmetic = Arithmetic()
     options: frozenset[str] = frozenset()
     devices: Mapping[str, Available] = field(default_factory=dict)
@@ -191,6 +230,10 @@ class Backend:
                            tuple[list[dict[str, Any]], str]] | None = None
     lint: Callable[[Path], list[Finding]] | None = None
     explain: Callable[[Path, Manifest, Sequence[Mapping[str, NDArray[Any]]]], str] = lambda *_: ""
+
+    @property
+    def takes_graphs(self) -> bool:
+        return self.emit is not _no_graphs
 
 
 def target_names() -> tuple[str, ...]:
@@ -214,6 +257,11 @@ def backend_named(target: str) -> Backend:
 def backends() -> tuple[Backend, ...]:
     """All that are installed."""
     return tuple(map(backend_named, target_names()))
+
+
+def graph_backends() -> tuple[Backend, ...]:
+    """Those that take networks; the others take language models alone."""
+    return tuple(backend for backend in backends() if backend.takes_graphs)
 
 
 def target_named(name: str) -> Target:

@@ -146,6 +146,7 @@ def engine_names(code: str) -> list[str]:
     onnxruntime is also what this machine computes the references with, so that importing it says nothing.
     """
     words = {*target_names(), *(recipe.package for backend in backends() for recipe in backend.recipes), *ENGINES}
+    words -= {"gguf"}  # models come in such files, too
     if not any(word in code for word in words):
         return []
     tree = ast.parse(code)

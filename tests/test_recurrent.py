@@ -14,7 +14,7 @@ from opcases.engines import BACKENDS, run
 from small_graphs import network, normal
 
 import edgeq_runtime
-from edgeq.backend import backends
+from edgeq.backend import graph_backends
 from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.graph import attribute, constant
 from edgeq.quant.calibrate import CALIBRATORS
@@ -45,16 +45,17 @@ def layer(op: str, **attributes: Any) -> ir.Model:
 
 
 def quantized(model: ir.Model, bits: int) -> ir.Model:
-    plan = make_plan(model, [backend.target for backend in backends()], PRESETS[f"w{bits}"])
+    plan = make_plan(model, [backend.target for backend in graph_backends()], PRESETS[f"w{bits}"])
     return quantize(model, plan, {}, CALIBRATORS["mse"])
 
 
 @pytest.mark.parametrize("op", GATES)
 def test_both_weights_are_planned_with_a_scale_for_each_row_of_the_gates(op: str) -> None:
-    plan = make_plan(layer(op), [backend.target for backend in backends()], PRESETS["w8a8"])
+    plan = make_plan(layer(op), [backend.target for backend in graph_backends()], PRESETS["w8a8"])
     assert [(weight.value, weight.type) for weight in plan.weights] == [
         (name, QuantType(8, granularity=PerChannel(1))) for name in "wr"]
-    assert not make_plan(layer(op), [backend.target for backend in backends()], PRESETS["w8"], keep_float=[op]).weights
+    targets = [backend.target for backend in graph_backends()]
+    assert not make_plan(layer(op), targets, PRESETS["w8"], keep_float=[op]).weights
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.backend import backend_named, backends
+from edgeq.backend import backend_named, backends, graph_backends
 from edgeq.dimensions import Shape, dimensions, free_dimensions
 from edgeq.errors import MissingExtra, Problem, UnsupportedModel, UsageError
 from edgeq.scheme import PRESETS, QuantScheme
@@ -79,7 +79,7 @@ def _model(source: str, model: ir.Model) -> dict[str, Any]:
                  {f"{bits} bits": weight_bytes(model, scheme) for bits, scheme in
                   ((32, PRESETS["float"]), (8, PRESETS["w8"]), (4, PRESETS["w4"]))},
         "peak_activation_bytes": peak_activation_bytes(largest_run(model).graph),
-        "targets": _on_targets(model, [backend.target for backend in backends()], quantized),
+        "targets": _on_targets(model, [backend.target for backend in graph_backends()], quantized),
     }
 
 
@@ -93,7 +93,7 @@ def weight_bytes(model: ir.Model, scheme: QuantScheme) -> int:
     from edgeq.quant.plan import make_plan
     from edgeq.scheme import PerChannel
 
-    plan = make_plan(model, [backend.target for backend in backends()], scheme)
+    plan = make_plan(model, [backend.target for backend in graph_backends()], scheme)
     kinds = {weight.value: weight.type for weight in plan.weights}
     total = 0
     for name, value in model.graph.initializers.items():

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from edgeq.backend import EmitOptions, backend_named, backends, device_names, target_named
+from edgeq.backend import EmitOptions, backend_named, backends, device_names, graph_backends, target_named
 from edgeq.conversion import words
 from edgeq.conversion.options import Options
 from edgeq.devices import Device, device_named
@@ -178,11 +178,20 @@ def _targets(asked: words.Target, device: Device | None) -> tuple[Target, ...]:
 def _refuse_contradictions(targets: Sequence[Target], device: Device | None, options: Options) -> None:
     """Everything that does not go together, at once."""
     names = [target.name for target in targets]
-    refused = [*_contradictions(options), *_refused_tables(targets, options), *_unread(names, options)]
+    refused = [*_without_graphs(names), *_contradictions(options), *_refused_tables(targets, options),
+               *_unread(names, options)]
     if device is not None:
         refused += device.refusals(names, options.bits)
     if refused:
         raise all_of([UsageError(reason) for reason in refused])
+
+
+def _without_graphs(targets: Sequence[str]) -> Iterator[str]:
+    known = [backend.target.name for backend in graph_backends()]
+    for name in targets:
+        if name not in known:
+            yield (f"--target {name} takes language models alone: a checkpoint folder (config.json, safetensors) or a "
+                   f".gguf file; other networks go to {', '.join(known)}")
 
 
 def _contradictions(options: Options) -> Iterator[str]:

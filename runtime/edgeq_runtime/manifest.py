@@ -14,7 +14,7 @@ from .integrity import check_files, inside
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 3  # the newest: product and version. 2: the size of an axis may have limits. 1: neither is there
+FORMAT = 4  # the newest: a language model. 3: product and version. 2: the size of an axis may have limits. 1: none
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 24  # of a manifest, with thousands of labels
 MAX_FILES = 10_000  # a .mlpackage has four
@@ -50,6 +50,36 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Language:
+    """Of a language model, what its tensors do not say.
+
+    context: tokens that it reads at most. layers, kv_heads, head_size: of the keys and values that it keeps. bos, eos:
+    numbers of the tokens that begin a text and end one. add_bos: whether a text is begun so. tokenizer, template: files
+    of the bundle; template: of chats, or "". defaults: how it is meant to be sampled, such as temperature and top_p.
+    """
+
+    context: int
+    vocabulary: int
+    layers: int
+    kv_heads: int
+    head_size: int
+    bos: Optional[int]
+    eos: Tuple[int, ...]
+    add_bos: bool
+    tokenizer: str = "tokenizer.json"
+    template: str = ""
+    defaults: Dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = (self.context, self.vocabulary, self.layers, self.kv_heads, self.head_size)
+        if min(sizes) < 1:
+            raise BundleError(f"language: sizes must be positive, not {min(sizes)}")
+        outside = [token for token in (self.bos, *self.eos) if token is not None and not 0 <= token < self.vocabulary]
+        if outside:
+            raise BundleError(f"language: there is no token {outside[0]} among {self.vocabulary}")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a device must know. Unknown keys are errors; a newer `format` is refused by name.
 
@@ -58,6 +88,7 @@ class Manifest:
     outputs mean, or None. quantization: scheme, and the nodes kept in float with their reasons. calibration: number of
     samples, the sha256 of the data and the range of each input, or None. accuracy: what verification measured on the
     host. product: what the bundle is a version of, or "" for its name. version: numbers such as "1.4.2", or "".
+    language: of a language model, else None.
     """
 
     name: str
@@ -79,13 +110,16 @@ class Manifest:
     edgeq_version: str = ""
     product: str = ""
     version: str = ""
+    language: Optional[Language] = None
     format: int = 1
 
     def __post_init__(self) -> None:
         """Older runtimes go on reading whatever they understand."""
         if self.version and not VERSION.fullmatch(self.version):
             raise BundleError(f"the version '{self.version}' must be numbers with dots, such as 1.4.2")
-        if self.product or self.version:
+        if self.language is not None:
+            object.__setattr__(self, "format", 4)
+        elif self.product or self.version:
             object.__setattr__(self, "format", 3)
         elif any(isinstance(d, (Range, Choice)) for spec in (*self.inputs, *self.outputs) for d in spec.shape):
             object.__setattr__(self, "format", 2)
@@ -93,7 +127,7 @@ class Manifest:
     def to_json(self) -> str:
         import json
 
-        words = {key: value for key, value in asdict(self).items() if self.format >= 3 or key not in _SINCE_3}
+        words = {key: value for key, value in asdict(self).items() if self.format >= _SINCE.get(key, 1)}
         return json.dumps(words, indent=2) + "\n"
 
     @classmethod
@@ -121,6 +155,10 @@ class Manifest:
             names = [item.path if kind == "files" else item.name for item in getattr(manifest, kind)]
             if (not names and kind != "inputs") or len(set(names)) != len(names):  # a model may compute constants
                 raise BundleError(f"{FILE_NAME}: '{kind}' is empty or names one thing twice: {names}")
+        language = manifest.language
+        for name in () if language is None else filter(None, (language.tokenizer, language.template)):
+            if name not in {file.path for file in manifest.files}:
+                raise BundleError(f"{FILE_NAME}: language: '{name}' is not a file that the manifest lists")
         return manifest
 
     @classmethod
@@ -150,7 +188,7 @@ class Manifest:
         return manifest
 
 
-_SINCE_3 = ("product", "version")
+_SINCE = {"product": 3, "version": 3, "language": 4}  # the format that a key came with
 
 
 def decode_kind(kinds: Mapping[str, Any], value: Any, where: str, default: str = "") -> Any:

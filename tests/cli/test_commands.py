@@ -309,7 +309,7 @@ def test_inspect_a_model(folder: Path) -> None:
     found = reply("inspect", "net.onnx")
     assert found["ops"]["Conv"] == 1
     assert found["parameters"] == 6 * 3 * 9 + 6 + 6 * 5 + 5
-    assert set(found["targets"]) == set(target_names())
+    assert set(found["targets"]) == set(target_names()) - {"gguf"}  # which takes language models alone
     assert "203" in edgeq("inspect", "net.onnx").stdout
 
 

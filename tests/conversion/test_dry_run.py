@@ -10,7 +10,7 @@ import pytest
 from small_graphs import feeds, network, normal, residual
 
 from edgeq import convert
-from edgeq.backend import target_named, target_names
+from edgeq.backend import graph_backends, target_named
 from edgeq.conversion.dry_run import predicted_float_ops
 from edgeq.conversion.inspect import describe
 from edgeq.errors import FloatFallback
@@ -40,7 +40,7 @@ def middle(name: str) -> ir.Model:
     return network(HEAD + text + TAIL, **WEIGHTS, **weights)
 
 
-@pytest.mark.parametrize("target", target_names())
+@pytest.mark.parametrize("target", [backend.target.name for backend in graph_backends()])
 def test_inspect_predicts_what_convert_reports(target: str, tmp_path: Path) -> None:
     found = 0
     for name in [*MIDDLES, "residual"]:

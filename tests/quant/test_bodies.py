@@ -11,7 +11,7 @@ from opcases import run_onnxruntime
 from opcases.engines import BACKENDS, run
 from small_graphs import network, normal
 
-from edgeq.backend import backends
+from edgeq.backend import graph_backends
 from edgeq.frontends import load_model
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS
@@ -60,7 +60,7 @@ def loop_model() -> ir.Model:
 
 
 def quantized(model: ir.Model, bits: int) -> ir.Model:
-    plan = make_plan(model, [backend.target for backend in backends()], PRESETS[f"w{bits}"])
+    plan = make_plan(model, [backend.target for backend in graph_backends()], PRESETS[f"w{bits}"])
     return quantize(model, plan, {}, CALIBRATORS["mse"])
 
 

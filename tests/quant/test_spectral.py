@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from opcases import run_onnxruntime
 from small_graphs import network, normal
 
-from edgeq.backend import backends
+from edgeq.backend import graph_backends
 from edgeq.conversion.metadata import input_specs
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.plan import make_plan
@@ -109,7 +109,7 @@ def noise(seed: int, loudness: float) -> dict[str, NDArray[Any]]:
 def test_a_quiet_sample_is_heard_beside_loud_ones() -> None:
     """On the grid of the loud ones it has three steps, and its logarithm nothing that resembles it."""
     model = build(CASES["filter bank"][0])
-    plan = make_plan(model, [backend.target for backend in backends()], PRESETS["w8a8"])
+    plan = make_plan(model, [backend.target for backend in graph_backends()], PRESETS["w8a8"])
     assert {"m", "r"} <= set(plan.groups), "what follows the logarithm is on grids"
     samples = open_samples([noise(k, 1.0 if k % 2 else .01) for k in range(8)], input_specs(model))
     made = quantize(model, plan, calibrate(model, plan.sources, samples), CALIBRATORS["mse"])

@@ -10,7 +10,7 @@ import pytest
 
 from edgeq_runtime import BundleError, Manifest
 from edgeq_runtime.dimensions import Choice, Range
-from edgeq_runtime.manifest import FILE_NAME, FORMAT
+from edgeq_runtime.manifest import FILE_NAME, FORMAT, Language
 
 
 def edit(folder: Path, **changes: Any) -> Path:
@@ -46,6 +46,31 @@ def test_limits_of_free_sizes_raise_the_format(bundle: Path) -> None:
     assert Manifest.from_json(limited.to_json()) == limited
 
 
+LANGUAGE = {"context": 512, "vocabulary": 100, "layers": 2, "kv_heads": 1, "head_size": 16, "bos": None, "eos": [2, 3],
+            "add_bos": True, "tokenizer": "model.onnx", "template": "", "defaults": {"temperature": 0.7}}
+
+
+def test_a_language_model_raises_the_format(bundle: Path) -> None:
+    before = json.loads((bundle / FILE_NAME).read_text())
+    assert "language" not in before
+    found = Manifest.from_json(json.dumps({**before, "language": LANGUAGE}))
+    assert found.language == Language(512, 100, 2, 1, 16, None, (2, 3), True, "model.onnx", "", {"temperature": 0.7})
+    written = json.loads(found.to_json())
+    assert (written["format"], written["language"]) == (4, LANGUAGE)
+    assert Manifest.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"context": 0}, "sizes must be positive, not 0"), ({"eos": [100]}, "there is no token 100 among 100"),
+    ({"bos": -1}, "there is no token -1"), ({"eos": 2}, "language: eos should be a list"),
+    ({"tokenizer": "elsewhere.json"}, "'elsewhere.json' is not a file that the manifest lists"),
+    ({"template": "../x"}, "'../x' is not a file"), ({"greeting": ""}, "unknown key 'greeting'"),
+])
+def test_refuses_a_language_model(bundle: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        Manifest.read(edit(bundle, language={**LANGUAGE, **changes}))
+
+
 @pytest.mark.parametrize(("limits", "message"), [
     ({"name": "T", "low": 0, "high": None}, "no size lies in the range"),
     ({"name": "T", "low": 3, "high": 2}, "no size lies in the range"),
@@ -62,7 +87,7 @@ def test_refuses_limits(bundle: Path, limits: dict[str, Any], message: str) -> N
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"format": FORMAT + 1}, "format 4, this runtime reads up to 3: update"),
+    ({"format": FORMAT + 1}, "format 5, this runtime reads up to 4: update"),
     ({"format": "1"}, "no format number"),
     ({"format": True}, "no format number"),
     ({"colour": "red"}, "unknown key 'colour'"),

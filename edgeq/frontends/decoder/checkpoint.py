@@ -27,6 +27,11 @@ class Checkpoint:
     config: dict[str, Any]
     path: Path
 
+    @property
+    def name(self) -> str:
+        """Of the folder, or of the file without its ending."""
+        return self.path.stem if self.path.suffix == ".gguf" else self.path.resolve().name
+
     def float_graph(self, *, context: int | None = None) -> ir.Model:
         """The network in float32."""
         parts = float_parts(self.weights.matrix, self.weights.vector, tied=self.spec.tied)

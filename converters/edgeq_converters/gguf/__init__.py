@@ -1,0 +1,45 @@
+"""GGUF: language models for llama.cpp and what is built on it."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeq.backend import Artifact, Backend, DecoderBackend, DecoderWords
+from edgeq.targets import Target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeq.frontends.decoder.checkpoint import Checkpoint
+    from edgeq.frontends.decoder.spec import Spec
+    from edgeq.quant.decoder import QuantizedDecoder
+
+__all__ = ["BACKEND"]
+
+
+def _types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
+    from edgeq_converters.gguf import backend
+
+    return backend.types(spec, words)
+
+
+def _emit(checkpoint: Checkpoint, tokenizer: Path, decoder: QuantizedDecoder, folder: Path, words: DecoderWords,
+          ) -> Artifact:
+    from edgeq_converters.gguf import backend
+
+    return backend.emit(checkpoint, tokenizer, decoder, folder, words)
+
+
+def _read(entry: Path, spec: Spec) -> Callable[[str, int | None], NDArray[Any]]:
+    from edgeq_converters.gguf import backend
+
+    return backend.read(entry, spec)
+
+
+GGUF: Final = Target(
+    "gguf", "llamacpp", "language models for llama.cpp: desktop, Raspberry Pi, phones",
+    "2 to 8 bits and float16, in blocks", "float; int8 inside of kernels", "decoder", {})
+BACKEND: Final = Backend(target=GGUF, decoder=DecoderBackend(
+    bits=(2, 3, 4, 5, 6, 8, 16), types=_types, emit=_emit, read=_read, file=".gguf",
+    ladder=("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")))
