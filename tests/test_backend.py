@@ -114,7 +114,7 @@ def test_without_the_package_nobody_knows_it(bundle: Path, tmp_path: Path) -> No
 
 def test_the_built_in_ones_are_found_by_their_folders() -> None:
     folders = (ROOT / "converters/edgeq_converters").glob("*/__init__.py")
-    assert {path.parent.name for path in folders} == set(target_names())
+    assert {path.parent.name for path in folders if "BACKEND" in path.read_text()} == set(target_names())
     for name in target_names():
         assert isinstance(backend_named(name), Backend)
 

@@ -171,13 +171,14 @@ def test_edgeq_names_no_engine() -> None:
 def test_every_room_has_its_floor() -> None:
     """What the contracts do not name, import-linter does not watch."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    down, _, apart = settings["tool"]["importlinter"]["contracts"]
+    down, _, apart, shared = settings["tool"]["importlinter"]["contracts"]
     named = {room.strip() for layer in down["layers"] for room in layer.split("|")}
     rooms = {f"edgeq.{path.stem}" for path in (ROOT / "edgeq").iterdir()
              if path.suffix == ".py" or (path / "__init__.py").is_file()} - {"edgeq.__init__"}
     assert rooms | {"edgeq_converters", "edgeq_runtime"} == named
-    backends = (ROOT / "converters/edgeq_converters").glob("*/__init__.py")
-    assert {f"edgeq_converters.{path.parent.name}" for path in backends} == set(apart["modules"])
+    folders = (ROOT / "converters/edgeq_converters").glob("*/__init__.py")
+    assert {f"edgeq_converters.{path.parent.name}" for path in folders} == {*apart["modules"], *shared["source_modules"]}
+    assert apart["modules"] == shared["forbidden_modules"]
 
 
 def test_onnxruntime_is_opened_in_one_place() -> None:

@@ -7,7 +7,7 @@ that the backend cannot express: it is refused with op, node and attribute, so n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -30,11 +30,11 @@ class CannotLower(Exception):
 
 
 class OpTable(Generic[B]):
-    """The handlers of one backend. Tables belong to a backend, never to the process."""
+    """The handlers of one backend. Tables belong to a backend, never to the process. shared: to begin with."""
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, shared: Mapping[str, Handler] | None = None):
         self.target = target
-        self.handlers: dict[str, Handler] = {}
+        self.handlers: dict[str, Handler] = dict(shared or {})
 
     def __call__(self, *op_types: str) -> Callable[[Handler], Handler]:
         """Register a handler for one or several ONNX op types."""

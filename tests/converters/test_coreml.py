@@ -251,7 +251,7 @@ def test_without_coremltools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_importing_the_backend_imports_no_coremltools() -> None:
     import subprocess
 
-    code = "import sys, edgeq_converters.coreml, edgeq_converters.coreml.ops; print('coremltools' in sys.modules)"
+    code = "import sys, edgeq_converters.coreml, edgeq_converters.coreml.table; print('coremltools' in sys.modules)"
     environment = {"PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "False"

@@ -16,7 +16,7 @@ from .model import Arrays
 
 BACKENDS: Final = ("onnxruntime", "tflite", "coreml")
 # Where a backend keeps its table of handlers; ONNX Runtime takes ONNX as it is and has none.
-TABLES: Final = {"tflite": "edgeq_converters.tflite.ops", "coreml": "edgeq_converters.coreml.ops"}
+TABLES: Final = {"tflite": "edgeq_converters.tflite.ops", "coreml": "edgeq_converters.coreml.table"}
 
 # The backend lets MatMulNBits round activations to int8 for speed (level 4); the rows ask what the graph computes.
 EXACT: Final = {"session.qdq_matmulnbits_accuracy_level": "1"}

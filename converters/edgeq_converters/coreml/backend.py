@@ -20,8 +20,8 @@ from edgeq_converters.prepare import expand_unhandled, lower_form, specialized_f
 from edgeq_runtime.dimensions import Free
 
 if TYPE_CHECKING:
-    from edgeq_converters.coreml.builder import Precision
     from edgeq_converters.coreml.lowering import Lowered
+    from edgeq_converters.mil.builder import Precision
 
 ENTRY = "model.mlpackage"
 # coremltools keeps the block that ops are added to in one list of the process, whichever thread adds:
@@ -73,16 +73,17 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
 
 def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Lowered:
     """model: is used up."""
+    from edgeq_converters.coreml.builder import MAX_RANK
     from edgeq_converters.coreml.foreign_quantization import plain_quantization
     from edgeq_converters.coreml.lowering import lower
-    from edgeq_converters.coreml.ops import TABLE
-    from edgeq_converters.coreml.squares import recognize_roots
+    from edgeq_converters.coreml.table import TABLE
+    from edgeq_converters.mil.squares import recognize_roots
 
     plain_quantization(model.graph)  # before the general forms, which need float32 and would be computed in float16
     expand_unhandled(model, TABLE.handlers)
     graph = lower_form(model).graph
     if precision == "float16":
-        recognize_roots(graph)
+        recognize_roots(graph, MAX_RANK)
         _note_largest(graph, options.largest())
     return lower(graph, options, precision)
 

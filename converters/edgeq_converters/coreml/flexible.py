@@ -20,7 +20,8 @@ import onnx_ir as ir
 from edgeq.dimensions import Sizes
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import rank
-from edgeq_converters.coreml.builder import MAX_RANK, Var, is_var
+from edgeq_converters.coreml.builder import MAX_RANK, is_var
+from edgeq_converters.mil.builder import Var
 from edgeq_converters.unify import (
     Arrays,
     Column,

@@ -11,27 +11,16 @@ import onnx_ir as ir
 from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import NodeNote, quant, shape
-from edgeq.ops import RANDOM
-from edgeq.passes.fold import evaluate
 from edgeq.scheme import QuantParams
 from edgeq_converters.coreml import many_axes
-from edgeq_converters.coreml.builder import (
-    MAX_RANK,
-    Builder,
-    Constant,
-    Merged,
-    Operand,
-    Precision,
-    Raw,
-    Var,
-    float_bits,
-    sanitise,
-)
-from edgeq_converters.coreml.ops import TABLE
-from edgeq_converters.coreml.ops_cast import NARROW, SMALL_FLOATS
-from edgeq_converters.coreml.precision import beyond_float16, in_float32
-from edgeq_converters.coreml.weights import packed
-from edgeq_converters.optable import CannotLower, Unreached, lower_all
+from edgeq_converters.coreml.builder import MAX_RANK, Builder, Storage, sanitise
+from edgeq_converters.coreml.table import TABLE
+from edgeq_converters.coreml.weights import packed, weight
+from edgeq_converters.mil.builder import Constant, Operand, Precision, Raw, Var
+from edgeq_converters.mil.nodes import Lowering
+from edgeq_converters.mil.ops_cast import NARROW, SMALL_FLOATS
+from edgeq_converters.mil.precision import beyond_float16, in_float32
+from edgeq_converters.optable import CannotLower
 from edgeq_runtime.engines.coreml import interface_shape
 
 TARGET: Final = "coreml"
@@ -75,7 +64,7 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
     import coremltools as ct
     from coremltools.converters.mil.mil import Function, Program
 
-    builder = Builder(options, precision, packed)
+    builder = Builder(options, precision, Storage(packed, weight, on_grid))
     names = _interface_names(graph)
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     problems = [Problem(_name(value), "input", reason) for value in inputs if (reason := _refusal(value))]
@@ -91,10 +80,9 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
         values: dict[ir.Value, Operand] = {}
         for value in inputs:
             values[value] = _entering(builder, value, function.inputs[names[_name(value)]])
-        builder.lower_block = lambda body: _lower_body(body, builder, values)
         beyond = beyond_float16(graph) if precision == "float16" else {}
         builder.in_float32 = in_float32(graph) | beyond.keys() if precision == "float16" else set()
-        _lower_nodes(graph, builder, values)
+        Nodes(builder, TABLE, values).nodes(graph)
         function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
     program.add_function("main", function)
     return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names.values()),
@@ -168,7 +156,7 @@ def _leaving(b: Builder, value: ir.Value, operand: Operand, name: str) -> Var:
         stored, scale, zero_point = exact
         return b.op("dequantize", input=stored, scale=Raw(scale), zero_point=zero_point, name=name)
     if b.kind(operand) == "float":
-        if float_bits(var) == 16:
+        if b.float_bits(var) == 16:
             return b.op("cast", x=var, dtype="fp32", name=name)
     elif b.kind(operand) == "bool":
         return b.op("cast", x=var, dtype="int32", name=name)
@@ -176,64 +164,19 @@ def _leaving(b: Builder, value: ir.Value, operand: Operand, name: str) -> Var:
 
 
 # ---------------------------------------------------------------------- nodes
-def _lower_nodes(graph: ir.Graph, b: Builder, values: dict[ir.Value, Operand]) -> None:
-    for value in graph.initializers.values():
-        if value.const_value is not None and value not in values:
-            values[value] = Constant(value.const_value.numpy(), quant(value))
-    lower_all(graph, lambda node: _lower_node(node, b, values), TARGET)
+class Nodes(Lowering[Builder]):
+    """Also of more axes than Core ML has."""
 
+    def results(self, node: ir.Node, inputs: Sequence[Operand]) -> Any:
+        return many_axes.lower(node, self.builder, inputs)
 
-def _lower_body(body: ir.Graph, b: Builder, values: dict[ir.Value, Operand]) -> list[Var]:
-    """A body of If or Loop -> its outputs."""
-    _lower_nodes(body, b, values)
-    if any(value not in values for value in body.outputs):
-        raise Unreached
-    return [b.var(values[value]) for value in body.outputs]
-
-
-def _lower_node(node: ir.Node, b: Builder, values: dict[ir.Value, Operand]) -> None:
-    if any(value is not None and value not in values for value in node.inputs):
-        TABLE.handler(node)  # which may fail on its own account
-        raise Unreached
-    b.node = node
-    with b.computing_in(np.float32 if node in b.in_float32 else b.program_dtype):
-        inputs = [None if value is None else b.converted(values[value]) for value in node.inputs]
-        results: Any = _folded(node, inputs)
-        if results is None:
-            results = many_axes.lower(node, b, inputs)
-        results = results if isinstance(results, tuple | list) else (results,)
-        for value, result in zip(node.outputs, results, strict=False):
-            if result is not None:
-                values[value] = _checked(b, value, result)
-    missing = [value.name for value in node.outputs if value not in values and (list(value.uses())
-                                                                             or value.is_graph_output())]
-    if missing:
-        raise CannotLower(f"output {', '.join(map(str, missing))} has no equivalent")
-
-
-def _folded(node: ir.Node, inputs: Sequence[Operand]) -> list[Constant] | None:
-    """The outputs of a node all of whose inputs are known; None where that is not so, or onnxruntime has no kernel."""
-    if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
-        return None
-    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
-        return None
-    if not all(given is None or isinstance(given, Constant) for given in inputs):
-        return None
-    results = evaluate(node, {_name(value): given.real for value, given in zip(node.inputs, inputs, strict=True)
-                              if value is not None})
-    return None if results is None else [Constant(result) for result in results]
-
-
-def _checked(b: Builder, value: ir.Value, result: Operand) -> Operand:
-    """The result of a node, rounded to its grid, when it has the type and shape that ONNX says."""
-    if value.dtype is not None and value.dtype not in FLOATS | INTEGERS | WITHIN:
-        raise CannotLower(f"Core ML has no {value.dtype.name} tensors")
-    if not isinstance(result, Constant) and 0 in result.shape:
-        raise CannotLower("an empty tensor; Core ML has none")
-    grid = quant(value)
-    if grid is not None and isinstance(result, Merged):
-        return Merged(on_grid(b, result.var, grid), result.shape)
-    return result if grid is None else on_grid(b, result, grid)
+    def checked(self, value: ir.Value, result: Operand) -> Operand:
+        if value.dtype is not None and value.dtype not in FLOATS | INTEGERS | WITHIN:
+            raise CannotLower(f"Core ML has no {value.dtype.name} tensors")
+        if not isinstance(result, Constant) and 0 in result.shape:
+            raise CannotLower("an empty tensor; Core ML has none")
+        grid = quant(value)
+        return result if grid is None else self.builder.on_grid(result, grid)
 
 
 def on_grid(b: Builder, operand: Operand, grid: QuantParams) -> Var:

@@ -14,11 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq_converters.coreml.axes import isolated, merged
-from edgeq_converters.coreml.builder import MAX_RANK, Builder, Constant, Merged, Operand
-from edgeq_converters.coreml.ops import TABLE
-from edgeq_converters.coreml.ops_activation import ONE_TO_ONE
-from edgeq_converters.coreml.ops_elementwise import BINARY, UNARY, VARIADIC
-from edgeq_converters.coreml.ops_reduce import REDUCTIONS
+from edgeq_converters.coreml.builder import MAX_RANK, Builder, Merged
+from edgeq_converters.coreml.table import TABLE
+from edgeq_converters.mil.builder import Constant, Operand
+from edgeq_converters.mil.ops_activation import ONE_TO_ONE
+from edgeq_converters.mil.ops_elementwise import BINARY, UNARY, VARIADIC
+from edgeq_converters.mil.ops_reduce import REDUCTIONS
 from edgeq_converters.optable import CannotLower, Handler, explicit_attributes
 
 Inputs: TypeAlias = Sequence[Operand]

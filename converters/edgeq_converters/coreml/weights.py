@@ -14,7 +14,7 @@ A table of 16 entries holds 4-bit integers exactly, and unlike int4 it is legal 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,20 +22,13 @@ from numpy.typing import NDArray
 
 from edgeq.pack import pack4
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, per_axis
-from edgeq_converters.coreml.builder import Builder, Constant, Raw, Var
+from edgeq_converters.coreml.builder import Builder
+from edgeq_converters.mil.builder import Constant, Raw, Var, Weight
 from edgeq_converters.optable import CannotLower
 
 TINY: Final = 64  # elements; below, a table or a scale costs more than it saves, and rank 0 has no constexpr
 LEVELS: Final = 16
 SHORT: Final = 128  # weights of a channel, 64 bytes; a table of its own, 32 bytes, would be a third of the file
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Weight:
-    """var: what the op reads. multiplier [C]: factors of the op's output channels that are not in var, or None."""
-
-    var: Var
-    multiplier: NDArray[np.float32] | None = None
 
 
 def stays_packed(constant: Constant) -> bool:

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Operand, Var
-from edgeq_converters.coreml.ops_conv import per_channel
-from edgeq_converters.coreml.squares import over_root_of_squares, root_of_squares
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Operand, Var
+from edgeq_converters.mil.ops_conv import per_channel
+from edgeq_converters.mil.squares import over_root_of_squares, root_of_squares
+from edgeq_converters.mil.table import op
 
 BATCH_AND_SPACE: Final = [0, 2, 3]  # the schema's default, in its own type
 

@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
-from edgeq_converters.coreml.ops_cast import NARROW, narrowed
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Var
+from edgeq_converters.mil.ops_cast import NARROW, narrowed
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 UNSIGNED: Final = frozenset({ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64})
@@ -41,7 +41,8 @@ def _type(b: Builder) -> ir.DataType:
     """
     kind = b.onnx_type(0)
     if kind not in NARROW and kind != ir.DataType.INT32:
-        raise CannotLower(f"bits of {kind.name if kind else 'an unknown type'}; Core ML's integers have 32, one a sign")
+        name = kind.name if kind else "an unknown type"
+        raise CannotLower(f"bits of {name}; {b.engine}'s integers have 32, one a sign")
     return kind
 
 
@@ -64,7 +65,7 @@ def bitwise_not(b: Builder, x: Operand) -> Var:
     """All ones minus x: -1 - x, or 255 - x of 8 bits without a sign."""
     kind = b.onnx_type(0)
     if kind in (ir.DataType.UINT32, ir.DataType.UINT64):
-        raise CannotLower(f"bits of {kind.name}; Core ML's integers have 32, one a sign")
+        raise CannotLower(f"bits of {kind.name}; {b.engine}'s integers have 32, one a sign")
     return b.op("sub", x=np.int32(NARROW[kind][1] - 1 if kind in NARROW and kind in UNSIGNED else -1), y=x)
 
 

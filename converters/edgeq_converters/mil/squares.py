@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from edgeq.graph import all_nodes, attribute, constant, largest, only_reader, quant, rank
 from edgeq.passes.rewrite import is_number, producer, replace, static, with_scalar
-from edgeq_converters.coreml.builder import FLOAT16_MAX, MAX_RANK, Builder, Operand, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import FLOAT16_MAX, Builder, Operand, Var
+from edgeq_converters.mil.table import op
 from edgeq_converters.prepare import DOMAIN
 
 TINY: Final = float(np.finfo(np.float16).tiny)
@@ -25,17 +25,18 @@ FEW: Final = 2**15  # of so many numbers up to 1 the squares may be summed
 
 
 # ---------------------------------------------------------------------- in the graph
-def recognize_roots(graph: ir.Graph) -> None:
+def recognize_roots(graph: ir.Graph, max_rank: int) -> None:
     """x -> Mul(x, x) -> ReduceMean -> Add(epsilon) -> Sqrt     =>     edgeq::RootOfSquares(x), in place.
 
     Also with Pow(x, 2), ReduceSum or GlobalAveragePool, and without epsilon; where nobody else reads what lies between.
+    max_rank: of x.
     """
     for node in list(all_nodes(graph)):
         if node.op_type == "Sqrt":
-            _recognize(node)
+            _recognize(node, max_rank)
 
 
-def _recognize(root: ir.Node) -> None:
+def _recognize(root: ir.Node, max_rank: int) -> None:
     total, epsilon = with_scalar(root.inputs[0], "Add") or (root.inputs[0], 0.0)
     reduction = producer(total, "ReduceMean", "ReduceSum", "GlobalAveragePool")
     square = None if reduction is None else producer(reduction.inputs[0], "Mul", "Pow")
@@ -45,7 +46,7 @@ def _recognize(root: ir.Node) -> None:
     squared = is_number(square.inputs[1], 2) if square.op_type == "Pow" else square.inputs[1] is x
     before = root.inputs[0].producer() if root.inputs[0] is not None else None
     chain = [square, reduction, *([before] if before is not None and before is not reduction else []), root]
-    if not squared or x is None or shape is None or len(shape) > MAX_RANK or not axes or any(
+    if not squared or x is None or shape is None or len(shape) > max_rank or not axes or any(
             only_reader(node.outputs[0]) is not reader or quant(node.outputs[0]) is not None
             for node, reader in pairwise(chain)):
         return

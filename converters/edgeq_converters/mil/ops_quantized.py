@@ -7,10 +7,10 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Raw, Var
-from edgeq_converters.coreml.ops_cast import SMALL_FLOATS, small_float
-from edgeq_converters.coreml.ops_conv import spatial, window_pads
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Raw, Var
+from edgeq_converters.mil.ops_cast import SMALL_FLOATS, small_float
+from edgeq_converters.mil.ops_conv import spatial, window_pads
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 # integer type -> its smallest and largest number
@@ -52,7 +52,7 @@ def quantize(b: Builder, x: Operand, scale: Operand, zero_point: Operand = None,
     if kind in SMALL_FLOATS:
         return small_float(b, steps, SMALL_FLOATS[kind], bool(saturate))
     if kind not in RANGES:
-        raise CannotLower(f"Core ML has no {kind.name if kind else 'such'} tensors")
+        raise CannotLower(f"{b.engine} has no {kind.name if kind else 'such'} tensors")
     rounded = b.op("round", x=steps)
     if zero_point is not None:
         rounded = b.op("add", x=rounded, y=_spread(b, zero_point, shape, axis, block_size))

@@ -1,7 +1,9 @@
-"""The table of op handlers, complete. One file per family; importing a family adds its rows."""
+"""The table of op handlers in MIL's words, complete. One file per family; importing a family adds its rows."""
 from __future__ import annotations
 
-from edgeq_converters.coreml import (
+from typing import Final
+
+from edgeq_converters.mil import (
     ops_activation,
     ops_bits,
     ops_cast,
@@ -20,9 +22,9 @@ from edgeq_converters.coreml import (
     ops_shape,
     squares,
 )
-from edgeq_converters.coreml.table import op as TABLE
+from edgeq_converters.mil.table import op
 
-__all__ = ["TABLE"]
+HANDLERS: Final = op.handlers
 
 FAMILIES = (ops_activation, ops_bits, ops_cast, ops_control, ops_conv, ops_elementwise, ops_gather, ops_linear,
             ops_norm, ops_pool, ops_quantized, ops_reduce, ops_resize, ops_rnn, ops_sample, ops_shape, squares)

@@ -7,9 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from edgeq_converters.coreml import weights
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Var
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 
@@ -21,7 +20,7 @@ def linear(b: Builder, x: Operand, w: Operand, bias: Operand = None) -> Var:
 
 def _linear(b: Builder, x: Operand, w: Constant, bias: Operand = None) -> Var:
     """x [..,K], w [N,K] constant, bias [N] constant -> [..,N]."""
-    packed = weights.weight(b, w, output_axis=0)
+    packed = b.weight(w, output_axis=0)
     shape = b.shape(x)
     if len(shape) > 3:  # linear takes ranks 1 to 3
         x = b.reshape(x, (int(np.prod(shape[:-1])), shape[-1]))

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Raw, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Raw, Var
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower, Handler
 
 # ONNX op -> MIL op, one operand; the kinds of numbers that the MIL op takes besides floats.

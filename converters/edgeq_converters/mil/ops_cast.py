@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq_converters.coreml.builder import Builder, Operand, Raw, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Operand, Raw, Var
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 # Integer types below 32 bits: the smallest number, and how many there are.
@@ -57,14 +57,14 @@ def cast(b: Builder, x: Operand, *, to: int, saturate: int = 1) -> Operand:
         return x if b.kind(x) == "bool" else b.op("not_equal", x=x, y=0.0 if b.kind(x) == "float" else 0)
     if wanted in WIDE:
         if wanted == ir.DataType.INT32 and b.onnx_type(0) == ir.DataType.UINT32:
-            raise CannotLower("UINT32 as INT32: Core ML's integers end at 2^31, which is where the two differ")
+            raise CannotLower(f"UINT32 as INT32: {b.engine}'s integers end at 2^31, which is where the two differ")
         return b.as_int(x)
     if wanted in NARROW:
         whole = b.as_int(_nearest(b, x) if wanted in (ir.DataType.INT4, ir.DataType.UINT4) else x)
         return whole if b.onnx_type(0) == wanted or b.kind(x) == "bool" else narrowed(b, whole, wanted)
     if wanted in SMALL_FLOATS:
         return small_float(b, x, SMALL_FLOATS[wanted], bool(saturate))
-    raise CannotLower(f"Core ML has no {wanted.name} tensors")
+    raise CannotLower(f"{b.engine} has no {wanted.name} tensors")
 
 
 def _nearest(b: Builder, x: Operand) -> Operand:

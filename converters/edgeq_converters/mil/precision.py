@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from edgeq.graph import NodeNote, all_nodes, constant, largest, quant, shape
 from edgeq.ops import MULTIPLY_ACCUMULATE, RESHAPING, TAKING
-from edgeq_converters.coreml.builder import FLOAT16_MAX
+from edgeq_converters.mil.builder import FLOAT16_MAX
 
 # Filters, spectra and what is done to them before the logarithm. An activation in between ends the walk: what comes
 # out of it is no measured signal any more, and a network's middle should not leave the Neural Engine.

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
-from edgeq_converters.coreml.squares import root_of_squares
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Var
+from edgeq_converters.mil.squares import root_of_squares
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower, Handler
 
 # ONNX op -> MIL op before, reduction, MIL op after.

@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Operand, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Operand, Var
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 # ONNX padding_mode -> MIL's, with and without align_corners

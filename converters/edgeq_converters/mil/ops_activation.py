@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Var
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower, Handler
 
 # ONNX op -> MIL op and the attributes that both have, with ONNX's defaults.

@@ -7,9 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq_converters.coreml import weights
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Var, Weight
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 Pads = list[tuple[int, int]]  # (before, after) per spatial axis
@@ -47,7 +46,7 @@ def conv(b: Builder, x: Operand, w: Operand, bias: Operand = None, *, auto_pad: 
     kernel = b.shape(w)[2:]
     strides, dilations = spatial(strides, len(kernel)), spatial(dilations, len(kernel))
     amounts = window_pads(auto_pad, pads, b.shape(x)[2:], kernel, strides, dilations)
-    packed = weights.weight(b, w, output_axis=0) if isinstance(w, Constant) else weights.Weight(w)
+    packed = b.weight(w, output_axis=0) if isinstance(w, Constant) else Weight(w)
     alone = packed.multiplier is not None or (bias is not None and not isinstance(bias, Constant))
     y = b.op("conv", x=x, weight=packed.var, bias=None if alone else bias, strides=strides, dilations=dilations,
              groups=group, pad_type="custom", pad=[amount for pair in amounts for amount in pair])
@@ -83,7 +82,7 @@ def conv_transpose(b: Builder, x: Operand, w: Operand, bias: Operand = None, *, 
     ends = [after - more for (_, after), more in zip(amounts, extra, strict=True)]
     rest = [(0, 0), (0, 0), *((0, max(-end, 0)) for end in ends)]
     crop = [(before, max(end, 0)) for (before, _), end in zip(amounts, ends, strict=True)]
-    packed = weights.weight(b, w, output_axis=1) if isinstance(w, Constant) else weights.Weight(w)
+    packed = b.weight(w, output_axis=1) if isinstance(w, Constant) else Weight(w)
     multiplier = packed.multiplier if packed.multiplier is None else np.tile(packed.multiplier, group)
     alone = multiplier is not None or any(after for _, after in rest) or (
         bias is not None and not isinstance(bias, Constant))

@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Var
+from edgeq_converters.mil.table import op
 
 Coordinates = Callable[[NDArray[Any], float, int, int], NDArray[Any]]  # (output index, scale, size in, size out)
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.scheme import PerChannel, PerTensor, QuantParams
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Raw, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Raw, Var
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 MAX_STEPS: Final = 512  # unrolled steps; a longer sequence would make a program of tens of thousands of ops
@@ -36,7 +36,7 @@ def _activations(given: Sequence[Any] | None, defaults: Sequence[str], count: in
 def _rows(b: Builder, operand: Operand, what: str, direction: int, order: Sequence[int]) -> Constant:
     """operand [D, gates*H, ..] -> the rows of one direction, gates in another order, still on their grid."""
     if not isinstance(operand, Constant):
-        raise CannotLower(f"{what} is computed at run time; Core ML needs it at conversion")
+        raise CannotLower(f"{what} is computed at run time; {b.engine} needs it at conversion")
     hidden = operand.shape[1] // len(order)
     rows = np.concatenate([np.arange(gate * hidden, (gate + 1) * hidden) for gate in order])
     params = operand.params

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
-from edgeq_converters.coreml.ops_conv import Pads, spatial, window_pads
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Var
+from edgeq_converters.mil.ops_conv import Pads, spatial, window_pads
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 

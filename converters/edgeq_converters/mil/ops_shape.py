@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeq_converters.coreml.builder import Builder, Constant, Operand, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Constant, Operand, Var
+from edgeq_converters.mil.table import op
 
 
 @op("Shape")

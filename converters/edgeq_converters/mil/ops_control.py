@@ -6,8 +6,8 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeq.errors import UnsupportedModel
-from edgeq_converters.coreml.builder import Builder, Operand, Var
-from edgeq_converters.coreml.table import op
+from edgeq_converters.mil.builder import Builder, Operand, Var
+from edgeq_converters.mil.table import op
 from edgeq_converters.optable import CannotLower
 
 
