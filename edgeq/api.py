@@ -183,22 +183,36 @@ def analyze(model: Source, *, calibration: Any, samples: int = 64, bits: int = 8
 
 
 def estimate(model: Source, *, inputs: Inputs | None = None, example_inputs: Any = None, trust: bool = False,
-             ) -> dict[str, Any]:
+             context: int | None = None) -> dict[str, Any]:
     """How large a model would be at 32, 16, 8 and 4 bits, before any work; `edgeq estimate`.
+
+    A language model's checkpoint: as every type of GGUF too, with its cache, and which devices hold it.
 
         {row["bits"]: row["disk_bytes"] for row in edgeq.estimate("model.onnx")["bits"]}
 
     Args:
         model, inputs, example_inputs, trust: as of `convert`.
+        context: of a language model, the tokens that its memory is told for; 4096 if not said.
 
     Returns:
         What `edgeq estimate --json` prints: bytes on disk and in memory.
 
     Raises:
-        UsageError: the model is quantized already. ModelError: it cannot be read.
+        UsageError: the model is quantized already, or a word does not go with it. ModelError: it cannot be read.
     """
     from edgeq.conversion import words
     from edgeq.conversion.estimate import estimate_sizes
+    from edgeq.conversion.estimate_language import estimate_language_sizes
+    from edgeq.errors import UsageError
+    from edgeq.frontends.decoder.checkpoint import is_checkpoint
+
+    length = words.count("--context", context)
+    if is_checkpoint(model):
+        if inputs:
+            raise UsageError("--input: a language model's sizes are in its configuration; --context tells its tokens")
+        return estimate_language_sizes(Path(model), length)
+    if length is not None:
+        raise UsageError("--context is for language models: a checkpoint folder with config.json, or a .gguf file")
 
     return estimate_sizes(model, words.shapes(inputs), example_inputs=example_inputs,
                           trust=words.switch("--trust", trust))

@@ -103,6 +103,34 @@ VERIFIED_SAMPLES: Final = Parameter(
 GENERATED_SAMPLES: Final = Parameter(
     4, "samples", "of noise that a bundle is verified on where the user gave none", NotMeasured("noise is like noise"))
 
+JUDGED_WINDOW: Final = Parameter(
+    512, "tokens", "of a text that a language model reads before it begins anew, where perplexity and KL are measured",
+    Convention("https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity (its default context)"))
+ANSWER_TOKENS: Final = Parameter(
+    32, "tokens", "that a task's answer may have where it does not say", NotMeasured("a sentence"))
+JSON_TOKENS: Final = Parameter(
+    256, "tokens", "that JSON may have where a task does not say", NotMeasured("an object of some ten fields"))
+JUDGED_PART: Final = Parameter(
+    128, "tokens", "whose logits are held at a time; no result changes",
+    NotMeasured("with a vocabulary of 150,000 they take 80 MB"))
+
+# -- estimates of language models --------------------------------------------------------------------------------------
+
+ESTIMATED_CONTEXT: Final = Parameter(
+    4096, "tokens", "that a language model's memory is estimated for; the runtime's own bound where a bundle says none",
+    NotMeasured("longer dialogues are rare, and a cache of 131,072 is larger than the weights"))
+PHONE_SHARE: Final = Parameter(
+    0.5, "of the memory", "that one app may hold on a phone before the system ends it",
+    NotMeasured("iOS ends apps at about half, Android keeps the rest for itself and what runs behind"))
+BOARD_SHARE: Final = Parameter(
+    0.8, "of the memory", "that a model may hold on a board which does nothing else", NotMeasured())
+LAPTOP_SHARE: Final = Parameter(
+    0.6, "of the memory", "that a model may hold beside a desktop and a browser", NotMeasured())
+ENGINE_MEGABYTES: Final = Parameter(
+    8, "MB", "that llama.cpp holds beside file, cache and activations, whatever the model", NotMeasured())
+TOKEN_BYTES: Final = Parameter(
+    400, "bytes", "that a token of the vocabulary takes in llama.cpp's tokenizer", NotMeasured())
+
 # -- half precision ----------------------------------------------------------------------------------------------------
 
 LOUDER_INPUTS: Final = Parameter(

@@ -56,7 +56,7 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
         "--weights block:32": ("weights", "block:32"), "--target tflite": ("target", ("tflite",)), **SHAPE,
         "--preprocess imagenet": ("preprocess", "imagenet"), "--eval data.npz": ("eval", "data.npz"),
         "--metric top1": ("metric", "top1"), "--top 2": ("top", 2), **TRUST},
-    "estimate": {**SHAPE, **TRUST},
+    "estimate": {**SHAPE, **TRUST, "--context 512": ("context", 512)},
     "verify": {"--reference net.onnx": ("reference", "net.onnx"), "--data data.npz": ("data", "data.npz"),
                "--samples 3": ("samples", 3), "--layers": ("layers", True)},
     "eval": {"--data data.npz": ("data", "data.npz"), "--metric top1": ("metric", "top1"),

@@ -58,20 +58,23 @@ def analyze(model: str, targets: tuple[str, ...], bits: str, top: int, as_json: 
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", metavar="MODEL|CHECKPOINT")
 @input_option
+@click.option("--context", type=click.IntRange(min=1), metavar="TOKENS",
+              help="Of a language model: what its memory is told for.  [default: 4096]")
 @trust_option
 @common
-def estimate(model: str, inputs: dict[str, Shape], trust: bool, as_json: bool) -> None:
+def estimate(model: str, inputs: dict[str, Shape], context: int | None, trust: bool, as_json: bool) -> None:
     """Tell how large a model would be.
 
-    Bytes on disk and in memory at 32, 16, 8 and 4 bits, before any work.
+    Bytes on disk and in memory at 32, 16, 8 and 4 bits, before any work; of a language model as every type of GGUF too,
+    with its cache, and which devices hold it.
     """
     import edgeq
-    from edgeq.report.text import estimate_table
+    from edgeq.report.text import estimate_table, language_estimate_tables
 
-    found = edgeq.estimate(model, inputs=inputs, trust=trust)
-    print_result(found, as_json, lambda: estimate_table(found))
+    found = edgeq.estimate(model, inputs=inputs, trust=trust, context=context)
+    print_result(found, as_json, lambda: (language_estimate_tables if "types" in found else estimate_table)(found))
 
 
 @click.command()

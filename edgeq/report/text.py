@@ -288,6 +288,24 @@ def estimate_table(found: Mapping[str, Any]) -> None:
         out.print(f"sizes that depend on the data count as nothing: {', '.join(found['unknown'])}", soft_wrap=True)
 
 
+def language_estimate_tables(found: Mapping[str, Any]) -> None:
+    """edgeq.conversion.estimate_language: a row for each type, the cache by context, and a row for each device."""
+    out = console()
+    types = table("type", ">bits per weight", ">on disk", ">in memory",
+                  title=f"{found['path']}: {found['parameters']:,} weights, {found['context']} tokens of context")
+    for line in found["types"]:
+        types.add_row(line["type"], f"{8 * line['weight_bytes'] / found['parameters']:.2f}", size(line["disk_bytes"]),
+                      size(line["memory_bytes"]))
+    out.print(types)
+    cache = ", ".join(f"{line['context']}: {size(line['bytes'])}" for line in found["cache"])
+    out.print(f"keys and values by tokens of context: {cache}; activations: {size(found['activation_bytes'])}",
+              soft_wrap=True)
+    devices = table("device", ">for a model", "largest type that fits")
+    for line in found["devices"]:
+        devices.add_row(line["name"], size(line["usable_bytes"]), line["largest"] or "none")
+    out.print(devices)
+
+
 _BOXES_IN: Final = {"image": "box in pixels of the image: x0 y0 x1 y1",
                     "input": "box in pixels of the model's input: x0 y0 x1 y1"}
 

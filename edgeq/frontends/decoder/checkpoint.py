@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import onnx_ir as ir
 
@@ -36,6 +36,12 @@ class Checkpoint:
         """The network in float32."""
         parts = float_parts(self.weights.matrix, self.weights.vector, tied=self.spec.tied)
         return build_decoder(self.spec, parts, context=context)
+
+
+def is_checkpoint(source: Any) -> TypeGuard[str | Path]:
+    """Whether a source of a conversion is a language model: a folder with config.json, or a .gguf file."""
+    return isinstance(source, str | Path) and (
+        Path(source).suffix == ".gguf" or (Path(source) / "config.json").is_file())
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
