@@ -1,17 +1,30 @@
 """ONNX Runtime: the standard QDQ graph in the forms that its fusions recognize, weights beside it."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.backend import Arithmetic, Artifact, Available, Backend, EmitOptions, Probe, Recipe
+from edgeq.backend import (
+    Arithmetic,
+    Artifact,
+    Available,
+    Backend,
+    DecoderBackend,
+    DecoderWords,
+    EmitOptions,
+    Probe,
+    Recipe,
+)
 from edgeq_converters.onnxruntime.target import ONNXRUNTIME
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from edgeq.frontends.decoder.checkpoint import Checkpoint
+    from edgeq.frontends.decoder.spec import Spec
+    from edgeq.quant.decoder import QuantizedDecoder
     from edgeq_runtime.manifest import Manifest
 
 __all__ = ["BACKEND", "emit"]
@@ -53,12 +66,32 @@ def _same_bits(graph: ir.Graph, artifact: Artifact) -> bool:
     return same_bits(graph, artifact)
 
 
+def _types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
+    from edgeq_converters.onnxruntime import decoder
+
+    return decoder.types(spec, words)
+
+
+def _emit_decoder(checkpoint: Checkpoint, tokenizer: Path, weights: QuantizedDecoder, folder: Path,
+                  words: DecoderWords) -> Artifact:
+    from edgeq_converters.onnxruntime import decoder
+
+    return decoder.emit(checkpoint, tokenizer, weights, folder, words)
+
+
+def _read(entry: Path, spec: Spec) -> Callable[[str, int | None], NDArray[Any]]:
+    from edgeq_converters.onnxruntime import decoder
+
+    return decoder.read(entry, spec)
+
+
 # 1.21.0 was built for ARMv8.2 and dies of SIGILL on older cores; 1.21.1 mended it.
 _NOT_1_21_0: Final = Available(excluded="!=1.21.0", source="https://github.com/microsoft/onnxruntime/issues/24112")
 
 BACKEND: Final = Backend(
     target=ONNXRUNTIME, emit=emit, probe=_probe, run_in_parts=_run_in_parts,
     arithmetic=Arithmetic(rounds=_rounds, same_bits=_same_bits),
+    decoder=DecoderBackend(bits=(4, 8, 16, 32), types=_types, emit=_emit_decoder, read=_read),
     devices={
         "pi4": _NOT_1_21_0, "pi5": Available(), "android": _NOT_1_21_0,
         # JetPack 6 has Python 3.10.

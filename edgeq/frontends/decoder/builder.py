@@ -55,8 +55,17 @@ class Writer:
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         if name not in self.constants:
-            tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+            tensor = ir.Tensor(np.asarray(array, order="C"), name=name)  # ascontiguousarray makes vectors of scalars
             self.constants[name] = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype),
+                                            const_value=tensor)
+        return self.constants[name]
+
+    def later(self, name: str, kind: ir.DataType, shape: tuple[int, ...], make: Callable[[], NDArray[Any]]) -> ir.Value:
+        """A constant that is computed when it is written, and then forgotten."""
+        if name not in self.constants:
+            tensor = ir.LazyTensor(lambda: ir.Tensor(np.ascontiguousarray(make()), name=name), kind, ir.Shape(shape),
+                                   name=name)
+            self.constants[name] = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind),
                                             const_value=tensor)
         return self.constants[name]
 
@@ -116,6 +125,7 @@ class Decoder:
     def build(self) -> ir.Model:
         spec, w = self.spec, self.w
         tokens = graph_input("input_ids", ir.DataType.INT64, ["batch", "tokens"])
+        further = self.further_inputs()
         past = [graph_input(f"past_key_values.{k}.{kind}", _FLOAT, ["batch", spec.kv_heads, "past", spec.head_size])
                 for k in range(len(spec.layers)) for kind in ("key", "value")]
         self.positions(tokens, past[0])
@@ -126,7 +136,11 @@ class Decoder:
         logits = self.parts.linear(w, self.norm(x, "final_norm", None), "head", None)
         logits = logits if spec.logit_scale == 1.0 else w("Mul", logits, w.number(spec.logit_scale))
         logits = self._capped(logits, spec.logit_cap)
-        return self._whole([tokens, *past], logits, present)
+        return self._whole([tokens, *further, *past], logits, present)
+
+    def further_inputs(self) -> list[ir.Value]:
+        """What another form of the cache needs beside the tokens and the past."""
+        return []
 
     def embedded(self, tokens: ir.Value) -> ir.Value:
         spec, w = self.spec, self.w
@@ -195,9 +209,7 @@ class Decoder:
                  present: list[ir.Value]) -> ir.Value:
         """q, k, v and attention: what enters o."""
         spec, w = self.spec, self.w
-        query, key, value = (self._linear(x, role, k) for role in "qkv")
-        if spec.qk_norm == "all":
-            query, key = self.norm(query, "q_norm", k), self.norm(key, "k_norm", k)
+        query, key, value = self.projected(x, k)
         query, key, value = (self._heads(part, heads) for part, heads in (
             (query, spec.heads), (key, spec.kv_heads), (value, spec.kv_heads)))
         if spec.qk_norm == "head":
@@ -209,6 +221,13 @@ class Decoder:
             f"layers.{k}.attention", scale=spec.attention_scale, softcap=spec.attention_cap)
         present += [new_key, new_value]
         return w("Reshape", w("Transpose", y, perm=[0, 2, 1, 3]), w.ints(0, 0, spec.heads * spec.head_size))
+
+    def projected(self, x: ir.Value, k: int) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """q, k and v, each [batch, tokens, heads * size], normed where a norm goes over all heads."""
+        query, key, value = (self._linear(x, role, k) for role in "qkv")
+        if self.spec.qk_norm == "all":
+            query, key = self.norm(query, "q_norm", k), self.norm(key, "k_norm", k)
+        return query, key, value
 
     def _heads(self, x: ir.Value, heads: int) -> ir.Value:
         """[batch, tokens, heads * size] -> [batch, heads, tokens, size]"""

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -12,6 +12,7 @@ from edgeq.errors import ModelError
 from edgeq.frontends.decoder.architectures import Architecture, architecture_of, spec_of
 from edgeq.frontends.decoder.builder import build_decoder, float_parts
 from edgeq.frontends.decoder.gguf_source import GgufWeights, config_of, open_gguf
+from edgeq.frontends.decoder.padding import PaddedWeights
 from edgeq.frontends.decoder.spec import Spec
 from edgeq.frontends.decoder.tensors import open_tensors
 from edgeq.frontends.decoder.weights import Weights
@@ -23,7 +24,7 @@ class Checkpoint:
 
     spec: Spec
     row: Architecture
-    weights: Weights | GgufWeights
+    weights: Weights | GgufWeights | PaddedWeights
     config: dict[str, Any]
     path: Path
 
@@ -31,6 +32,13 @@ class Checkpoint:
     def name(self) -> str:
         """Of the folder, or of the file without its ending."""
         return self.path.stem if self.path.suffix == ".gguf" else self.path.resolve().name
+
+    def padded(self, block: int = 32) -> Checkpoint:
+        """The same network, its MLPs a multiple of `block` wide: rows of 172 become rows of 192, the added ones 0."""
+        inner = -(-self.spec.inner // block) * block
+        if inner == self.spec.inner:
+            return self
+        return replace(self, spec=replace(self.spec, inner=inner), weights=PaddedWeights(self.weights, inner))
 
     def float_graph(self, *, context: int | None = None) -> ir.Model:
         """The network in float32."""

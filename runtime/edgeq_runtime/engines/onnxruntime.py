@@ -39,7 +39,16 @@ SESSION_OPTIONS = re.compile(
 
 
 def open(folder: str, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime:
-    """Raises EngineError: not installed, outside the version range, none of the wanted providers, or refused by it."""
+    """Raises EngineError: see open_session."""
+    return OnnxRuntime(*open_session(folder, manifest, threads), manifest)
+
+
+def open_session(folder: str, manifest: Manifest, threads: Optional[int]) -> Tuple[Any, str]:
+    """-> the bundle's InferenceSession, and name and version of the engine.
+
+    Raises:
+        EngineError: not installed, outside the version range, none of the wanted providers, or refused by it.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -55,7 +64,7 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> OnnxRuntime
         session = onnxruntime.InferenceSession(os.path.join(folder, manifest.entry), options, providers=providers)
     except Exception as error:  # its exceptions share no base class
         raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot load {manifest.entry}: {error}") from error
-    return OnnxRuntime(session, f"onnxruntime {onnxruntime.__version__}", manifest)
+    return session, f"onnxruntime {onnxruntime.__version__}"
 
 
 class OnnxRuntime:

@@ -1,0 +1,110 @@
+"""ONNX Runtime as a decoder: attention writes keys and values into the buffers that it reads, so no step copies them.
+
+The graph takes input_ids, attention_mask (of ones: its length is what counts) and past_key_values, and gives logits and
+present; ONNX Runtime GenAI runs it in the same way.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence
+
+import numpy as np
+
+from edgeq_runtime.engines.onnxruntime import open_session
+from edgeq_runtime.errors import BundleError, EngineError, InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeq_runtime.manifest import Language, Manifest
+
+CAPACITY = 256  # tokens that the buffers hold at first; they double
+BATCH = 512  # tokens of one run: attention holds a number for each of them, each token of the past and each head
+
+
+def open_decoder(folder: str, manifest: Manifest, threads: Optional[int]) -> OnnxRuntimeDecoder:
+    """Raises BundleError: no language model. EngineError: see engines.onnxruntime.open_session."""
+    if manifest.language is None:
+        raise BundleError(f"'{manifest.name}' is no language model: its manifest has no `language`")
+    session, description = open_session(folder, manifest, threads)
+    return OnnxRuntimeDecoder(session, description, manifest.language)
+
+
+class OnnxRuntimeDecoder:
+    """A session and the keys and values of one sequence."""
+
+    def __init__(self, session: Any, description: str, language: Language) -> None:
+        import onnxruntime
+
+        self.description, self.context, self.vocabulary = description, language.context, language.vocabulary
+        self._session: Any = session
+        self._with_logits, self._without_logits = session.io_binding(), session.io_binding()
+        # What leads to the logits alone is left out where they are not bound: the head takes as long as five layers.
+        self._needed = onnxruntime.RunOptions()
+        self._needed.only_execute_path_to_fetches = True
+        self._names = [f"{layer}.{kind}" for layer in range(language.layers) for kind in ("key", "value")]
+        self._buffers: List[NDArray[np.float32]] = [
+            np.empty((1, language.kv_heads, 0, language.head_size), np.float32) for _ in self._names]
+        self._mask = np.ones(0, np.int64)
+        self._held = 0
+
+    def logits(self, tokens: Sequence[int], every: bool = False) -> NDArray[Any]:
+        if self._session is None:
+            raise EngineError("the model is closed")
+        ids = np.ascontiguousarray(tokens, np.int64).reshape(-1)
+        self._check(ids)
+        self._make_room(self._held + len(ids))
+        found = np.empty((len(ids) if every else 1, self.vocabulary), np.float32)
+        last = 0 if every else len(ids) - 1
+        for start in range(0, last, BATCH):
+            self._run(ids[start:min(start + BATCH, last)], None)
+        for start in range(last, len(ids), BATCH):
+            part = ids[start:start + BATCH]
+            self._run(part, found[start - last:start - last + len(part)])
+        return found
+
+    def keep(self, count: int) -> None:
+        self._held = min(self._held, count)
+
+    def close(self) -> None:
+        self._session = self._with_logits = self._without_logits = None
+        self._buffers = []
+
+    def _check(self, ids: NDArray[np.int64]) -> None:
+        if not len(ids):
+            raise InputError("no tokens: there are logits behind a token only")
+        if self._held + len(ids) > self.context:
+            raise InputError(f"{self._held + len(ids)} tokens are more than the context of {self.context}")
+        if ids.min() < 0 or ids.max() >= self.vocabulary:
+            raise InputError(f"a token is outside the vocabulary of {self.vocabulary}")
+
+    def _run(self, ids: NDArray[np.int64], logits: Optional[NDArray[np.float32]]) -> None:
+        """Feed tokens [n] and write logits [n, vocabulary], if any are wanted."""
+        binding = self._without_logits if logits is None else self._with_logits
+        total = self._held + len(ids)
+        binding.bind_input("input_ids", "cpu", 0, np.int64, (1, len(ids)), ids.ctypes.data)
+        binding.bind_input("attention_mask", "cpu", 0, np.int64, (1, total), self._mask.ctypes.data)
+        if logits is not None:
+            binding.bind_output("logits", "cpu", 0, np.float32, (1, *logits.shape), logits.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding, self._needed)
+        except Exception as error:  # its exceptions share no base class
+            raise EngineError(f"{self.description}: {error}") from error
+        self._held = total
+
+    def _make_room(self, total: int) -> None:
+        capacity = len(self._mask)
+        if total <= capacity:
+            return
+        capacity = max(capacity, CAPACITY)
+        while capacity < total:
+            capacity *= 2
+        capacity = min(capacity, self.context)
+        self._mask = np.ones(capacity, np.int64)
+        for k, (name, old) in enumerate(zip(self._names, self._buffers, strict=True)):
+            larger = np.empty((*old.shape[:2], capacity, old.shape[3]), np.float32)
+            larger[:, :, :self._held] = old[:, :, :self._held]
+            self._buffers[k] = larger
+            for binding in (self._with_logits, self._without_logits):
+                place = ("cpu", 0, np.float32, larger.shape, larger.ctypes.data)
+                binding.bind_input(f"past_key_values.{name}", *place)
+                binding.bind_output(f"present.{name}", *place)
