@@ -219,7 +219,7 @@ def estimate(model: Source, *, inputs: Inputs | None = None, example_inputs: Any
 
 
 def verify(bundle: Folder, *, reference: Source | None = None, data: Any = None, samples: int | None = None,
-           layers: bool = False, example_inputs: Any = None) -> Checked:
+           layers: bool = False, example_inputs: Any = None, trust: bool = False) -> Checked:
     """Check a bundle: its files, its self-test, and its distance from the float model; `edgeq verify`.
 
         edgeq.verify("model.tflite.edgeq", reference="model.onnx", data="samples.npz").passed
@@ -230,7 +230,7 @@ def verify(bundle: Folder, *, reference: Source | None = None, data: Any = None,
         data: real samples for the comparison, as `calibration` of `convert`; by default those of the self-test.
         samples: use at most so many.
         layers: compare layer by layer, and name the first that breaks.
-        example_inputs: of a reference that is a torch module.
+        example_inputs: of a reference that is a torch module. trust: as of `convert`.
 
     Returns:
         What was found; `passed` is the verdict.
@@ -243,12 +243,13 @@ def verify(bundle: Folder, *, reference: Source | None = None, data: Any = None,
     from edgeq.verification.verify_bundle import verify_bundle
 
     return verify_bundle(_folder(bundle), data, reference, words.count("--samples", samples),
-                         layers=words.switch("--layers", layers), example_inputs=example_inputs)
+                         layers=words.switch("--layers", layers), example_inputs=example_inputs,
+                         trust=words.switch("--trust", trust))
 
 
 def evaluate(bundle: Folder, *, data: Any, metric: Any = None, reference: Source | None = None,
              samples: int | None = None, max_drop: float | str | None = None, min_metric: float | None = None,
-             example_inputs: Any = None) -> Score:
+             example_inputs: Any = None, trust: bool = False) -> Score:
     """Score a bundle on labelled data, run by its own engine; `edgeq eval`.
 
         found = edgeq.evaluate("net.tflite.edgeq", data="test.npz", metric="top1", reference="net.onnx", max_drop=1.0)
@@ -264,7 +265,7 @@ def evaluate(bundle: Folder, *, data: Any, metric: Any = None, reference: Source
         samples: use at most so many.
         max_drop: how much worse than the reference it may be: 1.0 in the metric's unit, or "1%".
         min_metric: the worst score that is allowed.
-        example_inputs: of a reference that is a torch module.
+        example_inputs: of a reference that is a torch module. trust: as of `convert`.
 
     Returns:
         The score; `met` tells whether it keeps the limit.
@@ -279,7 +280,7 @@ def evaluate(bundle: Folder, *, data: Any, metric: Any = None, reference: Source
 
     limits = limits_of(max_drop, words.number("--min-metric", min_metric), None)
     return evaluate_bundle(_folder(bundle), data, metric, reference, limits, words.count("--samples", samples),
-                           example_inputs)
+                           example_inputs, words.switch("--trust", trust))
 
 
 def _folder(bundle: Any) -> Path:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edgeq import api
 from edgeq.bundle.folder import open_bundle
 from edgeq.cli import main
 from edgeq.errors import CalibrationError, EdgeqError, EvaluationError, ModelError, UsageError
+from edgeq.verification import verify_bundle
 from edgeq_runtime.preprocess import imagenet
 
 VERBS = {"convert": "convert", "inspect": "inspect", "analyze": "analyze", "estimate": "estimate", "verify": "verify",
@@ -58,10 +60,10 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
         "--metric top1": ("metric", "top1"), "--top 2": ("top", 2), **TRUST},
     "estimate": {**SHAPE, **TRUST, "--context 512": ("context", 512)},
     "verify": {"--reference net.onnx": ("reference", "net.onnx"), "--data data.npz": ("data", "data.npz"),
-               "--samples 3": ("samples", 3), "--layers": ("layers", True)},
+               "--samples 3": ("samples", 3), "--layers": ("layers", True), **TRUST},
     "eval": {"--data data.npz": ("data", "data.npz"), "--metric top1": ("metric", "top1"),
              "--reference net.onnx": ("reference", "net.onnx"), "--samples 3": ("samples", 3),
-             "--max-drop 1%": ("max_drop", "1%"), "--min-metric 90": ("min_metric", 90.0)},
+             "--max-drop 1%": ("max_drop", "1%"), "--min-metric 90": ("min_metric", 90.0), **TRUST},
 }
 NEEDED = {"analyze": ["--calibration", "data.npz"], "eval": ["--data", "data.npz"]}
 QUICK: dict[str, Any] = {"target": "onnxruntime", "method": "nearest", "calibrator": "minmax", "verify": False}
@@ -368,6 +370,21 @@ def test_a_bundle_runs_and_verifies(bundle: edgeq.Bundle) -> None:
     assert found.layers is not None
     assert found.against_float == edgeq.verify("net.onnxruntime.edgeq", reference="net.onnx", data="data.npz",
                                                samples=3).against_float
+
+
+def test_a_reference_is_trusted_where_that_is_said(bundle: edgeq.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def load(*_: Any, trust: bool, **words: Any) -> None:
+        seen.append(trust)
+        raise UsageError("seen")
+
+    monkeypatch.setattr(verify_bundle, "load_model", load)
+    for trust in (False, True):
+        for check in (edgeq.verify, partial(edgeq.evaluate, data="data.npz", metric="top1")):
+            with pytest.raises(UsageError, match="seen"):
+                check(bundle, reference="net.pt2", trust=trust)
+    assert seen == [False, False, True, True]
 
 
 def pairs() -> Iterator[tuple[NDArray[np.float32], int]]:

@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from edgeq.cli.boards import on_boards
-from edgeq.cli.shared import BAD_INPUT, BELOW_WHAT_WAS_ASKED, board_option, common, job_options, job_words, print_result
+from edgeq.cli.shared import (
+    BAD_INPUT,
+    BELOW_WHAT_WAS_ASKED,
+    board_option,
+    common,
+    job_options,
+    job_words,
+    print_result,
+    trust_option,
+)
 
 
 @click.command()
@@ -17,9 +26,9 @@ from edgeq.cli.shared import BAD_INPUT, BELOW_WHAT_WAS_ASKED, board_option, comm
 @click.option("--data", metavar="DATA", help="Real samples for the comparison; by default those of the self-test.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
 @click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that breaks.")
+@trust_option
 @common
-def verify(bundle: Path, data: str | None, reference: str | None, samples: int | None, layers: bool, as_json: bool,
-           ) -> None:
+def verify(bundle: Path, layers: bool, as_json: bool, **words: Any) -> None:
     """Check a bundle.
 
     Its files, its self-test, and with --reference its distance from the float model.
@@ -27,7 +36,7 @@ def verify(bundle: Path, data: str | None, reference: str | None, samples: int |
     import edgeq
     from edgeq.report.text import checked, layer_table
 
-    result = edgeq.verify(bundle, reference=reference, data=data, samples=samples, layers=layers)
+    result = edgeq.verify(bundle, layers=layers, **words)
     found = result.to_json()
     if layers and not as_json:
         layer_table(found)
@@ -46,6 +55,7 @@ def verify(bundle: Path, data: str | None, reference: str | None, samples: int |
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
 @click.option("--max-drop", metavar="N", help="Exit with 3 where it scores more than N (or N%) below the float model.")
 @click.option("--min-metric", type=float, metavar="N", help="The same, with the worst score that is allowed.")
+@trust_option
 @common
 def evaluate(bundle: Path, as_json: bool, **words: Any) -> None:
     """Score a bundle on labelled data."""

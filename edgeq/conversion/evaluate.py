@@ -49,9 +49,9 @@ class Score:
 
 
 def evaluate_bundle(bundle: Path, data: Any, metric: Any, reference: Any, limits: Limits, limit: int | None = None,
-                    example_inputs: Any = None) -> Score:
+                    example_inputs: Any = None, trust: bool = False) -> Score:
     """Score a bundle, run by its own engine. data: as the float model takes it. limit: at most so many samples.
-    example_inputs: of a reference that is a torch module.
+    example_inputs: of a reference that is a torch module. trust: as of `load_model`.
 
     Raises:
         UsageError: no such metric, or what needs a reference without one. EvaluationError: there is no score.
@@ -60,7 +60,7 @@ def evaluate_bundle(bundle: Path, data: Any, metric: Any, reference: Any, limits
     if isinstance(limits.quality, Drop) and reference is None:
         raise UsageError("--max-drop compares with the float model: add --reference MODEL")
     manifest = Manifest.read(bundle)
-    network = None if reference is None else float_network(reference, manifest, (), example_inputs)
+    network = None if reference is None else float_network(reference, manifest, (), example_inputs, trust)
     evaluation = _evaluation(data, metric, manifest, network, limit)
     if isinstance(limits.quality, Drop) and evaluation.metric.name == "sqnr":
         raise UsageError("--metric sqnr gives the float model no score to drop from; say how many dB with --min-metric")

@@ -53,7 +53,6 @@ class Checked:
         """A distance from the float model is a measurement, not a verdict; NaN where there was none is one."""
         return (self.self_test is None or self.self_test.ok) and self.finite
 
-
     def to_json(self) -> dict[str, Any]:
         found = {"passed": self.passed, **asdict(replace(self, layers=None))}
         del found["layers"]
@@ -61,9 +60,9 @@ class Checked:
 
 
 def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: int | None = None, *,
-                  layers: bool = False, example_inputs: Any = None) -> Checked:
+                  layers: bool = False, example_inputs: Any = None, trust: bool = False) -> Checked:
     """Check a bundle. data: samples as `convert` takes them, or None for the self-test's. reference: the float model.
-    layers: compare value by value. example_inputs: of a reference that is a torch module.
+    layers: compare value by value. example_inputs: of a reference that is a torch module. trust: as of `load_model`.
 
     Raises:
         BundleError: damaged, or without a self-test when there is nothing else to check. UsageError: data or layers
@@ -82,7 +81,7 @@ def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: 
         transposed = transposed_names(model.manifest)
         feeds = _feeds(bundle, model.manifest, data, limit, transposed)
         outputs = [dict(model.run(dict(feed))) for feed in feeds]
-    network = float_network(reference, model.manifest, transposed, example_inputs)
+    network = float_network(reference, model.manifest, transposed, example_inputs, trust)
     expected, outputs = in_one_order(list(run_onnx(network, feeds)), outputs, row_sets(network.graph))
     return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
                    finite=_is_finite_where(expected, outputs),
@@ -120,11 +119,11 @@ def _source_shape(spec: TensorSpec) -> tuple[Any, ...]:
 
 
 def float_network(reference: Any, manifest: Manifest, transposed: Collection[str], example_inputs: Any = None,
-                  ) -> ir.Model:
+                  trust: bool = False) -> ir.Model:
     """With the interface of the bundle. transposed: what is channels last in it; nothing keeps the source's layout."""
     shapes = {spec.name: _source_shape(spec) for spec in manifest.inputs
               if not any(isinstance(d, str) for d in spec.shape)}
-    network = load_model(reference, inputs=shapes, example_inputs=example_inputs, open_sizes=True)
+    network = load_model(reference, inputs=shapes, example_inputs=example_inputs, open_sizes=True, trust=trust)
     canonicalize(network)
     make_channels_last(network, transposed)
     for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),
