@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,15 +258,20 @@ def test_importing_the_backend_imports_no_coremltools() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_conversion_is_silent_and_repeatable(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_conversion_is_silent_and_repeatable(tmp_path: Path, capfd: pytest.CaptureFixture[str],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was converted before: coremltools numbers what a handler does not name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     written = []
-    for name in ("first", "second"):
+    for name in ("temporary", "first", "second"):
         (tmp_path / name).mkdir()
-        emit(on_a_grid(77), tmp_path / name, EmitOptions())
-        written.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*")
-                        if path.suffix in (".mlmodel", ".bin")})
-    assert len(written[0]) == 2
+    for name in ("first", "second"):
+        emit(network("g (float[1,3,8,6] x) => (float[1,3,2,1] y) { c = Conv (x, w)  y = AveragePool <kernel_shape = "
+                     "[3, 2]> (c) }", w=normal(3, 3, 5, 5)), tmp_path / name, EmitOptions())
+        written.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()})
+    assert written[0].keys() == {"model.mlmodel", "weight.bin", "Manifest.json"}
     assert written[0] == written[1]
+    assert not list((tmp_path / "temporary").iterdir())
     assert capfd.readouterr() == ("", "")
 
 

@@ -53,12 +53,12 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
             import coremltools  # noqa: F401
     except ImportError:
         raise MissingExtra("Core ML conversion", "coreml") from None
-    from edgeq_converters.coreml.package import PASSES, tidy, write
+    from edgeq_converters.coreml.package import PASSES, fresh_names, tidy, write
 
     options = replace(options, largest=cache(options.largest))  # once, however many sizes there are
     model = without_dynamic_rounding(model)  # products of integers overflow float16, the only numbers there are
     free = free_dimensions(model)
-    with ONE_AT_A_TIME, quiet("coremltools"):
+    with ONE_AT_A_TIME, fresh_names(), quiet("coremltools"):
         if free:
             lowered = _for_all_sizes(model, free, options, precision)
         else:

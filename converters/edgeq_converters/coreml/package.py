@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -46,6 +48,20 @@ _FOUR_BITS: Final = frozenset({8, 11})  # Int4, UInt4
 _UINT8: Final = 3
 
 
+@contextmanager
+def fresh_names() -> Iterator[None]:
+    """Number the ops that coremltools' passes add from 0: it counts through all that a process converts, in one dict
+    (https://github.com/apple/coremltools/blob/main/coremltools/converters/mil/mil/builder.py, name_count).
+    """
+    from coremltools.converters.mil import Builder
+
+    counted, Builder.name_count = Builder.name_count, defaultdict(int)
+    try:
+        yield
+    finally:
+        Builder.name_count = counted
+
+
 def tidy(program: Any, passes: Iterable[str] = PASSES) -> None:
     """Rewrite a program in place.
 
@@ -68,11 +84,12 @@ def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
     """
     import coremltools as ct
     from coremltools.converters.mil.backend.mil.load import load
+    from coremltools.models.utils import save_spec
 
     with quiet("coremltools"), TemporaryDirectory() as weights:  # ct.convert does the same, with progress bars
         spec = load(lowered.program, weights, specification_version=getattr(ct.target, f"iOS{options.min_os}").value,
                     convert_from="milinternal", convert_to="mlprogram")
-        ct.models.MLModel(spec, weights_dir=weights, skip_model_load=True).save(str(path))
+        save_spec(spec, str(path), weights_dir=weights)  # an MLModel would leave a copy in the temporary folder
         _make_repeatable(spec, path)
         _check_names(spec, lowered.interface)
     _check_weights(path, lowered.weight_bytes4, options)
