@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 VOID: Final = 255  # of a segmentation's labels: not scored, as in Pascal VOC
 CEILING_DB: Final = 200.0  # of arrays that are equal: a score is a finite number
+_INFINITE: Final = 3.4e38  # float32's largest number, rounded down
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorPower:
     """How far arrays are from their reference. noise, signal: sums of squares, of the difference and of the reference,
-    over all samples. NaN in `noise` counts as the worst error there is.
+    over all samples. NaN in `noise` counts as the worst error there is; see `comparable`.
     """
 
     noise: float
@@ -34,14 +35,16 @@ class ErrorPower:
         """Arrays of the same shapes, one pair for each sample; computed in float64."""
         noise = signal = 0.0
         for r, g in zip(reference, got, strict=True):
-            exact = r.astype(np.float64, copy=False)
-            noise += float(np.square(g - exact).sum())
+            exact, found = comparable(r, g)
+            noise += float(np.square(found - exact).sum())
             signal += float(np.square(exact).sum())
         return cls(noise, signal)
 
     @property
     def ratio(self) -> float:
         """Noise over signal, in power; 1 for noise without a signal."""
+        if math.isnan(self.noise):
+            return math.inf
         return self.noise / self.signal if self.signal else float(self.noise > 0)
 
     @property
@@ -52,6 +55,22 @@ class ErrorPower:
         if not math.isfinite(self.noise) or self.signal == 0:
             return -CEILING_DB
         return float(np.clip(10 * math.log10(self.signal / self.noise), -CEILING_DB, CEILING_DB))
+
+
+def comparable(reference: Array, got: Array) -> tuple[NDArray[np.float64], Array]:
+    """Two arrays of one shape, of which a difference can be taken -> the reference as float64, and the other.
+
+    A NaN or infinity that both have counts as equal, 0 in both, and so does float32's largest number, which masks hold
+    for infinity; one that the reference alone has is NaN in the second.
+    """
+    exact = reference.astype(np.float64, copy=False)
+    special = ~(np.abs(exact) < _INFINITE)
+    if not special.any():
+        return exact, got
+    found = got.astype(np.float64, copy=False)
+    same = special & (((np.abs(found) >= _INFINITE) & (np.sign(exact) == np.sign(found)))
+                      | (np.isnan(exact) & np.isnan(found)))
+    return np.where(special, 0.0, exact), np.where(same, 0.0, np.where(special, np.nan, found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
 from edgeq.inference.session import Arrays
-from edgeq.metrics import ErrorPower
+from edgeq.metrics import ErrorPower, comparable
 from edgeq.verification.row_sets import MOST_PAIRS, RowSet, in_one_order, side_by_side
-
-_INFINITE: Final = 3.4e38  # float32's largest number, rounded down
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +58,8 @@ def _difference(name: str, reference: list[NDArray[Any]], got: list[NDArray[Any]
 
 
 def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both as float64 of one shape. A NaN or infinity that both have counts as equal, and so does float32's largest
-    number, which masks hold for infinity; another shape is wholly wrong, but for another number of rows, which the data
-    may decide.
+    """Both as float64 of one shape, see `comparable`; another shape is wholly wrong, but for another number of rows,
+    which the data may decide.
     """
     if reference.shape != got.shape and _may_match_rows(reference, got):
         return side_by_side(reference.astype(np.float64), got.astype(np.float64))
@@ -70,10 +67,7 @@ def _aligned(reference: NDArray[Any], got: NDArray[Any]) -> tuple[NDArray[np.flo
         return np.zeros(1), np.full(1, np.nan)
     if reference.dtype.kind in "OSU":  # text is right or wrong
         return np.ones(reference.shape), (reference == got).astype(np.float64)
-    r, g = reference.astype(np.float64), got.astype(np.float64)
-    special = ~(np.abs(r) < _INFINITE)
-    same = special & (((np.abs(g) >= _INFINITE) & (np.sign(r) == np.sign(g))) | (np.isnan(r) & np.isnan(g)))
-    return np.where(special, 0.0, r), np.where(same, 0.0, np.where(special, np.nan, g))
+    return comparable(reference, got.astype(np.float64))
 
 
 def _may_match_rows(reference: NDArray[Any], got: NDArray[Any]) -> bool:

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from edgeq import policy
 from edgeq.errors import EdgeqError, EvaluationError, UsageError
-from edgeq.metrics import METRICS, Metric, sqnr
+from edgeq.metrics import METRICS, Metric
 from edgeq.quant.feeds import Feed, InputSpec, as_array, samples_of
 from edgeq.quant.samples import Preprocess, Samples, import_function, is_nth, is_reference, open_samples
-from edgeq.verification.row_sets import RowSet, in_one_order
+from edgeq.verification.compare import compare
+from edgeq.verification.row_sets import RowSet
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
@@ -138,8 +139,8 @@ def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Out
     known = list(zip(feeds, expected, strict=True))
 
     def run(predict: Predict) -> float:
-        truth, got = in_one_order([outputs for _, outputs in known], [predict(feed) for feed, _ in known], sets)
-        return min(sqnr([outputs[name] for outputs in got], [outputs[name] for outputs in truth]) for name in truth[0])
+        truth, got = [dict(outputs) for _, outputs in known], [dict(predict(feed)) for feed, _ in known]
+        return min(difference.sqnr_db for difference in compare(truth, got, sets))
 
     return Evaluation(METRICS["sqnr"], run)
 
