@@ -86,6 +86,14 @@ def test_sqnr_is_power_over_power() -> None:
     assert sqnr([np.array([np.nan, 1])], [np.ones(2)]) == sqnr([np.full(2, np.inf)], [np.ones(2)]) == -200
 
 
+def test_infinities_of_both_are_equal_in_every_measure() -> None:
+    reference, lowest = np.array([1, -np.inf, np.nan, 2], np.float32), np.finfo(np.float32).min
+    same, other = np.array([1, lowest, np.nan, 1], np.float32), np.array([1, 0, np.nan, 2], np.float32)
+    assert ErrorPower.of([reference], [same]) == ErrorPower(1.0, 5.0)
+    for wrong in (ErrorPower.of([reference], [other]), ErrorPower.of([other[:2]], [reference[:2]])):
+        assert (wrong.ratio, wrong.sqnr_db) == (np.inf, -200)
+
+
 def test_noise_without_a_signal_is_as_large_as_a_signal() -> None:
     assert ErrorPower.of([np.zeros(2)], [np.array([1e-9, 0])]).ratio == 1
     assert ErrorPower.of([np.zeros(2)], [np.zeros(2)]).ratio == 0

@@ -3,10 +3,13 @@ float?
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgeq import policy
 from edgeq.backend import backend_named
@@ -64,7 +67,7 @@ def verify_artifact(folder: Path, manifest: Manifest, references: References,
         wrong += filter(None, [backend_named(manifest.target).explain(folder, manifest, references.feeds)])
         raise VerificationError(f"{manifest.target}: the artifact does not compute what the quantized "
                                 "graph computes:\n" + "\n".join(f"  - {message}" for message in wrong))
-    doubts = [message for message, _ in complaints if message]
+    doubts = [message for message, _ in complaints if message] + _lost_infinities(quantized, references)
     return Verification(len(outputs), references.inputs, references.source[1], engine, graph, float_, quantized,
                         tuple(doubts)), outputs
 
@@ -93,6 +96,14 @@ def _allowed(graph: Difference, references: References) -> float:
     """
     allowed = policy.NOISE_FACTOR.value * graph.noise + graph.signal * 10 ** (-policy.NOISE_FLOOR_DB.value / 10)
     return allowed + references.arithmetic_noise.get(graph.output, 0.0)
+
+
+def _lost_infinities(quantized: Sequence[Difference], references: References) -> list[str]:
+    """The outputs that are far from float by their infinities alone, whatever the other numbers are."""
+    return [f"output '{difference.output}' is NaN or infinite in the float model for some of the samples, and at other "
+            "places once it is quantized: compute what leads to it in float (--keep-float)"
+            for difference in quantized if not math.isfinite(difference.noise)
+            and any(not np.isfinite(outputs[difference.output]).all() for outputs in references.float)]
 
 
 def _complaint(artifact: Difference, graph: Difference, allowed: float) -> str:

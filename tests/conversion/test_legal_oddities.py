@@ -55,6 +55,7 @@ ODD = {
     "an input is an output": model("g (float[2,6] x) => (float[2,3] y, float[2,6] x) { y = MatMul (x, w) }"),
     "a constant is an output": model("g (float[2,6] x) => (float[2,3] y, float[6,3] w) { y = MatMul (x, w) }"),
     "sparse": sparse(), "infinite": infinite(),
+    "an infinite output": model("g (float[2,6] x) => (float[2,3] y) { h = MatMul (x, w) r = Relu (h) y = Log (r) }"),
 }
 
 
@@ -67,6 +68,13 @@ def test_converted_and_verified(name: str, calibrated: bool, tmp_path: Path) -> 
     bundle = convert(network, target="onnxruntime", output=tmp_path / "b", calibration=samples)
     assert bundle.report["verification"] is not None
     assert (bundle.path / "report.html").is_file()
+
+
+def test_infinities_that_quantization_moves_are_named(tmp_path: Path) -> None:
+    samples = [{"x": normal(2, 6, seed=seed)} for seed in range(6)]
+    bundle = convert(ODD["an infinite output"], target="tflite", output=tmp_path / "b", calibration=samples)
+    assert any("output 'y' is NaN or infinite in the float model" in said
+               for said in bundle.report["verification"]["warnings"])
 
 
 def test_without_inputs(tmp_path: Path) -> None:
