@@ -70,7 +70,7 @@ def _problems(model: ModelProto) -> Iterator[str]:
         yield from _function(function, versions, _calls(model))
     yield from _expanded(model)
     if not model.graph.node:
-        yield "it computes nothing: it has no nodes"
+        yield "it computes nothing: it has no nodes, not even an Identity in front of an output"
     for value in model.graph.input:
         if value.type.WhichOneof("value") is None or (value.type.HasField("tensor_type")
                                                       and not value.type.tensor_type.elem_type):
