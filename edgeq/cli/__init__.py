@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edgeq.cli import archives, boards, bundles, conversion, models
+from edgeq.cli import archives, boards, bundles, conversion, language, models
 from edgeq.cli.shared import BAD_INPUT, BELOW_WHAT_WAS_ASKED, INTERRUPTED, TERMINATED, USAGE, say
 
 
@@ -91,6 +91,6 @@ def completion(shell: str) -> None:
 
 
 for command in (conversion.convert, models.inspect, models.analyze, models.estimate, bundles.verify, bundles.evaluate,
-                bundles.run, bundles.benchmark, boards.test, boards.board, archives.pack, archives.unpack,
-                archives.keygen, models.targets, models.doctor):
+                bundles.run, bundles.benchmark, language.generate, language.chat, language.serve, boards.test,
+                boards.board, archives.pack, archives.unpack, archives.keygen, models.targets, models.doctor):
     main.add_command(command)

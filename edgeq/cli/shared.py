@@ -81,11 +81,14 @@ def _keep_debug(ctx: click.Context, param: click.Parameter, wanted: bool) -> Non
     ctx.meta["debug"] = wanted
 
 
+def debug_option(function: F) -> F:
+    return click.option("--debug", is_flag=True, expose_value=False, callback=_keep_debug,
+                        help="Show the traceback of an error.")(function)
+
+
 def common(function: F) -> F:
-    """The options of every command."""
-    function = click.option("--debug", is_flag=True, expose_value=False, callback=_keep_debug,
-                            help="Show the traceback of an error.")(function)
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
+    """The options of every command that has a result."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(debug_option(function))
 
 
 def say(text: object, *, err: bool = False) -> None:

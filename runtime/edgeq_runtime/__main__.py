@@ -1,4 +1,4 @@
-"""``python -m edgeq_runtime BUNDLE self-test|run|benchmark``: the device's command line.
+"""``python -m edgeq_runtime BUNDLE self-test|run|benchmark|generate|chat|serve``: the device's command line.
 
 Updates: ``python -m edgeq_runtime install ARCHIVE FOLDER`` and ``rollback FOLDER``; FOLDER is then a BUNDLE.
 
@@ -73,6 +73,44 @@ def _benchmark(model: Model, options: argparse.Namespace) -> int:
     return 0
 
 
+def _generation_words(options: argparse.Namespace) -> Dict[str, Any]:
+    from .language.commands import FLAGS, schema_of
+
+    words = {name.replace("-", "_") for name, _, _ in FLAGS} | {"stop", "system"}
+    return {**{name: getattr(options, name) for name in words}, "json_schema": schema_of(options.json_schema)}
+
+
+def _generate(model: Model, options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from .language.commands import generate, summary, terminal
+
+    screen = terminal()
+    silent = replace(screen, show=lambda text: None)
+    result = generate(model.language, options.prompt, silent if options.json else screen, raw=options.raw,
+                      **_generation_words(options))
+    if options.json:
+        print(json.dumps(asdict(result), indent=2))
+    else:
+        screen.show("\n")
+        screen.note(summary(result))
+    return 0
+
+
+def _chat(model: Model, options: argparse.Namespace) -> int:
+    from .language.commands import chat, terminal
+
+    chat(model.language, terminal(), **_generation_words(options))
+    return 0
+
+
+def _serve(model: Model, options: argparse.Namespace) -> int:
+    from .language.commands import run_until_interrupted, serving, terminal
+
+    run_until_interrupted(serving(model.language, model.folder, terminal(), options.host, options.port))
+    return 0
+
+
 def _install(options: argparse.Namespace) -> None:
     from .installation import install
 
@@ -135,9 +173,12 @@ def _show(options: argparse.Namespace, data: Dict[str, Any], text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m edgeq_runtime", description="Run an edgeq bundle on this device.")
     parser.add_argument("bundle", type=Path)
-    commands = parser.add_subparsers(required=True, metavar="self-test|run|benchmark")
+    commands = parser.add_subparsers(required=True, metavar="self-test|run|benchmark|generate|chat|serve")
     for name, function, words in (("self-test", _self_test, "does this device compute what the converter promised?"),
-                                  ("run", _run, "run once"), ("benchmark", _benchmark, "time it")):
+                                  ("run", _run, "run once"), ("benchmark", _benchmark, "time it"),
+                                  ("generate", _generate, "answer a prompt with a language model"),
+                                  ("chat", _chat, "talk to a language model"),
+                                  ("serve", _serve, "serve a language model in OpenAI's protocol")):
         command = commands.add_parser(name, help=words, description=words)
         command.set_defaults(command=function)
         command.add_argument("--json", action="store_true", help="for machines")
@@ -150,7 +191,25 @@ def _parser() -> argparse.ArgumentParser:
         if name == "benchmark":
             command.add_argument("--runs", type=int, default=100)
             command.add_argument("--warmup", type=int, default=10)
+        if name == "generate":
+            command.add_argument("prompt")
+            command.add_argument("--raw", action="store_true", help="continue it as it stands, without chat template")
+        if name in ("generate", "chat"):
+            _add_generation_options(command)
+        if name == "serve":
+            command.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+            command.add_argument("--port", type=int, default=8080, help="0 for any free one")
     return parser
+
+
+def _add_generation_options(command: argparse.ArgumentParser) -> None:
+    from .language.commands import FLAGS
+
+    for name, kind, words in FLAGS:
+        command.add_argument(f"--{name}", type=kind, metavar="N", help=words)
+    command.add_argument("--stop", action="append", metavar="TEXT", help="end the answer in front of it; repeatable")
+    command.add_argument("--json-schema", metavar="JSON|FILE", help="answer in JSON that fits it")
+    command.add_argument("--system", metavar="TEXT", help="a system message in front")
 
 
 def _update_parser() -> argparse.ArgumentParser:

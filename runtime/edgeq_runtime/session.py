@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .drift import Drift, DriftWatch
+    from .language.model import LanguageModel
     from .selftest import SelfTestResult
 
 MAX_THREADS = 256  # no device has more cores, and an engine makes a thread for each at once
@@ -55,7 +56,15 @@ def open_model(folder: str, manifest: Manifest, *, threads: Optional[int] = None
     wanted = threads if threads is not None else manifest.options.get("threads")
     if wanted is not None and not (type(wanted) is int and 1 <= wanted <= MAX_THREADS):
         raise BundleError(f"the bundle asks for {wanted!r} threads; 1 to {MAX_THREADS} are allowed")
-    return Model(folder, manifest, open_engine(folder, manifest, wanted), drift)
+    return Model(folder, manifest, _opened(folder, manifest, wanted), drift)
+
+
+def _opened(folder: str, manifest: Manifest, threads: Optional[int]) -> Engine:
+    if manifest.language is None:
+        return open_engine(folder, manifest, threads)
+    from .language.engine import LanguageEngine
+
+    return LanguageEngine(folder, manifest, threads)
 
 
 class Model:
@@ -147,6 +156,31 @@ class Model:
         from .predict import predict
 
         return predict(self, source)
+
+    @cached_property
+    def language(self) -> LanguageModel:
+        """Text generation, where the bundle is a language model.
+
+        Raises:
+            BundleError: it is none, or its tokenizer is missing or damaged. EngineError: the model is closed, or
+            `tokenizers` is not installed.
+        """
+        cache = getattr(self._engine, "cache", None)
+        if self._engine is None:
+            raise EngineError("the model is closed")
+        if self.manifest.language is None or cache is None:
+            raise BundleError(f"'{self.manifest.name}' is no language model: use `run` or `predict`")
+        from .language.model import LanguageModel
+
+        return LanguageModel(self.folder, self.manifest.language, cache)
+
+    def generate(self, prompt: Any, **words: Any) -> Any:
+        """Continue a text or answer messages: pieces of text as they come, or with stream=False all at once.
+
+        words: max_tokens, temperature, top_p, min_p, top_k, repetition_penalty, seed, stop, stream, json_schema; see
+        `language.model.LanguageModel.generate`, also for what is raised.
+        """
+        return self.language.generate(prompt, **words)
 
     def warm_up(self, runs: int = 1) -> None:
         """Run the bundle's first sample, so that the next run is as fast as all others: engines prepare in the first.

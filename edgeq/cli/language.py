@@ -1,0 +1,106 @@
+"""Commands on a bundle that is a language model."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgeq.cli.shared import common, debug_option, print_result
+
+if TYPE_CHECKING:
+    from edgeq_runtime.language.model import LanguageModel
+
+F = TypeVar("F", bound=Callable[..., Any])
+# Those of the runtime's own command line, which cannot be asked before a command runs: it would load numpy.
+FLAGS: tuple[tuple[str, type, str], ...] = (
+    ("max-tokens", int, "The most tokens of an answer.  [default: as many as the context holds]"),
+    ("temperature", float, "0 takes the likeliest token.  [default: the model's own settings, or 0]"),
+    ("top-p", float, "Draw from the likeliest tokens that weigh this much together."),
+    ("min-p", float, "Draw from tokens at least this often as likely as the likeliest."),
+    ("top-k", int, "Draw from this many of the likeliest tokens."),
+    ("repetition-penalty", float, "Above 1 makes tokens less likely that the text holds already."),
+    ("seed", int, "Draw the same text again."),
+)
+
+
+def generation_options(function: F) -> F:
+    """How an answer is drawn: words of `LanguageModel.generate`, None where nothing is said."""
+    function = click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.",
+                            )(function)
+    function = click.option("--system", metavar="TEXT", help="A system message in front.")(function)
+    function = click.option("--json-schema", metavar="JSON|FILE", help="Answer in JSON that fits it.")(function)
+    function = click.option("--stop", multiple=True, metavar="TEXT", help="End the answer in front of it. Repeatable.",
+                            )(function)
+    for name, kind, words in reversed(FLAGS):
+        function = click.option(f"--{name}", type=kind, metavar="N", help=words)(function)
+    return function
+
+
+@contextmanager
+def _opened(bundle: Path, threads: int | None) -> Iterator[LanguageModel]:
+    from edgeq_runtime import load
+
+    with load(bundle, threads=threads) as model:
+        yield model.language
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it stands, without the chat template.")
+@generation_options
+@common
+def generate(bundle: Path, prompt: str, raw: bool, threads: int | None, json_schema: str | None, as_json: bool,
+             **words: Any) -> None:
+    """Answer a prompt with a language model; the text comes as it is made.
+
+    Where the model has a chat template, the prompt is a user's message; otherwise it is continued.
+    """
+    from dataclasses import asdict, replace
+
+    from edgeq_runtime.language.commands import generate as answered
+    from edgeq_runtime.language.commands import schema_of, summary, terminal
+
+    screen = terminal()
+    with _opened(bundle, threads) as model:
+        result = answered(model, prompt, replace(screen, show=lambda text: None) if as_json else screen, raw=raw,
+                          json_schema=schema_of(json_schema), **words)
+    if not as_json:
+        screen.show("\n")
+        screen.note(summary(result))
+    else:
+        print_result(asdict(result), as_json, lambda: None)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@generation_options
+@debug_option
+def chat(bundle: Path, threads: int | None, json_schema: str | None, **words: Any) -> None:
+    """Talk to a language model. /exit ends, /reset forgets, Ctrl-C ends an answer."""
+    from edgeq_runtime.language.commands import chat as talked
+    from edgeq_runtime.language.commands import schema_of, terminal
+
+    with _opened(bundle, threads) as model:
+        talked(model, terminal(), json_schema=schema_of(json_schema), **words)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any free one.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.")
+@debug_option
+def serve(bundle: Path, host: str, port: int, threads: int | None) -> None:
+    """Serve a language model on this machine in OpenAI's protocol.
+
+    /v1/models, /v1/chat/completions and /v1/completions; requests queue on one decoder. There are no keys and no
+    encryption: put a proxy in front where others may reach it.
+    """
+    from edgeq_runtime.language.commands import run_until_interrupted, serving, terminal
+
+    with _opened(bundle, threads) as model:
+        run_until_interrupted(serving(model, str(bundle), terminal(), host, port))

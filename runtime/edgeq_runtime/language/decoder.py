@@ -1,0 +1,60 @@
+"""What an engine gives of a language model: the logits behind some tokens, over a cache of keys and values."""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Sequence
+
+from edgeq_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeq_runtime.manifest import Manifest
+
+# engine of the manifest -> the module whose `open_decoder(folder, manifest, threads)` opens it
+MODULES: Dict[str, str] = {"llamacpp": "llamacpp", "onnxruntime": "onnxruntime"}
+
+
+class Decoder(Protocol):
+    """An opened language model with a cache of keys and values, for one sequence of tokens and one thread at a time.
+
+    description: engine and version. context: the most tokens that the cache holds. vocabulary: logits of a token.
+    """
+
+    description: str
+    context: int
+    vocabulary: int
+
+    def logits(self, tokens: Sequence[int], every: bool = False) -> NDArray[Any]:
+        """Feed tokens behind what the cache holds.
+
+        Returns:
+            float32 [1, vocabulary] behind the last token, or with `every` [len(tokens), vocabulary]; the caller's own.
+
+        Raises:
+            EngineError: the engine failed; what the cache holds is unknown then, so that keep(0) is next.
+        """
+        ...
+
+    def keep(self, count: int) -> None:
+        """Forget what the cache holds behind its first `count` tokens."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_decoder(folder: str, manifest: Manifest, threads: Optional[int]) -> Decoder:
+    """Open the decoder of a bundle with the engine that it names.
+
+    Raises:
+        BundleError: no language model. EngineError: the engine is not installed, too old, or refuses the file.
+    """
+    if manifest.language is None:
+        raise BundleError(f"'{manifest.name}' is no language model: its manifest has no `language`; "
+                          "use `run` or `predict`")
+    if manifest.engine not in MODULES:
+        raise BundleError(f"this runtime generates text with {' and '.join(MODULES)}, not with '{manifest.engine}': "
+                          "update edgeq-runtime")
+    decoder: Decoder = import_module(f".{MODULES[manifest.engine]}", __package__).open_decoder(
+        folder, manifest, threads)
+    return decoder
