@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgeq.bundle.folder import Bundle
     from edgeq.conversion.evaluate import Score
+    from edgeq.conversion.evaluate_language import LanguageScore
     from edgeq.conversion.options import After, Before, Inputs, Names, Words
     from edgeq.frontends import Source
     from edgeq.verification.verify_bundle import Checked
@@ -247,13 +248,25 @@ def verify(bundle: Folder, *, reference: Source | None = None, data: Any = None,
                          trust=words.switch("--trust", trust))
 
 
-def evaluate(bundle: Folder, *, data: Any, metric: Any = None, reference: Source | None = None,
-             samples: int | None = None, max_drop: float | str | None = None, min_metric: float | None = None,
-             example_inputs: Any = None, trust: bool = False) -> Score:
-    """Score a bundle on labelled data, run by its own engine; `edgeq eval`.
+@overload
+def evaluate(bundle: Folder, *, data: Any, metric: Any = ..., reference: Source | None = ...,
+             samples: int | None = ..., max_drop: float | str | None = ..., min_metric: float | None = ...,
+             example_inputs: Any = ..., trust: bool = ..., progress: Progress | None = ...) -> Score: ...
+@overload
+def evaluate(bundle: Folder, *, perplexity: str | Path | None = ..., kl_against: str | Path | None = ...,
+             tasks: str | Path | None = ..., reference: str | Path | None = ..., samples: int | None = ...,
+             max_drop: float | str | None = ..., min_metric: float | None = ..., progress: Progress | None = ...,
+             ) -> LanguageScore: ...
+def evaluate(bundle: Folder, *, data: Any = None, metric: Any = None, reference: Source | None = None,
+             perplexity: str | Path | None = None, kl_against: str | Path | None = None,
+             tasks: str | Path | None = None, samples: int | None = None, max_drop: float | str | None = None,
+             min_metric: float | None = None, example_inputs: Any = None, trust: bool = False,
+             progress: Progress | None = None) -> Score | LanguageScore:
+    """Score a bundle on labelled data, or a language model on a text and on tasks, run by its own engine; `edgeq eval`.
 
         found = edgeq.evaluate("net.tflite.edgeq", data="test.npz", metric="top1", reference="net.onnx", max_drop=1.0)
         found.score, found.float_score, found.met
+        edgeq.evaluate("lm.gguf.edgeq", perplexity="text.txt", kl_against="SmolLM2", max_drop="1%").said
 
     Args:
         bundle: its folder, or what `convert` returned.
@@ -261,26 +274,36 @@ def evaluate(bundle: Folder, *, data: Any, metric: Any = None, reference: Source
             an iterable of (inputs, target) such as a torch DataLoader, "module:function" that gives one, or a function
             that takes a predictor and gives the score.
         metric: as of `convert`; "sqnr" compares with the reference and needs no labels.
-        reference: the float model, which is scored too.
-        samples: use at most so many.
+        reference: the float model, which is scored too; of a language model its checkpoint.
+        perplexity: of a language model, a text file that it reads.
+        kl_against: the float checkpoint that its probabilities are compared with on that text.
+        tasks: a file with a JSON object on each line: see edgeq.verification.language_tasks.
+        samples: use at most so many; of a language model, windows of the text, and tasks.
         max_drop: how much worse than the reference it may be: 1.0 in the metric's unit, or "1%".
         min_metric: the worst score that is allowed.
         example_inputs: of a reference that is a torch module. trust: as of `convert`.
+        progress: told what is going on.
 
     Returns:
-        The score; `met` tells whether it keeps the limit.
+        The score; `met` tells whether it keeps the limit. Of a language model several, and `said`: what was lost.
 
     Raises:
-        UsageError: no such metric, a metric without labels, or a drop without a reference. EvaluationError: the metric
-        gives no score. BundleError, EngineError, ModelError, CalibrationError: as of `verify`.
+        UsageError: no such metric, a metric without labels, a drop without a reference, or words that do not go
+        together. EvaluationError: the metric gives no score, or a text or tasks cannot be used. BundleError,
+        EngineError, ModelError, CalibrationError: as of `verify`.
     """
     from edgeq.conversion import words
     from edgeq.conversion.evaluate import evaluate_bundle
+    from edgeq.conversion.evaluate_language import asked_of, evaluate_language_bundle
     from edgeq.mixed_precision import limits_of
 
     limits = limits_of(max_drop, words.number("--min-metric", min_metric), None)
-    return evaluate_bundle(_folder(bundle), data, metric, reference, limits, words.count("--samples", samples),
-                           example_inputs, words.switch("--trust", trust))
+    count = words.count("--samples", samples)
+    if (perplexity, kl_against, tasks) != (None, None, None):
+        asked = asked_of(perplexity, tasks, kl_against, reference, data, metric, limits, count)
+        return evaluate_language_bundle(_folder(bundle), asked, progress or silent)
+    return evaluate_bundle(_folder(bundle), data, metric, reference, limits, count, example_inputs,
+                           words.switch("--trust", trust))
 
 
 def _folder(bundle: Any) -> Path:

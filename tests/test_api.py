@@ -63,9 +63,11 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
                "--samples 3": ("samples", 3), "--layers": ("layers", True), **TRUST},
     "eval": {"--data data.npz": ("data", "data.npz"), "--metric top1": ("metric", "top1"),
              "--reference net.onnx": ("reference", "net.onnx"), "--samples 3": ("samples", 3),
+             "--perplexity a.txt": ("perplexity", "a.txt"), "--kl-against lm": ("kl_against", "lm"),
+             "--tasks t.jsonl": ("tasks", "t.jsonl"),
              "--max-drop 1%": ("max_drop", "1%"), "--min-metric 90": ("min_metric", 90.0), **TRUST},
 }
-NEEDED = {"analyze": ["--calibration", "data.npz"], "eval": ["--data", "data.npz"]}
+NEEDED = {"analyze": ["--calibration", "data.npz"]}
 QUICK: dict[str, Any] = {"target": "onnxruntime", "method": "nearest", "calibrator": "minmax", "verify": False}
 
 

@@ -52,7 +52,6 @@ NOT_POLICY = {
        for name in ("HALF_ERROR", "FLOAT_ERROR", "SAMPLES", "BYTES")},
     **{f"edgeq/conversion/{name}": "what words may say" for name in ("options.py:bits", "options.py:min_os",
                                                                        "request.py:BITS")},
-    "edgeq/verification/compare.py:_INFINITE": "float32",
     "edgeq/verification/layers.py:KEPT_NUMBERS": SHOWN,
     "edgeq/verification/references.py:BOUNDED_ERROR": "an engine's fact, with its link",
     "edgeq/verification/row_sets.py:MOST_PAIRS": "memory",

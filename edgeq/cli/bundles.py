@@ -16,6 +16,7 @@ from edgeq.cli.shared import (
     job_options,
     job_words,
     print_result,
+    progress_bar,
     trust_option,
 )
 
@@ -47,24 +48,29 @@ def verify(bundle: Path, layers: bool, as_json: bool, **words: Any) -> None:
 
 @click.command("eval")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", metavar="DATA", required=True,
+@click.option("--data", metavar="DATA",
               help="Labelled data: .npz or a folder of such with an array `labels`, or a module:function.")
 @click.option("--metric", metavar="NAME",
               help="top1, top5, map50, miou, psnr, perplexity, wer, sqnr or module:function.")
 @click.option("--reference", metavar="MODEL", help="The float model, which is scored too.")
+@click.option("--perplexity", metavar="TEXT", help="Of a language model: a text file that it reads.")
+@click.option("--kl-against", metavar="CHECKPOINT",
+              help="The float model that its probabilities are compared with on that text.")
+@click.option("--tasks", metavar="FILE", help="Of a language model: a JSON object a line.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
 @click.option("--max-drop", metavar="N", help="Exit with 3 where it scores more than N (or N%) below the float model.")
 @click.option("--min-metric", type=float, metavar="N", help="The same, with the worst score that is allowed.")
 @trust_option
 @common
 def evaluate(bundle: Path, as_json: bool, **words: Any) -> None:
-    """Score a bundle on labelled data."""
+    """Score a bundle on labelled data, or a language model on a text and on tasks."""
     import edgeq
-    from edgeq.report.text import score
+    from edgeq.report.text import language_score, score
 
-    result = edgeq.evaluate(bundle, **words)
+    with progress_bar() as progress:
+        result = edgeq.evaluate(bundle, progress=progress, **words)
     found = result.to_json()
-    print_result(found, as_json, lambda: score(found))
+    print_result(found, as_json, lambda: (language_score if "scores" in found else score)(found))
     if not result.met:
         sys.exit(BELOW_WHAT_WAS_ASKED)
 

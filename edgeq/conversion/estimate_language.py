@@ -20,7 +20,7 @@ from edgeq.quant.formats.mixes import MIXES
 GIGABYTE: Final = 1 << 30
 CONTEXTS: Final = (512, 2048, 4096, 8192, 32768, 131072)
 _FLOAT_BITS: Final[Mapping[str, int]] = {"F32": 32, "F16": 16, "BF16": 16}
-# Generic types, for any engine: bits of a weight in the layers, with a 16-bit scale for each block of 32 below 16 bits;
+# Blocks as ONNX has them: bits of a weight in the layers, with a scale in half precision for each block of 32;
 # embedding and head have 8 bits there.
 _PLAIN: Final[Mapping[str, int]] = {"FP32": 32, "FP16": 16, "INT8": 8, "INT4": 4, "INT3": 3, "INT2": 2}
 # llama.cpp: tokens that it takes through the network at once (n_ubatch of the runtime's engine), bytes of a number in
@@ -69,7 +69,7 @@ def estimate_language_sizes(path: Path, context: int | None = None) -> dict[str,
         ModelError: the checkpoint, or its tokenizer, cannot be read.
     """
     checkpoint = open_checkpoint(path)
-    spec = checkpoint.spec
+    spec = checkpoint.padded().spec
     length = min(context or policy.ESTIMATED_CONTEXT.value, spec.context)
     fixed = activation_bytes(spec) + cache_bytes(spec, length) + _engine_bytes(spec)
     beside = _vector_bytes(spec) + _written_bytes(checkpoint)

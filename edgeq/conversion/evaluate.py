@@ -57,9 +57,14 @@ def evaluate_bundle(bundle: Path, data: Any, metric: Any, reference: Any, limits
         UsageError: no such metric, or what needs a reference without one. EvaluationError: there is no score.
         CalibrationError: the data do not fit the model. BundleError, EngineError: see edgeq_runtime.load.
     """
+    if data is None:
+        raise UsageError("eval needs --data; of a language model --perplexity TEXT or --tasks FILE")
     if isinstance(limits.quality, Drop) and reference is None:
         raise UsageError("--max-drop compares with the float model: add --reference MODEL")
     manifest = Manifest.read(bundle)
+    if manifest.language is not None:
+        raise UsageError(f"{bundle} is a language model, which --perplexity TEXT, --kl-against CHECKPOINT and --tasks "
+                         "FILE judge")
     network = None if reference is None else float_network(reference, manifest, (), example_inputs, trust)
     evaluation = _evaluation(data, metric, manifest, network, limit)
     if isinstance(limits.quality, Drop) and evaluation.metric.name == "sqnr":

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from edgeq.mixed_precision.goal import Drop
 from edgeq.progress import Progress, silent
 from edgeq.verification.language import Divergence, TextScores, score_text, windows
 from edgeq.verification.language_tasks import Kind, Task, Tokenizer, is_right, read_tasks
+from edgeq_runtime.manifest import Manifest
 
 
 def _share(right: Sequence[Any], _: Sequence[Any]) -> float:
@@ -57,6 +59,26 @@ class Asked:
                              "judge by one of them")
 
 
+def asked_of(text: Any, tasks: Any, against: Any, reference: Any, data: Any, metric: Any, limits: Limits,
+             limit: int | None) -> Asked:
+    """From the words of the command line.
+
+    Raises:
+        UsageError: words that do not go together, or a value that no such word takes.
+    """
+    if data is not None or metric is not None:
+        raise UsageError("--data and --metric judge networks; a language model is judged by --perplexity and --tasks")
+    if against is not None and reference is not None:
+        raise UsageError("--kl-against and --reference both name the float model; give one")
+    named = {"--perplexity": text, "--tasks": tasks, "--kl-against": against, "--reference": reference}
+    for word, value in named.items():
+        if value is not None and not isinstance(value, str | Path):
+            raise UsageError(f"{word} of a language model is a path, not a {type(value).__name__}")
+    files = {word: None if value is None else Path(value) for word, value in named.items()}
+    return Asked(text=files["--perplexity"], tasks=files["--tasks"], limits=limits, limit=limit,
+                 checkpoint=files["--kl-against"] or files["--reference"], divergence=against is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskCounts:
     """Tasks of one kind. lost: those that the float model solves and this one does not; gained: the other way round."""
@@ -86,6 +108,29 @@ class LanguageScore:
         return {"scores": [score.to_json() for score in self.scores],
                 "kl": None if self.divergence is None else asdict(self.divergence),
                 "tasks": [asdict(counts) for counts in self.tasks], "said": list(self.said), "met": self.met}
+
+
+def evaluate_language_bundle(bundle: Path, asked: Asked, progress: Progress = silent) -> LanguageScore:
+    """Judge a bundle, run by its own engine.
+
+    Raises:
+        UsageError: the checkpoint is of another model. EvaluationError: text or tasks that cannot be used. ModelError:
+        the checkpoint cannot be read. BundleError, EngineError: see edgeq_runtime.load.
+    """
+    from edgeq_runtime.language import open_decoder
+    from edgeq_runtime.language.text import Tokenizer as BundleTokenizer
+
+    manifest = Manifest.read(bundle)
+    language = manifest.language
+    if language is None:
+        raise UsageError(f"{bundle} holds no language model: --perplexity, --kl-against and --tasks judge those")
+    tokenizer = BundleTokenizer(str(bundle), language)
+    with ExitStack() as opened:
+        decoder = opened.enter_context(closing(open_decoder(str(bundle), manifest, None)))
+        reference = None if asked.checkpoint is None else opened.enter_context(closing(
+            float_decoder(asked.checkpoint, language.vocabulary)))
+        first = language.bos if language.add_bos else None
+        return evaluate_language(decoder, reference, tokenizer, first, language.eos, asked, progress)
 
 
 def float_decoder(path: Path, vocabulary: int) -> GraphDecoder:

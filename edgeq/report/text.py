@@ -260,6 +260,16 @@ def score(found: Mapping[str, Any]) -> None:
     console().print(score_sentence(found), style=None if found["met"] else "red", soft_wrap=True)
 
 
+def language_score(found: Mapping[str, Any]) -> None:
+    """edgeq.conversion.evaluate_language.LanguageScore: what was lost, and which limits were missed."""
+    out = console()
+    for sentence in found["said"]:
+        out.print(sentence, soft_wrap=True)
+    for line in found["scores"]:
+        if line["worst_score_allowed"] is not None:
+            out.print(score_sentence(line), style=None if line["met"] else "red", soft_wrap=True)
+
+
 def damage(found: Mapping[str, Any], shown: int) -> None:
     """edgeq.conversion.analyze: the worst layers."""
     metric = [f">{found['metric']} (float: {found['float_score']:.4g})"] if "metric" in found else []

@@ -1,6 +1,7 @@
 """What a language model would take, against files that are written, and llama.cpp's memory."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -59,13 +60,18 @@ def zeros(type: str, shape: tuple[int, ...]) -> StoredMatrix:
     return StoredMatrix(type, np.zeros(packed, np.uint8), shape[1])
 
 
+def stored(checkpoint: Checkpoint, types: Callable[[str, int | None], str]) -> QuantizedDecoder:
+    spec = checkpoint.spec
+    keys: list[tuple[str, int | None]] = [("embedding", None), *([] if spec.tied else [("head", None)])]
+    keys += [(role, layer) for layer in range(9) for role in linear_roles(spec)]
+    return QuantizedDecoder({key: zeros(types(*key), shape_of(spec, key[0], "weight")) for key in keys},
+                            checkpoint.weights.vector)
+
+
 @pytest.mark.parametrize("name", ["F16", "Q8_0", "Q4_0", "Q4_K_M", "Q3_K_M", "Q2_K"])
 def test_files_have_the_size_that_was_told(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     words = DecoderWords(bits=4, type=name)
-    types = target().types(checkpoint.spec, words)
-    decoder = QuantizedDecoder({key: zeros(types(*key), shape_of(checkpoint.spec, key[0], "weight")) for key in [
-        ("embedding", None), *([] if checkpoint.spec.tied else [("head", None)]),
-        *((role, layer) for layer in range(9) for role in linear_roles(checkpoint.spec))]}, checkpoint.weights.vector)
+    decoder = stored(checkpoint, target().types(checkpoint.spec, words))
     artifact = target().emit(checkpoint, checkpoint.path, decoder, tmp_path, words)
     written = (tmp_path / artifact.entry).stat().st_size
     told = {row["type"]: row for row in estimate(checkpoint.path)["types"]}
@@ -74,6 +80,17 @@ def test_files_have_the_size_that_was_told(name: str, checkpoint: Checkpoint, tm
     assert told[name]["disk_bytes"] == pytest.approx(written, rel=0.01)
     again = {row["type"]: row for row in estimate(tmp_path / artifact.entry)["types"]}
     assert again[name]["disk_bytes"] == pytest.approx(written, rel=0.001)
+
+
+@pytest.mark.parametrize(("bits", "name"), [(32, "FP32"), (16, "FP16"), (8, "INT8"), (4, "INT4")])
+def test_files_of_onnxruntime_too(bits: int, name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    backend = backend_named("onnxruntime").decoder
+    assert backend is not None
+    words = DecoderWords(bits=bits)
+    decoder = stored(checkpoint, backend.types(checkpoint.spec, words))
+    backend.emit(checkpoint, checkpoint.path, decoder, tmp_path, words)
+    (told,) = (row["weight_bytes"] for row in estimate(checkpoint.path)["types"] if row["type"] == name)
+    assert told == pytest.approx((tmp_path / "model.onnx.data").stat().st_size, rel=0.01)
 
 
 def test_cache_and_devices(checkpoint: Checkpoint) -> None:
