@@ -168,6 +168,14 @@ def test_rows_that_no_block_divides_become_wider(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, true, rtol=0, atol=1e-5 * np.abs(true).max())
 
 
+@pytest.mark.parametrize(("name", "version"), [("qwen3", ">=1.23"), ("gemma2", ">=1.24")])
+def test_the_oldest_engine(name: str, version: str, tmp_path: Path) -> None:
+    """GroupQueryAttention of onnxruntime 1.23 looks back one token less than a window says."""
+    source = checkpoint(name)
+    artifact = backend().emit(source, tmp_path, stored(source, DecoderWords(4)), tmp_path, DecoderWords(4))
+    assert artifact.engine_version == version
+
+
 def test_long_prompts_go_in_parts_and_buffers_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeq_runtime.language.onnxruntime.CAPACITY", 4)
     monkeypatch.setattr("edgeq_runtime.language.onnxruntime.BATCH", 7)

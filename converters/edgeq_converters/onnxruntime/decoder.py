@@ -27,7 +27,10 @@ from edgeq_converters.onnxruntime.decoder_graph import build_shared
 from edgeq_converters.onnxruntime.decoder_parts import INTEGERS, LAYER_TYPES, refuse_types, stored_parts
 
 GENAI_CONFIG: Final = "genai_config.json"
-ENGINE_VERSION: Final = ">=1.23"  # the first with the operators of opset 23
+# The first release with the operators of opset 23, and the first whose windows are as wide as they say (measured with
+# the releases 1.23 to 1.32).
+ENGINE_VERSION: Final = ">=1.23"
+WITH_WINDOWS: Final = ">=1.24"
 BITS: Final[Mapping[int, str]] = MappingProxyType({4: "Q4_0", 8: "Q8_0", 16: "F16", 32: "F32"})
 _TABLE: Final = "Q8_0"  # of embedding and head beside 4-bit layers, where 4 bits lose as much as all layers together
 _EXTERNAL: Final = 1024  # bytes: smaller constants stay in the graph
@@ -67,7 +70,8 @@ def emit(checkpoint: Checkpoint, tokenizer: Path, decoder: QuantizedDecoder, fol
     ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=_EXTERNAL)
     text = json.dumps(genai_config(spec, _special_tokens(tokenizer)), indent=2)
     (folder / GENAI_CONFIG).write_text(text + "\n")
-    return Artifact(MODEL, "onnxruntime", ENGINE_VERSION, options={"session_options": FAST_MATMUL},
+    version = ENGINE_VERSION if all(layer.window is None for layer in spec.layers) else WITH_WINDOWS
+    return Artifact(MODEL, "onnxruntime", version, options={"session_options": FAST_MATMUL},
                     notes=tuple(_notes(decoder)))
 
 

@@ -99,15 +99,20 @@ class SharedDecoder(Decoder):
                       rotary_embedding_dim=part)
 
     def _tables(self, rotary: Rotary) -> tuple[ir.Value, ir.Value]:
-        """cos, sin [context, size/2], which fold when a session loads: 128 k positions would be 64 MB on disk."""
+        """cos, sin [context, size/2], which fold when a session loads: 128 k positions would be 64 MB on disk.
+
+        Angles in double precision, less whole turns, which are then few enough for single precision: Cos and Sin of
+        doubles came with onnxruntime 1.26 or later.
+        """
         if rotary not in self.turns:
             w, number = self.w, len(self.turns)
             frequencies, factor = scaled_frequencies(rotary, self.context)
-            start, end, step = (w.constant(f"position_{name}", np.asarray(value, np.float64))
-                                for name, value in (("start", 0), ("end", self.context), ("step", 1)))
+            start, end, step, turn = (
+                w.constant(f"position_{name}", np.asarray(value, np.float64))
+                for name, value in (("start", 0), ("end", self.context), ("step", 1), ("turn", 2 * np.pi)))
             places = w("Unsqueeze", w("Range", start, end, step), w.ints(1))
             angles = w("Mul", places, w.constant(f"rotary_{number}.frequencies", frequencies))
-            scale = w.constant(f"rotary_{number}.factor", np.asarray(factor, np.float64))
-            cos, sin = (w("Cast", w("Mul", w(op, angles), scale), to=ir.DataType.FLOAT) for op in ("Cos", "Sin"))
+            angles = w("Cast", w("Mod", angles, turn, fmod=1), to=ir.DataType.FLOAT)
+            cos, sin = (w("Mul", w(op, angles), w.number(factor)) for op in ("Cos", "Sin"))
             self.turns[rotary] = cos, sin
         return self.turns[rotary]
