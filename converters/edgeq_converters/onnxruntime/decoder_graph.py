@@ -27,6 +27,7 @@ def build_shared(spec: Spec, parts: Parts, *, context: int | None = None) -> ir.
     """The graph of a decoder that takes, beside `edgeq.frontends.decoder.builder`'s inputs,
 
         attention_mask [batch, past + tokens] int64, of ones: only its length counts
+        first_logits [1] int64, or nothing for 0: the first token whose logits are wanted; -1 for the last alone
 
     and may be run with each `present` in the memory of its `past`, [batch, kv heads, capacity, head size], whose
     capacity is any number of at least past + tokens.
@@ -52,7 +53,12 @@ class SharedDecoder(Decoder):
 
     def further_inputs(self) -> list[ir.Value]:
         self.mask = graph_input("attention_mask", ir.DataType.INT64, ["batch", "length"])
-        return [self.mask]
+        self.first = self.w.constant("first_logits", np.zeros(1, np.int64))  # an input with a default
+        return [self.mask, self.first]
+
+    def wanted(self, x: ir.Value) -> ir.Value:
+        """A seventh of the time of a prompt of SmolLM2-135M is its tokens' products with the head."""
+        return self.w("Slice", x, self.first, self.w.ints(np.iinfo(np.int64).max), self.w.ints(1))
 
     def positions(self, tokens: ir.Value, past: ir.Value) -> None:
         w = self.w

@@ -133,7 +133,7 @@ class Decoder:
         present: list[ir.Value] = []
         for k, layer in enumerate(spec.layers):
             x = self._block(x, k, layer, past[2 * k], past[2 * k + 1], present)
-        logits = self.parts.linear(w, self.norm(x, "final_norm", None), "head", None)
+        logits = self.parts.linear(w, self.norm(self.wanted(x), "final_norm", None), "head", None)
         logits = logits if spec.logit_scale == 1.0 else w("Mul", logits, w.number(spec.logit_scale))
         logits = self._capped(logits, spec.logit_cap)
         return self._whole([tokens, *further, *past], logits, present)
@@ -141,6 +141,10 @@ class Decoder:
     def further_inputs(self) -> list[ir.Value]:
         """What another form of the cache needs beside the tokens and the past."""
         return []
+
+    def wanted(self, x: ir.Value) -> ir.Value:
+        """Of the tokens [batch, tokens, hidden] behind the last layer, those whose logits are asked for."""
+        return x
 
     def embedded(self, tokens: ir.Value) -> ir.Value:
         spec, w = self.spec, self.w

@@ -1,7 +1,8 @@
 """ONNX Runtime as a decoder: attention writes keys and values into the buffers that it reads, so no step copies them.
 
-The graph takes input_ids, attention_mask (of ones: its length is what counts) and past_key_values, and gives logits and
-present; ONNX Runtime GenAI runs it in the same way.
+The graph takes input_ids, attention_mask (of ones: its length is what counts), past_key_values, and first_logits (the
+first token whose logits are wanted, which has a default), and gives logits and present. ONNX Runtime GenAI runs it in the
+same way.
 """
 from __future__ import annotations
 
@@ -33,14 +34,9 @@ class OnnxRuntimeDecoder:
     """A session and the keys and values of one sequence."""
 
     def __init__(self, session: Any, description: str, language: Language) -> None:
-        import onnxruntime
-
         self.description, self.context, self.vocabulary = description, language.context, language.vocabulary
         self._session: Any = session
-        self._with_logits, self._without_logits = session.io_binding(), session.io_binding()
-        # What leads to the logits alone is left out where they are not bound: the head takes as long as five layers.
-        self._needed = onnxruntime.RunOptions()
-        self._needed.only_execute_path_to_fetches = True
+        self._binding = session.io_binding()
         self._names = [f"{layer}.{kind}" for layer in range(language.layers) for kind in ("key", "value")]
         self._buffers: List[NDArray[np.float32]] = [
             np.empty((1, language.kv_heads, 0, language.head_size), np.float32) for _ in self._names]
@@ -54,19 +50,16 @@ class OnnxRuntimeDecoder:
         self._check(ids)
         self._make_room(self._held + len(ids))
         found = np.empty((len(ids) if every else 1, self.vocabulary), np.float32)
-        last = 0 if every else len(ids) - 1
-        for start in range(0, last, BATCH):
-            self._run(ids[start:min(start + BATCH, last)], None)
-        for start in range(last, len(ids), BATCH):
+        for start in range(0, len(ids), BATCH):
             part = ids[start:start + BATCH]
-            self._run(part, found[start - last:start - last + len(part)])
+            self._run(part, found[start:start + len(part)] if every else found)
         return found
 
     def keep(self, count: int) -> None:
         self._held = min(self._held, count)
 
     def close(self) -> None:
-        self._session = self._with_logits = self._without_logits = None
+        self._session = self._binding = None
         self._buffers = []
 
     def _check(self, ids: NDArray[np.int64]) -> None:
@@ -77,16 +70,15 @@ class OnnxRuntimeDecoder:
         if ids.min() < 0 or ids.max() >= self.vocabulary:
             raise InputError(f"a token is outside the vocabulary of {self.vocabulary}")
 
-    def _run(self, ids: NDArray[np.int64], logits: Optional[NDArray[np.float32]]) -> None:
-        """Feed tokens [n] and write logits [n, vocabulary], if any are wanted."""
-        binding = self._without_logits if logits is None else self._with_logits
-        total = self._held + len(ids)
-        binding.bind_input("input_ids", "cpu", 0, np.int64, (1, len(ids)), ids.ctypes.data)
-        binding.bind_input("attention_mask", "cpu", 0, np.int64, (1, total), self._mask.ctypes.data)
-        if logits is not None:
-            binding.bind_output("logits", "cpu", 0, np.float32, (1, *logits.shape), logits.ctypes.data)
+    def _run(self, ids: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+        """Feed tokens [n] and write the last ones' logits [m, vocabulary]."""
+        total, first = self._held + len(ids), np.array([len(ids) - len(logits)], np.int64)
+        for name, shape, array in (("input_ids", (1, len(ids)), ids), ("attention_mask", (1, total), self._mask),
+                                   ("first_logits", (1,), first)):
+            self._binding.bind_input(name, "cpu", 0, np.int64, shape, array.ctypes.data)
+        self._binding.bind_output("logits", "cpu", 0, np.float32, (1, *logits.shape), logits.ctypes.data)
         try:
-            self._session.run_with_iobinding(binding, self._needed)
+            self._session.run_with_iobinding(self._binding)
         except Exception as error:  # its exceptions share no base class
             raise EngineError(f"{self.description}: {error}") from error
         self._held = total
@@ -104,7 +96,6 @@ class OnnxRuntimeDecoder:
             larger = np.empty((*old.shape[:2], capacity, old.shape[3]), np.float32)
             larger[:, :, :self._held] = old[:, :, :self._held]
             self._buffers[k] = larger
-            for binding in (self._with_logits, self._without_logits):
-                place = ("cpu", 0, np.float32, larger.shape, larger.ctypes.data)
-                binding.bind_input(f"past_key_values.{name}", *place)
-                binding.bind_output(f"present.{name}", *place)
+            place = ("cpu", 0, np.float32, larger.shape, larger.ctypes.data)
+            self._binding.bind_input(f"past_key_values.{name}", *place)
+            self._binding.bind_output(f"present.{name}", *place)
