@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Sequence, Union
 
-from edgeq_runtime.errors import BundleError
+from edgeq_runtime.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +41,16 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def check_tokens(tokens: Union[Sequence[int], NDArray[Any]], held: int, decoder: Decoder) -> None:
+    """Raises InputError: tokens that cannot be fed behind the `held` ones of a decoder's cache."""
+    if not len(tokens):
+        raise InputError("no tokens: there are logits behind a token only")
+    if held + len(tokens) > decoder.context:
+        raise InputError(f"{held + len(tokens)} tokens are more than the context of {decoder.context}")
+    if min(tokens) < 0 or max(tokens) >= decoder.vocabulary:
+        raise InputError(f"a token is outside the vocabulary of {decoder.vocabulary}")
 
 
 def open_decoder(folder: str, manifest: Manifest, threads: Optional[int]) -> Decoder:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence
 import numpy as np
 
 from edgeq_runtime.engines.versions import require
-from edgeq_runtime.errors import BundleError, EngineError, InputError
+from edgeq_runtime.errors import BundleError, EngineError
 
+from .decoder import check_tokens
 from .llama_library import Library, load_library
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class LlamaDecoder:
         with self._lock:
             if self._context is None:
                 raise EngineError("the model is closed")
-            self._check(tokens)
+            check_tokens(tokens, self._held, self)  # llama.cpp would refuse, or abort the process
             parts = [self._decode(tokens[k:k + BATCH], every) for k in range(0, len(tokens), BATCH)]
             return np.concatenate(parts) if every and len(parts) > 1 else parts[-1]
 
@@ -143,15 +144,6 @@ class LlamaDecoder:
             raise EngineError(f"{self._library.description} cannot {what}: {reasons}")
         self._library.errors.clear()
         return handle
-
-    def _check(self, tokens: Sequence[int]) -> None:
-        """What llama.cpp would refuse, or abort the process for, in words."""
-        if not len(tokens):
-            raise InputError("no tokens: there are logits behind a token only")
-        if self._held + len(tokens) > self.context:
-            raise InputError(f"{self._held + len(tokens)} tokens are more than the context of {self.context}")
-        if min(tokens) < 0 or max(tokens) >= self.vocabulary:
-            raise InputError(f"a token is outside the vocabulary of {self.vocabulary}")
 
     def _decode(self, tokens: Sequence[int], every: bool) -> NDArray[Any]:
         count = len(tokens)

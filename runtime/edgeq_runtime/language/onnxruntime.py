@@ -1,8 +1,7 @@
 """ONNX Runtime as a decoder: attention writes keys and values into the buffers that it reads, so no step copies them.
 
 The graph takes input_ids, attention_mask (of ones: its length is what counts), past_key_values, and first_logits (the
-first token whose logits are wanted, which has a default), and gives logits and present. ONNX Runtime GenAI runs it in the
-same way.
+first token whose logits are wanted, with a default), and gives logits and present. ONNX Runtime GenAI runs it, too.
 """
 from __future__ import annotations
 
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 import numpy as np
 
 from edgeq_runtime.engines.onnxruntime import open_session
-from edgeq_runtime.errors import BundleError, EngineError, InputError
+from edgeq_runtime.errors import BundleError, EngineError
+
+from .decoder import check_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class OnnxRuntimeDecoder:
         if self._session is None:
             raise EngineError("the model is closed")
         ids = np.ascontiguousarray(tokens, np.int64).reshape(-1)
-        self._check(ids)
+        check_tokens(ids, self._held, self)
         self._make_room(self._held + len(ids))
         found = np.empty((len(ids) if every else 1, self.vocabulary), np.float32)
         for start in range(0, len(ids), BATCH):
@@ -61,14 +62,6 @@ class OnnxRuntimeDecoder:
     def close(self) -> None:
         self._session = self._binding = None
         self._buffers = []
-
-    def _check(self, ids: NDArray[np.int64]) -> None:
-        if not len(ids):
-            raise InputError("no tokens: there are logits behind a token only")
-        if self._held + len(ids) > self.context:
-            raise InputError(f"{self._held + len(ids)} tokens are more than the context of {self.context}")
-        if ids.min() < 0 or ids.max() >= self.vocabulary:
-            raise InputError(f"a token is outside the vocabulary of {self.vocabulary}")
 
     def _run(self, ids: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
         """Feed tokens [n] and write the last ones' logits [m, vocabulary]."""
