@@ -65,12 +65,15 @@ class QuantScheme:
     """What to do with weights and activations; ``None`` leaves that side in float.
 
     table_channels: 4-bit weights are indices into tables of 16 numbers, one for each so many output channels; 0: they
-    are integers.
+    are integers. integer_inputs, integer_outputs: the model's own lie on grids too, and what makes the outputs computes
+    on integers wherever it can.
     """
 
     weight: QuantType | None = None
     activation: QuantType | None = None
     table_channels: int = 0
+    integer_inputs: bool = False
+    integer_outputs: bool = False
 
 
 _A8: Final = QuantType(8, signed=False, symmetric=False)

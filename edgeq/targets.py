@@ -55,7 +55,8 @@ class Target:
     rows: ONNX op -> how it runs in INT8. needs: the extra that installs its converter, or ''. open_sizes: it runs
     tensors whose size the data decides, as what NonZero finds. symmetric: its activations lie on signed grids around 0,
     so that it shares no plan with the others. tables: its 4-bit weights may be indices into any 16 numbers.
-    keeps_embeddings: why the tables that a Gather looks up stay float, or ''.
+    keeps_embeddings: why the tables that a Gather looks up stay float, or ''. interfaces: what inputs and outputs may
+    be in place of floats; no_integers: why not integers, and what helps.
     """
 
     name: str
@@ -69,6 +70,8 @@ class Target:
     symmetric: bool = False
     tables: bool = False
     keeps_embeddings: str = ""
+    interfaces: frozenset[str] = frozenset()
+    no_integers: str = "no integers go in or come out there; leave --io out"
 
 
 FREE: Final = Free()

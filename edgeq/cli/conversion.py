@@ -51,6 +51,8 @@ from edgeq.cli.shared import (
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One class name a line.")
 @click.option("--layout", type=click.Choice(["keep", "nhwc"]), default="keep", show_default=True,
               help="Of the images that go in and come out; samples stay as the source model takes them.")
+@click.option("--io", default="float", show_default=True, metavar="float|uint8|int8",
+              help="What goes in and comes out; two words with a comma for the inputs and the outputs.")
 @click.option("--eval", metavar="DATA", help="Labelled data for --metric, or a module:function that scores.")
 @click.option("--metric", metavar="NAME",
               help="top1, top5, map50, miou, psnr, perplexity, wer, sqnr or module:function.")

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgeq.backend import Artifact
 from edgeq.bundle.folder import sha256
+from edgeq.conversion.interface import pixels_of
 from edgeq.conversion.quantization import QuantizedNetwork
 from edgeq.conversion.request import Request
 from edgeq.dimensions import dimensions, free_dimensions
@@ -24,10 +25,12 @@ from edgeq.quant.calibrate.auto import DEFAULT
 from edgeq.quant.feeds import InputSpec
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import Samples
+from edgeq.scheme import QuantParams
 from edgeq.verification.verify_artifact import Verification
 from edgeq_runtime import __version__
 from edgeq_runtime.dimensions import Free
 from edgeq_runtime.manifest import Manifest, TensorSpec
+from edgeq_runtime.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,16 @@ class Metadata:
         """None where the source was quantized already."""
         return self.quantized.plan
 
-    def manifest(self, target: str, artifact: Artifact) -> Manifest:
-        """Everything a device must know, but for the files and the measured accuracy."""
+    def manifest(self, target: str, artifact: Artifact, grids: Mapping[str, QuantParams] = {}) -> Manifest:
+        """Everything a device must know, but for the files and the measured accuracy. grids: of what is an integer at
+        the interface.
+        """
         free, known = free_dimensions(self.graph), layouts(self.graph.graph)
 
         def named(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
             return tuple(replace(
-                spec, engine_name=artifact.names.get(spec.name, ""), layout=known.get(spec.name, ""),
+                on_grid(spec, grids.get(spec.name)), engine_name=artifact.names.get(spec.name, ""),
+                layout=known.get(spec.name, ""),
                 source_layout=CHANNELS_FIRST[len(spec.shape)] if spec.name in self.transposed else "",
             ) for spec in specs(values, free))
 
@@ -79,14 +85,17 @@ class Metadata:
             edgeq_version=__version__, product=self.request.options.product, version=self.request.options.version)
         return manifest if self.request.device is None else self.request.device.fitted(manifest)
 
-    def report(self, target: str, artifact: Artifact, verification: Verification | None,
+    def report(self, manifest: Manifest, artifact: Artifact, verification: Verification | None,
                evaluation: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
         """What the conversion did and measured. evaluation: of the metric, as in the manifest. seconds: of emitting
         alone.
         """
         quantized = self.quantized
         return {
-            "target": target, "name": model_name(self.source), "emit_seconds": round(seconds, 3),
+            "target": manifest.target, "name": model_name(self.source), "integer_interface": [
+                {key: getattr(spec, key) for key in ("name", "dtype", "scale", "zero_point")}
+                for spec in (*manifest.inputs, *manifest.outputs) if spec.scale is not None],
+            "emit_seconds": round(seconds, 3),
             "source_bytes": self.source_bytes, "sizes": self.sizes, "quantization": self.quantization(artifact),
             "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(quantized.kept)],
@@ -103,7 +112,10 @@ class Metadata:
         if given is None:
             return None
         is_transposed = any(value.name in self.transposed for value in self.graph.graph.inputs)
-        return replace(given, layout=name_channels_last(given.layout) if is_transposed else given.layout).to_dict()
+        given = replace(given, layout=name_channels_last(given.layout) if is_transposed else given.layout)
+        if isinstance(given, Preprocess) and pixels_of(self.request) is not None:
+            given = replace(given, pixels=True)
+        return given.to_dict()
 
     def quantization(self, artifact: Artifact) -> dict[str, Any]:
         """How many bits what has in an artifact, and by which methods."""
@@ -175,6 +187,14 @@ def said_path(source: Any) -> str:
 
 def _is_file(source: Any) -> bool:
     return isinstance(source, (str, Path)) and Path(source).is_file()
+
+
+def on_grid(spec: TensorSpec, grid: QuantParams | None) -> TensorSpec:
+    """A tensor of the float model as integers."""
+    if grid is None:
+        return spec
+    dtype = "int8" if grid.type.signed else "uint8"
+    return replace(spec, dtype=dtype, scale=float(grid.scale), zero_point=int(grid.zero_point))
 
 
 def input_specs(network: ir.Model) -> dict[str, InputSpec]:

@@ -40,6 +40,7 @@ class Options:
     postprocess: After | None = None
     labels: str | Path | Sequence[str] = ()
     layout: str = "keep"
+    io: str = "float"
     eval: Any = None
     metric: Any = None
     max_drop: float | str | None = None
@@ -78,6 +79,7 @@ class Words(TypedDict, total=False):
     postprocess: After | None
     labels: str | Path | Sequence[str]
     layout: str
+    io: str
     eval: Any
     metric: Any
     max_drop: float | str | None

@@ -24,13 +24,14 @@ from edgeq.bundle.folder import (
 )
 from edgeq.conversion.dry_run import refuse_early, refuse_float
 from edgeq.conversion.evidence import Layers
+from edgeq.conversion.interface import with_interface
 from edgeq.conversion.meaning import check_meaning, check_scores
 from edgeq.conversion.metadata import Metadata, input_specs, model_name
 from edgeq.conversion.options import Options
 from edgeq.conversion.quantization import HELD_OUT, TOO_FEW, is_fitted, open_goal, quantize_network
 from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.sample_sizes import sample_sizes
-from edgeq.conversion.selftest import selftest_cases, selftest_tolerance
+from edgeq.conversion.selftest import in_steps, selftest_cases, selftest_tolerance
 from edgeq.conversion.suspicions import suspicions
 from edgeq.conversion.words import Target
 from edgeq.errors import EdgeqError, ModelError, TargetsFailed, TooFarFromFloat, all_of
@@ -48,9 +49,11 @@ from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import write_page
 from edgeq.report.verdict import from_float, verdict
 from edgeq.verification.evaluate import LabelledData
+from edgeq.verification.interface import as_taken
 from edgeq.verification.references import Origin, References
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_artifact import Verification, verify_artifact
+from edgeq_runtime.integers import to_integers
 from edgeq_runtime.manifest import Manifest
 from edgeq_runtime.preprocess import Preprocess
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST_NAME
@@ -133,9 +136,10 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     request, started = metadata.request, time.perf_counter()
     request.progress(f"writing {target}")
     options = replace(request.emit, largest=lambda: _largest(metadata, references))
-    artifact = backend_named(target).emit(metadata.graph, folder, options)
+    graph, grids = with_interface(metadata.graph, request)
+    artifact = backend_named(target).emit(graph, folder, options)
     seconds = time.perf_counter() - started
-    manifest = metadata.manifest(target, artifact)
+    manifest = metadata.manifest(target, artifact, grids)
     verification = None
     if request.options.verify:
         request.progress(f"verifying {target}")
@@ -147,7 +151,7 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
         with open_model(str(folder), manifest) as opened:
             evaluation = metadata.goal.to_json(lambda by: score_model(opened, by, metadata.transposed),
                                                artifact_bytes(folder))
-    report = metadata.report(target, artifact, verification, evaluation, seconds)
+    report = metadata.report(manifest, artifact, verification, evaluation, seconds)
     write_report(folder, report)
     write_page(folder, report, artifact_bytes(folder), None if verification is None else layers.evidence)
     accuracy = ({} if verification is None else verification.to_json()) | (
@@ -174,8 +178,11 @@ def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Mo
     """Run the artifact, and write what devices will compare themselves with."""
     verification, outputs = verify_artifact(folder, manifest, references)
     arithmetic = backend_named(manifest.target).arithmetic
-    write_selftest(folder / SELFTEST_NAME, selftest_cases(references.feeds, outputs),
-                   selftest_tolerance(graph, artifact, arithmetic, verification, outputs))
+    tolerance = selftest_tolerance(graph, artifact, arithmetic, verification, outputs)
+    write_selftest(folder / SELFTEST_NAME, selftest_cases(
+        [as_taken(manifest, feed) for feed in references.feeds],
+        [{spec.name: to_integers(spec, found[spec.name]) for spec in manifest.outputs} for found in outputs],
+    ), in_steps(tolerance, manifest.outputs))
     return verification
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgeq import policy
 from edgeq.conversion.emission import largest_artifact_bytes
+from edgeq.conversion.interface import with_interface, with_pixel_grid
 from edgeq.conversion.request import Request
 from edgeq.errors import UsageError
 from edgeq.inference.reference import Arrays, run_onnx
@@ -99,8 +100,9 @@ def quantize_network(network: ir.Model, request: Request, samples: Samples | Non
     trials = TrialBuilder(network, request.targets, request.scheme, samples, statistics, calibrators, request.method,
                           request.keep_float, request.progress)
     if goal is not None and request.is_search:
-        built, mixed = search(trials, goal, lambda graph: largest_artifact_bytes(graph, request.targets, request.emit),
-                              [bits for bits in BITS if bits >= request.least_bits])
+        built, mixed = search(trials, goal, lambda graph: largest_artifact_bytes(
+            with_interface(graph, request)[0], request.targets, request.emit), [
+                bits for bits in BITS if bits >= request.least_bits])
         return QuantizedNetwork(network, built.graph, built.plan, statistics, scaled, mixed, trials)
     mixed = choose_precisions(trials, samples) if is_measured and samples is not None else MixedPrecision()
     plan = trials.plan(mixed.layers)
@@ -168,12 +170,13 @@ def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, sam
     was chosen for its group.
     """
     if request.calibrator is not None:
-        return request.calibrator
+        return with_pixel_grid(request.calibrator, network, plan, request)
     if samples is None:
         return CALIBRATORS[DEFAULT]
     chosen = choose_calibrators(network, plan, statistics, list(islice(samples, policy.AUTO_SAMPLES.value)),
                                 lambda done, total: request.progress("choosing ranges", done, total))
-    return {name: chosen.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()}
+    return with_pixel_grid({name: chosen.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()},
+                           network, plan, request)
 
 
 def open_goal(network: ir.Model, specs: Mapping[str, InputSpec], seen: Samples | None, unseen: Samples | None,

@@ -27,6 +27,7 @@ from edgeq_runtime.sound import LogMel
 BITS: Final = (4, 8, 16, 32)
 ACTIVATIONS: Final = ("auto", "8", "float")
 LAYOUTS: Final = ("keep", "nhwc")
+INTERFACES: Final = ("float", "uint8", "int8")
 COMPUTE_UNITS: Final = ("ane", "gpu", "cpu", "all")
 OLDEST_OS, NEWEST_OS = 16, 18
 AUTO: Final = "auto"
@@ -41,6 +42,18 @@ class FloatOutputs:
 
 
 Measure: TypeAlias = LabelledData | FloatOutputs
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What the float inputs and outputs of the bundle are: "float", "uint8" or "int8"."""
+
+    inputs: str = "float"
+    outputs: str = "float"
+
+    @property
+    def is_float(self) -> bool:
+        return self == Interface()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,7 @@ class Request:
     postprocess: Classify | Detect | None
     labels: tuple[str, ...]
     channels_last: bool
+    io: Interface
     measure: Measure | None
     limits: Limits
     emit: EmitOptions
@@ -103,7 +117,8 @@ class Request:
     def scheme(self) -> QuantScheme:
         """What the planner is asked for."""
         if isinstance(self.weights, QuantType):
-            return QuantScheme(self.weights, self.activations, self.table_channels)
+            return QuantScheme(self.weights, self.activations, self.table_channels,
+                               integer_inputs=self.io.inputs != "float", integer_outputs=self.io.outputs != "float")
         return QuantScheme()
 
     @property
@@ -137,7 +152,8 @@ def read_request(targets: words.Target, options: Options) -> Request:
         inputs=words.shapes(options.inputs), example_inputs=options.example_inputs,
         preprocess=words.preprocess(options.preprocess), postprocess=words.postprocess(options.postprocess),
         labels=words.labels(options.labels),
-        channels_last=options.layout == "nhwc", measure=_measure(options, limits), limits=limits,
+        channels_last=options.layout == "nhwc", io=Interface(*words.each_of_two("--io", options.io, INTERFACES)),
+        measure=_measure(options, limits), limits=limits,
         emit=EmitOptions(options.min_os, words.one_of("--compute", options.compute, COMPUTE_UNITS), compute),
         keep_qdq=words.path("--keep-qdq", options.keep_qdq), options=options)
 
@@ -179,6 +195,7 @@ def _refuse_contradictions(targets: Sequence[Target], device: Device | None, opt
     """Everything that does not go together, at once."""
     names = [target.name for target in targets]
     refused = [*_without_graphs(names), *_contradictions(options), *_refused_tables(targets, options),
+               *_refused_interfaces(targets, options),
                *_unread(names, options)]
     if device is not None:
         refused += device.refusals(names, options.bits)
@@ -213,6 +230,16 @@ def _refused_tables(targets: Sequence[Target], options: Options) -> Iterator[str
         known = [backend.target.name for backend in backends() if backend.target.tables]
         yield (f"--weights {options.weights}: {' and '.join(without)} multiply 4-bit integers with a scale; "
                f"tables of numbers exist on {' and '.join(known)} alone")
+
+
+def _refused_interfaces(targets: Sequence[Target], options: Options) -> Iterator[str]:
+    """Integers at an interface that an engine keeps for floats, or that nothing makes."""
+    for kind in dict.fromkeys(words.each_of_two("--io", options.io, INTERFACES)):
+        without = [target for target in targets if kind != "float" and kind not in target.interfaces]
+        yield from (f"--io {options.io}: {target.no_integers}" for target in without)
+    if not Interface(*words.each_of_two("--io", options.io, INTERFACES)).is_float and (
+            options.calibration is None or options.bits >= 16 or options.activations == "float"):
+        yield f"--io {options.io} needs 8-bit activations: add --calibration DATA, with --bits 8 or 4"
 
 
 def _unread(targets: Sequence[str], options: Options) -> Iterator[str]:

@@ -14,7 +14,8 @@ and A710 against the machine that converts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +29,7 @@ from edgeq.ops import KEEPING_ALL
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq.verification.compare import Difference
 from edgeq.verification.verify_artifact import Verification
+from edgeq_runtime.manifest import TensorSpec
 from edgeq_runtime.selftest import Case, Tolerance
 
 SAMPLES: Final = 2
@@ -66,6 +68,16 @@ def selftest_tolerance(graph: ir.Model, artifact: Artifact, arithmetic: Arithmet
         "graph run op by op or, if that is more, what quantization itself adds on average",
         error={name: max(2 * measured[name], quantized[name], floor[name]) + steps[name] for name in largest},
         noise={name: max(2 * engine[name], quantized[name], floor[name]) + steps[name] for name in largest})
+
+
+def in_steps(tolerance: Tolerance, specs: Iterable[TensorSpec]) -> Tolerance:
+    """The same, where outputs are integers of a grid."""
+    scales = {spec.name: spec.scale for spec in specs}
+
+    def stepped(limits: Mapping[str, float]) -> dict[str, float]:
+        return {name: limit / (scales[name] or 1.0) for name, limit in limits.items()}
+
+    return replace(tolerance, error=stepped(tolerance.error), noise=stepped(tolerance.noise))
 
 
 def _noise(found: Sequence[Difference], outputs: Sequence[Arrays]) -> dict[str, float]:

@@ -53,6 +53,16 @@ def number(flag: str, value: Any) -> float | None:
     return value  # type: ignore[no-any-return]
 
 
+def each_of_two(flag: str, value: Any, known: Iterable[str]) -> tuple[str, str]:
+    """What holds of inputs and what of outputs: one word for both, or two with a comma."""
+    parts = value.split(",") if isinstance(value, str) else [value]
+    if len(parts) > 2:
+        raise UsageError(f"{flag} {_said(value)}: give one word, or two with a comma: of the inputs and of the outputs")
+    known = tuple(known)
+    first, last = one_of(flag, parts[0], known), one_of(flag, parts[-1], known)
+    return first, last
+
+
 def version(flag: str, value: Any) -> str:
     """Numbers with dots, or nothing."""
     if type(value) is not str or (value and not VERSION.fullmatch(value)):

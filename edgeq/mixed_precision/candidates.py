@@ -39,12 +39,22 @@ def measured_path(builder: TrialBuilder, feeds: Sequence[Arrays], bits: Collecti
     noise = {key: max((error.ratio for error in found), default=0.0) for key, found in errors.items()}
     layers = {name: _layer(node, {width: noise.get((name, width), 0.0) for width in built}, bits)
               for name, node in builder.layers.items()}
-    integers = IntegerNodes(builder.units, (), {}) if builder.scheme.activation is not None else None
-    plan = built[max(built)].plan
+    plan, integers = built[max(built)].plan, builder.integers
     values = {} if integers is None else {
         name: Rounded(noise[name, None], _around(found.value, integers), _ties(plan, name, integers))
         for name, found in activations.items() if name in plan.sources or name in plan.fixed}
-    return pareto_path(layers, values, builder.work, growth)
+    ends = _ends(builder)
+    return pareto_path(layers, {name: found for name, found in values.items() if not found.nodes & ends}, builder.work,
+                       growth)
+
+
+def _ends(builder: TrialBuilder) -> frozenset[str]:
+    """The nodes next to inputs and outputs that are integers: in float they would need a conversion at the interface.
+    """
+    graph, scheme = builder.network.graph, builder.scheme
+    first = [node for value in graph.inputs for node in consumers(value)] if scheme.integer_inputs else []
+    last = [value.producer() for value in graph.outputs] if scheme.integer_outputs else []
+    return frozenset(label(builder.units.head(node)) for node in (*first, *last) if node is not None)
 
 
 def _layer(node: ir.Node, noise: Mapping[int, float], bits: Collection[int]) -> Layer:

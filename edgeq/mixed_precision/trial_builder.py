@@ -84,9 +84,14 @@ class TrialBuilder:
     @cached_property
     def work(self) -> dict[str, int]:
         """Of each node that could compute on integers."""
+        return {} if self.integers is None else {label(node): work(node) for node in self.integers.nodes}
+
+    @cached_property
+    def integers(self) -> IntegerNodes | None:
+        """What could compute on integers; None where no activation is rounded."""
         if self.scheme.activation is None:
-            return {}
-        return {label(node): work(node) for node in IntegerNodes(self.units, (), {}).nodes}
+            return None
+        return IntegerNodes(self.units, (), {}, integer_outputs=self.scheme.integer_outputs)
 
     def float_share(self, plan: QuantPlan) -> float:
         """Of the work that could be done on integers, what a plan does in float."""

@@ -44,7 +44,7 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
     for said in filter(None, dict.fromkeys(map(precision_sentence, rows))):
         out.print(said, soft_wrap=True)
-    for told in filter(None, dict.fromkeys(map(sizes_sentence, rows))):
+    for told in filter(None, dict.fromkeys((*map(interface_sentence, rows), *map(sizes_sentence, rows)))):
         out.print(told, soft_wrap=True)
     if any("scheme" in row["quantization"] for row in rows):
         out.print("The model came quantized: its integers and grids are kept, so --bits, --weights, --method and "
@@ -59,6 +59,13 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
                   soft_wrap=True)
+
+
+def interface_sentence(row: Mapping[str, Any]) -> str:
+    """What is an integer at the interface, and the real number that it stands for."""
+    found = [f"{spec['name']} is {spec['dtype']} for {spec['scale']:.6g} * ({spec['name']} - {spec['zero_point']})"
+             for spec in row.get("integer_interface", ())]
+    return f"integers at the interface: {', '.join(found)}" if found else ""
 
 
 def sizes_sentence(row: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ A probe knows how one engine names its values. What it cannot match by name is l
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from edgeq.inference.session import Arrays, exposing
 from edgeq.metrics import CEILING_DB, ErrorPower
 from edgeq.ops import KEEPING_ALL
 from edgeq.scheme import QuantParams
+from edgeq.verification.interface import as_taken
 from edgeq.verification.probe import GraphProbe, float_values, is_inner
 from edgeq_runtime.manifest import Manifest
 
@@ -108,8 +109,8 @@ def compare_layers(bundle: Path, network: ir.Model, feeds: Iterable[Arrays]) -> 
             is installed wrote it.
     """
     manifest = Manifest.read(bundle)
-    return compare_values(network, backend_named(manifest.target).probe(bundle / manifest.entry, network, manifest),
-                          feeds)
+    probe = backend_named(manifest.target).probe(bundle / manifest.entry, network, manifest)
+    return compare_values(network, probe, feeds, lambda feed: as_taken(manifest, feed))
 
 
 def compare_graphs(network: ir.Model, graph: ir.Model, feeds: Iterable[Arrays]) -> LayerComparison:
@@ -117,14 +118,15 @@ def compare_graphs(network: ir.Model, graph: ir.Model, feeds: Iterable[Arrays]) 
     return compare_values(network, GraphProbe(graph, network, None), feeds)
 
 
-def compare_values(network: ir.Model, probe: Probe, feeds: Iterable[Arrays]) -> LayerComparison:
-    """Run both sides feed by feed; only one feed's values are held at once."""
+def compare_values(network: ir.Model, probe: Probe, feeds: Iterable[Arrays],
+                   taken: Callable[[Arrays], Arrays] = lambda feed: feed) -> LayerComparison:
+    """Run both sides feed by feed; only one feed's values are held at once. taken: a feed as the probe takes it."""
     shown = set(probe.names)
     wanted = [value for value in float_values(network.graph) if value.name in shown]
     sums = {value.name or "": _Sums() for value in wanted}
     feeds = list(feeds)
     for feed, expected in zip(feeds, run_onnx(exposing(network, list(sums)), feeds), strict=True):
-        for name, seen in probe.run(feed).items():
+        for name, seen in probe.run(taken(feed)).items():
             if name in sums:
                 sums[name].add(np.asarray(feed[name] if name in feed else expected[name]), seen)
     return LayerComparison(_layers(network.graph, sums), tuple(_unmatched(network.graph, shown)),

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from edgeq.errors import BoardError, BundleError, InputError
 from edgeq.quant.samples import ARRAYS, IMAGES, SOUNDS
 from edgeq_runtime import Manifest, load
+from edgeq_runtime.integers import to_reals
 from edgeq_runtime.postprocess import Classify, Detect
-from edgeq_runtime.predict import image_size, interpreted, named_file, read_source, steps
+from edgeq_runtime.predict import as_taken, image_size, interpreted, named_file, read_source, steps
 
 SHOWN_VALUES: Final = 8
 TOP: Final = 5  # labels, where no postprocessing says how many
@@ -43,7 +44,9 @@ def run_bundle(path: Path, inputs: Sequence[str], top: int | None = None, output
         asdict(one) for one in interpreted(manifest, ran.outputs, (before, _limited(after, top)), size)]
     return {"engine": ran.engine, "accelerator": ran.accelerator, "drift": ran.drift, "found": found,
             "boxes_in": ("image" if size is not None else "input") if isinstance(after, Detect) else None,
-            "outputs": {name: summary(array, manifest.labels, top or TOP) for name, array in ran.outputs.items()}}
+            "outputs": {spec.name: summary(
+                            to_reals(spec, ran.outputs[spec.name]), manifest.labels, top or TOP) | {"dtype": spec.dtype}
+                        for spec in manifest.outputs}}
 
 
 def _limited(after: Classify | Detect, top: int | None) -> Classify | Detect:
@@ -108,7 +111,10 @@ def _read(manifest: Manifest, name: str, file: Path) -> Arrays:
     if kind == ".npz":
         return dict(_load_numpy(file))
     name = name or _only_input(manifest, file)
-    return {name: _load_numpy(file) if kind == ".npy" else np.asarray(read_source(file, steps(manifest)[0]))}
+    if kind == ".npy":
+        return {name: _load_numpy(file)}
+    array = np.asarray(read_source(file, steps(manifest)[0]))
+    return {spec.name: as_taken(spec, array) for spec in manifest.inputs if spec.name == name} or {name: array}
 
 
 def _only_input(manifest: Manifest, file: Path) -> str:

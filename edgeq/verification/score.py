@@ -1,10 +1,12 @@
 """A metric on what a bundle computes, run by its own engine."""
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from edgeq.passes.images import arrays_channels_first, arrays_channels_last
 from edgeq.verification.evaluate import Evaluation
+from edgeq.verification.interface import as_float, as_taken
 from edgeq_runtime import Model
 
 
@@ -12,5 +14,8 @@ def score_model(model: Model, evaluation: Evaluation, transposed: Collection[str
     """What an opened bundle scores. transposed: its inputs and outputs that are channels last and that the evaluation,
     which knows the source model's layout alone, has channels first.
     """
-    return evaluation.score(lambda feed: arrays_channels_first(
-        model.run(arrays_channels_last(feed, transposed)), transposed))
+    def predict(feed: Mapping[str, Any]) -> dict[str, Any]:
+        given = as_taken(model.manifest, arrays_channels_last(feed, transposed))
+        return arrays_channels_first(as_float(model.manifest, model.run(given)), transposed)
+
+    return evaluation.score(predict)

@@ -17,6 +17,7 @@ from edgeq.errors import VerificationError
 from edgeq.inference.reference import Arrays
 from edgeq.metrics import ErrorPower
 from edgeq.verification.compare import Difference, compare
+from edgeq.verification.interface import as_float, as_taken
 from edgeq.verification.references import References
 from edgeq_runtime.manifest import Manifest
 from edgeq_runtime.session import open_model
@@ -51,7 +52,7 @@ def _row(difference: Difference) -> dict[str, Any]:
 
 def verify_artifact(folder: Path, manifest: Manifest, references: References,
                     ) -> tuple[Verification, list[dict[str, Any]]]:
-    """Run an artifact on the references' samples -> (the comparison, its own outputs).
+    """Run an artifact on the references' samples -> (the comparison, its outputs as the float model gives them).
 
     Raises:
         VerificationError: the artifact is further from the float model than the quantized graph explains.
@@ -64,7 +65,8 @@ def verify_artifact(folder: Path, manifest: Manifest, references: References,
                   for row in zip(float_, quantized, limits, strict=True)]
     wrong = [message for message, is_near in complaints if message and not is_near]
     if wrong:
-        wrong += filter(None, [backend_named(manifest.target).explain(folder, manifest, references.feeds)])
+        wrong += filter(None, [backend_named(manifest.target).explain(
+            folder, manifest, [as_taken(manifest, feed) for feed in references.feeds])])
         raise VerificationError(f"{manifest.target}: the artifact does not compute what the quantized "
                                 "graph computes:\n" + "\n".join(f"  - {message}" for message in wrong))
     doubts = [message for message, _ in complaints if message] + _lost_infinities(quantized, references)
@@ -75,11 +77,13 @@ def verify_artifact(folder: Path, manifest: Manifest, references: References,
 def _run(folder: Path, manifest: Manifest, references: References) -> tuple[list[dict[str, Any]], str]:
     """What an artifact computes, and who ran it."""
     run_in_parts = backend_named(manifest.target).run_in_parts if references.large else None
+    feeds = [as_taken(manifest, feed) for feed in references.feeds]
     if run_in_parts is not None:
-        return run_in_parts(folder, manifest, references.feeds)
-    with open_model(str(folder), manifest) as opened:
-        outputs = [dict(opened.run(dict(feed))) for feed in references.feeds]
-        return outputs, f"{opened.engine}, {opened.accelerator}"
+        outputs, by = run_in_parts(folder, manifest, feeds)
+    else:
+        with open_model(str(folder), manifest) as opened:
+            outputs, by = [opened.run(feed) for feed in feeds], f"{opened.engine}, {opened.accelerator}"
+    return [as_float(manifest, found) for found in outputs], by
 
 
 def _compare(reference: Sequence[Arrays], got: Sequence[Arrays], references: References) -> tuple[Difference, ...]:

@@ -19,6 +19,7 @@ from edgeq.passes.images import arrays_channels_last, channels_first_shape, make
 from edgeq.quant.feeds import InputSpec
 from edgeq.quant.samples import open_samples
 from edgeq.verification.compare import Difference, compare
+from edgeq.verification.interface import as_float, as_given, as_taken
 from edgeq.verification.layers import LayerComparison, compare_layers
 from edgeq.verification.row_sets import in_one_order, row_sets
 from edgeq_runtime.manifest import Manifest, TensorSpec
@@ -79,9 +80,10 @@ def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: 
         if reference is None:
             return result
         transposed = transposed_names(model.manifest)
-        feeds = _feeds(bundle, model.manifest, data, limit, transposed)
-        outputs = [dict(model.run(dict(feed))) for feed in feeds]
-    network = float_network(reference, model.manifest, transposed, example_inputs, trust)
+        manifest = model.manifest
+        feeds = _feeds(bundle, manifest, data, limit, transposed)
+        outputs = [as_float(manifest, model.run(as_taken(manifest, feed))) for feed in feeds]
+    network = float_network(reference, manifest, transposed, example_inputs, trust)
     expected, outputs = in_one_order(list(run_onnx(network, feeds)), outputs, row_sets(network.graph))
     return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
                    finite=_is_finite_where(expected, outputs),
@@ -89,21 +91,24 @@ def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: 
 
 
 def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None, transposed: frozenset[str]) -> list[Arrays]:
-    """As the bundle takes them. data: as the float model does."""
+    """As the float model takes them, in the bundle's layout."""
     if data is None:
-        return [case.inputs for case in islice(read_selftest(bundle / SELFTEST)[0], limit)]
+        return [as_given(manifest, case.inputs) for case in islice(read_selftest(bundle / SELFTEST)[0], limit)]
     samples = open_samples(data, source_specs(manifest), limit=limit, preprocess=source_preprocess(manifest))
     return [arrays_channels_last(feed, transposed) for feed in samples]
 
 
 def source_specs(manifest: Manifest) -> dict[str, InputSpec]:
     """The inputs as the float model takes them."""
-    return {spec.name: InputSpec(spec.dtype, _source_shape(spec)) for spec in manifest.inputs}
+    return {spec.name: InputSpec(spec.dtype if spec.scale is None else "float32", _source_shape(spec))
+            for spec in manifest.inputs}
 
 
 def source_preprocess(manifest: Manifest) -> Preprocess | LogMel | None:
     """The declared preprocessing into what the float model takes."""
     declared = steps(manifest)[0]
+    if isinstance(declared, Preprocess):
+        declared = replace(declared, pixels=False)
     if declared is None or transposed_names(manifest).isdisjoint(source_specs(manifest)):
         return declared
     return replace(declared, layout=name_channels_first(declared.layout))

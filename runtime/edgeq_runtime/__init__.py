@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING
 
 from .errors import BundleError, EdgeqError, EngineError, InputError
+from .integers import to_integers, to_reals
 from .manifest import Manifest, TensorSpec
 from .session import Model, load
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from .installation import install, rollback
 
 __all__ = ["BundleError", "EdgeqError", "EngineError", "InputError", "Manifest", "Model", "TensorSpec", "install",
-           "load", "rollback"]
+           "load", "rollback", "to_integers", "to_reals"]
 
 
 def __getattr__(name: str) -> object:

@@ -133,14 +133,15 @@ def _rollback(options: argparse.Namespace) -> None:
 
 def _read_inputs(model: Model, given: List[str]) -> Dict[str, Any]:
     """["name=x.npy"], ["x.npy"] or ["x.jpg"] where there is one input, or ["all.npz"] -> arrays by name."""
-    from .predict import named_file, read_source
+    from .predict import as_taken, named_file, read_source
 
     inputs: Dict[str, Any] = {}
     for name, file in map(named_file, given):
         if file.endswith((".npy", ".npz")):
             inputs.update(_read_arrays(name or model.inputs[0].name, file))
         else:
-            inputs[name or model.inputs[0].name] = read_source(file, model.steps[0])
+            spec = next((spec for spec in model.inputs if spec.name == name), model.inputs[0])
+            inputs[name or spec.name] = as_taken(spec, read_source(file, model.steps[0]))
     return inputs
 
 

@@ -226,7 +226,8 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-_JSON_NAMES = {str: "a string", int: "an integer", float: "a number", dict: "an object", tuple: "a list"}
+_JSON_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "an object",
+               tuple: "a list"}
 
 
 def _decode_fields(kind: Any, value: Any, where: str) -> Any:

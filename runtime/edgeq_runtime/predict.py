@@ -9,7 +9,8 @@ import numpy as np
 
 from . import postprocess
 from .errors import InputError
-from .manifest import Manifest
+from .integers import to_integers, to_reals
+from .manifest import Manifest, TensorSpec
 from .preprocess import Preprocess, from_dict
 from .sound import LogMel, read_wav
 
@@ -32,11 +33,17 @@ def predict(model: Runnable, source: Any) -> Any:
     if len(model.inputs) != 1:
         names = ", ".join(spec.name for spec in model.inputs)
         raise InputError(f"predict is for models with one input; this one has {names}: use run")
-    outputs = model.run({model.inputs[0].name: source if before is None else before(source)})
+    spec = model.inputs[0]
+    outputs = model.run({spec.name: source if before is None else as_taken(spec, before(source))})
     if after is None:
         return outputs
     size = np.shape(source)[:2] if isinstance(before, Preprocess) else None
     return interpreted(model.manifest, outputs, model.steps, size)
+
+
+def as_taken(spec: TensorSpec, array: Any) -> Any:
+    """What preprocessing made, as the model takes it: integers of the grid, where it takes those."""
+    return array if array.dtype == spec.dtype else to_integers(spec, array)
 
 
 def interpreted(manifest: Manifest, outputs: Mapping[str, Any], declared: Tuple[Before, After],
@@ -47,9 +54,7 @@ def interpreted(manifest: Manifest, outputs: Mapping[str, Any], declared: Tuple[
     declared: of `steps`. size: (height, width) of the image, in whose pixels boxes are then, or else in the model's.
     """
     before, after = declared
-    numbers = {spec.name: outputs[spec.name] if spec.scale is None else
-               (outputs[spec.name].astype(np.float64) - (spec.zero_point or 0)) * spec.scale
-               for spec in manifest.outputs}
+    numbers = {spec.name: to_reals(spec, outputs[spec.name]) for spec in manifest.outputs}
     found: List[Any] = [] if after is None else list(after(numbers, manifest.labels))
     if size is None or not found or not isinstance(before, Preprocess) or not isinstance(after, postprocess.Detect):
         return found

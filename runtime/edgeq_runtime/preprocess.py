@@ -25,7 +25,8 @@ class Preprocess:
     resize_shorter: pixels of the shorter side, the other side in proportion. resize, crop: (height, width), the crop
     from the centre. letterbox: (height, width) into which the image is fitted whole, in the middle of pixels of value
     `pad`. interpolation: "bilinear" or "bicubic". order: "RGB", or "BGR" to reverse the channels. Then
-    (pixel * scale - mean) / std, per channel in the order after reversing. layout: "NCHW" or "NHWC".
+    (pixel * scale - mean) / std, per channel in the order after reversing. layout: "NCHW" or "NHWC". pixels: the model
+    does that last step itself, and takes uint8 pixels.
     """
 
     resize_shorter: Optional[int] = None
@@ -39,6 +40,7 @@ class Preprocess:
     mean: Tuple[float, ...] = ()
     std: Tuple[float, ...] = ()
     layout: str = "NCHW"
+    pixels: bool = False
 
     def __post_init__(self) -> None:
         for field, known in (("order", ("RGB", "BGR")), ("layout", ("NCHW", "NHWC")), ("interpolation", _FILTERS)):
@@ -67,7 +69,7 @@ class Preprocess:
                                     if getattr(self, f.name) != f.default}}
 
     def __call__(self, image: Any) -> Any:
-        """image uint8 [H,W,C] or [H,W] -> float32 [1,C,h,w] or [1,h,w,C].
+        """image uint8 [H,W,C] or [H,W] -> float32, or uint8 for a model that takes pixels, [1,C,h,w] or [1,h,w,C].
 
         Raises:
             InputError: not such an image, smaller than the crop, or with another number of channels than mean and std.
@@ -109,16 +111,32 @@ class Preprocess:
         corner, factor = np.array([left, top] * 2), np.array([width / wide, height / high] * 2)
         return np.clip((np.asarray(boxes, np.float64) + corner) * factor, 0, [width, height] * 2)
 
+    def of_pixels(self, pixels: Any) -> Any:
+        """Pixels, uint8 [N,C,h,w] or [N,h,w,C], as the layout says -> what this makes of them, float32, same shape."""
+        if self.layout == "NCHW":
+            pixels = pixels.transpose(0, 2, 3, 1)
+        values = self._scaled(pixels.astype(np.float32))
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if self.layout == "NCHW" else values
+
+    def to_pixels(self, values: Any) -> Any:
+        """What this makes of pixels, float [N,C,h,w] or [N,h,w,C] -> the pixels, uint8, same shape."""
+        std, mean = (np.array(numbers, np.float32).reshape(-1, *[1, 1] * (self.layout == "NCHW"))
+                     for numbers in (self.std or (1,), self.mean or (0,)))
+        return np.clip(np.rint((values * std + mean) / np.float32(self.scale)), 0, 255).astype(np.uint8)
+
     def _normalized(self, image: Any) -> Any:
-        values = image.astype(np.float32)
+        values = image if self.pixels else self._scaled(image.astype(np.float32))
+        values = values.transpose(2, 0, 1) if self.layout == "NCHW" else values
+        return np.ascontiguousarray(values[None])
+
+    def _scaled(self, values: Any) -> Any:
         if self.scale != 1:
             values *= np.float32(self.scale)
         if self.mean:
             values -= np.array(self.mean, np.float32)
         if self.std:
             values /= np.array(self.std, np.float32)
-        values = values.transpose(2, 0, 1) if self.layout == "NCHW" else values
-        return np.ascontiguousarray(values[None])
+        return values
 
 
 def from_dict(data: Mapping[str, Any]) -> Union[Preprocess, LogMel]:

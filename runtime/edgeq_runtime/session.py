@@ -254,6 +254,8 @@ def _fit(spec: TensorSpec, array: Any, sizes: Dict[str, int]) -> Any:
     if array.dtype != dtype:
         if not np.can_cast(array.dtype, dtype, "safe"):
             remedy = f"pass {spec.name}.astype(np.{dtype})" if array.dtype.kind in "biuf" else "pass numbers"
+            if spec.scale is not None:
+                remedy = "pass edgeq_runtime.to_integers(spec, real numbers), with the spec of model.inputs"
             raise InputError(f"input '{spec.name}' is {array.dtype}, expected {_describe(spec)}: {remedy}")
         array = array.astype(dtype)
     before = dict(sizes)

@@ -29,6 +29,7 @@ from edgeq.report.console import print_rows, size, table
 from edgeq.report.mixed_precision import precision_sentence
 from edgeq.scheme import PRESETS
 from edgeq.verification.run_bundle import read_inputs, summary
+from edgeq_runtime.manifest import TensorSpec
 from edgeq_runtime.preprocess import Preprocess, imagenet
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -124,8 +125,8 @@ def test_read_labels(tmp_path: Path) -> None:
 # -- run ---------------------------------------------------------------------------------------------------------------
 
 def manifest(*names: str, preprocessing: dict[str, Any] | None = None) -> Any:
-    return SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in names], preprocessing=preprocessing,
-                           postprocessing=None)
+    return SimpleNamespace(inputs=[TensorSpec(name, "float32", (1, 3, 8, 8)) for name in names],
+                           preprocessing=preprocessing, postprocessing=None)
 
 
 def test_read_inputs_of_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from edgeq.quant.qdq import DEQUANTIZE
 from edgeq_converters.onnxfile import MODEL, save
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.hard_swish import integer_hard_swish
+from edgeq_converters.onnxruntime.interface import note_interface, unsigned_interface
 from edgeq_converters.onnxruntime.keep_float_weights import anchor_float_weights
 from edgeq_converters.onnxruntime.limits import limit_integers
 from edgeq_converters.onnxruntime.lstm import dynamic_lstm
@@ -56,6 +57,8 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     graph = model.graph
     explicit_zero_points(graph)
     unsigned_activations(graph)
+    note_interface(model)
+    unsigned_interface(graph)
     unsigned_operands(graph)
     signed_weights(graph)
     limit_integers(graph)

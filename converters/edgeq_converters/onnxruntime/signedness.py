@@ -12,7 +12,7 @@ from edgeq.graph import constant, initializer, is_constant
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, stored_dtype
 from edgeq_converters.onnxruntime.fusion import dequantized, is_static
 
-_EIGHT_BITS = {ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8}
+EIGHT_BITS = {ir.DataType.INT8: np.int8, ir.DataType.UINT8: np.uint8}
 Shift: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -24,7 +24,7 @@ def explicit_zero_points(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type not in (QUANTIZE, DEQUANTIZE) or (len(node.inputs) > 2 and node.inputs[2] is not None):
             continue
-        scale, kind = constant(node.inputs[1]), _EIGHT_BITS.get(stored_dtype(node))
+        scale, kind = constant(node.inputs[1]), EIGHT_BITS.get(stored_dtype(node))
         if scale is not None and kind is not None:
             set_input(node, 2, initializer(graph, f"{node.outputs[0].name}_zero_point", np.zeros(scale.shape, kind)))
             node.attributes.pop("output_dtype", None)
@@ -40,11 +40,11 @@ def unsigned_activations(graph: ir.Graph) -> None:
     Integers that something else than DequantizeLinear reads stay as they are.
     """
     for node in graph:
-        if node.op_type != QUANTIZE or (signed := _signed_zero_point(node)) is None:
+        if node.op_type != QUANTIZE or (signed := signed_zero_point(node)) is None:
             continue
         readers = [use.node for use in node.outputs[0].uses()]
         if node.outputs[0].is_graph_output() or any(
-                reader.op_type != DEQUANTIZE or _signed_zero_point(reader) is None for reader in readers):
+                reader.op_type != DEQUANTIZE or signed_zero_point(reader) is None for reader in readers):
             continue
         zero_point = initializer(graph, f"{node.outputs[0].name}_zero_point", unsigned(signed))
         for each in (node, *readers):
@@ -98,7 +98,7 @@ def _stores(dequantize: ir.Node, dtype: ir.DataType) -> bool:
     return stored is not None and stored.dtype == dtype and all(map(is_constant, dequantize.inputs))
 
 
-def _signed_zero_point(node: ir.Node) -> NDArray[np.int8] | None:
+def signed_zero_point(node: ir.Node) -> NDArray[np.int8] | None:
     """The int8 zero point of a Q or DQ with constant parameters; None for other types."""
     given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     return given if given is not None and given.dtype == np.int8 and is_constant(node.inputs[1]) else None

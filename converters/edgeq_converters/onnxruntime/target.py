@@ -16,4 +16,4 @@ ONNXRUNTIME: Final = Target(
         each(("Gemm", "MatMul"), FREE, _ORT, float_output=True),
         each((*MOVES, "Where"), SAME, _ORT),
         each(("Sigmoid", "Softmax"), Fixed(1 / 256, 0), _ORT),
-    ), open_sizes=True)
+    ), open_sizes=True, interfaces=frozenset({"uint8", "int8"}))

@@ -21,4 +21,7 @@ TENSORRT: Final = Target(
     ), symmetric=True,
     # "an IDequantizeLayer is required between the weights and the linear operator that uses them":
     # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html
-    keeps_embeddings="TensorRT documents integer constants for layers that multiply, not for the table of a Gather")
+    keeps_embeddings="TensorRT documents integer constants for layers that multiply, not for the table of a Gather",
+    # Strongly typed networks give floats; an int8 input needs a scale that the parser does not read:
+    # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html
+    no_integers="TensorRT's engine is built for floats at its interface; leave --io out")

@@ -16,13 +16,14 @@ from edgeq.graph import NodeNote, constant, label, quant, real_inputs, shape
 from edgeq.ops import MOVING
 from edgeq.passes.dynamic import is_dynamic, without_dynamic_rounding
 from edgeq.quant.qdq import without_rounding
+from edgeq.scheme import QuantParams
 from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
 from edgeq_converters.prepare import lower_form, specialized_form
 from edgeq_converters.tflite import flatbuffer
 from edgeq_converters.tflite.branches import compute_both_branches
-from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid
+from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid, stored_dtype
 from edgeq_converters.tflite.integer import float_reason
-from edgeq_converters.tflite.interface import keep_grids
+from edgeq_converters.tflite.interface import keep_grids, mark_grids, real_interface
 from edgeq_converters.tflite.kernels import version
 from edgeq_converters.tflite.layout import identity
 from edgeq_converters.tflite.layout_assignment import assign_layouts
@@ -73,16 +74,20 @@ def _program(model: ir.Model, path: Path) -> tuple[Program, list[NodeNote]]:
     # Grids of more bits are float here, but they clip.
     model = without_rounding(without_dynamic_rounding(model), above=8)
 
+    model, grids = real_interface(model)
+
     def form(given: ir.Model) -> ir.Model:
-        return lower_form(keep_grids(compute_both_branches(given)), table().handlers, limits_in_integers=True)
+        found = lower_form(keep_grids(compute_both_branches(given)), table().handlers, limits_in_integers=True)
+        mark_grids(found.graph, grids)
+        return found
 
     free = free_dimensions(model)
     if not free:
-        return lower(form(model), dynamic=dynamic)
+        return lower(form(model), dynamic=dynamic, grids=grids)
     seen = witnesses(free)
     graphs = [form(specialized_form(model, sizes)) for sizes in seen]
     layouts = assign_layouts(graphs[0].graph)
-    lowered = [lower(graph, layouts, dynamic=dynamic, resizable=True) for graph in graphs]
+    lowered = [lower(graph, layouts, dynamic=dynamic, resizable=True, grids=grids) for graph in graphs]
     validate(flatbuffer.write(lowered[0][0], path))  # while every shape in it is a number
     return resizable([program for program, _ in lowered], free), lowered[0][1]
 
@@ -93,18 +98,19 @@ def runs_on_old_runtime(program: Program) -> bool:
 
 
 def lower(model: ir.Model, layouts: Mapping[str, Form] | None = None, *, dynamic: bool = False,
-          resizable: bool = False) -> tuple[Program, list[NodeNote]]:
+          resizable: bool = False, grids: Mapping[str, QuantParams] = {}) -> tuple[Program, list[NodeNote]]:
     """The folded graph -> (TFLite operators, the float islands of a graph that is otherwise quantized).
 
-    layouts: as `assign_layouts` chooses them, by default for this graph. dynamic, resizable: see Builder.
+    layouts: as `assign_layouts` chooses them, by default for this graph. dynamic, resizable: see Builder. grids: of the
+    inputs and outputs that are integers in the file, as they are stored there.
     """
     forms = assign_layouts(model.graph) if layouts is None else layouts
-    return _Lowering(model.graph, table(), Builder(forms, dynamic, resizable)).run()
+    return _Lowering(model.graph, table(), Builder(forms, dynamic, resizable), grids).run()
 
 
 class _Lowering:
-    def __init__(self, graph: ir.Graph, ops: OpTable[Builder], builder: Builder):
-        self.graph, self.ops, self.builder = graph, ops, builder
+    def __init__(self, graph: ir.Graph, ops: OpTable[Builder], builder: Builder, grids: Mapping[str, QuantParams]):
+        self.graph, self.ops, self.builder, self.grids = graph, ops, builder, grids
         self.values: dict[ir.Value, Value] = {}
         self.wide: dict[int, Value] = {}
         self.islands: list[NodeNote] = []
@@ -116,8 +122,9 @@ class _Lowering:
             program.inputs[value.name or ""] = self._public_input(value)
         lower_all(self.graph, self._lower_one, self.ops.target)
         for value in self.graph.outputs:
-            held = self._output(value)
-            tensor = self.builder.read(held, identity(held.rank), integer=False)
+            held, grid = self._output(value), self.grids.get(value.name or "")
+            tensor = self.builder.read(held, identity(held.rank), integer=grid is not None)
+            tensor = tensor if grid is None else self.builder.stored_as(tensor, grid)
             if tensor.data is not None or any(tensor is other
                                               for other in (*program.inputs.values(), *program.outputs.values())):
                 tensor = self.builder.call("RESHAPE", [tensor, self.builder.ints(tensor.shape)], tensor.shape,
@@ -141,9 +148,12 @@ class _Lowering:
         if np.dtype(value.dtype.numpy()).name not in flatbuffer.PLAIN_TYPES:
             problem = Problem(value.name or "", "input", f"tensors of {value.dtype.name} do not exist here")
             raise UnsupportedModel(self.ops.target, [problem])
-        tensor = Tensor(value.name or "", shape(value), np.dtype(value.dtype.numpy()))
-        held = Value(value.name or "", tensor.shape, tensor.dtype, tensors={identity(tensor.rank): tensor}, shared=True)
-        self.values[value] = held
+        grid = self.grids.get(value.name or "")
+        dtype = np.dtype(value.dtype.numpy())
+        tensor = Tensor(value.name or "", shape(value), dtype if grid is None else stored_dtype(grid), grid)
+        held = tensor if grid is None else self.builder.stored_as(tensor, grid.as_signed())
+        self.values[value] = Value(value.name or "", tensor.shape, dtype, held.grid, shared=True,
+                                   tensors={identity(tensor.rank): held})
         return tensor
 
     def _read(self, value: ir.Value) -> Value:

@@ -251,6 +251,13 @@ class Builder:
             return self.call("DEQUANTIZE", [tensor], tensor.shape, dtype=FLOAT32, to=None)
         return tensor if tensor.grid.same_grid(to) else self.call("QUANTIZE", [tensor], tensor.shape, to=to)
 
+    def stored_as(self, tensor: Tensor, grid: QuantParams) -> Tensor:
+        """A tensor on a grid, its integers with the sign that this one says: QUANTIZE shifts uint8 and int8."""
+        dtype = stored_dtype(grid)
+        if tensor.dtype == dtype:
+            return tensor
+        return self.call("QUANTIZE", [tensor], tensor.shape, dtype=dtype, to=_plain(grid))
+
     def widened(self, tensor: Tensor) -> Tensor:
         """float16 -> float32. On a constant DEQUANTIZE runs once, when the model is loaded; XNNPACK takes it away."""
         return self.call("DEQUANTIZE", [tensor], tensor.shape, dtype=FLOAT32, to=None)
@@ -396,9 +403,17 @@ def int8_grid(value: ir.Value) -> QuantParams | None:
     params = quant(value)
     if params is None or (params.type.bits != 8 and value.const_value is None):
         return None
-    signed = params.as_signed()
-    # Symmetric or not says how a quantizer chose a grid; for equality of 8-bit grids only the numbers count.
-    return replace(signed, type=replace(signed.type, symmetric=False)) if signed.type.bits == 8 else signed
+    return _plain(params.as_signed())
+
+
+def _plain(grid: QuantParams) -> QuantParams:
+    """Symmetric or not says how a quantizer chose a grid; for equality of 8-bit grids only the numbers count."""
+    return replace(grid, type=replace(grid.type, symmetric=False)) if grid.type.bits == 8 else grid
+
+
+def stored_dtype(grid: QuantParams) -> np.dtype[Any]:
+    """Of the integers of an 8-bit grid in the file."""
+    return INT8 if grid.type.signed else np.dtype(np.uint8)
 
 
 def is_shared(value: ir.Value) -> bool:

@@ -1,12 +1,80 @@
 """Integer inputs and outputs: the grids inside such a model survive."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 
-from edgeq.graph import constant, label
-from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq.graph import QUANT, constant, consumers, label, real_inputs
+from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
+from edgeq.scheme import PerTensor, QuantParams
 
 EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
+
+
+def real_interface(model: ir.Model) -> tuple[ir.Model, dict[str, QuantParams]]:
+    """A copy whose integer inputs and outputs are the real numbers that they stand for, on their grids, and these grids
+    by name: the file's tensors bear them, so that nothing has to compute what they say.
+
+        int8 x -> DQ -> Conv      =>      float x -> Q -> DQ -> Conv
+        Conv -> Q -> int8 y       =>      Conv -> Q -> DQ -> float y
+    """
+    found = {value.name or "": grid for value in (*real_inputs(model.graph), *model.graph.outputs)
+             if (grid := _interface_grid(value)) is not None}
+    if not found:
+        return model, {}
+    model = model.clone()
+    graph = model.graph
+    for value in list(graph.inputs):
+        if value.name in found:
+            _real_input(graph, value)
+    for index, value in enumerate(graph.outputs):
+        if value.name in found:
+            graph.outputs[index] = _real_output(graph, value)
+    return model, found
+
+
+def mark_grids(graph: ir.Graph, grids: Mapping[str, QuantParams]) -> None:
+    """On the folded graph: outputs that are integers in the file keep their grid to the end."""
+    for value in graph.outputs:
+        if value.name in grids:
+            value.meta[QUANT] = grids[value.name or ""]
+
+
+def _interface_grid(value: ir.Value) -> QuantParams | None:
+    """What an input's readers, or an output's writer, say of its integers; None where they say different things."""
+    nodes = consumers(value) if value.is_graph_input() else [value.producer()]
+    op = DEQUANTIZE if value.is_graph_input() else QUANTIZE
+    if value.dtype not in EIGHT_BITS or not nodes or any(
+            node is None or node.op_type != op for node in nodes):
+        return None
+    grids = [grid_of(node) for node in nodes if node is not None]
+    first = grids[0]
+    if first is None or not isinstance(first.type.granularity, PerTensor):
+        return None
+    return first if all(first.same_grid(other) for other in grids) else None
+
+
+def _real_input(graph: ir.Graph, value: ir.Value) -> None:
+    readers = consumers(value)
+    quantize = ir.node(QUANTIZE, [value, *readers[0].inputs[1:]], name=f"{value.name}_grid")
+    stored = quantize.outputs[0]
+    stored.name, stored.shape, stored.type = f"{value.name}_stored", value.shape, value.type
+    for reader in readers:
+        reader.replace_input_with(0, stored)
+    value.type = ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_before(graph[0], quantize)
+
+
+def _real_output(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    producer = value.producer()
+    assert producer is not None
+    dequantize = ir.node(DEQUANTIZE, [value, *producer.inputs[1:]], name=f"{value.name}_real")
+    real = dequantize.outputs[0]
+    real.name, real.shape, real.type = value.name, value.shape, ir.TensorType(ir.DataType.FLOAT)
+    value.name = f"{value.name}_stored"
+    graph.insert_after(producer, dequantize)
+    return real
 
 
 def keep_grids(model: ir.Model) -> ir.Model:

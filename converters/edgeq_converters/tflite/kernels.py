@@ -122,7 +122,7 @@ KERNELS: Final[Mapping[str, Kernel]] = MappingProxyType({
     "LOCAL_RESPONSE_NORMALIZATION": _row("f32", options="LocalResponseNormalizationOptions"),
     "CAST": _row("f32 f16 f64 i8 u8 i16 u16 i32 u32 i64 bool", options="CastOptions"),
     "BITCAST": _row("f32 i8 u8 i16 u16 i32 u32 i64 u64", options="BitcastOptions"),
-    "QUANTIZE": _row("f32 q8", FREE, "QuantizeOptions"),
+    "QUANTIZE": _row("f32 q8 u8", FREE, "QuantizeOptions"),
     "DEQUANTIZE": _row("q8 q4 f16", FREE, "DequantizeOptions"),
     # moving data
     "RESHAPE": _row("f32 q8 f16 f64 i8 u8 i16 u16 i32 u32 i64 u64 bool", SAME, "ReshapeOptions"),

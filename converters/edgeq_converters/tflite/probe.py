@@ -83,7 +83,8 @@ def _order(shape: tuple[int, ...], held: tuple[int, ...]) -> tuple[int, ...] | N
 
 def _tflite_grid(detail: Mapping[str, Any]) -> QuantParams | None:
     parameters = detail["quantization_parameters"]
-    if detail["dtype"] is not np.int8 or len(parameters["scales"]) != 1:
+    if detail["dtype"] not in (np.int8, np.uint8) or len(parameters["scales"]) != 1:
         return None
-    return QuantParams(QuantType(8, symmetric=False), np.array(parameters["scales"][0], np.float32),
+    signed = detail["dtype"] is np.int8
+    return QuantParams(QuantType(8, signed, symmetric=False), np.array(parameters["scales"][0], np.float32),
                        np.array(parameters["zero_points"][0], np.int32))

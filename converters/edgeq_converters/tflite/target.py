@@ -25,4 +25,4 @@ TFLITE: Final = Target(
         each(("Tanh",), Fixed(1 / 128, 128), _TFLITE + "activations.cc"),
         # A MUL and an ADD whose result saturates at both ends of the grid.
         each(("HardSigmoid",), Fixed(1 / 255, 0), _TFLITE + "add.cc"),
-    ))
+    ), interfaces=frozenset({"uint8", "int8"}))

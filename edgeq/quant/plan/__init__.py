@@ -42,7 +42,8 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
     """
     units = Units(model.graph, targets)
     keep = [_pattern(text, units) for text in keep_float]
-    integers = IntegerNodes(units, keep, layers) if scheme.activation is not None else None
+    integers = (IntegerNodes(units, keep, layers, integer_outputs=scheme.integer_outputs)
+                if scheme.activation is not None else None)
     on_integers = integers.nodes if integers is not None else set()
     weights, half = ((), ()) if scheme.weight is None else plan_weights(
         units, weighted_layers(units, keep, on_integers), scheme.weight, layers, scheme.table_channels, on_integers)
@@ -52,7 +53,7 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
                  if label(node) not in stored or embedding_of(node) is None)  # one that is stored looks up integers
     if scheme.activation is None or integers is None:
         return QuantPlan(None, {}, (), {}, frozenset(), frozenset(), weights, (), kept, half)
-    grids = Grids(integers)
+    grids = Grids(integers, integer_inputs=scheme.integer_inputs)
     return QuantPlan(scheme.activation, grids.groups(), grids.sources(), grids.fixed, frozenset(grids.rounded),
                      frozenset(grids.readers), weights, plan_biases(units, integers.nodes, weights), kept, half)
 

@@ -1,20 +1,22 @@
 """Which values lie on integer grids, and which of them share one."""
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
 
-from edgeq.graph import is_constant, label
+from edgeq.graph import is_constant, label, real_inputs
 from edgeq.quant.plan.integers import IntegerNodes
 from edgeq.quant.plan.units import data_indices, data_inputs, holds_weights, is_float
 from edgeq.targets import Fixed, Same
 
 
 class Grids:
-    """planned: the values that get a grid. rounded, readers, fixed: as in QuantPlan."""
+    """planned: the values that get a grid. rounded, readers, fixed: as in QuantPlan. integer_inputs: as in
+    QuantScheme.
+    """
 
-    def __init__(self, integers: IntegerNodes):
+    def __init__(self, integers: IntegerNodes, *, integer_inputs: bool = False):
         self.integers, self.units = integers, integers.units
         self.planned: dict[ir.Value, None] = {}
         self.rounded: set[str] = set()
@@ -22,6 +24,8 @@ class Grids:
         self.fixed: dict[str, Fixed] = {}
         self._group: dict[str, str] = {}
         self._plan_values()
+        self._plan_ends(real_inputs(self.units.graph) if integer_inputs else [])
+        self._plan_ends(self.units.graph.outputs if integers.integer_outputs else [])
         self._share()
 
     def groups(self) -> dict[str, str]:
@@ -52,6 +56,13 @@ class Grids:
                 if not self.units.may_write_float(node) or self.integers.is_read(value):
                     self.planned[value] = None
                     self.rounded.add(value.name or "")
+
+    def _plan_ends(self, values: Iterable[ir.Value]) -> None:
+        """Inputs or outputs of the model that are integers."""
+        for value in values:
+            if is_float(value) and not is_constant(value):
+                self.planned[value] = None
+                self.rounded.add(value.name or "")
 
     def _share(self) -> None:
         """Union-find over Same ops. A value on a fixed grid is not drawn into a group: backends requantize it there."""

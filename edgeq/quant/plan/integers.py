@@ -21,11 +21,12 @@ _SPECTRAL: Final = "the magnitude of a spectrum: what is quiet in it would vanis
 
 class IntegerNodes:
     """nodes: the heads of units that compute on integers. kept: node that stays float though an engine could run it ->
-    why.
+    why. integer_outputs: the model's outputs are integers, so that what makes them may be.
     """
 
-    def __init__(self, units: Units, keep: Sequence[re.Pattern[str]], layers: Mapping[str, Precision]):
-        self.units = units
+    def __init__(self, units: Units, keep: Sequence[re.Pattern[str]], layers: Mapping[str, Precision], *,
+                 integer_outputs: bool = False):
+        self.units, self.integer_outputs = units, integer_outputs
         self.nodes: set[ir.Node] = set()
         self.kept: dict[ir.Node, str] = {}
         spectral = spectral_layers(units.graph)
@@ -37,7 +38,8 @@ class IntegerNodes:
                     self.kept[node] = reason
                 else:
                     self.nodes.add(node)
-        self._keep_tails()
+        if not integer_outputs:
+            self._keep_tails()
         self._demote_isolated()
         for node, head in units.absorbed.items():
             if head in self.kept:
@@ -45,8 +47,9 @@ class IntegerNodes:
 
     def is_read(self, value: ir.Value) -> bool:
         """True when integers are what some reader of a value wants."""
-        return any(self.units.head(reader) in self.nodes and self.units.head(reader) is reader
-                   and self.fused_input(reader) is not value for reader in consumers(value))
+        return (self.integer_outputs and value.is_graph_output()) or any(
+            self.units.head(reader) in self.nodes and self.units.head(reader) is reader
+            and self.fused_input(reader) is not value for reader in consumers(value))
 
     def fused_input(self, node: ir.Node) -> ir.Value | None:
         """As Units.fused_input, of an accumulator of integers."""
