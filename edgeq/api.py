@@ -41,7 +41,8 @@ def convert(
     metric: Any = None, max_drop: float | str | None = None, min_metric: float | None = None,
     max_bytes: int | str | None = None, min_db: float | None = None,
     keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
-    product: str = "", version: str = "", strict: bool = False, trust: bool = False,
+    product: str = "", version: str = "", gguf_type: str = "", gguf_file: str | Path | None = None,
+    bits_per_weight: float | None = None, resume: bool = False, strict: bool = False, trust: bool = False,
     verify: bool = True, force: bool = False, dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Bundle | list[Bundle]:
@@ -51,16 +52,18 @@ def convert(
         phone, board = edgeq.convert(net, example_inputs=x, target=["coreml", "onnxruntime"], calibration=loader)
 
     Args:
-        model: a path (.onnx, .pt2), "module:function", an onnx or onnx_ir model, a torch ExportedProgram, or a torch
-            module with `example_inputs`.
-        target: "onnxruntime", "tflite", "coreml" or "tensorrt"; a list gives a list of bundles, which share one plan.
+        model: a path (.onnx, .pt2; of a language model its checkpoint's folder or a .gguf), "module:function", an onnx
+            or onnx_ir model, a torch ExportedProgram, or a torch module with `example_inputs`.
+        target: "onnxruntime", "tflite", "coreml", "tensorrt" or "gguf" (language models); a list gives a list of
+            bundles, which share one plan.
         output: the bundle's folder; of several targets, their parent. `<model>.<target>.edgeq` without.
         device: "pi4", "pi5", "pi-32bit", "jetson-orin", "iphone" or "android": chooses the target where none is
             named, and fits the bundle to the engines that run there.
-        bits: of the weights: 4, 8, 16 (half precision) or 32 (float as it came).
+        bits: of the weights: 4, 8, 16 (half precision) or 32 (float as it came); of language models also 2, 3, 5, 6.
         calibration: real samples: a path (.npz, .npy, a folder), "module:function"; an array whose first axis counts
             the samples, {input name: array} of the same, or an iterable of samples, such as a torch DataLoader:
-            arrays, tuples in the order of the inputs, or dicts by name.
+            arrays, tuples in the order of the inputs, or dicts by name. Of a language model: a .txt or .jsonl file;
+            without, it writes the text itself.
         samples: use at most so many.
         activations: "auto" (8 bits where there are samples), 8 or "float".
         weights: "per-channel", "per-tensor", "block:SIZE", or for Core ML at 4 bits "table:CHANNELS".
@@ -91,6 +94,10 @@ def convert(
         compute: Core ML: where the model should run: "ane", "gpu", "cpu" or "all".
         product, version: of the bundle, for updates: a device refuses another product and an older version ("1.4.2");
             a bundle without a product is one of the model's name.
+        gguf_type: how a GGUF file stores weights, such as "Q4_0" or "Q5_K_S", where `bits` should not say it.
+        gguf_file: save the GGUF file here, too, without the rest of the bundle.
+        bits_per_weight: of a language model: choose the type of every weight for so many bits on average.
+        resume: of a language model: go on from the layers that a conversion had fitted which was ended.
         trust: read the pickles in a .pt2 file, which can run any code.
         strict: refuse a model of which a target runs more in float than is planned, and a bundle that is broken.
         verify: run the result, and compare it with the float model.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgeq.quant.decoder import QuantizedDecoder
     from edgeq.scheme import FloatType, QuantParams
     from edgeq.targets import Target
-    from edgeq_runtime.manifest import Manifest
+    from edgeq_runtime.manifest import Manifest, TensorSpec
 
 BACKENDS: Final = "edgeq.backends"  # groups of entry points
 DEVICES: Final = "edgeq.devices"
@@ -177,19 +177,25 @@ class DecoderWords:
 class DecoderBackend:
     """How a target takes language models, which come as checkpoints.
 
-    bits: that it has a meaning for. types: (spec, words) -> role, layer -> the name of a type (`edgeq.quant.formats`,
-        or F32, F16, BF16), as which that weight is stored. emit: (checkpoint, folder with its tokenizer.json,
-        tokenizer_config.json and config.json, quantized weights, bundle in the making, words) -> what was written.
+    bits: that it has a meaning for.
+    check: raises what `emit` would refuse of (checkpoint, folder with its tokenizer.json, tokenizer_config.json and
+        config.json, words), before any weight is read.
+    types: (spec, words) -> role, layer -> the name of a type (`edgeq.quant.formats`, or F32, F16, BF16), as which that
+        weight is stored.
+    emit: (checkpoint, folder with its tokenizer, quantized weights, bundle in the making, words) -> what was written.
     read: (entry, spec) -> role, layer -> the weight [outputs, inputs] in float32 that a reader of the written file
-        computes with, found by other code than that which wrote it. file: the ending of a file that holds all,
-        tokenizer too, and needs no bundle; "" where there is none.
+        computes with, found by other code than that which wrote it.
+    signature: inputs and outputs of the bundle, as its manifest lists them.
+    file: the ending of a file that holds all, tokenizer too, and needs no bundle; "" where there is none.
     ladder: types of growing size, among which a budget of bits may choose for each weight; none: it takes no budget.
     """
 
     bits: tuple[int, ...]
+    check: Callable[[Checkpoint, Path, DecoderWords], None]
     types: Callable[[Spec, DecoderWords], Callable[[str, int | None], str]]
     emit: Callable[[Checkpoint, Path, QuantizedDecoder, Path, DecoderWords], Artifact]
     read: Callable[[Path, Spec], Callable[[str, int | None], NDArray[Any]]]
+    signature: Callable[[Spec], tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
     file: str = ""
     ladder: tuple[str, ...] = ()
 

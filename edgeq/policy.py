@@ -344,6 +344,8 @@ CORRECTIONS: Final = Parameter(
 GPTQ_BLOCK: Final = Parameter(
     128, "columns", "whose effect on the others is applied by one matrix product; the result is the same",
     Convention("Frantar et al. 2022, GPTQ, arXiv:2210.17323, section 3.3"))
+TRIANGLE: Final = Parameter(
+    64, "columns", "of a triangle that is inverted as it is; larger ones by halves", NotMeasured("time only"))
 DESCENT_BLOCK: Final = Parameter(
     64, "columns", "the same for coordinate descent", NotMeasured("time only"))
 DESCENT_PASSES: Final = Parameter(
@@ -351,6 +353,22 @@ DESCENT_PASSES: Final = Parameter(
 STORED_PASSES: Final = Parameter(
     3, "passes", "the same for weights of a decoder, of which there are many, before and after each refit of scales",
     NotMeasured("on a layer of SmolLM2 10 passes left the same error, to a part in 500, in twice the time"))
+ENGINE_KL: Final = Parameter(
+    0.5, "nats a token", "between what an engine says and what its weights say in float, beyond which one of both is "
+    "wrong", NotMeasured("llama.cpp, which rounds activations to 8 bits, is .005 away on SmolLM2"))
+HELD_STATES: Final = Parameter(
+    320 << 20, "bytes", "of what a decoder's sequences are between two steps of a layer, beyond which it lies on disk",
+    NotMeasured("twice so much is held, for both networks, beside the layer's Gram matrices"))
+FITTED_SEQUENCES: Final = Parameter(
+    64, "sequences", "that a decoder's weights are fitted to", NotMeasured("more gained nothing on small decoders"))
+FITTED_TOKENS: Final = Parameter(
+    512, "tokens", "of each", NotMeasured("what llama.cpp's importance matrices are made of"))
+SHORTEST_SEQUENCE: Final = Parameter(
+    16, "tokens", "of a sequence that a short text is cut into", NotMeasured())
+JUDGED_ONE_IN: Final = Parameter(
+    4, "to one", "sequences that are fitted to for each that judges", NotMeasured())
+SAMPLED_AT_ONCE: Final = Parameter(
+    16, "sequences", "that a decoder writes side by side; each reads the weights once", NotMeasured())
 GRID_PART: Final = Parameter(
     2048, "blocks", "whose scales are searched at a time, so that they fit a processor's cache; no result changes",
     NotMeasured("of 512, 2048, 8192 and all at once this and 512 took half the time of all"))

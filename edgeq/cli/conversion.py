@@ -26,9 +26,11 @@ from edgeq.cli.shared import (
 @click.option("--target", "targets", type=Registered(target_names), multiple=True, help="Repeatable.")
 @click.option("--device", type=Registered(device_names),
               help="Chooses the target, and fits the bundle to the engines that run there.")
-@click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), default="8", show_default=True,
-              help="Of the weights; 16 is half precision, 32 is float as it came.")
-@click.option("--calibration", metavar="DATA", help="Real samples: .npz, .npy, a folder, or module:function.")
+@click.option("--bits", type=click.Choice(["2", "3", "4", "5", "6", "8", "16", "32"]), default="8",
+              show_default=True, help="Of the weights; 16 is half precision, 32 is float as it came. 2, 3, 5 and 6 are "
+                                      "for language models.")
+@click.option("--calibration", metavar="DATA",
+              help="Real samples: .npz, .npy, a folder, or module:function; of a language model .txt or .jsonl.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
 @click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True,
               help="auto: 8 bits when there is calibration data.")
@@ -68,6 +70,13 @@ from edgeq.cli.shared import (
               help="For updates: a device refuses those of another product. The model's name by default.")
 @click.option("--version", default="", metavar="1.4.2",
               help="For updates: a device refuses older ones.")
+@click.option("--gguf-type", default="", metavar="Q4_K_M", help="Language models: how a GGUF file stores weights.")
+@click.option("--gguf-file", type=click.Path(dir_okay=False, path_type=Path),
+              help="Language models: save the GGUF file here, too.")
+@click.option("--bits-per-weight", type=float, metavar="4.5",
+              help="Language models: choose the type of every weight for so many bits on average.")
+@click.option("--resume", is_flag=True,
+              help="Language models: go on from the layers that a conversion had fitted which was ended.")
 @click.option("--keep-qdq", type=click.Path(dir_okay=False, path_type=Path), help="Save the quantized ONNX graph here.")
 @click.option("--strict", is_flag=True,
               help="Write nothing, and exit with 3, when a target runs more in float than is planned or the result is "
@@ -83,11 +92,12 @@ def convert(model: str, targets: tuple[str, ...], bits: str, no_verify: bool, dr
             **words: Any) -> None:
     """Convert a model into one bundle per target.
 
-    MODEL is an .onnx or .pt2 file, or module:function.
+    MODEL is an .onnx or .pt2 file, or module:function; of a language model the checkpoint's folder or a .gguf file.
     """
     import edgeq
     from edgeq.bundle.folder import open_bundle
     from edgeq.errors import TargetsFailed
+    from edgeq.report.language import is_language, language_conversion
     from edgeq.report.text import conversion
 
     failed: TargetsFailed | None = None
@@ -99,7 +109,8 @@ def convert(model: str, targets: tuple[str, ...], bits: str, no_verify: bool, dr
             failed, bundles = error, [open_bundle(path) for path in error.written]
     rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}
             for bundle in bundles]
-    print_result(rows, as_json, lambda: conversion(rows))
+    show = language_conversion if all(map(is_language, rows)) else conversion
+    print_result(rows, as_json, lambda: show(rows))
     if failed is not None:
         raise failed
     missed = [row["target"] for row in rows if not (row.get("evaluation") or {"met": True})["met"]]

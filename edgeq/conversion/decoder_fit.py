@@ -1,16 +1,19 @@
 """A decoder's weights as integers, fitted layer by layer to calibration tokens: in memory lie one layer and the hidden
-states of all tokens, twice, as the float network and as the quantized one in front of that layer make them.
+states of all tokens, twice, as the float network and as the quantized one in front of that layer make them; what is
+large of these lies on the disk.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq import policy
+from edgeq.conversion.decoder_states import States, kept
+from edgeq.conversion.decoder_store import InMemory, Store
 from edgeq.errors import UsageError
 from edgeq.frontends.decoder.builder import Matrix, float_parts
 from edgeq.frontends.decoder.spec import Spec
@@ -26,7 +29,6 @@ from edgeq.quant.solve.moments import Moments, objective
 
 Array: TypeAlias = NDArray[np.float32]
 Tokens: TypeAlias = NDArray[np.int64]
-States: TypeAlias = list[NDArray[Any]]  # of each sequence [1, tokens, width]
 Types: TypeAlias = Callable[[str, "int | None"], str]  # role, layer -> a name of FORMATS, or F32, F16, BF16
 
 
@@ -39,18 +41,18 @@ class DecoderWeights(Protocol):
 
 
 def nearest_decoder(spec: Spec, weights: DecoderWeights, types: Types, importance: Mapping[Key, Array] | None = None,
-                    progress: Progress = silent) -> QuantizedDecoder:
+                    progress: Progress = silent, store: Store | None = None) -> QuantizedDecoder:
     """Every weight on the nearest level of its type. importance: of the columns, by role and layer, where known."""
-    known, keys = importance or {}, list(_keys(spec))
-    matrices = {}
-    for number, key in enumerate(keys):
-        progress("quantizing", number, len(keys))
-        matrices[key] = _nearest(types(*key), weights.matrix(*key), known.get(key))
-    return QuantizedDecoder(matrices, weights.vector)
+    known, kept_in = importance or {}, InMemory() if store is None else store
+    groups = key_groups(spec)
+    for number, keys in enumerate(groups):
+        progress("quantizing layers", number, len(groups))
+        kept_in.keep({key: _nearest(types(*key), weights.matrix(*key), known.get(key)) for key in keys})
+    return QuantizedDecoder(kept_in, weights.vector)
 
 
 def fit_decoder(spec: Spec, weights: DecoderWeights, types: Types, tokens: Sequence[Tokens],
-                progress: Progress = silent) -> QuantizedDecoder:
+                progress: Progress = silent, store: Store | None = None) -> QuantizedDecoder:
     """Codes that lose the least of each linear layer's output on tokens [T] of every sequence.
 
     A layer's inputs are those of the network with all layers in front quantized, and what it aims at is the float
@@ -63,26 +65,62 @@ def fit_decoder(spec: Spec, weights: DecoderWeights, types: Types, tokens: Seque
     """
     if len(tokens) < 2:
         raise UsageError("fitting a decoder takes at least two sequences of tokens: one judges what another taught")
-    table = weights.matrix("embedding", None)
-    stored: dict[Key, StoredMatrix] = {("embedding", None): _nearest(types("embedding", None), table, None)}
-    ids: States = [np.asarray(row, np.int64)[None] for row in tokens]
-    exact = _run(spec, weights, lambda role, layer: table, "embedding", 0, ids)
-    real = stored["embedding", None].real()
-    seen = _run(spec, weights, lambda role, layer: real, "embedding", 0, ids)
+    found = InMemory() if store is None else store
+    if ("embedding", None) not in found:
+        found.keep({("embedding", None): _nearest(types("embedding", None), weights.matrix("embedding", None), None)})
+    exact = _embedded(spec, weights, weights.matrix, tokens)
+    seen = _embedded(spec, weights, lambda role, layer: found[role, layer].real(), tokens)
     for layer in range(len(spec.layers)):
         progress("fitting layers", layer, len(spec.layers))
-        exact, seen = _Block(spec, weights, types, layer, stored).fitted(exact, seen)
-    if not spec.tied:
+        if found.has_layer(layer):  # by an earlier conversion
+            exact = _behind(spec, weights, weights.matrix, layer, exact)
+            seen = _behind(spec, weights, _real(found), layer, seen)
+        else:
+            exact, seen = _Block(spec, weights, types, layer, found).fitted(exact, seen)
+    if not spec.tied and ("head", None) not in found:
         importance = _squares(_run(spec, weights, weights.matrix, "head_input", 0, seen))
-        stored["head", None] = _nearest(types("head", None), weights.matrix("head", None), importance)
-    return QuantizedDecoder(stored, weights.vector)
+        found.keep({("head", None): _nearest(types("head", None), weights.matrix("head", None), importance)})
+    return QuantizedDecoder(found, weights.vector)
+
+
+def key_groups(spec: Spec) -> list[list[Key]]:
+    """All quantized weights, in the order of computation: the embedding, each layer's, and a head of its own."""
+    found: list[list[Key]] = [[("embedding", None)]]
+    found += [[(role, layer) for role in linear_roles(spec)] for layer in range(len(spec.layers))]
+    return found if spec.tied else [*found, [("head", None)]]
+
+
+def last_states(spec: Spec, weights: DecoderWeights, matrix: Matrix, tokens: Sequence[Tokens],
+                progress: Progress = silent) -> States:
+    """What enters the head [1, tokens, width] of a network with these matrices, and the norms and biases of weights."""
+    x = _embedded(spec, weights, matrix, tokens)
+    for layer in range(len(spec.layers)):
+        progress("comparing with the float network", layer, len(spec.layers))
+        x = _behind(spec, weights, matrix, layer, x)
+    return _run(spec, weights, matrix, "head_input", 0, x)
+
+
+def _real(store: Store) -> Matrix:
+    return lambda role, layer: store[role, layer].real()
+
+
+def _embedded(spec: Spec, weights: DecoderWeights, matrix: Matrix, tokens: Sequence[Tokens]) -> States:
+    table = matrix("embedding", None)
+    return _run(spec, weights, lambda role, layer: table, "embedding", 0,
+                [np.asarray(row, np.int64)[None] for row in tokens])
+
+
+def _behind(spec: Spec, weights: DecoderWeights, matrix: Matrix, layer: int, states: States) -> States:
+    """Through one layer."""
+    matrices = {role: matrix(role, layer) for role in linear_roles(spec)}
+    return [passed for *_, passed in _passed(spec, weights, matrices, layer, states)][-1]
 
 
 def input_squares(spec: Spec, weights: DecoderWeights, tokens: Sequence[Tokens]) -> dict[Key, Array]:
     """The mean square of what enters every linear layer of the float network [n], by role and layer: the "importance
     matrix" of llama.cpp. Of a tied table it is the head's.
     """
-    x = _run(spec, weights, weights.matrix, "embedding", 0, [np.asarray(row, np.int64)[None] for row in tokens])
+    x = _embedded(spec, weights, weights.matrix, tokens)
     found: dict[Key, Array] = {}
     for layer in range(len(spec.layers)):
         matrices = {role: weights.matrix(role, layer) for role in linear_roles(spec)}
@@ -95,27 +133,31 @@ def input_squares(spec: Spec, weights: DecoderWeights, tokens: Sequence[Tokens])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """One layer of the network. stored: takes up what is quantized."""
+    """One layer of the network. store: takes up what is quantized."""
 
     spec: Spec
     weights: DecoderWeights
     types: Types
     layer: int
-    stored: dict[Key, StoredMatrix]
+    store: Store
 
     def fitted(self, exact: States, seen: States) -> tuple[States, States]:
         """States in front of the layer, of the float network and of the quantized one -> those behind it."""
         floats = {role: self.weights.matrix(role, self.layer) for role in linear_roles(self.spec)}
         quantized: dict[str, Array] = {}
+        stored: dict[Key, StoredMatrix] = {}
         ahead = _passed(self.spec, self.weights, floats, self.layer, exact)
         behind = _passed(self.spec, self.weights, quantized, self.layer, seen)
         for true, real in zip(ahead, behind, strict=True):
             (roles, inside, exact), (_, seen_inside, seen) = true, real
-            self._fit(roles, inside, seen_inside, floats, quantized)
+            for role, matrix in self._fit(roles, inside, seen_inside, floats):
+                stored[role, self.layer], quantized[role] = matrix, matrix.real()
+            del true, real, inside, seen_inside
+        self.store.keep(stored)
         return exact, seen
 
     def _fit(self, roles: tuple[str, ...], true: States, real: States, floats: Mapping[str, Array],
-             quantized: dict[str, Array]) -> None:
+             ) -> Iterator[tuple[str, StoredMatrix]]:
         """Roles that read the same inputs and have the same type are solved together: their rows are independent."""
         if not roles:
             return
@@ -127,8 +169,7 @@ class _Block:
             found = _fitted(type, weight, training, validation, both)
             ends = np.cumsum([len(floats[role]) for role in same])
             for role, data in zip(same, np.split(found.data, ends[:-1]), strict=True):
-                self.stored[role, self.layer] = StoredMatrix(type, data, found.columns)
-                quantized[role] = self.stored[role, self.layer].real()
+                yield role, StoredMatrix(type, data, found.columns)
 
 
 def _passed(spec: Spec, weights: DecoderWeights, matrices: Mapping[str, Array], layer: int, states: States,
@@ -156,8 +197,8 @@ def _run(spec: Spec, weights: DecoderWeights, matrix: Matrix, step: Step, layer:
     session = open_session(model, fused=True)
     past = np.zeros((1, spec.kv_heads, 0, spec.head_size), np.float32)
     extra = dict.fromkeys(PAST, past) if takes_past(step) else {}
-    return [session.run(["y"], {f"x{k}": part for k, part in enumerate(parts)} | extra)[0]
-            for parts in zip(*inputs, strict=True)]
+    return kept(session.run(["y"], {f"x{k}": part for k, part in enumerate(parts)} | extra)[0]
+                for parts in zip(*inputs, strict=True))
 
 
 def _moments(true: States, real: States, held_out: bool) -> Moments:
@@ -190,10 +231,3 @@ def _squares(states: States) -> Array:
     return np.asarray(sum(np.square(state, dtype=np.float32).sum((0, 1), dtype=np.float64) for state in states) / count,
                       np.float32)
 
-
-def _keys(spec: Spec) -> Iterator[Key]:
-    yield "embedding", None
-    for layer in range(len(spec.layers)):
-        yield from ((role, layer) for role in linear_roles(spec))
-    if not spec.tied:
-        yield "head", None

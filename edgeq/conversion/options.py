@@ -52,6 +52,10 @@ class Options:
     compute: str = "ane"
     product: str = ""
     version: str = ""
+    gguf_type: str = ""
+    gguf_file: str | Path | None = None
+    bits_per_weight: float | None = None
+    resume: bool = False
     strict: bool = False
     trust: bool = False
     verify: bool = True
@@ -91,6 +95,10 @@ class Words(TypedDict, total=False):
     compute: str
     product: str
     version: str
+    gguf_type: str
+    gguf_file: str | Path | None
+    bits_per_weight: float | None
+    resume: bool
     strict: bool
     trust: bool
     verify: bool

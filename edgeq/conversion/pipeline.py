@@ -1,10 +1,8 @@
 """The whole of a conversion, top to bottom."""
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ from edgeq.bundle.folder import (
     write_manifest,
     write_report,
 )
+from edgeq.conversion.decoder import convert_checkpoint
+from edgeq.conversion.destination import destination, output_path
 from edgeq.conversion.dry_run import refuse_early, refuse_float
 from edgeq.conversion.evidence import Layers
 from edgeq.conversion.interface import with_interface
@@ -37,6 +37,7 @@ from edgeq.conversion.words import Target
 from edgeq.errors import EdgeqError, ModelError, TargetsFailed, TooFarFromFloat, all_of
 from edgeq.external_weights import is_large
 from edgeq.frontends import load_source
+from edgeq.frontends.decoder.checkpoint import is_checkpoint
 from edgeq.inference.magnitudes import largest_values
 from edgeq.inference.session import Arrays
 from edgeq.mixed_precision import Goal
@@ -69,9 +70,11 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
     Raises:
         EdgeqError: its subclasses name what is wrong and what helps; nothing is left on the disk then.
     """
+    if is_checkpoint(model):
+        return convert_checkpoint(model, targets, options, output)
     request = read_request(targets, options)
-    with _destination(request, output) as place:
-        paths = {name: output_path(model, name, place, alone=len(request.targets) == 1)
+    with destination(output, dry_run=options.dry_run) as place:
+        paths = {name: output_path(model_name(model), name, place, alone=len(request.targets) == 1)
                  for name in request.target_names}
         for path in paths.values():
             check_free(path, force=options.force)
@@ -226,20 +229,3 @@ def open_calibration(network: ir.Model, request: Request) -> Samples | None:
         return None
     return open_samples(request.calibration, input_specs(network), limit=request.sample_limit,
                         preprocess=request.preprocess)
-
-
-def output_path(model: Any, target: str, output: str | Path | None, *, alone: bool) -> Path:
-    """`<model>.<target>.edgeq` in the current folder; with several targets, -o names the folder of the bundles."""
-    if output is not None and alone:
-        return Path(output)
-    return Path(output or ".") / f"{model_name(model)}.{target}.edgeq"
-
-
-@contextmanager
-def _destination(request: Request, output: str | Path | None) -> Iterator[str | Path | None]:
-    """What -o names; in a dry run a folder that vanishes."""
-    if not request.options.dry_run:
-        yield output
-        return
-    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        yield Path(folder) / "dry-run"

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from edgeq.backend import EmitOptions, backend_named, backends, device_names, graph_backends, target_named
 from edgeq.conversion import words
+from edgeq.conversion.decoder_request import refused_for_networks
 from edgeq.conversion.options import Options
 from edgeq.devices import Device, device_named
 from edgeq.errors import UsageError, all_of
@@ -194,9 +195,8 @@ def _targets(asked: words.Target, device: Device | None) -> tuple[Target, ...]:
 def _refuse_contradictions(targets: Sequence[Target], device: Device | None, options: Options) -> None:
     """Everything that does not go together, at once."""
     names = [target.name for target in targets]
-    refused = [*_without_graphs(names), *_contradictions(options), *_refused_tables(targets, options),
-               *_refused_interfaces(targets, options),
-               *_unread(names, options)]
+    refused = [*_without_graphs(names), *refused_for_networks(options), *_contradictions(options),
+               *_refused_tables(targets, options), *_refused_interfaces(targets, options), *_unread(names, options)]
     if device is not None:
         refused += device.refusals(names, options.bits)
     if refused:

@@ -98,7 +98,7 @@ def score_text(decoder: Decoder, reference: Decoder | None, texts: Sequence[Wind
             parts += [(-_picked(log_q, following),) for log_q, following in got]
         else:
             true = _log_probabilities(reference, window)
-            parts += [_compared(log_p, log_q, following)
+            parts += [compared(log_p, log_q, following)
                       for (log_p, following), (log_q, _) in zip(true, got, strict=True)]
     return TextScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -125,8 +125,11 @@ def _log_probabilities(decoder: Decoder, window: Window) -> Iterator[tuple[NDArr
         yield log_softmax(decoder.logits(inputs[part], every=True)), following[part]
 
 
-def _compared(log_p: NDArray[np.float32], log_q: NDArray[np.float32], following: NDArray[np.int64],
+def compared(log_p: NDArray[np.float32], log_q: NDArray[np.float32], following: NDArray[np.int64],
               ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+    """log p and log q of the next token [T, vocabulary], and the tokens that follow [T] -> surprise, the float model's,
+    KL and flipped of TextScores.
+    """
     if log_p.shape != log_q.shape:
         raise EvaluationError(f"the float model has {log_p.shape[1]} tokens and the bundle {log_q.shape[1]}: "
                               "they are not the same language model")

@@ -58,7 +58,7 @@ def written(path: Path, name: str, mix: str) -> tuple[Spec, Made]:
         kind = type_of(chosen, role, weight.shape[1], None if layer is None else Place(layer, len(spec.layers)))
         matrices[role, layer] = StoredMatrix.of_floats(kind, weight)
     write(path, metadata(spec, row.gguf, name, chosen.number), TOKENIZER,
-          tensors(spec, row.gguf, QuantizedDecoder(matrices, made.vector)))
+          lambda: tensors(spec, row.gguf, QuantizedDecoder(matrices, made.vector)))
     return spec, made
 
 

@@ -14,8 +14,22 @@ if TYPE_CHECKING:
     from edgeq.frontends.decoder.checkpoint import Checkpoint
     from edgeq.frontends.decoder.spec import Spec
     from edgeq.quant.decoder import QuantizedDecoder
+    from edgeq_runtime.manifest import TensorSpec
 
 __all__ = ["BACKEND"]
+
+
+def _check(checkpoint: Checkpoint, tokenizer: Path, words: DecoderWords) -> None:
+    from edgeq_converters.gguf import backend
+
+    backend.check(checkpoint, tokenizer, words)
+
+
+def _signature(spec: Spec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    from edgeq_runtime.manifest import TensorSpec
+
+    return ((TensorSpec("input_ids", "int64", (1, "tokens")),),
+            (TensorSpec("logits", "float32", (1, "tokens", spec.vocabulary)),))
 
 
 def _types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
@@ -41,5 +55,5 @@ GGUF: Final = Target(
     "gguf", "llamacpp", "language models for llama.cpp: desktop, Raspberry Pi, phones",
     "2 to 8 bits and float16, in blocks", "float; int8 inside of kernels", "decoder", {})
 BACKEND: Final = Backend(target=GGUF, decoder=DecoderBackend(
-    bits=(2, 3, 4, 5, 6, 8, 16), types=_types, emit=_emit, read=_read, file=".gguf",
+    bits=(2, 3, 4, 5, 6, 8, 16), check=_check, signature=_signature, types=_types, emit=_emit, read=_read, file=".gguf",
     ladder=("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")))

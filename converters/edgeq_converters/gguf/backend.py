@@ -36,6 +36,12 @@ def mix_of(words: DecoderWords) -> Mix:
     return mix_named(words.type or _OF_BITS[words.bits])
 
 
+def check(checkpoint: Checkpoint, tokenizer: Path, words: DecoderWords) -> None:
+    """Raises what `emit` would, of all but the weights."""
+    metadata(checkpoint.spec, checkpoint.row.gguf, checkpoint.name, mix_of(words).number)
+    gguf_tokenizer_of_folder(tokenizer)
+
+
 def types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
     """What llama.cpp's own quantizer would store each weight as."""
     mix, fused = mix_of(words), _fused_roles(spec)
@@ -64,7 +70,7 @@ def emit(checkpoint: Checkpoint, tokenizer: Path, decoder: QuantizedDecoder, fol
     """
     spec, architecture = checkpoint.spec, checkpoint.row.gguf
     write(folder / ENTRY, metadata(spec, architecture, checkpoint.name, mix_of(words).number),
-          gguf_tokenizer_of_folder(tokenizer), tensors(spec, architecture, decoder))
+          gguf_tokenizer_of_folder(tokenizer), lambda: tensors(spec, architecture, decoder))
     return Artifact(ENTRY, "llamacpp", _ENGINE_VERSION)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgeq.frontends.decoder.checkpoint import Checkpoint
     from edgeq.frontends.decoder.spec import Spec
     from edgeq.quant.decoder import QuantizedDecoder
-    from edgeq_runtime.manifest import Manifest
+    from edgeq_runtime.manifest import Manifest, TensorSpec
 
 __all__ = ["BACKEND", "emit"]
 
@@ -85,13 +85,32 @@ def _read(entry: Path, spec: Spec) -> Callable[[str, int | None], NDArray[Any]]:
     return decoder.read(entry, spec)
 
 
+def _check(checkpoint: Checkpoint, tokenizer: Path, words: DecoderWords) -> None:
+    from edgeq_converters.onnxruntime.decoder_graph import refuse_heads
+
+    refuse_heads(checkpoint.spec)
+
+
+def _signature(spec: Spec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    from edgeq_runtime.manifest import TensorSpec
+
+    def caches(name: str, length: str) -> list[TensorSpec]:
+        return [TensorSpec(f"{name}.{layer}.{kind}", "float32", ("batch", spec.kv_heads, length, spec.head_size))
+                for layer in range(len(spec.layers)) for kind in ("key", "value")]
+
+    return ((TensorSpec("input_ids", "int64", ("batch", "tokens")),
+             TensorSpec("attention_mask", "int64", ("batch", "length")), *caches("past_key_values", "past")),
+            (TensorSpec("logits", "float32", ("batch", "tokens", spec.vocabulary)), *caches("present", "total")))
+
+
 # 1.21.0 was built for ARMv8.2 and dies of SIGILL on older cores; 1.21.1 mended it.
 _NOT_1_21_0: Final = Available(excluded="!=1.21.0", source="https://github.com/microsoft/onnxruntime/issues/24112")
 
 BACKEND: Final = Backend(
     target=ONNXRUNTIME, emit=emit, probe=_probe, run_in_parts=_run_in_parts,
     arithmetic=Arithmetic(rounds=_rounds, same_bits=_same_bits),
-    decoder=DecoderBackend(bits=(4, 8, 16, 32), types=_types, emit=_emit_decoder, read=_read),
+    decoder=DecoderBackend(bits=(4, 8, 16, 32), check=_check, types=_types, emit=_emit_decoder,
+                           read=_read, signature=_signature),
     devices={
         "pi4": _NOT_1_21_0, "pi5": Available(), "android": _NOT_1_21_0,
         # JetPack 6 has Python 3.10.

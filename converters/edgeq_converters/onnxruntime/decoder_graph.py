@@ -35,13 +35,18 @@ def build_shared(spec: Spec, parts: Parts, *, context: int | None = None) -> ir.
     Raises:
         UnsupportedModel: heads whose size is no multiple of 8.
     """
+    refuse_heads(spec)
+    model = SharedDecoder(spec, parts, context or spec.context).build()
+    model.graph.opset_imports[MICROSOFT] = 1
+    return model
+
+
+def refuse_heads(spec: Spec) -> None:
+    """Raises UnsupportedModel: see build_shared."""
     if spec.head_size % _HEADS_OF:
         raise UnsupportedModel("onnxruntime", [Problem("attention", "GroupQueryAttention", (
             f"its kernel takes heads whose size is a multiple of {_HEADS_OF}, not {spec.head_size}; the target gguf "
             "takes them"))])
-    model = SharedDecoder(spec, parts, context or spec.context).build()
-    model.graph.opset_imports[MICROSOFT] = 1
-    return model
 
 
 class SharedDecoder(Decoder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 import onnx_ir as ir
 
@@ -46,10 +46,13 @@ class Checkpoint:
         return build_decoder(self.spec, parts, context=context)
 
 
+_FILES: Final = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+
+
 def is_checkpoint(source: Any) -> TypeGuard[str | Path]:
-    """Whether a source of a conversion is a language model: a folder with config.json, or a .gguf file."""
+    """Whether a source of a conversion is a language model: a checkpoint's folder, which may lack files, or a .gguf."""
     return isinstance(source, str | Path) and (
-        Path(source).suffix == ".gguf" or (Path(source) / "config.json").is_file())
+        Path(source).suffix == ".gguf" or any(next(Path(source).glob(name), None) is not None for name in _FILES))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -79,7 +79,7 @@ def open_gguf(path: Path) -> GgufFile:
     try:
         import gguf
     except ImportError:
-        raise MissingExtra("GGUF", "gguf") from None
+        raise MissingExtra("GGUF", "decoder") from None
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
     try:

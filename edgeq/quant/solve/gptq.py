@@ -1,6 +1,8 @@
 """GPTQ: round column by column, and let the columns that are still free make up for it. Pure numpy."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,23 +22,23 @@ def gptq(target: Array, hessian: Array, scale: Array, levels: Levels) -> Array:
     Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
     """
     order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2).astype(np.float64), axis=1, kind="stable")
-    columns = np.take_along_axis(target, order[:, None, :], 2)
-    scale = np.take_along_axis(scale, order[:, None, :], 2)
+    # One column of all rows at a time: they lie side by side in memory [G,n,R].
+    columns, scale = (np.take_along_axis(np.swapaxes(of, 1, 2), order[:, :, None], 1) for of in (target, scale))
     sorted_hessian = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
     factor = _inverse_factor(sorted_hessian)
     integers = np.empty_like(columns)
-    size = columns.shape[2]
+    size = columns.shape[1]
     for start in range(0, size, policy.GPTQ_BLOCK.value):
         stop = min(start + policy.GPTQ_BLOCK.value, size)
-        errors = np.zeros((*columns.shape[:2], stop - start), np.float32)
+        errors = np.zeros((len(columns), stop - start, columns.shape[2]), np.float32)
         for j in range(start, stop):
-            integers[:, :, j] = levels.nearest(in_steps(columns[:, :, j], scale[:, :, j]))
-            off = (columns[:, :, j] - integers[:, :, j] * scale[:, :, j]) / factor[:, j, j][:, None]
-            columns[:, :, j + 1:stop] -= off[:, :, None] * factor[:, None, j, j + 1:stop]
-            errors[:, :, j - start] = off
-        columns[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    back = np.argsort(order, axis=1)
-    return np.take_along_axis(integers, back[:, None, :], 2)
+            integers[:, j] = levels.nearest(in_steps(columns[:, j], scale[:, j]))
+            off = (columns[:, j] - integers[:, j] * scale[:, j]) / factor[:, j, j][:, None]
+            columns[:, j + 1:stop] -= off[:, None, :] * factor[:, j, j + 1:stop, None]
+            errors[:, j - start] = off
+        columns[:, stop:] -= np.swapaxes(factor[:, start:stop, stop:], 1, 2) @ errors
+    found = np.take_along_axis(integers, np.argsort(order, axis=1)[:, :, None], 1)
+    return np.ascontiguousarray(np.swapaxes(found, 1, 2))
 
 
 def in_steps(values: Array, scale: Array) -> Array:
@@ -50,6 +52,18 @@ def _inverse_factor(hessian: Array) -> Array:
     Of the mirrored matrix P H P = L L^T, U = P L^-1 P: one factorization, no inverse of the whole.
     """
     mirrored = np.ascontiguousarray(hessian[:, ::-1, ::-1], np.float64)
-    lower = np.linalg.cholesky(mirrored)
-    inverse = np.linalg.solve(lower, np.broadcast_to(np.eye(hessian.shape[1]), hessian.shape))
+    inverse = _inverse_of_lower(np.linalg.cholesky(mirrored))
     return np.ascontiguousarray(inverse[:, ::-1, ::-1], np.float32)
+
+
+def _inverse_of_lower(factor: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Of lower triangles [G,n,n], by halves: an eighth of what solving for the unit matrix takes."""
+    size = factor.shape[1]
+    if size <= policy.TRIANGLE.value:
+        return np.linalg.inv(factor)
+    half = size // 2
+    first, last = _inverse_of_lower(factor[:, :half, :half]), _inverse_of_lower(factor[:, half:, half:])
+    found = np.zeros_like(factor)
+    found[:, :half, :half], found[:, half:, half:] = first, last
+    found[:, half:, :half] = -last @ (factor[:, half:, :half] @ first)
+    return found

@@ -1,0 +1,56 @@
+"""How far quantized weights are from the float network, by what it says of a text: layer after layer, so that neither
+network is held.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeq.conversion.decoder_fit import Array, DecoderWeights, Tokens, last_states
+from edgeq.conversion.evaluate_language import text_sentences
+from edgeq.frontends.decoder.builder import Matrix
+from edgeq.frontends.decoder.spec import Spec
+from edgeq.progress import Progress, silent
+from edgeq.verification.language import TextScores, compared, log_softmax
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """scores: of every predicted token. entropy: of what the float network says, in nats on average; a text of its own
+    kind surprises it by as much.
+    """
+
+    scores: TextScores
+    entropy: float
+
+    def to_json(self) -> dict[str, Any]:
+        assert self.scores.divergence is not None
+        return {"tokens": len(self.scores.surprise), "kl": asdict(self.scores.divergence),
+                "perplexity": self.scores.perplexity, "float_perplexity": self.scores.float_perplexity,
+                "said": list(text_sentences(self.scores))}
+
+
+def figures_of(spec: Spec, weights: DecoderWeights, quantized: Matrix, tokens: Sequence[Tokens],
+               progress: Progress = silent) -> Figures:
+    """quantized: role, layer -> the weight in float32 that takes the place of that of `weights`."""
+    exact = last_states(spec, weights, weights.matrix, tokens, progress)
+    seen = last_states(spec, weights, quantized, tokens, progress)
+    role = ("embedding" if spec.tied else "head", None)
+    head, ours = weights.matrix(*role), quantized(*role)
+    rows, entropies = [], []
+    for true, got, row in zip(exact, seen, tokens, strict=True):
+        log_p = log_softmax(logits_of(spec, true[0, :-1], head))
+        rows.append(compared(log_p, log_softmax(logits_of(spec, got[0, :-1], ours)), row[1:]))
+        entropies.append(-(np.exp(log_p) * log_p).sum(1, dtype=np.float64))
+    scores = TextScores(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    return Figures(scores, float(np.concatenate(entropies).mean()))
+
+
+def logits_of(spec: Spec, states: Array, head: Array) -> Array:
+    """states [T, width] in front of the head -> logits [T, vocabulary]."""
+    logits = states @ head.T * np.float32(spec.logit_scale)
+    cap = spec.logit_cap
+    return np.asarray(logits if cap is None else cap * np.tanh(logits / cap), np.float32)

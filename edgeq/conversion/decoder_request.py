@@ -1,0 +1,131 @@
+"""What the words of a conversion mean where the source is a language model: read, checked and refused here."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from edgeq.backend import Backend, DecoderWords, backend_named, backends
+from edgeq.conversion import words
+from edgeq.conversion.options import Options
+from edgeq.errors import UsageError, all_of
+from edgeq.progress import Progress
+
+METHODS: Final = ("auto", "nearest")
+# Words that mean for a language model what they mean for any network, and those that are for it alone.
+_SHARED: Final = frozenset({"bits", "calibration", "samples", "method", "product", "version", "verify", "force",
+                            "dry_run", "progress"})
+OWN: Final = ("gguf_type", "gguf_file", "bits_per_weight", "resume")
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderRequest:
+    """One conversion of a language model.
+
+    words: of the weights. fits: codes are fitted to calibration tokens; else they are the nearest ones. text: file
+    that the tokens come from; None: the model writes it itself. sequences: at most so many are fitted to, None: the
+    usual number. budget: bits per weight that types are chosen for, None: the words say them. file: where to save the
+    artifact without its bundle. resume: go on from layers that an earlier conversion left. options: the words.
+    """
+
+    targets: tuple[Backend, ...]
+    words: DecoderWords
+    fits: bool
+    text: Path | None
+    sequences: int | None
+    budget: float | None
+    file: Path | None
+    resume: bool
+    options: Options
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        return tuple(backend.target.name for backend in self.targets)
+
+    @property
+    def progress(self) -> Progress:
+        return self.options.progress
+
+
+def read_decoder_request(targets: words.Target, options: Options) -> DecoderRequest:
+    """What the words mean.
+
+    Raises:
+        UsageError: a value that no such word takes, words that contradict one another, that mean nothing for a language
+            model, or that a target does not offer; of the last three kinds all at once.
+    """
+    names = words.targets(targets)
+    if not names:
+        raise UsageError(f"name what to convert for: --target {' or '.join(_decoder_targets())}")
+    chosen = tuple(map(backend_named, names))
+    options = _plain(options)
+    refused = [*_unread(options), *_unoffered(chosen, options), *_contradictions(options)]
+    if refused:
+        raise all_of([UsageError(reason) for reason in refused])
+    return DecoderRequest(
+        chosen, DecoderWords(options.bits, options.gguf_type), options.method != "nearest",
+        words.path("--calibration", options.calibration), options.samples, options.bits_per_weight,
+        words.path("--gguf-file", options.gguf_file), options.resume, options)
+
+
+def _plain(options: Options) -> Options:
+    """With every word checked that is a number, a text or a switch."""
+    known = sorted({bits for backend in backends() if backend.decoder is not None for bits in backend.decoder.bits})
+    return replace(
+        options, bits=words.one_of("--bits", options.bits, known),
+        method=words.one_of("--method", options.method, METHODS), samples=words.count("--samples", options.samples),
+        gguf_type=words.text("--gguf-type", options.gguf_type),
+        bits_per_weight=words.number("--bits-per-weight", options.bits_per_weight),
+        product=words.text("--product", options.product), version=words.version("--version", options.version),
+        resume=words.switch("--resume", options.resume), verify=words.switch("--verify", options.verify),
+        force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
+
+
+def _unread(options: Options) -> Iterator[str]:
+    """Words that mean nothing for a language model, by name."""
+    for field in fields(Options):
+        if field.name not in {*_SHARED, *OWN} and _is_said(options, field.name, field.default):
+            yield f"--{field.name.replace('_', '-')} means nothing for a language model; leave it out"
+
+
+def _unoffered(targets: Sequence[Backend], options: Options) -> Iterator[str]:
+    for backend in targets:
+        name, decoder = backend.target.name, backend.decoder
+        if decoder is None:
+            yield (f"--target {name} takes no language model, which is what a checkpoint folder or a .gguf file is; "
+                   f"these go to {' and '.join(_decoder_targets())}")
+        elif options.bits not in decoder.bits:
+            yield f"--bits {options.bits}: {name} takes {', '.join(map(str, decoder.bits))}"
+        elif options.bits_per_weight is not None and not decoder.ladder:
+            yield f"--bits-per-weight: {name} has too few types to choose among"
+        if decoder is not None and not decoder.file and (options.gguf_type or options.gguf_file is not None):
+            yield f"--gguf-type and --gguf-file are not for {name}"
+
+
+def _contradictions(options: Options) -> Iterator[str]:
+    if options.bits_per_weight is not None and options.gguf_type:
+        yield "--bits-per-weight chooses the types, so it excludes --gguf-type"
+    if options.bits_per_weight is not None and not 1 <= options.bits_per_weight <= 16:
+        yield f"--bits-per-weight {options.bits_per_weight:g}: give a number from 1 to 16, such as 4.5"
+    if options.method == "nearest" and options.resume:
+        yield "--resume keeps fitted layers, so it excludes --method nearest"
+    if options.dry_run and options.gguf_file is not None:
+        yield "--dry-run writes nothing, so it excludes --gguf-file"
+
+
+def _decoder_targets() -> list[str]:
+    return [backend.target.name for backend in backends() if backend.decoder is not None]
+
+
+def refused_for_networks(options: Options) -> Iterator[str]:
+    """Words for language models, where the source is another network."""
+    for field in fields(Options):
+        if field.name in OWN and _is_said(options, field.name, field.default):
+            yield f"--{field.name.replace('_', '-')} is for language models: a checkpoint folder or a .gguf file"
+
+
+def _is_said(options: Options, name: str, default: Any) -> bool:
+    """Nothing said may be None, or empty, as the command line has it."""
+    value = getattr(options, name)
+    return value != default and not (not default and (value is None or value == () or value == {}))

@@ -1,0 +1,79 @@
+"""What the conversion of a language model did, in words, for the terminal and report.html. Takes report.json's data."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from edgeq.report.console import console, size, table
+from edgeq.report.html import FILE_NAME, STYLE
+
+
+def is_language(row: Mapping[str, Any]) -> bool:
+    return row.get("kind") == "language model"
+
+
+def language_conversion(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per bundle, then what it means."""
+    out = console()
+    found = table("target", ">size", ">bits per weight", ">KL to float", ">99 %", ">flips", ">perplexity", ">of float")
+    for row in rows:
+        figures = row["against_float"]
+        found.add_row(row["target"], size(row["bytes"]), f"{row['quantization']['bits_per_weight']:.2f}",
+                      *(("-",) * 5 if figures is None else _numbers(figures)))
+    out.print(found)
+    for sentence in dict.fromkeys(sentence for row in rows for sentence in sentences(row)):
+        out.print(sentence, soft_wrap=True)
+    for row in rows:
+        out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
+                  soft_wrap=True)
+
+
+def sentences(row: Mapping[str, Any]) -> Iterator[str]:
+    """What was done and measured."""
+    text, figures, run = row["calibration"], row["against_float"], row["engine"]
+    method = row["quantization"]["method"]
+    if text is None:
+        yield "weights: the nearest levels; no figures, because there is no text: --calibration TEXT gives some"
+    elif method == "nearest":
+        yield f"weights: the nearest levels; judged on {text['held_out_tokens']} tokens of {text['source']}"
+    else:
+        yield (f"weights: fitted to {text['tokens']} tokens of {text['source']}; judged on "
+               f"{text['held_out_tokens']} others")
+    if figures is not None:
+        yield from (f"{row['target']}: {sentence}" for sentence in figures["said"])
+    if run is None:
+        yield "not verified (--no-verify)"
+    elif run["kl"] is None:
+        yield f"{row['target']}: every weight is read from the file as it was meant; {run['engine']}"
+    else:
+        yield (f"{row['target']}: every weight is read from the file as it was meant; run by {run['engine']}, "
+               f"{run['kl']:.2g} nats a token from its weights in float")
+    if not row["chat"]:
+        yield "the tokenizer has no chat template: the model continues plain prompts"
+
+
+def write_language_page(folder: Path, report: Mapping[str, Any], artifact_bytes: int) -> None:
+    """Write folder/report.html."""
+    title = escape(f"{report['name']} for {report['target']}")
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{row['tensors']}</td><td>{row['weights']}</td>"
+                   f"<td>{size(row['bytes'])}</td></tr>" for name, row in report["quantization"]["types"].items())
+    figures = report["against_float"]
+    measured = "" if figures is None else (
+        "<h2>Beside the float network</h2><table><tr><th>KL, nats a token</th><th>99 %</th><th>other first choices</th>"
+        f"<th>perplexity</th><th>of float</th></tr><tr>{''.join(f'<td>{cell}</td>' for cell in _numbers(figures))}"
+        "</tr></table>")
+    (folder / FILE_NAME).write_text(
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n'
+        + "".join(f"<p>{escape(sentence)}.</p>\n" for sentence in sentences(report))
+        + f"<p>{size(artifact_bytes)}, {report['quantization']['bits_per_weight']:.2f} bits per weight.</p>\n{measured}"
+        "<h2>Types</h2><table><tr><th>type</th><th>tensors</th><th>weights</th><th>size</th></tr>"
+        f"{rows}</table>\n</body>\n</html>\n", encoding="utf-8")
+
+
+def _numbers(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    found = figures["kl"]
+    return (f"{found['mean']:.5f}", f"{found['percentile_99']:.4f}", f"{found['flips']:.1f} %",
+            f"{figures['perplexity']:.3f}", f"{figures['float_perplexity']:.3f}")
