@@ -73,7 +73,7 @@ def errors(outputs: Iterable[Any], wanted: Iterable[Any]) -> tuple[float, float,
 
 
 def module_rows(only: list[str], folder: Path) -> Iterable[ModuleRow]:
-    from verify.mlpackage_modules import CASES, build, convert, expected, feeds, save
+    from verification.mlpackage_modules import CASES, build, convert, expected, feeds, save
 
     from edgeq.verification.mlpackage import open_package
 
@@ -96,7 +96,7 @@ def module_rows(only: list[str], folder: Path) -> Iterable[ModuleRow]:
 
 def scheme_rows(only: list[str], folder: Path) -> Iterable[SchemeRow]:
     from coremltools.optimize.coreml import decompress_weights
-    from verify.mlpackage_modules import COMPRESSIBLE, SCHEMES, SCHEMES_IOS16, build, convert, feeds, save
+    from verification.mlpackage_modules import COMPRESSIBLE, SCHEMES, SCHEMES_IOS16, build, convert, feeds, save
 
     from edgeq.verification.mlpackage import open_package
 

@@ -75,7 +75,7 @@ class Artifact:
     notes: tuple[NodeNote, ...] = ()
     activation_bits: int | None = None
 
-    def float_beyond(self, kept: Iterable[str]) -> list[NodeNote]:
+    def unplanned_float(self, kept: Iterable[str]) -> list[NodeNote]:
         """The float nodes but for those that the plan keeps float, which have a reason of their own."""
         planned = set(kept)
         return [node for node in self.float_nodes if node.node not in planned]

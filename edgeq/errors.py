@@ -109,6 +109,11 @@ class UnsupportedModel(EdgeqError):
         super().__init__(f"{count} {'node' if count == 1 else 'nodes'} cannot run on {target}:\n{lines}")
 
 
+def first_line(error: BaseException) -> str:
+    """What a library said; what follows is its stack."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def all_of(errors: Sequence[EdgeqError]) -> EdgeqError:
     """One error that says what several say: of their class where they have one in common."""
     if len(errors) == 1:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -60,21 +60,35 @@ def shape(value: ir.Value) -> tuple[int, ...]:
     Raises:
         ModelError: a dimension is not a number; names the value and the option that fixes it.
     """
-    if value.shape is None or not value.shape.is_static():
+    known = static(value)
+    if known is None:
         raise ModelError(f"value '{value.name}' has the shape {value.shape}; fix it with --input NAME:1x3x224x224")
+    return known
+
+
+def static(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape of a value where all of it is known."""
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
     return tuple(int(d) for d in value.shape.numpy())
 
 
 def value_bytes(value: ir.Value) -> int | None:
     """Bytes of a value's data; None where its size or type is open, and for texts."""
-    if value.shape is None or value.dtype is None or value.dtype is ir.DataType.STRING or not value.shape.is_static():
+    sizes = static(value)
+    if sizes is None or value.dtype is None or value.dtype is ir.DataType.STRING:
         return None
-    return math.ceil(math.prod(shape(value)) * value.dtype.itemsize)
+    return math.ceil(math.prod(sizes) * value.dtype.itemsize)
 
 
 def rank(value: ir.Value) -> int:
     """Number of axes; 0 too where nothing is known."""
     return 0 if value.shape is None else len(value.shape)
+
+
+def constant_bytes(graph: ir.Graph) -> int:
+    """Of the initializers."""
+    return sum(value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None)
 
 
 def is_transpose(value: ir.Value, table: ir.Value) -> bool:
@@ -125,6 +139,15 @@ def only_reader(value: ir.Value | None) -> ir.Node | None:
     """The node that alone reads a value which callers do not see, or None."""
     readers = [] if value is None or value.is_graph_output() else consumers(value)
     return readers[0] if len(readers) == 1 else None
+
+
+def moved_from(value: ir.Value, moves: Collection[str]) -> ir.Value:
+    """What a value is computed from by nothing but operators of these types, back through their first inputs."""
+    producer = value.producer()
+    while producer is not None and producer.op_type in moves and producer.inputs[0] is not None:
+        value = producer.inputs[0]
+        producer = value.producer()
+    return value
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:

@@ -1,7 +1,7 @@
 """Number formats and integer arithmetic written in float operators, where no grid of a value can stand for them."""
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.frontends.downgrades import Writer
-from edgeq.graph import attribute, constant, is_constant
+from edgeq.graph import attribute, constant, is_constant, static
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 
 _T: Final = ir.DataType
@@ -188,10 +188,10 @@ def _spread(write: Writer, node: ir.Node, value: ir.Value | None) -> ir.Value | 
     data, x = constant(value), node.inputs[0]
     if data is None:
         return write.cast(value, _T.FLOAT) if value.shape is not None and len(value.shape) == 0 else None
-    numbers = data.astype(np.float32)
-    if x is None or x.shape is None or not x.shape.is_static():
+    numbers, shape = data.astype(np.float32), static(x)
+    if shape is None:
         return write.constant(numbers, np.float32) if numbers.ndim == 0 else None
-    return write.constant(_aligned(numbers, tuple(int(d) for d in x.shape.numpy()), int(attribute(node, "axis", 1)),
+    return write.constant(_aligned(numbers, shape, int(attribute(node, "axis", 1)),
                                    int(attribute(node, "block_size", 0))), np.float32)
 
 
@@ -213,9 +213,9 @@ def _integer_product(node: ir.Node, handled: Collection[str]) -> bool:
         a @ b     =>     a @ low + 16 * (a @ high), with b = low + 16 * high
     """
     a, b = node.inputs[:2]
-    if a is None or b is None or b.shape is None or not b.shape.is_static():
+    shape = static(b)
+    if a is None or b is None or shape is None:
         return False
-    shape = [int(d) for d in b.shape.numpy()]
     terms = shape[-2] if node.op_type == "MatMulInteger" and len(shape) > 1 else int(np.prod(shape[1:]))
     split = next((number for number, largest in enumerate(_LARGEST) if terms * largest < _EXACT), None)
     if split is None or (split and node.op_type in handled):
@@ -255,7 +255,7 @@ def _halves(write: Writer, number: ir.Value) -> list[ir.Value]:
     return [write("Sub", number, write("Mul", high, half)), high]
 
 
-def _zero_points(node: ir.Node, zero: NDArray[Any], number: int, shape: list[int]) -> NDArray[Any]:
+def _zero_points(node: ir.Node, zero: NDArray[Any], number: int, shape: Sequence[int]) -> NDArray[Any]:
     """One for the tensor; or one per row of A, per column of B, per output channel of a convolution's weights."""
     if zero.size == 1:
         return zero.reshape(())

@@ -27,6 +27,16 @@ def save(model: ir.Model, folder: Path) -> None:
         ir.save(model, folder / MODEL)
 
 
+def drop_unread(graph: ir.Graph, op_type: str) -> None:
+    """The nodes of this type that nobody reads, and the constants."""
+    for node in reversed(list(graph)):
+        if node.op_type == op_type and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]
+
+
 def _raw(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Four-bit integers kept as the protobuf's varints would take more room than int8."""
     return ir.tensor(tensor.numpy(), name=tensor.name) if isinstance(tensor, ir.TensorProtoTensor) else tensor

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, initializer, is_constant, label, shape
-from edgeq.passes.rewrite import nodes_of, static
+from edgeq.graph import attribute, constant, initializer, is_constant, label, shape, static
+from edgeq.passes.rewrite import nodes_of
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
 from edgeq.quant.weights import stored_array
 from edgeq.scheme import PerChannel, PerTensor, dequantize

@@ -88,4 +88,4 @@ def _predicted(network: ir.Model, target: Target, feed: Arrays) -> list[dict[str
 def float_ops(target: str, result: QuantizedNetwork, request: Request) -> list[dict[str, str]]:
     """What a target runs in float of a quantized network, beyond what the plan keeps: rows of node, op and reason."""
     artifact = emit_into_nowhere(target, with_interface(result.graph, request)[0], request.emit).artifact
-    return [asdict(node) for node in artifact.float_beyond(result.kept)]
+    return [asdict(node) for node in artifact.unplanned_float(result.kept)]

@@ -28,6 +28,7 @@ def estimate_sizes(source: Any, inputs: Mapping[str, Shape], *, example_inputs: 
     """
     from edgeq.conversion.metadata import said_path
     from edgeq.frontends import load_model
+    from edgeq.graph import constant_bytes
     from edgeq.passes import canonicalize
     from edgeq.passes.shapes import largest_run
     from edgeq.quant.float16 import store_half
@@ -40,16 +41,12 @@ def estimate_sizes(source: Any, inputs: Mapping[str, Shape], *, example_inputs: 
     structure = _structure_bytes(model)
     largest = largest_run(model).graph
     peak = peak_activation_bytes(largest)
-    weights = {32: weight_bytes(model, PRESETS["float"]), 16: _constants(store_half(model)),
+    weights = {32: weight_bytes(model, PRESETS["float"]), 16: constant_bytes(store_half(model).graph),
                8: weight_bytes(model, PRESETS["w8"]), 4: weight_bytes(model, PRESETS["w4"])}
     rows = [{"bits": bits, "disk_bytes": count + structure, "weight_bytes": count,
              "activation_bytes": peak * ACTIVATION_BYTES[bits] // 4,
              "memory_bytes": count + peak * ACTIVATION_BYTES[bits] // 4} for bits, count in weights.items()]
     return {"path": said_path(source), "bits": rows, "unknown": _unknown(largest)}
-
-
-def _constants(model: ir.Model) -> int:
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
 def _structure_bytes(model: ir.Model) -> int:
@@ -60,5 +57,7 @@ def _structure_bytes(model: ir.Model) -> int:
 
 
 def _unknown(graph: ir.Graph) -> list[str]:
+    from edgeq.graph import static
+
     return [value.name or "" for node in graph for value in node.outputs
-            if value.shape is None or not value.shape.is_static()]
+            if static(value) is None]

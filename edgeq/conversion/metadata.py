@@ -98,7 +98,7 @@ class Metadata:
             "emit_seconds": round(seconds, 3),
             "source_bytes": self.source_bytes, "sizes": self.sizes, "quantization": self.quantization(artifact),
             "calibration": self.advice,
-            "float_on_this_engine": [asdict(node) for node in artifact.float_beyond(quantized.kept)],
+            "float_on_this_engine": [asdict(node) for node in artifact.unplanned_float(quantized.kept)],
             "notes": [asdict(note) for note in artifact.notes],
             "verification": None if verification is None else verification.to_json(),
             "mixed_precision": quantized.mixed.to_json(),

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.backend import Arithmetic, Artifact
-from edgeq.graph import constant
+from edgeq.graph import constant, moved_from
 from edgeq.inference.reference import Arrays
 from edgeq.ops import KEEPING_ALL
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
@@ -92,9 +92,7 @@ def _largest(array: NDArray[Any]) -> float:
 
 def _step(value: ir.Value) -> float:
     """The step of an output that leaves the integers last, 0 for one that does not."""
-    producer = value.producer()
-    while producer is not None and producer.op_type in KEEPING_ALL and producer.inputs[0] is not None:
-        producer = producer.inputs[0].producer()
+    producer = moved_from(value, KEEPING_ALL).producer()
     scale = constant(producer.inputs[1]) if producer is not None and producer.op_type == DEQUANTIZE else None
     return 0.0 if scale is None else float(scale.max())
 

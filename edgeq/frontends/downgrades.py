@@ -11,7 +11,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from edgeq.frontends.functions import PREVIEW, expand
 from edgeq.frontends.upgrades import CannotAdapt, Step
-from edgeq.graph import all_nodes, attribute
+from edgeq.graph import all_nodes, attribute, static
 
 _T: Final = ir.DataType
 _INTEGER_BITS: Final = {
@@ -92,10 +92,10 @@ class Writer:
 
 def _data(node: ir.Node) -> tuple[ir.Value, ir.DataType, tuple[int, ...]]:
     """The first input, its dtype and its shape."""
-    value = node.inputs[0]
-    if value is None or value.dtype is None or value.shape is None or not value.shape.is_static():
+    value, shape = node.inputs[0], static(node.inputs[0])
+    if value is None or value.dtype is None or shape is None:
         raise CannotAdapt("the shape or type of its input is not known; fix the shapes with --input")
-    return value, value.dtype, tuple(int(d) for d in value.shape.numpy())
+    return value, value.dtype, shape
 
 
 def _constant_of(node: ir.Node, index: int) -> np.ndarray[Any, Any] | None:
@@ -148,10 +148,9 @@ def _bit_cast(node: ir.Node) -> None:
 def _tensor_scatter(node: ir.Node) -> None:
     """past [B,..,S,..], update [B,..,s,..] at axis, indices [B]   =>   ScatterElements along that axis."""
     past, _, shape = _data(node)
-    update = node.inputs[1]
-    if update is None or update.shape is None or not update.shape.is_static():
+    update, sizes = node.inputs[1], static(node.inputs[1])
+    if update is None or sizes is None:
         raise CannotAdapt("the shape of its update is not known; fix the shapes with --input")
-    sizes = [int(d) for d in update.shape.numpy()]
     axis = int(attribute(node, "axis", -2)) % len(shape)
     write = Writer(node)
     along = [-1 if k == axis else 1 for k in range(len(shape))]

@@ -13,7 +13,7 @@ from onnx_ir.passes.common import NameFixPass
 from edgeq.errors import ModelError, Problem, UnsupportedModel
 from edgeq.external_weights import IN_MEMORY_BYTES
 from edgeq.frontends.tensors import MAX_ELEMENTS
-from edgeq.graph import OPSET, all_nodes, attribute, constant, label, real_inputs, shape, value_bytes
+from edgeq.graph import OPSET, all_nodes, attribute, constant, label, real_inputs, shape, static, value_bytes
 from edgeq.ops import RANDOM, RECURRENT
 from edgeq.passes.loops import is_endless
 
@@ -125,8 +125,9 @@ def _is_empty(value: ir.Value | None) -> bool:
 
 def _misfit(node: ir.Node) -> str:
     for value in node.outputs:
-        if value.shape is not None and value.shape.is_static() and math.prod(shape(value)) > MAX_ELEMENTS:
-            return f"its result '{value.name}' of the shape {shape(value)} has more than 2**31 elements"
+        sizes = static(value)
+        if sizes is not None and math.prod(sizes) > MAX_ELEMENTS:
+            return f"its result '{value.name}' of the shape {sizes} has more than 2**31 elements"
     if node.op_type in RECURRENT and any(map(_is_empty, node.inputs)):
         return "an input is empty, and its kernels end the process then"
     return _types_misfit(node) or _axes_misfit(node) or _sizes_misfit(node)
@@ -165,8 +166,7 @@ def _types_misfit(node: ir.Node) -> str:
 
 
 def _sizes_misfit(node: ir.Node) -> str:
-    known = [shape(value) if value is not None and value.shape is not None and value.shape.is_static() else None
-             for value in (*node.inputs, *node.outputs)]
+    known = [static(value) for value in (*node.inputs, *node.outputs)]
     if node.op_type == "Reshape" and known[0] is not None and known[-1] is not None and (
             math.prod(known[0]) != math.prod(known[-1])):
         return f"{list(known[0])} has another number of elements than {list(known[-1])}"

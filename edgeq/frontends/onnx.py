@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, first_line
 from edgeq.external_weights import resolve
 from edgeq.frontends.check import DEFAULT_DOMAINS, check_structure
 from edgeq.frontends.tensors import dense
@@ -53,7 +53,7 @@ def from_proto(proto: onnx.ModelProto, source: str, folder: Path | None = None) 
     except ModelError:
         raise
     except Exception as error:  # onnx_ir raises many kinds for a graph that is inconsistent
-        raise ModelError(f"{source} is not a valid ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"{source} is not a valid ONNX model: {first_line(error)}") from error
     resolve(model, source, folder)
     # Some writers import the default domain twice (onnx/sklearn-onnx does); the nodes follow the newer one. A model of
     # other domains alone (ai.onnx.ml) imports it not at all.
@@ -94,8 +94,4 @@ def _without_weights(model: ir.Model, source: str) -> onnx.ModelProto:
     try:
         return ir.to_proto(shell)
     except Exception as error:  # names that are None, attributes of no type
-        raise ModelError(f"{source} is not valid: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{source} is not valid: {first_line(error)}") from error

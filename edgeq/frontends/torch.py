@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import MissingExtra, ModelError, UsageError
+from edgeq.errors import MissingExtra, ModelError, UsageError, first_line
 from edgeq.frontends.pt2 import copy_without_pickles
 from edgeq.graph import OPSET
 from edgeq.quiet import quiet
@@ -51,7 +51,7 @@ def _loaded(torch: Any, file: Path, path: Path) -> Any:
         with quiet(*_LOGGERS):
             return torch.export.load(str(file))
     except Exception as error:  # zipfile, pickle and torch each raise their own
-        raise ModelError(f"{path} is not a torch.export file: {_first_line(error)}") from error
+        raise ModelError(f"{path} is not a torch.export file: {first_line(error)}") from error
 
 
 def from_function(source: str) -> tuple[ir.Model, ExportedProgram]:
@@ -131,7 +131,7 @@ def _export(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
             program = torch.onnx.export(model, args, kwargs=kwargs or None, dynamo=True, opset_version=OPSET,
                                         verbose=False)
     except Exception as error:  # the exporter wraps whatever the module raises in one of many types
-        raise ModelError(f"torch cannot export this module to ONNX: {_first_line(_cause(error))}") from error
+        raise ModelError(f"torch cannot export this module to ONNX: {first_line(_cause(error))}") from error
     return program.model, program.exported_program
 
 
@@ -161,12 +161,8 @@ def _call(function: Any, source: str) -> Any:
     try:
         return function()
     except Exception as error:  # the user's own code
-        raise ModelError(f"{source} failed: {type(error).__name__}: {_first_line(error)}") from error
+        raise ModelError(f"{source} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _as_tuple(examples: Any) -> tuple[Any, ...]:
     return tuple(examples) if isinstance(examples, tuple | list) else (examples,)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,11 +12,12 @@ from dataclasses import replace
 
 from edgeq import policy
 from edgeq.errors import ModelError
+from edgeq.graph import constant_bytes
 from edgeq.mixed_precision.candidates import layer_bytes, measured_path
 from edgeq.mixed_precision.fidelity import Fidelity
 from edgeq.mixed_precision.greedy_path import Assignment
 from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
-from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, constant_bytes, precisions
+from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, precisions
 from edgeq.quant.plan.weights import fewest_bits
 
 
@@ -26,7 +27,7 @@ def higher_precision_layers(builder: TrialBuilder, fidelity: Fidelity) -> MixedP
     Weights are rounded without a look at the samples here, so that these may judge.
     """
     measured = Measurement("rounded weights alone", budget=2 * policy.ALLOCATION_TRIALS.value)
-    if constant_bytes(builder.network) > LARGEST:
+    if constant_bytes(builder.network.graph) > LARGEST:
         return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))
     builder = replace(builder, method=replace(builder.method, settings=None),
                       scheme=replace(builder.scheme, activation=None))

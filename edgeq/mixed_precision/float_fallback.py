@@ -14,11 +14,12 @@ import onnx_ir as ir
 
 from edgeq import policy
 from edgeq.errors import ModelError
+from edgeq.graph import constant_bytes
 from edgeq.mixed_precision.candidates import measured_path
 from edgeq.mixed_precision.fidelity import Fidelity
 from edgeq.mixed_precision.greedy_path import Assignment
 from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
-from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, constant_bytes, precisions
+from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, precisions
 from edgeq.quant.plan import Precision
 
 
@@ -30,7 +31,7 @@ def float_fallback(builder: TrialBuilder, fidelity: Fidelity) -> MixedPrecision:
     enough = policy.SCORES_DB.value if _gives_scores(builder.network) else policy.VALUES_DB.value
     if plain_db >= enough or not (plain.plan.groups or plain.plan.weights):
         return MixedPrecision.of(measured)
-    if constant_bytes(builder.network) > LARGEST:
+    if constant_bytes(builder.network.graph) > LARGEST:
         return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))
     try:
         path = measured_path(builder, fidelity.feeds[:policy.FALLBACK_NOISE_SAMPLES.value], (8, 16),

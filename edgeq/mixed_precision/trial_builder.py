@@ -10,7 +10,7 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq import policy
-from edgeq.graph import all_nodes, is_constant, label
+from edgeq.graph import all_nodes, is_constant, label, static
 from edgeq.graph import shape as shape_of
 from edgeq.inference.session import Arrays
 from edgeq.ops import KEEPING_ORDER, MULTIPLY_ACCUMULATE
@@ -146,7 +146,7 @@ class TrialBuilder:
 def work(node: ir.Node) -> int:
     """Multiplications of one run of a multiply-accumulate node; what takes as long, roughly, of another op."""
     output = node.outputs[0]
-    if output.shape is None or not output.shape.is_static():
+    if static(output) is None:
         return 0
     elements = math.prod(shape_of(output))
     weight = node.inputs[1] if node.op_type in MULTIPLY_ACCUMULATE else None
@@ -161,11 +161,6 @@ def work(node: ir.Node) -> int:
             return math.prod(shape_of(node.inputs[0])) * math.prod(sizes[1:])
         case _:
             return elements * (sizes[-2] if node.op_type == "MatMul" else math.prod(sizes) // shape_of(output)[-1])
-
-
-def constant_bytes(network: ir.Model) -> int:
-    return sum(value.const_value.nbytes for value in network.graph.initializers.values()
-               if value.const_value is not None)
 
 
 def observed(plan: QuantPlan, network: ir.Model) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ from edgeq.passes.fold import fold_constants
 from edgeq.passes.fourier import dft_to_matmul, stft_to_matmul
 from edgeq.passes.layer_norm import recognize_layer_norm
 from edgeq.passes.merge import merge_bounds, merge_reshapes, merge_transposes
+from edgeq.passes.missing_kernels import whole_indices, wide_integers
 from edgeq.passes.narrow_clipped_ranges import narrow_grids
-from edgeq.passes.onnx_conformance import whole_indices, wide_integers
 from edgeq.passes.padding import explicit_padding, fold_padding
 from edgeq.passes.pooling import count_no_padding, mean_to_global_pool
 from edgeq.passes.quantized_moves import extend_grids, move_weights

@@ -4,9 +4,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import attribute, constant
+from edgeq.graph import attribute, constant, static
 from edgeq.passes.fold import evaluate
-from edgeq.passes.rewrite import constant_like, inserted, nodes_of, replace, static
+from edgeq.passes.rewrite import constant_like, inserted, nodes_of, replace
 
 _STORED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
 

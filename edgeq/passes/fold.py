@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq.external_weights import derived
-from edgeq.graph import IR_VERSION, OPSET, all_nodes, attribute, constant, value_bytes
+from edgeq.graph import IR_VERSION, OPSET, all_nodes, attribute, constant, static, value_bytes
 from edgeq.inference.session import open_session
 from edgeq.ops import RANDOM
 
@@ -50,10 +50,9 @@ def fold_node(node: ir.Node) -> bool:
 
 
 def _static_shape(node: ir.Node) -> list[NDArray[Any]] | None:
-    data = node.inputs[0]
-    if data is None or data.shape is None or not data.shape.is_static():
+    dims = static(node.inputs[0])
+    if dims is None:
         return None
-    dims = [int(d) for d in data.shape.numpy()]
     if node.op_type == "Size":
         return [np.asarray(math.prod(dims), np.int64)]
     return [np.asarray(dims[attribute(node, "start", 0):attribute(node, "end", None)], np.int64)]

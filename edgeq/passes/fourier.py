@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant
-from edgeq.passes.rewrite import constant_like, nodes_of, replace, static
+from edgeq.graph import attribute, constant, static
+from edgeq.passes.rewrite import constant_like, nodes_of, replace
 
 MAX_ELEMENTS: Final = 2**20  # of the matrix: at 4 MB a fast transform begins to pay
 

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import all_nodes, attribute, constant, initializer
+from edgeq.graph import all_nodes, attribute, constant, initializer, moved_from
 from edgeq.passes.rewrite import nodes_of
 
 MAX_NODES: Final = 20_000  # an unrolled loop larger than this is no network that anybody deploys
@@ -113,11 +113,7 @@ def loop_count(node: ir.Node) -> int | None:
 def is_endless(node: ir.Node) -> bool:
     """Whether the condition that the body of a Loop computes never ends it, so that the number of trips alone does."""
     body = node.attributes["body"].as_graph()
-    again = body.outputs[0]
-    producer = again.producer()
-    while producer is not None and producer.op_type == "Identity" and producer.inputs[0] is not None:
-        again = producer.inputs[0]
-        producer = again.producer()
+    again = moved_from(body.outputs[0], {"Identity"})
     goes_on = constant(again)
     return again is body.inputs[1] or (goes_on is not None and bool(goes_on.all()))
 

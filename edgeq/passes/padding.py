@@ -6,9 +6,9 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import attribute, constant, dims
+from edgeq.graph import attribute, constant, dims, static
 from edgeq.ops import POSITIVE, WINDOWED
-from edgeq.passes.rewrite import nodes_of, producer, scalar, static
+from edgeq.passes.rewrite import nodes_of, producer, scalar
 
 
 def explicit_padding(model: ir.Model) -> int:

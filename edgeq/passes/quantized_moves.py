@@ -12,9 +12,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, is_constant, only_reader, rank
+from edgeq.graph import attribute, constant, is_constant, only_reader, rank, static
 from edgeq.passes.fold import evaluate
-from edgeq.passes.rewrite import constant_like, nodes_of, producer, static
+from edgeq.passes.rewrite import constant_like, nodes_of, producer
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _SHAPES: Final = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")

@@ -52,13 +52,6 @@ def with_scalar(value: ir.Value | None, op: str) -> tuple[ir.Value, float] | Non
     return None
 
 
-def static(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape of a value where all of it is known."""
-    if value is None or value.shape is None or not value.shape.is_static():
-        return None
-    return tuple(int(d) for d in value.shape.numpy())
-
-
 def same_shape(a: ir.Value, b: ir.Value) -> bool:
     return dims(a) is not None and dims(a) == dims(b)
 

@@ -12,7 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgeq.dimensions import Shape, free_dimensions, keep_free, witnesses
 from edgeq.errors import ModelError
-from edgeq.graph import constant, initializer, label, shape
+from edgeq.graph import constant, initializer, label, shape, static
 from edgeq.passes.control_flow import inline_constant_if
 from edgeq.passes.fold import evaluate, fold_node
 from edgeq.passes.interface import Tell, bind_inputs
@@ -144,7 +144,7 @@ def _inputs_known(node: ir.Node) -> bool:
 
 
 def _known(value: ir.Value) -> bool:
-    return value.dtype is not None and value.shape is not None and value.shape.is_static()
+    return value.dtype is not None and static(value) is not None
 
 
 def _infer(node: ir.Node, opsets: Mapping[str, int]) -> None:

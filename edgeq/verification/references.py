@@ -16,6 +16,7 @@ from edgeq import policy
 from edgeq.errors import ModelError, VerificationError
 from edgeq.external_weights import is_large
 from edgeq.frontends import Reference
+from edgeq.graph import moved_from
 from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.ops import TAKING, facts
 from edgeq.passes.images import arrays_channels_first, arrays_channels_last
@@ -166,11 +167,5 @@ def check_passes(source: Sequence[Arrays], network: Sequence[Arrays], by: str, n
 
 def bounded_outputs(graph: ir.Graph) -> set[str]:
     """The outputs that a function between -1 and 1 ends, directly or through what only moves numbers."""
-    found = set()
-    for value in graph.outputs:
-        producer = value.producer()
-        while producer is not None and producer.op_type in _MOVES and producer.inputs[0] is not None:
-            producer = producer.inputs[0].producer()
-        if producer is not None and facts(producer.op_type).bounded:
-            found.add(value.name or "")
-    return found
+    ends = {value.name or "": moved_from(value, _MOVES).producer() for value in graph.outputs}
+    return {name for name, producer in ends.items() if producer is not None and facts(producer.op_type).bounded}

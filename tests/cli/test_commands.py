@@ -194,17 +194,17 @@ def test_keep_qdq_saves_a_graph_that_plain_onnxruntime_runs(folder: Path) -> Non
     assert session.run(None, {"image": samples(1)})[0].shape == (1, 5)
 
 
-@pytest.mark.parametrize(("islands", "more", "code"), [
-    pytest.param(["last"], [], 3, id="an island"), pytest.param([], [], 0, id="none"),
-    pytest.param(["last"], ["--keep-float", "last"], 0, id="an island that was asked for"),
+@pytest.mark.parametrize(("fallbacks", "more", "code"), [
+    pytest.param(["last"], [], 3, id="a fallback"), pytest.param([], [], 0, id="none"),
+    pytest.param(["last"], ["--keep-float", "last"], 0, id="a fallback that was asked for"),
 ])
 def test_strict_writes_nothing_when_an_op_runs_in_float(folder: Path, monkeypatch: pytest.MonkeyPatch,
-                                                        islands: list[str], more: list[str], code: int) -> None:
+                                                        fallbacks: list[str], more: list[str], code: int) -> None:
     import edgeq_converters.onnxruntime.backend as backend
     from edgeq.graph import NodeNote
 
     real = backend.emit
-    nodes = tuple(NodeNote(name, "Gemm", "no kernel") for name in islands)
+    nodes = tuple(NodeNote(name, "Gemm", "no kernel") for name in fallbacks)
     monkeypatch.setattr(backend, "emit", lambda *arguments: replace(real(*arguments), float_nodes=nodes))
     result = edgeq("convert", "net.onnx", "--target", "onnxruntime", "--calibration", "data.npz", "--strict",
                    "--keep-qdq", "qdq.onnx", *more, code=code)

@@ -243,8 +243,8 @@ def test_describe_a_quantized_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = describe("qdq.onnx", {})
     assert found["quantized"]
     assert list(found["bytes"]) == ["as it is"]
-    islands = found["targets"]["tflite"].pop("float_on_this_engine")
-    assert [node["op"] for node in islands] == (["Gemm"] if data else [])  # the last, whose result stays float
+    fallbacks = found["targets"]["tflite"].pop("float_on_this_engine")
+    assert [node["op"] for node in fallbacks] == (["Gemm"] if data else [])  # the last, whose result stays float
     assert found["targets"]["tflite"] == {"missing": None, "cannot_run": [], "stays_float": []}
 
 

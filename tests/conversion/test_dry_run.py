@@ -52,13 +52,13 @@ def test_inspect_predicts_what_convert_reports(target: str, tmp_path: Path) -> N
                          method="nearest")
         assert predicted == bundle.report["float_on_this_engine"], name
         found += len(predicted or [])
-    assert found or target not in ("onnxruntime", "tflite"), "not one island: the cases say nothing"
+    assert found or target not in ("onnxruntime", "tflite"), "not one fallback: the cases say nothing"
 
 
 def test_strict_refuses_what_was_predicted(tmp_path: Path) -> None:
-    islands = [name for name in MIDDLES if (predicted_float_ops(middle(name), [target_named("tflite")])["tflite"])]
-    assert islands
-    for name in islands:
+    fallbacks = [name for name in MIDDLES if (predicted_float_ops(middle(name), [target_named("tflite")])["tflite"])]
+    assert fallbacks
+    for name in fallbacks:
         with pytest.raises(FloatFallback) as refused:
             convert(middle(name), target="tflite", calibration=feeds(SHAPE), output=tmp_path / name, strict=True,
                     method="nearest")

@@ -65,7 +65,7 @@ def test_floats_differ_by_a_ten_thousandth(tmp_path: Path, bits: int) -> None:
     assert found.error["scores"] == pytest.approx(1e-4 * largest, rel=0.5)
 
 
-def test_a_float_island_takes_the_exactness_away(tmp_path: Path) -> None:
+def test_a_float_fallback_takes_the_exactness_away(tmp_path: Path) -> None:
     """Sin has no integer kernel: a processor that computes it a bit otherwise may round it to another step."""
     model = network(nodes=[onnx.helper.make_node("Sin", ["relu"], ["features"], "wave")])
     found, _ = tolerance(tmp_path, "onnxruntime", model, calibration=calibration(tmp_path))

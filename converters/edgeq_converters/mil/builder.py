@@ -263,7 +263,7 @@ class Builder(ABC):
             "pad", x=v, pad=flat, mode="constant", constant_val=self._like(v, value)))
 
     def _like(self, x: Var, value: float) -> Any:
-        """A number in exactly the float type of x (a float32 island inside a float16 program has its own)."""
+        """A number in exactly the float type of x (a float32 part of a float16 program has its own)."""
         if self.float_bits(x) == 32:
             return np.float32(value)
         return self.rounded(np.asarray(value))[()]

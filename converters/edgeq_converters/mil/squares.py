@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import all_nodes, attribute, constant, largest, only_reader, quant, rank
-from edgeq.passes.rewrite import is_number, producer, replace, static, with_scalar
+from edgeq.graph import all_nodes, attribute, constant, largest, only_reader, quant, rank, static
+from edgeq.passes.rewrite import is_number, producer, replace, with_scalar
 from edgeq_converters.mil.builder import FLOAT16_MAX, Builder, Operand, Var
 from edgeq_converters.mil.table import op
 from edgeq_converters.prepare import DOMAIN

@@ -11,7 +11,7 @@ from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import QUANTIZED, all_nodes, label
 from edgeq.passes.quantized_moves import move_weights
 from edgeq.quant.qdq import DEQUANTIZE
-from edgeq_converters.onnxfile import MODEL, save
+from edgeq_converters.onnxfile import MODEL, drop_unread, save
 from edgeq_converters.onnxruntime.fusion import float_nodes, float_reason, is_static
 from edgeq_converters.onnxruntime.hard_swish import integer_hard_swish
 from edgeq_converters.onnxruntime.interface import note_interface, unsigned_interface
@@ -65,7 +65,7 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     gemm_of_biased_matmul(graph)
     integer_hard_swish(graph)
     keep_zeros_before_max_pool(graph)
-    islands = float_nodes(graph)
+    fallbacks = float_nodes(graph)
     forms = WeightForms(graph)
     if dynamic_lstm(graph):
         forms.used.add("Cast of int4")
@@ -76,10 +76,10 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     store_tied_once(graph)
     generate_masks(graph)
     leave_out_the_spare(model)
-    _drop_unread(graph)
+    drop_unread(graph, DEQUANTIZE)
     save(model, folder)
     return Artifact(MODEL, "onnxruntime", forms.engine_version, options=_options(forms, exact),
-                    float_nodes=tuple(islands))
+                    float_nodes=tuple(fallbacks))
 
 
 def _options(forms: WeightForms, exact: bool) -> dict[str, Any]:
@@ -89,10 +89,3 @@ def _options(forms: WeightForms, exact: bool) -> dict[str, Any]:
     return {"session_options": EXACT_MATMUL if exact else FAST_MATMUL}
 
 
-def _drop_unread(graph: ir.Graph) -> None:
-    for node in list(graph):
-        if node.op_type == DEQUANTIZE and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            del graph.initializers[name]

@@ -52,10 +52,10 @@ def float_reason(node: ir.Node) -> str:
 
 
 def float_nodes(graph: ir.Graph) -> list[NodeNote]:
-    """The islands: nodes that read integers and hold weights or write integers, and that no integer kernel takes."""
+    """Fallbacks: nodes that read integers and hold weights or write integers, and that no integer kernel takes."""
     found = []
     for node in graph:
-        if node.op_type in (QUANTIZE, DEQUANTIZE) or not _is_island_candidate(node):
+        if node.op_type in (QUANTIZE, DEQUANTIZE) or not _may_be_integers(node):
             continue
         reason = float_reason(node)
         if reason and not is_absorbed(node):
@@ -80,7 +80,7 @@ def is_static(node: ir.Node) -> bool:
     return any(not is_constant(source.inputs[0]) for source in sources)
 
 
-def _is_island_candidate(node: ir.Node) -> bool:
+def _may_be_integers(node: ir.Node) -> bool:
     return is_static(node) and (node.op_type in MULTIPLY_ACCUMULATE or any(map(written_params, node.outputs)))
 
 

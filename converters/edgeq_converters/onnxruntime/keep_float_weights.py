@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import attribute, constant, initializer, label
+from edgeq.graph import attribute, constant, initializer, label, shape
 from edgeq.ops import LIMITING
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq_converters.onnxruntime.fusion import dequantized, is_static
@@ -63,8 +63,7 @@ def _width(node: ir.Node) -> int:
     """The number of output channels."""
     weight = node.inputs[1]
     assert weight is not None
-    assert weight.shape is not None
-    sizes = [int(d) for d in weight.shape.numpy()]
+    sizes = shape(weight)
     if node.op_type == "ConvTranspose":
         return sizes[1] * int(attribute(node, "group", 1))
     return sizes[0] if node.op_type == "Conv" or attribute(node, "transB", 0) else sizes[1]

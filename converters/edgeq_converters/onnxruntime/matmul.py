@@ -6,7 +6,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import attribute, constant, initializer, is_constant, label, only_reader
+from edgeq.graph import attribute, constant, initializer, is_constant, label, only_reader, static
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq_converters.onnxruntime.fusion import dequantized
 
@@ -36,19 +36,19 @@ def _bias_add(node: ir.Node) -> ir.Node | None:
     add, position = uses[0].node, uses[0].idx
     if add.op_type != "Add" or is_constant(activation.inputs[0]) or not is_constant(weight.inputs[0]):
         return None
-    sizes, result = _shape(weight.inputs[0]), _shape(add.outputs[0])
+    sizes, result = static(weight.inputs[0]), static(add.outputs[0])
     if sizes is None or len(sizes) != 2 or result is None or attribute(weight, "block_size", 0):
         return None
     bias = add.inputs[1 - position]
     source = dequantized(bias)
     stored = source.inputs[0] if source is not None else bias
-    return add if is_constant(stored) and _shape(stored) == sizes[1:] and len(result) >= 2 else None
+    return add if is_constant(stored) and static(stored) == sizes[1:] and len(result) >= 2 else None
 
 
 def _write_gemm(graph: ir.Graph, matmul: ir.Node, add: ir.Node, flat: dict[ir.Value, ir.Value]) -> None:
     bias = add.inputs[1] if add.inputs[0] is matmul.outputs[0] else add.inputs[0]
     result = add.outputs[0]
-    shape = _shape(result)
+    shape = static(result)
     activation = dequantized(matmul.inputs[0])
     assert shape is not None
     assert activation is not None
@@ -78,7 +78,7 @@ def _matrix(graph: ir.Graph, activation: ir.Node, matmul: ir.Node, flat: dict[ir
     stored = activation.inputs[0]
     assert stored is not None
     assert matmul.inputs[0] is not None
-    shape = _shape(matmul.inputs[0])
+    shape = static(matmul.inputs[0])
     assert shape is not None
     if len(shape) == 2:
         return matmul.inputs[0]
@@ -115,9 +115,3 @@ def only_quantize(value: ir.Value) -> ir.Node | None:
     reader = only_reader(value)
     alone = reader is not None and reader.op_type == QUANTIZE and constant(reader.inputs[1]) is not None
     return reader if alone else None
-
-
-def _shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    if value is None or value.shape is None or not value.shape.is_static():
-        return None
-    return tuple(int(d) for d in value.shape.numpy())

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from edgeq.graph import constant, initializer
 from edgeq.ops import MATRIX_PRODUCTS
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq_converters.onnxfile import drop_unread
 from edgeq_converters.tensorrt.operands import dequantizers
 
 # Ops that compute in float16 as in float: no sums over many values, no exponentials without a limit. Normalizations,
@@ -56,7 +57,7 @@ def compute_in_half(graph: ir.Graph) -> None:
             graph.outputs[position] = casts.output(value)
     for value in halves:
         value.type = ir.TensorType(ir.DataType.FLOAT16)
-    _drop_unread(graph)
+    drop_unread(graph, "Cast")
 
 
 class _Casts:
@@ -131,10 +132,3 @@ def _is_half(value: ir.Value | None) -> bool:
     return value is not None and value.dtype == ir.DataType.FLOAT16
 
 
-def _drop_unread(graph: ir.Graph) -> None:
-    for node in reversed(list(graph)):
-        if node.op_type == "Cast" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-            del graph.initializers[name]

@@ -99,7 +99,7 @@ def runs_on_old_runtime(program: Program) -> bool:
 
 def lower(model: ir.Model, layouts: Mapping[str, Form] | None = None, *, dynamic: bool = False,
           resizable: bool = False, grids: Mapping[str, QuantParams] = {}) -> tuple[Program, list[NodeNote]]:
-    """The folded graph -> (TFLite operators, the float islands of a graph that is otherwise quantized).
+    """The folded graph -> (TFLite operators, the float fallbacks of a graph that is otherwise quantized).
 
     layouts: as `assign_layouts` chooses them, by default for this graph. dynamic, resizable: see Builder. grids: of the
     inputs and outputs that are integers in the file, as they are stored there.
@@ -113,7 +113,7 @@ class _Lowering:
         self.graph, self.ops, self.builder, self.grids = graph, ops, builder, grids
         self.values: dict[ir.Value, Value] = {}
         self.wide: dict[int, Value] = {}
-        self.islands: list[NodeNote] = []
+        self.float_fallbacks: list[NodeNote] = []
         self.quantized = any(quant(value) is not None for node in graph for value in node.outputs)
 
     def run(self) -> tuple[Program, list[NodeNote]]:
@@ -132,7 +132,7 @@ class _Lowering:
             tensor.name = value.name or tensor.name
             program.outputs[value.name or ""] = tensor
         program.prune()
-        return program, self.islands
+        return program, self.float_fallbacks
 
     def _output(self, value: ir.Value) -> Value:
         try:
@@ -198,7 +198,7 @@ class _Lowering:
         except NeedsFloat as error:  # from a handler that has no float form either
             raise CannotLower(str(error)) from None
         if self.quantized and _computes(node, inputs):
-            self.islands.append(NodeNote.of(node, reason))
+            self.float_fallbacks.append(NodeNote.of(node, reason))
 
     def _widened(self, value: Value | None) -> Value | None:
         """Halves and doubles are computed with in float32."""
@@ -225,7 +225,7 @@ class _Lowering:
 
 
 def _computes(node: ir.Node, inputs: Sequence[Value | None]) -> bool:
-    """True for a node that does float arithmetic at run time; moving data and shape arithmetic is no float island."""
+    """True for a node that does float arithmetic at run time; moving data and shape arithmetic is no float fallback."""
     if node.op_type in MOVING | {"Cast"}:
         return False
     real = any(value is not None and value.data is None and value.dtype.kind == "f" for value in inputs)

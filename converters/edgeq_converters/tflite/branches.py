@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import constant, initializer, label
+from edgeq.graph import constant, initializer, label, static
 
 
 def compute_both_branches(model: ir.Model) -> ir.Model:
@@ -58,5 +58,5 @@ def _flatten(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _alike(yes: ir.Value, no: ir.Value) -> bool:
-    known = all(value.shape is not None and value.shape.is_static() for value in (yes, no))
-    return known and yes.shape == no.shape and yes.dtype == no.dtype and isinstance(yes.type, ir.TensorType)
+    sizes = static(yes)
+    return sizes is not None and sizes == static(no) and yes.dtype == no.dtype and isinstance(yes.type, ir.TensorType)

@@ -399,7 +399,7 @@ class Builder:
 
 
 def int8_grid(value: ir.Value) -> QuantParams | None:
-    """The int8 view of a value's grid; wider grids are finer than float islands need, so such values stay float."""
+    """The int8 view of a value's grid; wider grids are finer than float fallbacks need, so such values stay float."""
     params = quant(value)
     if params is None or (params.type.bits != 8 and value.const_value is None):
         return None

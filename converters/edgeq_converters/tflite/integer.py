@@ -1,4 +1,4 @@
-"""Which ONNX ops can run on integers here, and why a node does not: the rows behind the float islands of a report."""
+"""Which ONNX ops can run on integers here, and why a node does not: the rows behind the float fallbacks of a report."""
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 
 import onnx_ir as ir
 
-from edgeq.graph import consumers, is_constant, quant, real_inputs, shape
+from edgeq.graph import consumers, is_constant, quant, real_inputs, shape, static
 from edgeq.ops import LIMITING
 from edgeq_converters.tflite.layout import Layout, identity, permute
 from edgeq_converters.tflite.layout_form import Form
@@ -36,7 +36,7 @@ def assign_layouts(graph: ir.Graph) -> dict[str, Form]:
     """The form of every node that has a choice, by the name of its first output; the graph's inputs and outputs are in
     ONNX order."""
     used = (value for node in graph for value in node.outputs if value.uses() or value.is_graph_output())
-    if not all(map(_is_known, used)):
+    if any(static(value) is None for value in used):
         return {}  # to be refused, by name, while it is lowered
     problem = LayoutProblem.of(graph)
     minimize_transposes(problem)
@@ -85,7 +85,7 @@ class LayoutProblem:
                 continue
             problem.rules[node] = found
             for other in dict.fromkeys((*node.inputs, *node.outputs)):
-                if other is not None and not is_constant(other) and _is_known(other):
+                if other is not None and not is_constant(other) and static(other) is not None:
                     problem.around[other].append(node)
         return problem
 
@@ -114,12 +114,7 @@ def ports(node: ir.Node, form: Form) -> Iterator[tuple[ir.Value, Layout]]:
         assert value is not None
         yield value, layout
     yield from ((value, layout) for value, layout in zip(node.outputs, form.makes, strict=True)
-                if _is_known(value))
-
-
-def _is_known(value: ir.Value) -> bool:
-    """False for optional outputs that nobody asked for."""
-    return value.shape is not None and value.shape.is_static()
+                if static(value) is not None)  # None of optional outputs that nobody asked for
 
 
 def prices(value: ir.Value) -> tuple[tuple[int, Key], ...]:

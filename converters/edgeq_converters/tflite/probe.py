@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgeq.backend import Seen
 from edgeq.errors import MissingExtra
+from edgeq.graph import static
 from edgeq.inference.reference import Arrays
 from edgeq.passes.shapes import largest_run
 from edgeq.scheme import QuantParams, QuantType, dequantize
@@ -38,8 +39,7 @@ class TFLiteProbe:
         values = {value.name: value for value in float_values(network.graph)}
         details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
         largest = float_values(largest_run(network).graph)  # the sizes that the file declares
-        shapes = {value.name or "": tuple(int(d) for d in value.shape.numpy()) for value in largest
-                  if value.shape is not None and value.shape.is_static()}
+        shapes = {value.name or "": sizes for value in largest if (sizes := static(value)) is not None}
         self._tensors: dict[str, tuple[int, tuple[int, ...], QuantParams | None]] = {}
         for name in details.keys() & shapes.keys() - self._inputs.keys():
             held = tuple(int(d) for d in details[name]["shape"])

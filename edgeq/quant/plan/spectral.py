@@ -14,7 +14,7 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq import policy
-from edgeq.graph import constant, consumers, is_constant, shape
+from edgeq.graph import constant, consumers, is_constant, static
 from edgeq.ops import MULTIPLY_ACCUMULATE, TAKING
 
 # What may stand between a filter and the root: nothing that a network's layers have between them.
@@ -93,5 +93,5 @@ def _is_statistic(node: ir.Node) -> bool:
 
 def _size(value: ir.Value | None) -> int | None:
     """The number of elements, where the data does not decide it."""
-    known = value is not None and value.shape is not None and value.shape.is_static()
-    return math.prod(shape(value)) if value is not None and known else None
+    sizes = static(value)
+    return None if sizes is None else math.prod(sizes)

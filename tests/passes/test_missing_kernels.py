@@ -8,7 +8,7 @@ from passes.graphs import assert_close, build, noise
 
 from edgeq.frontends import load_model
 from edgeq.inference.reference import run_onnx
-from edgeq.passes.onnx_conformance import whole_indices, wide_integers
+from edgeq.passes.missing_kernels import whole_indices, wide_integers
 
 
 @pytest.mark.parametrize(("op", "kind"), [("Max", "int16"), ("Min", "uint16"), ("BitShift", "uint16")])

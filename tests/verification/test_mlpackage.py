@@ -17,8 +17,8 @@ import pytest
 pytest.importorskip("coremltools", reason="writes the packages: pip install 'edgeq[coreml]'")
 pytest.importorskip("torch", reason="the reference: pip install 'edgeq[torch]'")
 
-from verify.mlpackage_edits import edit_model, find_ops, wrong_byte
-from verify.mlpackage_modules import (
+from verification.mlpackage_edits import edit_model, find_ops, wrong_byte
+from verification.mlpackage_modules import (
     CASES,
     COMPRESSIBLE,
     SCHEMES,
@@ -189,7 +189,7 @@ def test_everything_that_cannot_run_is_named_at_once(package: Callable[[str, str
 def test_apples_reciprocal_is_computed_as_written(tmp_path: Path) -> None:
     """coremltools 9.0 turns 1 / x into `inverse` with epsilon 1e-4: the interpreter shows what the program says."""
     import torch
-    from verify.mlpackage_modules import Function
+    from verification.mlpackage_modules import Function
 
     x = torch.tensor([[0.01, 0.5, 2.0]])
     path = save(convert(Function(torch.reciprocal), (x,), "float32"), tmp_path / "reciprocal.mlpackage")
