@@ -58,7 +58,7 @@ def gguf(source: Checkpoint, path: Path) -> None:
     matrices = {place: StoredMatrix.of_floats("F32", source.weights.matrix(*place)) for place in places}
     decoder = QuantizedDecoder(matrices, source.weights.vector)
     write(path, metadata(source.spec, "llama", "tiny", 0), gguf_tokenizer_of_folder(source.path),
-          tensors(source.spec, "llama", decoder))
+          lambda: tensors(source.spec, "llama", decoder))
 
 
 def bundle(folder: Path, *, template: str = TEMPLATE, **changes: Any) -> Path:

@@ -22,7 +22,7 @@ from edgeq_runtime.language.text import StopStrings, Tokenizer, TokenText
 from edgeq_runtime.manifest import Language
 
 TEXTS = ("Hello world", " two  spaces", "für Größe, façade", "Привет, мир", "你好，世界。",
-         "👩\u200d👩\u200d👧 🎉 🇩🇪", "\ufffd?")
+         "👩\u200d👩\u200d👧 🎉 🇩🇪", "Ω∑ 🚀漢", "\ufffd?")
 Made = tuple[LanguageModel, ScriptedDecoder]
 
 
@@ -93,7 +93,8 @@ def test_a_space_in_front_is_kept(tokenizer: Tokenizer) -> None:
             return "".join(("", " a", " b")[token] for token in tokens).lstrip()
 
     behind, alone = TokenText(Strips(), [1]), TokenText(Strips())  # type: ignore[arg-type]
-    assert [behind.add(2), alone.add(2)] == [" b", "b"]
+    assert [behind.add(2), behind.add(1), behind.add(2)] == [" b", " a", " b"]
+    assert [alone.add(2), alone.add(1), alone.add(2)] == ["b", " a", " b"]
 
 
 @pytest.mark.parametrize(("stop", "pieces", "shown", "found"), [
@@ -250,6 +251,13 @@ def test_a_prompt_of_its_own_beginning(language_bundle: Path, language: Language
     begun = Tokenizer(str(language_bundle), replace(language, add_bos=True, bos=1))
     assert begun.encode("Hi")[0] == 1
     assert begun.encode("Hi", special=False) == begun.encode("Hi")[1:]
+    messages = [{"role": "user", "content": "Hi"}]
+    counts = []
+    for adds in (True, False):
+        model, _ = saying(language_bundle, replace(language, add_bos=adds), [])
+        counts.append([model.generate(prompt, stream=False).prompt_tokens for prompt in ("Hi", messages)])
+    assert counts[0][0] == counts[1][0] + 1
+    assert counts[0][1] == counts[1][1], "the template writes the beginning itself"
 
 
 def test_models_that_are_none(make_bundle: Callable[..., Path], language_bundle: Path) -> None:
