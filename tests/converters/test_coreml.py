@@ -265,12 +265,12 @@ def test_conversion_is_silent_and_repeatable(tmp_path: Path, capfd: pytest.Captu
     written = []
     for name in ("temporary", "first", "second"):
         (tmp_path / name).mkdir()
-    for name in ("first", "second"):
+    for name in ("first", "second", "second"):
         emit(network("g (float[1,3,8,6] x) => (float[1,3,2,1] y) { c = Conv (x, w)  y = AveragePool <kernel_shape = "
                      "[3, 2]> (c) }", w=normal(3, 3, 5, 5)), tmp_path / name, EmitOptions())
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()})
     assert written[0].keys() == {"model.mlmodel", "weight.bin", "Manifest.json"}
-    assert written[0] == written[1]
+    assert written[0] == written[1] == written[2]
     assert not list((tmp_path / "temporary").iterdir())
     assert capfd.readouterr() == ("", "")
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
@@ -77,7 +78,7 @@ def tidy(program: Any, passes: Iterable[str] = PASSES) -> None:
 
 
 def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
-    """Write a tidy program as a package and check what was written.
+    """Write a tidy program as a package, in place of one that is there, and check what was written.
 
     Raises:
         VerificationError: inputs or outputs were renamed, or 4-bit weights do not take 4 bits in the file.
@@ -89,6 +90,7 @@ def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
     with quiet("coremltools"), TemporaryDirectory() as weights:  # ct.convert does the same, with progress bars
         spec = load(lowered.program, weights, specification_version=getattr(ct.target, f"iOS{options.min_os}").value,
                     convert_from="milinternal", convert_to="mlprogram")
+        rmtree(path, ignore_errors=True)
         save_spec(spec, str(path), weights_dir=weights)  # an MLModel would leave a copy in the temporary folder
         _make_repeatable(spec, path)
         _check_names(spec, lowered.interface)
