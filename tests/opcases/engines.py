@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,14 +16,16 @@ from edgeq_converters.optable import OpTable
 
 from .model import Arrays
 
-BACKENDS: Final = ("onnxruntime", "tflite", "coreml")
+BACKENDS: Final = ("onnxruntime", "tflite", "coreml", *(["coreai"] if find_spec("coreai") else []))
 # Where a backend keeps its table of handlers; ONNX Runtime takes ONNX as it is and has none.
-TABLES: Final = {"tflite": "edgeq_converters.tflite.ops", "coreml": "edgeq_converters.coreml.table"}
+TABLES: Final = {"tflite": "edgeq_converters.tflite.ops", "coreml": "edgeq_converters.coreml.table",
+                 "coreai": "edgeq_converters.coreai.table"}
 
 # The backend lets MatMulNBits round activations to int8 for speed (level 4); the rows ask what the graph computes.
 EXACT: Final = {"session.qdq_matmulnbits_accuracy_level": "1"}
 
-DEFAULT: Final = EmitOptions()
+# Core AI's runtime computes in float32 what it is given so, which shows more than half precision would.
+OPTIONS: Final = {"coreai": EmitOptions(precision="float32")}
 
 
 def handlers(backend: str) -> Mapping[str, Callable[..., Any]]:
@@ -31,13 +35,13 @@ def handlers(backend: str) -> Mapping[str, Callable[..., Any]]:
     return table.handlers
 
 
-def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path, options: EmitOptions = DEFAULT) -> Arrays:
+def run(backend: str, model: ir.Model, feeds: Arrays, folder: Path, options: EmitOptions | None = None) -> Arrays:
     """Convert and run -> graph output name -> array, in the graph's dtypes.
 
     Raises:
         UnsupportedModel: the backend's refusal.
     """
-    artifact: Artifact = backend_named(backend).emit(model, folder, options)
+    artifact: Artifact = backend_named(backend).emit(model, folder, options or OPTIONS.get(backend, EmitOptions()))
     names = {str(value.name): artifact.names.get(str(value.name), str(value.name))
              for value in (*model.graph.inputs, *model.graph.outputs)}
     found = _RUNNERS[backend](folder / artifact.entry, artifact, {names[name]: data for name, data in feeds.items()})
@@ -81,5 +85,27 @@ def _run_coreml(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
     return {name: np.asarray(array) for name, array in found.items()}
 
 
-_RUNNERS: Final = {"onnxruntime": _run_onnxruntime, "tflite": _run_tflite, "coreml": _run_coreml,
+@cache
+def _coreai() -> Any:
+    """One process for all rows; a row that ends it gets the next one another."""
+    from edgeq_runtime.engines.coreai import Child
+
+    return Child()
+
+
+def _run_coreai(path: Path, artifact: Artifact, feeds: Arrays) -> Arrays:
+    from edgeq_runtime.errors import EngineError
+
+    child = _coreai()
+    try:
+        child.open(path)
+        return dict(child.run(feeds))
+    except EngineError as error:
+        if "its process ended" in str(error):
+            child.close()
+            _coreai.cache_clear()
+        raise
+
+
+_RUNNERS: Final = {"onnxruntime": _run_onnxruntime, "tflite": _run_tflite, "coreml": _run_coreml, "coreai": _run_coreai,
                    "tensorrt": _run_onnxruntime}

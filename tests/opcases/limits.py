@@ -7,7 +7,7 @@ from typing import Final
 # (backend, row) or (backend, "row/form") -> a part of the message of UnsupportedModel. A row that is refused here and
 # converts after all is a failure too: delete its entry.
 REFUSED: Final[Mapping[tuple[str, str], str]] = {
-    **{("coreml", row): "no such operator on coreml" for row in (
+    **{(backend, row): f"no such operator on {backend}" for backend in ("coreml", "coreai") for row in (
         "dft", "dft-complex-inverse", "dft-onesided-longer", "dft-onesided-shorter", "roi-align", "roi-align-corners",
         "stft", "stft-both-sides")},
     **{("tensorrt", row): "TensorRT's parser has no such operator" for row in (

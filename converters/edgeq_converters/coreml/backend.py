@@ -13,10 +13,10 @@ import onnx_ir as ir
 from edgeq.backend import Artifact, EmitOptions
 from edgeq.dimensions import dimensions, free_dimensions, witnesses
 from edgeq.errors import MissingExtra, UsageError
-from edgeq.graph import LARGEST, all_nodes, real_inputs
+from edgeq.graph import real_inputs
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.quiet import quiet
-from edgeq_converters.prepare import expand_unhandled, lower_form, specialized_form
+from edgeq_converters.prepare import specialized_form
 from edgeq_runtime.dimensions import Free
 
 if TYPE_CHECKING:
@@ -74,26 +74,11 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
 def _lowered(model: ir.Model, options: EmitOptions, precision: Precision) -> Lowered:
     """model: is used up."""
     from edgeq_converters.coreml.builder import MAX_RANK
-    from edgeq_converters.coreml.foreign_quantization import plain_quantization
     from edgeq_converters.coreml.lowering import lower
     from edgeq_converters.coreml.table import TABLE
-    from edgeq_converters.mil.squares import recognize_roots
+    from edgeq_converters.mil.prepare import folded
 
-    plain_quantization(model.graph)  # before the general forms, which need float32 and would be computed in float16
-    expand_unhandled(model, TABLE.handlers)
-    graph = lower_form(model).graph
-    if precision == "float16":
-        recognize_roots(graph, MAX_RANK)
-        _note_largest(graph, options.largest())
-    return lower(graph, options, precision)
-
-
-def _note_largest(graph: ir.Graph, sizes: Mapping[str, float]) -> None:
-    """By name, once nothing more is rewritten; a rewrite keeps the names of what it replaces."""
-    values = {value for node in all_nodes(graph) for value in (*node.inputs, *node.outputs) if value is not None}
-    for value in values:
-        if value.name and value.name in sizes:
-            value.meta[LARGEST] = sizes[value.name]
+    return lower(folded(model, TABLE.handlers, options, precision, MAX_RANK), options, precision)
 
 
 def _for_all_sizes(model: ir.Model, free: Mapping[str, Free], options: EmitOptions, precision: Precision) -> Lowered:

@@ -24,16 +24,10 @@ from edgeq.pack import pack4
 from edgeq.scheme import PerBlock, PerChannel, PerTensor, QuantParams, per_axis
 from edgeq_converters.coreml.builder import Builder
 from edgeq_converters.mil.builder import Constant, Raw, Var, Weight
+from edgeq_converters.mil.packing import LEVELS, find_tables, stays_packed, table_indices
 from edgeq_converters.optable import CannotLower
 
-TINY: Final = 64  # elements; below, a table or a scale costs more than it saves, and rank 0 has no constexpr
-LEVELS: Final = 16
 SHORT: Final = 128  # weights of a channel, 64 bytes; a table of its own, 32 bytes, would be a third of the file
-
-
-def stays_packed(constant: Constant) -> bool:
-    """True where the integers are worth keeping: int32 biases, 16-bit weights and tiny tensors become floats."""
-    return constant.params is not None and constant.params.type.bits in (4, 8) and constant.data.size >= TINY
 
 
 def packed(b: Builder, constant: Constant) -> Var | None:
@@ -141,41 +135,14 @@ def _table_per_channel(b: Builder, constant: Constant) -> Var:
     return b.op("constexpr_lut_to_dense", indices=Raw(_typed(indices, "uint4")), lut=table)
 
 
-def find_tables(constant: Constant) -> NDArray[np.float32] | None:
-    """Ascending tables [S,16] that hold all numbers of 8-bit channels, S dividing their number; the fewest that do.
-    None where some channel has more than 16 different numbers, or tables would not make the file smaller.
-
-    So an 8-bit weight of standard ONNX becomes 4 bits here without losing anything.
-    """
-    params = constant.params
-    assert params is not None
-    if not isinstance(params.type.granularity, PerChannel) or params.zero_point.any():
-        return None
-    codes = np.moveaxis(constant.data, params.type.granularity.axis, 0).reshape(params.scale.size, -1)
-    real = codes * params.scale[:, None]
-    if any(np.unique(row).size > LEVELS for row in codes):
-        return None
-    for count in (size for size in range(1, len(real) + 1) if len(real) % size == 0):
-        found = [np.unique(group) for group in real.reshape(count, -1)]
-        if max(map(len, found)) <= LEVELS:
-            smaller = codes.size / 2 + 2 * LEVELS * count < codes.size
-            return np.array([np.pad(part, (0, LEVELS - len(part)), "edge") for part in found]) if smaller else None
-    return None
-
-
 def _lookup(b: Builder, constant: Constant, tables: NDArray[np.float32]) -> Var:
     """iOS 18: indices uint4 of the data's shape; table [.., S, .., 16, 1], each for a run of channels."""
-    params = constant.params
-    assert params is not None
-    assert isinstance(params.type.granularity, PerChannel)
-    axis, rank = params.type.granularity.axis, constant.data.ndim
-    codes = np.moveaxis(constant.data, axis, 0)
-    real = (codes.reshape(params.scale.size, -1) * params.scale[:, None]).reshape(len(tables), -1)
-    found = np.stack([np.searchsorted(table, row) for table, row in zip(tables, real, strict=True)])
-    indices = np.moveaxis(found.reshape(codes.shape), 0, axis)
+    assert constant.params is not None
+    assert isinstance(constant.params.type.granularity, PerChannel)
+    indices = table_indices(constant, tables)
     b.packed4.add(pack4(indices.astype(np.int8)).tobytes())
-    shape = [1] * rank
-    shape[axis] = len(tables)
+    shape = [1] * constant.data.ndim
+    shape[constant.params.type.granularity.axis] = len(tables)
     return b.op("constexpr_lut_to_dense", indices=Raw(_typed(indices, "uint4")),
                 lut=tables.reshape(*shape, LEVELS, 1).astype(b.dtype))
 

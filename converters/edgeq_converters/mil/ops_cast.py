@@ -60,14 +60,14 @@ def cast(b: Builder, x: Operand, *, to: int, saturate: int = 1) -> Operand:
             raise CannotLower(f"UINT32 as INT32: {b.engine}'s integers end at 2^31, which is where the two differ")
         return b.as_int(x)
     if wanted in NARROW:
-        whole = b.as_int(_nearest(b, x) if wanted in (ir.DataType.INT4, ir.DataType.UINT4) else x)
+        whole = b.as_int(nearest(b, x) if wanted in (ir.DataType.INT4, ir.DataType.UINT4) else x)
         return whole if b.onnx_type(0) == wanted or b.kind(x) == "bool" else narrowed(b, whole, wanted)
     if wanted in SMALL_FLOATS:
         return small_float(b, x, SMALL_FLOATS[wanted], bool(saturate))
     raise CannotLower(f"{b.engine} has no {wanted.name} tensors")
 
 
-def _nearest(b: Builder, x: Operand) -> Operand:
+def nearest(b: Builder, x: Operand) -> Operand:
     """Halves away from zero: what onnxruntime does before it cuts floats to 4 bits, while wider integers truncate.
 
     https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/cpu/tensor/cast_op.cc

@@ -1,0 +1,64 @@
+"""Core AI: the QDQ graph as an .aimodel, written with Apple's own package on any system that it is there for."""
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import onnx_ir as ir
+
+from edgeq.backend import Artifact, EmitOptions
+from edgeq.dimensions import free_dimensions
+from edgeq.errors import Problem, UnsupportedModel
+from edgeq.passes.dynamic import without_dynamic_rounding
+
+if TYPE_CHECKING:
+    from edgeq_converters.coreai.lowering import Lowered
+
+ENTRY: Final = "model.aimodel"
+SYSTEM: Final = 27  # of iOS and macOS: the first that opens an .aimodel
+RELEASE: Final = ">=1.0"  # of coreai-core
+ANY_RANK: Final = 64
+ONE_AT_A_TIME: Final = threading.Lock()  # the package keeps its place of insertion for the thread, not for the program
+
+
+def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
+    """Write folder/model.aimodel; see edgeq.backend.
+
+    Inputs and outputs have ONNX's types, names and shapes; inside, floats have `options.precision`.
+
+    Raises:
+        UnsupportedModel: nodes that Core AI cannot run.
+        MissingExtra: coreai-core is not installed.
+    """
+    from edgeq_converters.coreai.dialect import require_package
+
+    require_package()
+    model = without_dynamic_rounding(model)
+    free = free_dimensions(model)
+    if free:
+        raise UnsupportedModel("coreai", [Problem(name, "dimension", "free sizes are not written for Core AI",
+                                                  "fix it with --input") for name in sorted(free)])
+    options = replace(options, min_os=SYSTEM, largest=cache(options.largest))
+    with ONE_AT_A_TIME:
+        lowered = _lowered(model.clone(), options)
+        try:
+            lowered.program.save(folder / ENTRY)
+        except BaseException:
+            shutil.rmtree(folder / ENTRY, ignore_errors=True)
+            raise
+    return Artifact(entry=ENTRY, engine="coreai", engine_version=RELEASE, options={"min_os": SYSTEM},
+                    notes=lowered.notes)
+
+
+def _lowered(model: ir.Model, options: EmitOptions) -> Lowered:
+    """model: is used up."""
+    from edgeq_converters.coreai.lowering import lower
+    from edgeq_converters.coreai.table import TABLE
+    from edgeq_converters.mil.prepare import folded
+
+    graph = folded(model, TABLE.handlers, options, options.precision, ANY_RANK)
+    return lower(graph, options, options.precision)
