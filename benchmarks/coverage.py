@@ -37,7 +37,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-TARGETS: Final = ("onnxruntime", "tflite", "coreml")
+TARGETS: Final = ("onnxruntime", "tflite", "coreml", "coreai")
 SECONDS: Final = 120
 RTOL, ATOL = 1e-3, 1e-4
 SILENT: Final = ("wrong", "unrunnable", "crash")
@@ -57,7 +57,8 @@ OTHERWISE_DEPLOYED: Final = frozenset({
 })
 # What to import before the processes fork, so that a case does not pay for it.
 PRELOADED: Final = {"onnxruntime": ("onnxruntime",), "tflite": ("ai_edge_litert.interpreter",),
-                    "coreml": ("coremltools", "edgeq.verification.mlpackage")}
+                    "coreml": ("coremltools", "edgeq.verification.mlpackage"),
+                    "coreai": ("coreai.authoring",)}
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ def convert(
     Args:
         model: a path (.onnx, .pt2; of a language model its checkpoint's folder or a .gguf), "module:function", an onnx
             or onnx_ir model, a torch ExportedProgram, or a torch module with `example_inputs`.
-        target: "onnxruntime", "tflite", "coreml", "tensorrt" or "gguf" (language models); a list gives a list of
-            bundles, which share one plan.
+        target: "onnxruntime", "tflite", "coreml", "coreai", "tensorrt" or "gguf" (language models); a list gives a list
+            of bundles, which share one plan.
         output: the bundle's folder; of several targets, their parent. `<model>.<target>.edgeq` without.
         device: "pi4", "pi5", "pi-32bit", "jetson-orin", "iphone" or "android": chooses the target where none is
             named, and fits the bundle to the engines that run there.
@@ -90,7 +90,7 @@ def convert(
         max_bytes: search the best bundle of at most so many bytes (600000, "600kB").
         min_db: refuse a bundle of which an output is fewer decibels (SQNR) from the float model's.
         keep_qdq: save the quantized ONNX graph to this file.
-        min_os: Core ML: the oldest iOS, 16 to 18.
+        min_os: the oldest iOS: 16, 17, 18 or 26 for Core ML, 27 for Core AI.
         compute: Core ML: where the model should run: "ane", "gpu", "cpu" or "all".
         product, version: of the bundle, for updates: a device refuses another product and an older version ("1.4.2");
             a bundle without a product is one of the model's name.

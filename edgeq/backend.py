@@ -216,6 +216,7 @@ class Backend:
     probe: (bundle's entry, canonical float model, manifest) -> the values inside, for the comparison layer by layer.
     arithmetic: how it computes, for the self-test's tolerance.
     options: the fields of `EmitOptions` that it reads; a command that gives no target another one is refused.
+    systems: the versions of iOS that `min_os` may name for it.
     devices: name of a device -> its engine there. recipes: of its engine, for boards. no_boards: why boards cannot run
         it, and what helps.
     run_in_parts: (bundle, manifest, samples) -> (outputs, who ran it) for a bundle too large to be opened as a whole.
@@ -229,6 +230,7 @@ class Backend:
     decoder: DecoderBackend | None = None
     arithmetic: Arithmetic = Arithmetic()
     options: frozenset[str] = frozenset()
+    systems: tuple[int, ...] = ()
     devices: Mapping[str, Available] = field(default_factory=dict)
     recipes: tuple[Recipe, ...] = ()
     no_boards: str = ""

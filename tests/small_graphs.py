@@ -4,10 +4,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+BITS = {4: (ml_dtypes.int4, 7), 8: (np.int8, 127)}  # type and largest number of a weight
 
 
 def network(text: str, **weights: NDArray[Any]) -> ir.Model:
@@ -44,3 +47,29 @@ def residual() -> ir.Model:
             y = Softmax (z)
         }""", w1=normal(4, 3, 3, 3, seed=1), b1=normal(4, seed=2), w2=normal(4, 4, 3, 3, seed=3, scale=0.3),
         b2=normal(4, seed=4), w3=normal(5, 4, seed=5), b3=normal(5, seed=6))
+
+
+def with_weights(kind: str, bits: int, granularity: str, zero_point: int = 0) -> tuple[ir.Model, NDArray[np.float32]]:
+    """A layer whose constant weight is a DequantizeLinear, and its input. 160 weights a channel, 6 channels."""
+    shape, axis = {"Conv": ((6, 16, 2, 5), 0), "MatMul": ((160, 6), 1), "Gather": ((6, 160), 0)}[kind]
+    rng = np.random.default_rng(bits)
+    dtype, high = BITS[bits]
+    q = rng.integers(-high, high + 1, shape).astype(dtype)
+    if granularity == "tensor":
+        scale: NDArray[Any] = np.array(0.02, np.float32)
+    elif granularity == "channel":
+        scale = rng.uniform(0.001, 0.1, shape[axis]).astype(np.float32)
+    else:
+        shape_of_scale = list(shape)
+        shape_of_scale[1 - axis] //= 32
+        scale = rng.uniform(0.001, 0.1, shape_of_scale).astype(np.float32)
+    z = np.full(scale.shape, zero_point).astype(dtype)
+    block = ", block_size = 32" if granularity == "block" else ""
+    attribute = f"axis = {1 - axis if block else axis}{block}"
+    layer, inputs, output, x = {
+        "Conv": ("Conv <pads = [1, 0, 2, 1]> (x, w)", "float[1,16,9,7] x", "float[1,6,11,4] y", normal(1, 16, 9, 7)),
+        "MatMul": ("MatMul (x, w)", "float[3,160] x", "float[3,6] y", normal(3, 160)),
+        "Gather": ("Gather <axis = 0> (w, i)", "int64[4] i", "float[4,160] y", np.array([5, 0, -1, 2])),
+    }[kind]
+    text = f"g ({inputs}) => ({output}) {{ w = DequantizeLinear <{attribute}> (q, s, z)  y = {layer} }}"
+    return network(text, q=q, s=scale, z=z), x

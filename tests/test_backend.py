@@ -104,7 +104,7 @@ def test_commands_know_it(site: Path) -> None:
 def test_without_the_package_nobody_knows_it(bundle: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "empty"
     nowhere.mkdir()
-    assert "there is no target 'toy'; there are coreml, gguf, onnxruntime" in python(
+    assert "there is no target 'toy'; there are coreai, coreml, gguf, onnxruntime" in python(
         nowhere, "-c", "import edgeq.backend; edgeq.backend.backend_named('toy')", code=1)
     assert "this runtime has no engine 'toy'" in python(
         nowhere, "-c", f"import edgeq_runtime; edgeq_runtime.load({str(bundle)!r})", code=1)

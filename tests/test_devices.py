@@ -59,6 +59,8 @@ def test_chooses_the_target() -> None:
     twice = read_request(["onnxruntime", "tflite", "onnxruntime"], Options(device="pi4"))
     assert twice.target_names == ("onnxruntime", "tflite")
     assert read_request(["coreml"], Options()).target_names == ("coreml",)
+    assert read_request([], Options(device="iphone", min_os=26)).target_names == ("coreml",)
+    assert read_request([], Options(device="iphone", min_os=27)).target_names == ("coreai",)
 
 
 @pytest.mark.parametrize(("asked", "options", "message"), [
@@ -66,8 +68,11 @@ def test_chooses_the_target() -> None:
     ([], Options(), "--target, or --device with one of android"),
     ([], Options(device="pi9"), "there is no device 'pi9'; there are android"),
     ([], Options(device="pi-32bit", bits=4), "2.14.0, which has no 4-bit weights .*: use --bits 8"),
-    (["tflite"], Options(weights="table", bits=4), "--weights table: tflite multiply .* on coreml alone"),
-    (["tflite"], Options(min_os=17), "--min-os 17: tflite cannot be told; it is for coreml"),
+    (["tflite"], Options(weights="table", bits=4), "--weights table: tflite multiply .* on coreai and coreml alone"),
+    (["tflite"], Options(min_os=17), "--min-os 17: tflite cannot be told; it is for coreai and coreml"),
+    (["coreml"], Options(min_os=27), "--min-os 27: coreml is written for 16, 17, 18, 26; for 27 use --target coreai"),
+    (["coreai"], Options(min_os=26), "--min-os 26: coreai is written for 27; for 26 use --target coreml"),
+    ([], Options(device="iphone", min_os=19), "--min-os 19: there is 16, 17, 18, 26, 27"),
 ])
 def test_refuses(asked: list[str], options: Options, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -77,7 +82,7 @@ def test_refuses(asked: list[str], options: Options, message: str) -> None:
 def test_tells_all_reasons_at_once() -> None:
     with pytest.raises(UsageError) as refused:
         read_request(["tflite", "coreml"], Options(device="pi-32bit", bits=4, weights="table", min_os=17))
-    for reason in ("does not run coreml", "no 4-bit weights", "tables of numbers exist on coreml alone",
+    for reason in ("does not run coreml", "no 4-bit weights", "tables of numbers exist on coreai and coreml alone",
                    "needs --min-os 18"):
         assert reason in str(refused.value)
 

@@ -63,7 +63,8 @@ from edgeq.cli.shared import (
 @click.option("--max-bytes", metavar="N", help="Search the best bundle of at most N bytes (600kB, 1.5MB).")
 @click.option("--min-db", type=float, metavar="N",
               help="Exit with 3, and write no such bundle, when an output is fewer decibels from the float model.")
-@click.option("--min-os", type=click.IntRange(16, 18), default=18, show_default=True, help="Core ML: the oldest iOS.")
+@click.option("--min-os", type=int, default=18, show_default=True, metavar="N",
+              help="The oldest iOS: 16, 17, 18 or 26 for Core ML, 27 for Core AI.")
 @click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True,
               help="Core ML: where the model should run.")
 @click.option("--product", default="", metavar="NAME",

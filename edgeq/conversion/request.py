@@ -30,7 +30,6 @@ ACTIVATIONS: Final = ("auto", "8", "float")
 LAYOUTS: Final = ("keep", "nhwc")
 INTERFACES: Final = ("float", "uint8", "int8")
 COMPUTE_UNITS: Final = ("ane", "gpu", "cpu", "all")
-OLDEST_OS, NEWEST_OS = 16, 18
 AUTO: Final = "auto"
 _FLOATS: Final[Mapping[int, FloatType]] = {16: "float16", 32: "float32"}
 
@@ -137,7 +136,7 @@ def read_request(targets: words.Target, options: Options) -> Request:
     """
     options = _plain(options)
     device = None if options.device is None else device_named(options.device)
-    chosen = _targets(targets, device)
+    chosen = _targets(targets, device, options.min_os)
     _refuse_contradictions(chosen, device, options)
     weights, table_channels = _weights(options)
     limits = limits_of(options.max_drop, options.min_metric, options.max_bytes)
@@ -173,7 +172,7 @@ def _plain(options: Options) -> Options:
         weights=words.text("--weights", options.weights), method=words.text("--method", options.method),
         samples=words.count("--samples", options.samples), min_metric=words.number("--min-metric", options.min_metric),
         min_db=words.number("--min-db", options.min_db),
-        min_os=words.number_between("--min-os", options.min_os, OLDEST_OS, NEWEST_OS),
+        min_os=words.system("--min-os", options.min_os, _systems()),
         product=words.text("--product", options.product), version=words.version("--version", options.version),
         strict=words.switch("--strict", options.strict), trust=words.switch("--trust", options.trust),
         verify=words.switch("--verify", options.verify),
@@ -185,8 +184,17 @@ def _kept(data: Any, limit: int | None) -> Any:
     return list(islice(data, limit)) if isinstance(data, Iterator) else data
 
 
-def _targets(asked: words.Target, device: Device | None) -> tuple[Target, ...]:
-    names = words.targets(asked) or (() if device is None else tuple(device.targets)[:1])
+def _systems() -> list[int]:
+    """The versions of iOS that `--min-os` may name: Apple went from 18 to 26."""
+    return sorted({number for backend in backends() for number in backend.systems})
+
+
+def _targets(asked: words.Target, device: Device | None, min_os: int) -> tuple[Target, ...]:
+    """What is asked for; with a device alone, what it runs first of what is written for this system."""
+    names = words.targets(asked)
+    if not names and device is not None:
+        fitting = [name for name in device.targets if min_os in (backend_named(name).systems or (min_os,))]
+        names = tuple(fitting or device.targets)[:1]
     if not names:
         raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(device_names())}")
     return tuple(target_named(name) for name in names)
@@ -196,7 +204,8 @@ def _refuse_contradictions(targets: Sequence[Target], device: Device | None, opt
     """Everything that does not go together, at once."""
     names = [target.name for target in targets]
     refused = [*_without_graphs(names), *refused_for_networks(options), *_contradictions(options),
-               *_refused_tables(targets, options), *_refused_interfaces(targets, options), *_unread(names, options)]
+               *_refused_tables(targets, options), *_refused_interfaces(targets, options), *_unread(names, options),
+               *_other_systems(names, options)]
     if device is not None:
         refused += device.refusals(names, options.bits)
     if refused:
@@ -250,6 +259,18 @@ def _unread(targets: Sequence[str], options: Options) -> Iterator[str]:
             readers = [backend.target.name for backend in backends() if word in backend.options]
             yield (f"--{word.replace('_', '-')} {said}: {' and '.join(targets)} cannot be told; "
                    f"it is for {' and '.join(readers)}")
+
+
+def _other_systems(targets: Sequence[str], options: Options) -> Iterator[str]:
+    """Versions of iOS that one target is written for, and another one asked for."""
+    if options.min_os == EmitOptions().min_os:  # as where nothing is said
+        return
+    for name in targets:
+        systems = backend_named(name).systems
+        if systems and options.min_os not in systems:
+            other = [backend.target.name for backend in backends() if options.min_os in backend.systems]
+            yield (f"--min-os {options.min_os}: {name} is written for {', '.join(map(str, systems))}; "
+                   f"for {options.min_os} use --target {' or '.join(other)}")
 
 
 def _activations(options: Options, *, symmetric: bool = False) -> QuantType | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -34,9 +34,10 @@ def one_of(flag: str, value: Any, known: Iterable[T]) -> T:
     raise UsageError(f"{flag} {_said(value)}: use {_either(map(str, listed))}")
 
 
-def number_between(flag: str, value: Any, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise UsageError(f"{flag} {_said(value)}: give a whole number from {low} to {high}")
+def system(flag: str, value: Any, known: Sequence[int]) -> int:
+    """A version of iOS that some target is written for."""
+    if type(value) is not int or value not in known:
+        raise UsageError(f"{flag} {_said(value)}: there is {', '.join(map(str, known))}")
     return value
 
 

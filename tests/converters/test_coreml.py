@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from opcases import run_onnxruntime
-from small_graphs import network, normal
+from small_graphs import network, normal, with_weights
 from zoo_models import MODELS, needs_zoo, zoo
 
 from edgeq.backend import Artifact, EmitOptions
@@ -25,7 +25,6 @@ from edgeq_converters.coreml.backend import write_package
 from edgeq_converters.coreml.package import blobs
 
 FLOAT16, FLOAT32, UINT8, INT8, INT4, UINT4 = 1, 2, 3, 4, 8, 11  # type codes of weight.bin
-BITS = {4: (ml_dtypes.int4, 7), 8: (np.int8, 127)}
 
 
 def ops(package: Path) -> Counter[str]:
@@ -51,32 +50,6 @@ def exact(model: ir.Model, folder: Path, options: EmitOptions, **feeds: NDArray[
         bound = 2e-6 * float(np.abs(expected).max())
         np.testing.assert_allclose(found[artifact.names.get(name, name)], expected, rtol=0, atol=bound)
     return package
-
-
-def with_weights(kind: str, bits: int, granularity: str, zero_point: int = 0) -> tuple[ir.Model, NDArray[np.float32]]:
-    """A layer whose constant weight is a DequantizeLinear, and its input. 160 weights a channel, 6 channels."""
-    shape, axis = {"Conv": ((6, 16, 2, 5), 0), "MatMul": ((160, 6), 1), "Gather": ((6, 160), 0)}[kind]
-    rng = np.random.default_rng(bits)
-    dtype, high = BITS[bits]
-    q = rng.integers(-high, high + 1, shape).astype(dtype)
-    if granularity == "tensor":
-        scale: NDArray[Any] = np.array(0.02, np.float32)
-    elif granularity == "channel":
-        scale = rng.uniform(0.001, 0.1, shape[axis]).astype(np.float32)
-    else:
-        shape_of_scale = list(shape)
-        shape_of_scale[1 - axis] //= 32
-        scale = rng.uniform(0.001, 0.1, shape_of_scale).astype(np.float32)
-    z = np.full(scale.shape, zero_point).astype(dtype)
-    block = ", block_size = 32" if granularity == "block" else ""
-    attribute = f"axis = {1 - axis if block else axis}{block}"
-    layer, inputs, output, x = {
-        "Conv": ("Conv <pads = [1, 0, 2, 1]> (x, w)", "float[1,16,9,7] x", "float[1,6,11,4] y", normal(1, 16, 9, 7)),
-        "MatMul": ("MatMul (x, w)", "float[3,160] x", "float[3,6] y", normal(3, 160)),
-        "Gather": ("Gather <axis = 0> (w, i)", "int64[4] i", "float[4,160] y", np.array([5, 0, -1, 2])),
-    }[kind]
-    text = f"g ({inputs}) => ({output}) {{ w = DequantizeLinear <{attribute}> (q, s, z)  y = {layer} }}"
-    return network(text, q=q, s=scale, z=z), x
 
 
 # min_os, bits, granularity -> ops that hold the weight, the type code of its blob, factors after the layer
@@ -215,7 +188,7 @@ def test_outputs_that_are_inputs_constants_or_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("min_os", [15, 19])
 def test_other_systems(min_os: int, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="iOS 16, 17 or 18"):
+    with pytest.raises(UsageError, match="iOS 16, 17, 18 or 26"):
         emit(on_a_grid(0), tmp_path, EmitOptions(min_os=min_os))
 
 

@@ -203,6 +203,7 @@ def test_refuses_to_load(make_bundle: MakeBundle, changes: dict[str, Any], error
 @pytest.mark.parametrize(("engine", "modules", "message"), [
     ("onnxruntime", ["onnxruntime"], r"onnxruntime is not installed: pip install 'edgeq-runtime\[onnxruntime\]'"),
     ("tflite", ["ai_edge_litert.interpreter", "tflite_runtime.interpreter"], r"edgeq-runtime\[tflite\]"),
+    ("coreai", ["coreai"], r"coreai-core is not installed: pip install coreai-core==1.0.0b3 .*Linux with x86-64"),
     ("coreml", ["edgeq.verification.mlpackage"], r"Core ML runs on macOS and iOS only.*edgeq\[coreml\]"),
 ])
 def test_a_missing_engine_names_the_command(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, engine: str,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeq.backend import Arithmetic, Artifact, Available, Backend, EmitOptions, Probe
-from edgeq_converters.coreai.target import COREAI
+from edgeq_converters.coreai.target import COREAI, SYSTEM
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,5 +29,5 @@ def _probe(path: Path, network: ir.Model, manifest: Manifest) -> Probe:
 
 BACKEND: Final = Backend(
     target=COREAI, emit=emit, probe=_probe, arithmetic=Arithmetic(half=True), options=frozenset({"min_os"}),
-    devices={"iphone": Available()},
+    systems=(SYSTEM,), devices={"iphone": Available()},
     no_boards="Core AI runs on Apple's devices; where it is verified, on Linux with x86-64, is no board")

@@ -14,12 +14,12 @@ from edgeq.backend import Artifact, EmitOptions
 from edgeq.dimensions import free_dimensions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.passes.dynamic import without_dynamic_rounding
+from edgeq_converters.coreai.target import SYSTEM
 
 if TYPE_CHECKING:
     from edgeq_converters.coreai.lowering import Lowered
 
 ENTRY: Final = "model.aimodel"
-SYSTEM: Final = 27  # of iOS and macOS: the first that opens an .aimodel
 RELEASE: Final = ">=1.0"  # of coreai-core
 ANY_RANK: Final = 64
 ONE_AT_A_TIME: Final = threading.Lock()  # the package keeps its place of insertion for the thread, not for the program

@@ -1,8 +1,9 @@
 """The builder of a Core AI program: MIL's ops as compositions of Core AI's (`vocabulary`)."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from edgeq.backend import EmitOptions
 from edgeq.scheme import QuantParams
-from edgeq_converters.coreai import grids, weights
 from edgeq_converters.coreai.dialect import Program, Var
 from edgeq_converters.mil import builder as mil
 from edgeq_converters.mil.builder import Constant, Kind, Operand, Precision, Raw, Weight
@@ -19,21 +19,32 @@ from edgeq_converters.optable import CannotLower
 KINDS: Final[Mapping[str, Kind]] = {"f": "float", "i": "int", "u": "int", "b": "bool"}  # of a numpy dtype
 
 
+@dataclass(frozen=True, slots=True)
+class Compositions:
+    """What is made of the dialect's operators; given, because it is written with this builder.
+
+    words: MIL op -> itself in Core AI's operators. packed: a constant whose integers stay in the file, None for others.
+    on_grid: see `mil.Builder`.
+    """
+
+    words: Mapping[str, Callable[..., Any]]
+    packed: Callable[[Builder, Constant], Var | None]
+    on_grid: Callable[[Builder, Var, QuantParams], Var]
+
+
 class Builder(mil.Builder):
     """Values have ONNX's integer types, and floats the program's precision, in any rank."""
 
     engine: ClassVar[str] = "Core AI"
 
-    def __init__(self, options: EmitOptions, precision: Precision, program: Program):
+    def __init__(self, options: EmitOptions, precision: Precision, program: Program, made: Compositions):
         super().__init__(options, precision)
-        self.program = program
+        self.program, self._made = program, made
         self._vars: dict[tuple[int, str], tuple[Constant, Var]] = {}
 
     # ------------------------------------------------------------------ ops
     def op(self, name: str, /, **arguments: Any) -> Any:
-        from edgeq_converters.coreai.vocabulary import VOCABULARY
-
-        word = VOCABULARY.get(name)
+        word = self._made.words.get(name)
         if word is None:
             raise CannotLower(f"Core AI has nothing for MIL's {name}")
         with self._scope():
@@ -62,7 +73,7 @@ class Builder(mil.Builder):
         return self._vars[key][1]
 
     def _written(self, constant: Constant) -> Var:
-        packed = weights.packed(self, constant)
+        packed = self._made.packed(self, constant)
         return self.program.constant(self.stored(constant.real)) if packed is None else packed
 
     def stored(self, data: NDArray[Any]) -> NDArray[Any]:
@@ -113,7 +124,7 @@ class Builder(mil.Builder):
 
     def on_grid(self, operand: Operand, grid: QuantParams) -> Var:
         with self._scope():
-            return grids.on_grid(self, self.var(operand), grid)
+            return self._made.on_grid(self, self.var(operand), grid)
 
     def kind(self, operand: Operand) -> Kind:
         if isinstance(operand, Constant):

@@ -5,6 +5,7 @@ So the package is pinned to one release (pyproject.toml), and what a newer one r
 """
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class Program:
         authoring = import_module("coreai.authoring")
         asset = authoring.AIProgram(self._module).save_asset(path)
         asset.update_metadata(lambda metadata: setattr(metadata, "creation_date", 0.0))
+        file = path / "metadata.json"  # whose keys the package writes in any order
+        file.write_text(json.dumps(json.loads(file.read_text()), indent=2, sort_keys=True) + "\n")
 
     # ------------------------------------------------------------------ operators
     def named(self, name: str) -> Any:

@@ -1,15 +1,13 @@
 """Activations on grids: quantize and dequantize, with scales in float32 whatever the program computes in."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from edgeq.scheme import QuantParams
+from edgeq_converters.coreai.builder import Builder
 from edgeq_converters.coreai.dialect import Var
-
-if TYPE_CHECKING:
-    from edgeq_converters.coreai.builder import Builder
 
 BYTE: Final = 8  # bits: coreai.quantize writes 4 and 8
 

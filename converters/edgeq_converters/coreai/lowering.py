@@ -11,9 +11,12 @@ import onnx_ir as ir
 from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import NodeNote, quant, shape
-from edgeq_converters.coreai.builder import Builder
+from edgeq_converters.coreai.builder import Builder, Compositions
 from edgeq_converters.coreai.dialect import Program, Var
+from edgeq_converters.coreai.grids import on_grid
 from edgeq_converters.coreai.table import TABLE
+from edgeq_converters.coreai.vocabulary import WORDS
+from edgeq_converters.coreai.weights import packed
 from edgeq_converters.mil.builder import Constant, Operand, Precision
 from edgeq_converters.mil.nodes import Lowering
 from edgeq_converters.mil.ops_cast import SMALL_FLOATS
@@ -56,7 +59,7 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     _refuse([*inputs, *graph.outputs])
     program = Program()
-    builder = Builder(options, precision, program)
+    builder = Builder(options, precision, program, Compositions(WORDS, packed, on_grid))
     beyond = beyond_float16(graph) if precision == "float16" else {}
     builder.in_float32 = in_float32(graph) | beyond.keys() if precision == "float16" else set()
     try:

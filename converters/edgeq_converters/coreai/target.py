@@ -8,6 +8,8 @@ from edgeq.targets import FREE, MOVES, SAME, Target, each, row_table
 # quantize and dequantize around any operator, as the compiler of coreai-core 1.0.0b3 takes them
 _COREAI: Final = "https://pypi.org/project/coreai-core/1.0.0b3/"
 
+SYSTEM: Final = 27  # of iOS and macOS: the first that opens an .aimodel
+
 COREAI: Final = Target(
     "coreai", "coreai", "Core AI: iPhone, iPad, Mac from version 27",
     "int8, int4 per channel or block; any 16 numbers a channel", "int8 static", "coreai",

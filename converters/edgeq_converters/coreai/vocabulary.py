@@ -6,5 +6,6 @@ from typing import Final
 from edgeq_converters.coreai import words_indexing, words_layer, words_math, words_moving, words_recurrent
 from edgeq_converters.coreai.words import WORDS
 
-VOCABULARY: Final = WORDS
+__all__ = ["FAMILIES", "WORDS"]
+
 FAMILIES: Final = (words_indexing, words_layer, words_math, words_moving, words_recurrent)

@@ -8,19 +8,15 @@ Unlike in Core ML, 4-bit integers need no table: the dialect has int4 and uint4.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.scheme import PerBlock, PerChannel, QuantParams, per_axis
+from edgeq_converters.coreai.builder import Builder
 from edgeq_converters.coreai.dialect import Var
 from edgeq_converters.mil.builder import Constant
 from edgeq_converters.mil.packing import LEVELS, find_tables, stays_packed, table_indices
 from edgeq_converters.optable import CannotLower
-
-if TYPE_CHECKING:
-    from edgeq_converters.coreai.builder import Builder
 
 
 def packed(b: Builder, constant: Constant) -> Var | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeq.backend import Arithmetic, Artifact, Available, Backend, EmitOptions, Finding, Probe
-from edgeq_converters.coreml.target import COREML
+from edgeq_converters.coreml.target import COREML, SYSTEMS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -43,6 +43,6 @@ def _lint(package: Path) -> list[Finding]:
 
 BACKEND: Final = Backend(
     target=COREML, emit=emit, probe=_probe, lint=_lint, explain=_explain, arithmetic=Arithmetic(half=True),
-    options=frozenset({"min_os", "compute"}), devices={"iphone": Available(preferred=True)},
+    options=frozenset({"min_os", "compute"}), systems=SYSTEMS, devices={"iphone": Available(preferred=True)},
     no_boards="Core ML runs on Apple's devices only, and boards are reached as Linux machines: test this bundle on a "
               "Mac with `python -m edgeq_runtime BUNDLE self-test`")

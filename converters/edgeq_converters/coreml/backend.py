@@ -16,6 +16,7 @@ from edgeq.errors import MissingExtra, UsageError
 from edgeq.graph import real_inputs
 from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.quiet import quiet
+from edgeq_converters.coreml.target import SYSTEMS
 from edgeq_converters.prepare import specialized_form
 from edgeq_runtime.dimensions import Free
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgeq_converters.mil.builder import Precision
 
 ENTRY = "model.mlpackage"
+NEWEST_OPS: Final = 18  # a package for iOS 26 is made of the ops of 18: it has no newer ones that a handler wants
 # coremltools keeps the block that ops are added to in one list of the process, whichever thread adds:
 # https://github.com/apple/coremltools/blob/main/coremltools/converters/mil/mil/block.py (BLOCK_STACK)
 ONE_AT_A_TIME: Final = threading.Lock()
@@ -40,8 +42,9 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
         UnsupportedModel: nodes that Core ML cannot run.
         MissingExtra: coremltools is not installed.
     """
-    if options.min_os not in (16, 17, 18):
-        raise UsageError(f"--min-os {options.min_os}: Core ML programs are written for iOS 16, 17 or 18")
+    if options.min_os not in SYSTEMS:
+        raise UsageError(f"--min-os {options.min_os}: Core ML programs are written for iOS "
+                         f"{', '.join(map(str, SYSTEMS[:-1]))} or {SYSTEMS[-1]}")
     return write_package(model, folder / ENTRY, options, options.precision)
 
 
@@ -55,7 +58,9 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
         raise MissingExtra("Core ML conversion", "coreml") from None
     from edgeq_converters.coreml.package import PASSES, fresh_names, tidy, write
 
-    options = replace(options, largest=cache(options.largest))  # once, however many sizes there are
+    said = options.min_os
+    options = replace(options, min_os=min(said, NEWEST_OPS),
+                      largest=cache(options.largest))  # once, however many sizes there are
     model = without_dynamic_rounding(model)  # products of integers overflow float16, the only numbers there are
     free = free_dimensions(model)
     with ONE_AT_A_TIME, fresh_names(), quiet("coremltools"):
@@ -65,8 +70,8 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
             lowered = _lowered(model.clone(), options, precision)
             tidy(lowered.program, PASSES)
         write(lowered, path, options)
-    return Artifact(entry=path.name, engine="coreml", engine_version=f">={options.min_os}", names=lowered.names,
-                    options={"compute_units": options.compute, "min_os": options.min_os},
+    return Artifact(entry=path.name, engine="coreml", engine_version=f">={said}", names=lowered.names,
+                    options={"compute_units": options.compute, "min_os": said},
                     float_nodes=lowered.float_nodes, activation_bits=16 if lowered.float_nodes else None,
                     notes=lowered.notes)
 

@@ -7,6 +7,8 @@ from edgeq.targets import FREE, MOVES, SAME, Target, each, row_table
 
 _COREML: Final = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
 
+SYSTEMS: Final = (16, 17, 18, 26)  # of iOS, which goes from 18 to 26
+
 COREML: Final = Target(
     "coreml", "coreml", "Core ML: iPhone, iPad, Mac, Apple Neural Engine",
     "int8 per channel; 4 bits as 16-entry tables per channel", "int8 static (iOS 17)", "coreml",
