@@ -49,7 +49,7 @@ def test_inspect_predicts_what_convert_reports(target: str, tmp_path: Path) -> N
         canonicalize(loaded)
         predicted = predicted_float_ops(loaded, [target_named(target)])[target]
         bundle = convert(model, target=target, calibration=feeds(SHAPE), output=tmp_path / name, verify=False,
-                         method="nearest")
+                         method="nearest", calibrator="minmax")
         assert predicted == bundle.report["float_on_this_engine"], name
         found += len(predicted or [])
     assert found or target not in ("onnxruntime", "tflite"), "not one fallback: the cases say nothing"

@@ -106,7 +106,13 @@ def _weights(program: Program) -> dict[tuple[str, str], Any]:
     return {key: array for key, array in program.constants.items() if key[1] in ("weight", "bias")}
 
 
-ROWS = [("iOS18", name) for name in SCHEMES] + [("iOS16", name) for name in SCHEMES_IOS16]
+# One row for each way of storing; the others differ in a width or a block, and run with the tests that take minutes.
+QUICK = {("iOS18", "int4 block 32"), ("iOS18", "uint8 asymmetric"), ("iOS18", "palette 4 bit, group 16"),
+         ("iOS18", "palette 4 bit, vectors of 2"), ("iOS18", "palette 4 bit, int8 table"),
+         ("iOS18", "pruned 50 %, int8"), ("iOS16", "uint8 asymmetric"), ("iOS16", "palette 6 bit"),
+         ("iOS16", "pruned 50 %")}
+ROWS = [pytest.param(*row, marks=[] if row in QUICK else pytest.mark.full) for row in [
+    *(("iOS18", name) for name in SCHEMES), *(("iOS16", name) for name in SCHEMES_IOS16)]]
 
 
 @pytest.mark.parametrize(("target", "name"), ROWS)
