@@ -4,7 +4,7 @@ Nothing heavy is imported before a verb is called.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -41,6 +41,7 @@ def convert(
     metric: Any = None, max_drop: float | str | None = None, min_metric: float | None = None,
     max_bytes: int | str | None = None, min_db: float | None = None,
     keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
+    about: str | Path | Mapping[str, str] | None = None,
     product: str = "", version: str = "", gguf_type: str = "", gguf_file: str | Path | None = None,
     bits_per_weight: float | None = None, resume: bool = False, strict: bool = False, trust: bool = False,
     verify: bool = True, force: bool = False, dry_run: bool = False,
@@ -92,6 +93,7 @@ def convert(
         keep_qdq: save the quantized ONNX graph to this file.
         min_os: the oldest iOS: 16, 17, 18 or 26 for Core ML, 27 for Core AI.
         compute: Core ML: where the model should run: "ane", "gpu", "cpu" or "all".
+        about: what the model file says of itself: a JSON file or a dict of "author", "licence" and "description".
         product, version: of the bundle, for updates: a device refuses another product and an older version ("1.4.2");
             a bundle without a product is one of the model's name.
         gguf_type: how a GGUF file stores weights, such as "Q4_0" or "Q5_K_S", where `bits` should not say it.

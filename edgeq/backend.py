@@ -38,6 +38,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What a file says of itself to the tools of its engine; '' and () say nothing.
+
+    scores: the output that holds one number for each label. softmax: they become probabilities by it.
+    """
+
+    author: str = ""
+    licence: str = ""
+    description: str = ""
+    version: str = ""
+    labels: tuple[str, ...] = ()
+    scores: str = ""
+    softmax: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EmitOptions:
     """What the user says to backends; each reads the words that its `Backend.options` names.
 
@@ -45,12 +61,15 @@ class EmitOptions:
     an ML program off the Neural Engine (https://apple.github.io/coremltools/docs-guides/source/typed-execution.html),
     so it is for those who ask for 32 bits. largest: asked where floats are computed in half precision: name of a value
     -> the largest absolute value to expect of it (`edgeq.inference.magnitudes`), for those of which anything is known.
+    images: inputs [1,C,H,W] that are pixels from 0 to 255 -> "RGB", "BGR" or "GRAY". about: for the file.
     """
 
     min_os: int = 18
     compute: ComputeUnits = "ane"
     precision: FloatType = "float16"
     largest: Callable[[], Mapping[str, float]] = dict
+    images: Mapping[str, str] = field(default_factory=dict)
+    about: About = About()
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Target:
     tensors whose size the data decides, as what NonZero finds. symmetric: its activations lie on signed grids around 0,
     so that it shares no plan with the others. tables: its 4-bit weights may be indices into any 16 numbers.
     keeps_embeddings: why the tables that a Gather looks up stay float, or ''. interfaces: what inputs and outputs may
-    be in place of floats; no_integers: why not integers, and what helps.
+    be in place of floats, "image" for an input that is declared as one; no_integers: why not integers, and what helps.
     """
 
     name: str

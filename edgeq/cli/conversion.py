@@ -67,6 +67,8 @@ from edgeq.cli.shared import (
               help="The oldest iOS: 16, 17, 18 or 26 for Core ML, 27 for Core AI.")
 @click.option("--compute", type=click.Choice(["ane", "gpu", "cpu", "all"]), default="ane", show_default=True,
               help="Core ML: where the model should run.")
+@click.option("--about", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="What the model file says of itself: JSON with author, licence and description.")
 @click.option("--product", default="", metavar="NAME",
               help="For updates: a device refuses those of another product. The model's name by default.")
 @click.option("--version", default="", metavar="1.4.2",

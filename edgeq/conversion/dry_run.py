@@ -11,8 +11,7 @@ from dataclasses import asdict
 
 import onnx_ir as ir
 
-from edgeq.conversion.emission import emit_into_nowhere
-from edgeq.conversion.interface import with_interface
+from edgeq.conversion.emission import emit_as_asked
 from edgeq.conversion.metadata import input_specs
 from edgeq.conversion.options import Options
 from edgeq.conversion.quantization import QuantizedNetwork, plain, quantize_network
@@ -36,10 +35,9 @@ def refuse_early(network: ir.Model, request: Request, samples: Samples | None) -
         return
     first = None if samples is None else samples.first(1)
     graph, refused = quantize_network(network, plain(request), first).graph, list[EdgeqError]()
-    graph = with_interface(graph, request)[0]
     for name in request.target_names:
         try:
-            artifact = emit_into_nowhere(name, graph, request.emit).artifact
+            artifact = emit_as_asked(name, graph, request).artifact
             if request.device is not None:
                 request.device.refuse_newer(name, artifact.engine_version, artifact.options)
         except (UnsupportedModel, UsageError) as error:
@@ -87,5 +85,5 @@ def _predicted(network: ir.Model, target: Target, feed: Arrays) -> list[dict[str
 
 def float_ops(target: str, result: QuantizedNetwork, request: Request) -> list[dict[str, str]]:
     """What a target runs in float of a quantized network, beyond what the plan keeps: rows of node, op and reason."""
-    artifact = emit_into_nowhere(target, with_interface(result.graph, request)[0], request.emit).artifact
+    artifact = emit_as_asked(target, result.graph, request).artifact
     return [asdict(node) for node in artifact.unplanned_float(result.kept)]

@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from edgeq.backend import Artifact, EmitOptions, backend_named
-from edgeq.targets import Target
+from edgeq.conversion.interface import public
+from edgeq.conversion.request import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,14 @@ class Emitted:
 
     artifact: Artifact
     bytes: int
+
+
+def emit_as_asked(target: str, graph: ir.Model, request: Request) -> Emitted:
+    """What a target would write of a quantized graph, with the interface that was asked for. Raises as public does, and
+    as emit_into_nowhere.
+    """
+    made = public(graph, request, target)
+    return emit_into_nowhere(target, made.graph, made.options)
 
 
 def emit_into_nowhere(target: str, graph: ir.Model, options: EmitOptions) -> Emitted:
@@ -29,8 +37,3 @@ def emit_into_nowhere(target: str, graph: ir.Model, options: EmitOptions) -> Emi
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         artifact = backend_named(target).emit(graph, Path(folder), options)
         return Emitted(artifact, sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()))
-
-
-def largest_artifact_bytes(graph: ir.Model, targets: Iterable[Target], options: EmitOptions) -> int:
-    """Of what the targets would write."""
-    return max(emit_into_nowhere(target.name, graph, options).bytes for target in targets)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgeq.backend import Artifact
 from edgeq.bundle.folder import sha256
-from edgeq.conversion.interface import pixels_of
+from edgeq.conversion.interface import Public
 from edgeq.conversion.quantization import QuantizedNetwork
 from edgeq.conversion.request import Request
 from edgeq.dimensions import dimensions, free_dimensions
@@ -61,15 +61,13 @@ class Metadata:
         """None where the source was quantized already."""
         return self.quantized.plan
 
-    def manifest(self, target: str, artifact: Artifact, grids: Mapping[str, QuantParams] = {}) -> Manifest:
-        """Everything a device must know, but for the files and the measured accuracy. grids: of what is an integer at
-        the interface.
-        """
+    def manifest(self, target: str, artifact: Artifact, made: Public) -> Manifest:
+        """Everything a device must know, but for the files and the measured accuracy. made: what was emitted."""
         free, known = free_dimensions(self.graph), layouts(self.graph.graph)
 
         def named(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
             return tuple(replace(
-                on_grid(spec, grids.get(spec.name)), engine_name=artifact.names.get(spec.name, ""),
+                on_grid(spec, made.grids.get(spec.name)), engine_name=artifact.names.get(spec.name, ""),
                 layout=known.get(spec.name, ""),
                 source_layout=CHANNELS_FIRST[len(spec.shape)] if spec.name in self.transposed else "",
             ) for spec in specs(values, free))
@@ -79,7 +77,7 @@ class Metadata:
             name=model_name(self.source), target=target, engine=artifact.engine, engine_version=artifact.engine_version,
             entry=artifact.entry, inputs=named(real_inputs(self.graph.graph)),
             outputs=named(list(self.graph.graph.outputs)), files=(), options=dict(artifact.options),
-            preprocessing=self.preprocessing,
+            preprocessing=self.preprocessing(made.pixels),
             postprocessing=None if postprocess is None else postprocess.to_dict(), labels=self.request.labels,
             quantization=self.quantization(artifact), calibration=self.calibration, source_sha256=self.source_sha256,
             edgeq_version=__version__, product=self.request.options.product, version=self.request.options.version)
@@ -105,15 +103,16 @@ class Metadata:
             **({} if evaluation is None else {"evaluation": evaluation}),
         }
 
-    @property
-    def preprocessing(self) -> dict[str, Any] | None:
-        """Into what the bundle takes; that of the request is for samples, which are as the source model takes them."""
+    def preprocessing(self, pixels: bool = False) -> dict[str, Any] | None:
+        """Into what the bundle takes; that of the request is for samples, which are as the source model takes them.
+        pixels: the bundle takes those.
+        """
         given = self.request.preprocess
         if given is None:
             return None
         is_transposed = any(value.name in self.transposed for value in self.graph.graph.inputs)
         given = replace(given, layout=name_channels_last(given.layout) if is_transposed else given.layout)
-        if isinstance(given, Preprocess) and pixels_of(self.request) is not None:
+        if isinstance(given, Preprocess) and pixels:
             given = replace(given, pixels=True)
         return given.to_dict()
 

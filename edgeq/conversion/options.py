@@ -50,6 +50,7 @@ class Options:
     keep_qdq: str | Path | None = None
     min_os: int = 18
     compute: str = "ane"
+    about: str | Path | Mapping[str, str] | None = None
     product: str = ""
     version: str = ""
     gguf_type: str = ""
@@ -93,6 +94,7 @@ class Words(TypedDict, total=False):
     keep_qdq: str | Path | None
     min_os: int
     compute: str
+    about: str | Path | Mapping[str, str] | None
     product: str
     version: str
     gguf_type: str

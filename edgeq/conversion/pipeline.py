@@ -24,7 +24,7 @@ from edgeq.conversion.decoder import convert_checkpoint
 from edgeq.conversion.destination import destination, output_path
 from edgeq.conversion.dry_run import refuse_early, refuse_float
 from edgeq.conversion.evidence import Layers
-from edgeq.conversion.interface import with_interface
+from edgeq.conversion.interface import public, taking_pixels
 from edgeq.conversion.meaning import check_meaning, check_scores
 from edgeq.conversion.metadata import Metadata, input_specs, model_name
 from edgeq.conversion.options import Options
@@ -56,7 +56,7 @@ from edgeq.verification.score import score_model
 from edgeq.verification.verify_artifact import Verification, verify_artifact
 from edgeq_runtime.integers import to_integers
 from edgeq_runtime.manifest import Manifest
-from edgeq_runtime.preprocess import Preprocess
+from edgeq_runtime.preprocess import Preprocess, from_dict
 from edgeq_runtime.selftest import FILE_NAME as SELFTEST_NAME
 from edgeq_runtime.selftest import write_selftest
 from edgeq_runtime.session import open_model
@@ -138,11 +138,11 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     """Emit, verify and describe one bundle."""
     request, started = metadata.request, time.perf_counter()
     request.progress(f"writing {target}")
-    options = replace(request.emit, largest=lambda: _largest(metadata, references))
-    graph, grids = with_interface(metadata.graph, request)
-    artifact = backend_named(target).emit(graph, folder, options)
+    made = public(metadata.graph, request, target)
+    options = replace(made.options, largest=lambda: _largest(metadata, references))
+    artifact = backend_named(target).emit(made.graph, folder, options)
     seconds = time.perf_counter() - started
-    manifest = metadata.manifest(target, artifact, grids)
+    manifest = metadata.manifest(target, artifact, made)
     verification = None
     if request.options.verify:
         request.progress(f"verifying {target}")
@@ -207,7 +207,9 @@ def _references(network: ir.Model, metadata: Metadata, origin: Origin | None,
     unrounded = network if metadata.plan is not None else without_rounding(without_dynamic_rounding(network))
     samples, told = verified
     feeds = None if samples is None else (arrays_channels_last(feed, metadata.transposed) for feed in samples)
-    return References(unrounded, metadata.graph, input_specs(network), feeds, origin, told)
+    pixels = from_dict(metadata.preprocessing() or {}) if taking_pixels(network.graph, metadata.request) else None
+    return References(unrounded, metadata.graph, input_specs(network), feeds, origin, told,
+                      pixels if isinstance(pixels, Preprocess) else None)
 
 
 def _to_verify_on(network: ir.Model, request: Request, samples: Samples | None, unseen: Samples | None,

@@ -11,8 +11,8 @@ from typing import Final
 import onnx_ir as ir
 
 from edgeq import policy
-from edgeq.conversion.emission import largest_artifact_bytes
-from edgeq.conversion.interface import with_interface, with_pixel_grid
+from edgeq.conversion.emission import emit_as_asked
+from edgeq.conversion.interface import with_pixel_grid
 from edgeq.conversion.request import Request
 from edgeq.errors import UsageError
 from edgeq.inference.reference import Arrays, run_onnx
@@ -100,8 +100,8 @@ def quantize_network(network: ir.Model, request: Request, samples: Samples | Non
     trials = TrialBuilder(network, request.targets, request.scheme, samples, statistics, calibrators, request.method,
                           request.keep_float, request.progress)
     if goal is not None and request.is_search:
-        built, mixed = search(trials, goal, lambda graph: largest_artifact_bytes(
-            with_interface(graph, request)[0], request.targets, request.emit), [
+        built, mixed = search(trials, goal, lambda graph: max(
+            emit_as_asked(name, graph, request).bytes for name in request.target_names), [
                 bits for bits in BITS if bits >= request.least_bits])
         return QuantizedNetwork(network, built.graph, built.plan, statistics, scaled, mixed, trials)
     mixed = choose_precisions(trials, samples) if is_measured and samples is not None else MixedPrecision()

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from edgeq.backend import EmitOptions, backend_named, backends, device_names, graph_backends, target_named
+from edgeq.backend import About, EmitOptions, backend_named, backends, device_names, graph_backends, target_named
 from edgeq.conversion import words
 from edgeq.conversion.decoder_request import refused_for_networks
 from edgeq.conversion.options import Options
@@ -88,6 +88,7 @@ class Request:
     labels: tuple[str, ...]
     channels_last: bool
     io: Interface
+    about: About
     measure: Measure | None
     limits: Limits
     emit: EmitOptions
@@ -153,6 +154,7 @@ def read_request(targets: words.Target, options: Options) -> Request:
         preprocess=words.preprocess(options.preprocess), postprocess=words.postprocess(options.postprocess),
         labels=words.labels(options.labels),
         channels_last=options.layout == "nhwc", io=Interface(*words.each_of_two("--io", options.io, INTERFACES)),
+        about=replace(words.about(options.about), version=options.version),
         measure=_measure(options, limits), limits=limits,
         emit=EmitOptions(options.min_os, words.one_of("--compute", options.compute, COMPUTE_UNITS), compute),
         keep_qdq=words.path("--keep-qdq", options.keep_qdq), options=options)

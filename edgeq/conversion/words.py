@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from edgeq.backend import target_names
+from edgeq.backend import About, target_names
 from edgeq.dimensions import GRAMMAR, Shape, parse_dimension, read_shape
 from edgeq.errors import BundleError, UsageError
 from edgeq_runtime.dimensions import Choice, Dimension, Range
@@ -171,6 +171,23 @@ def _declared(flag: str, given: Any, kinds: tuple[type, ...], presets: Mapping[s
         raise UsageError(f"{flag} {given}: neither a file nor one of the presets {', '.join(presets)}") from None
     except (OSError, ValueError, BundleError) as error:
         raise UsageError(f"{flag} {_said(given)}: {error}") from None
+
+
+def about(given: Any) -> About:
+    """A JSON file, or what such a file holds.
+
+    Raises:
+        UsageError: it holds something else than author, licence and description.
+    """
+    known = ("author", "licence", "description")
+    try:
+        data = json.loads(Path(given).read_text(encoding="utf-8")) if isinstance(given, str | Path) else given or {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--about {given}: {error}") from None
+    if not isinstance(data, Mapping) or not set(data) <= set(known) or not all(
+            isinstance(one, str) for one in data.values()):
+        raise UsageError(f"--about {_said(given)}: give texts for {_either(known)}")
+    return About(**data)
 
 
 def labels(given: Any) -> tuple[str, ...]:

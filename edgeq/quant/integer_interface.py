@@ -20,7 +20,7 @@ from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE, grid_of
 from edgeq.scheme import PerTensor, QuantParams, QuantType
 
 Integer: TypeAlias = Literal["uint8", "int8"]
-_PIXELS: Final = QuantParams(QuantType(8, signed=False, symmetric=False), np.array(1, np.float32),
+PIXELS: Final = QuantParams(QuantType(8, signed=False, symmetric=False), np.array(1, np.float32),
                              np.array(0, np.int32))
 _WEIGHT: Final = QuantType(8).range[1]  # the largest integer of a weight
 
@@ -49,6 +49,22 @@ def integer_outputs(graph: ir.Graph, kind: Integer) -> dict[str, QuantParams]:
             if _is_float(value)}
 
 
+def pixel_input(graph: ir.Graph, value: ir.Value, affine: Affine) -> tuple[str, int]:
+    """The input becomes pixels, still as floats, in place -> its name, and how many channels it has.
+
+        x -> y      =>      x -> Mul(factor) -> Add(offset) -> y
+    """
+    assert value.shape is not None
+    channels, made, front, uses = int(value.shape[1]), value, _Front(graph), list(value.uses())  # type: ignore[arg-type]
+    for op, numbers in (("Mul", affine.factor), ("Add", affine.offset)):
+        data = np.ascontiguousarray(np.broadcast_to(numbers, (channels,)).reshape(1, channels, 1, 1), np.float32)
+        name = f"{value.name}_{'scaled' if op == 'Mul' else 'normalized'}"
+        made = front.add(ir.node(op, [made, initializer(graph, f"{name}_by", data)]), name, value.shape)
+    for use in uses:
+        use.node.replace_input_with(use.idx, made)
+    return value.name or "", channels
+
+
 def _is_float(value: ir.Value) -> bool:
     return value.dtype == ir.DataType.FLOAT
 
@@ -60,7 +76,7 @@ def _input(graph: ir.Graph, value: ir.Value, kind: Integer, pixels: Affine | Non
     if found is None or inner is None:
         raise UsageError(f"--io {kind}: nothing reads the input '{name}' on an 8-bit grid; leave its side at float")
     normalized = pixels is not None and not _is_pixel_grid(inner, pixels)
-    outer = _as(kind, _PIXELS if normalized else inner)
+    outer = _as(kind, PIXELS if normalized else inner)
     uses, float_type = list(value.uses()), value.type
     value.type = ir.TensorType(_dtype(outer))
     front = _Front(graph)
@@ -97,7 +113,7 @@ def _normalize(front: _Front, real: ir.Value, quantize: ir.Node, uses: Sequence[
     if transpose is not None and transpose.op_type == "Transpose":
         before = list(transpose.outputs[0].uses())
         real = front.pair(front.add(ir.node("Transpose", [real], {"perm": list(attribute(transpose, "perm", ()))}),
-                                    f"{real.name}_first", transpose.outputs[0].shape), _PIXELS)
+                                    f"{real.name}_first", transpose.outputs[0].shape), PIXELS)
         uses, alone = before, [quantize, *consumers(quantize.outputs[0]), transpose]
     else:
         alone = []

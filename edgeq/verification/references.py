@@ -24,6 +24,7 @@ from edgeq.quant.feeds import InputSpec
 from edgeq.verification.compare import compare
 from edgeq.verification.inputs import cover_sizes, generated_feeds
 from edgeq.verification.row_sets import RowSet, row_sets
+from edgeq_runtime.preprocess import Preprocess
 
 # A few units in the last place of 1.0, 2**-23: onnxruntime's and XNNPACK's sigmoid and tanh are polynomials.
 # https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/logistic.cpp
@@ -54,10 +55,13 @@ class References:
     """
 
     def __init__(self, network: ir.Model, graph: ir.Model, specs: Mapping[str, InputSpec],
-                 samples: Iterable[Arrays] | None, origin: Origin | None = None, told: str = "calibration samples"):
+                 samples: Iterable[Arrays] | None, origin: Origin | None = None, told: str = "calibration samples",
+                 pixels: Preprocess | None = None):
         """network: the float one. graph: the quantized one. origin: what the network came from, as somebody else
-        computes it; without, the network itself is the reference. told: what the samples are.
+        computes it; without, the network itself is the reference. told: what the samples are. pixels: what makes the
+        only input of them, where a bundle takes them, so that every feed is what some pixels are.
         """
+        self._pixels = pixels
         self._origin = origin
         self._network, self._graph, self._specs = network, graph, specs
         self.large = is_large(network)
@@ -73,14 +77,20 @@ class References:
         feeds = list(islice(self._choices[0], policy.VERIFIED_SAMPLES.value))
         if self.real:
             feeds = cover_sizes(feeds, self._specs)
+        feeds = list(map(self._of_pixels, feeds))
         try:
             return feeds, list(run_onnx(self._network, feeds))
         except ModelError:
             for choice in self._choices[1:]:
                 with suppress(ModelError):
-                    feeds = list(choice)
+                    feeds = list(map(self._of_pixels, choice))
                     return feeds, list(run_onnx(self._network, feeds))
             raise
+
+    def _of_pixels(self, feed: Arrays) -> Arrays:
+        before = self._pixels
+        return feed if before is None else {name: before.of_pixels(before.to_pixels(array))
+                                            for name, array in feed.items()}
 
     @cached_property
     def row_sets(self) -> tuple[RowSet, ...]:

@@ -71,7 +71,8 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
             tidy(lowered.program, PASSES)
         write(lowered, path, options)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={said}", names=lowered.names,
-                    options={"compute_units": options.compute, "min_os": said},
+                    options={"compute_units": options.compute, "min_os": said,
+                             **({"images": dict(options.images)} if options.images else {})},
                     float_nodes=lowered.float_nodes, activation_bits=16 if lowered.float_nodes else None,
                     notes=lowered.notes)
 

@@ -16,6 +16,7 @@ from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel, VerificationError
 from edgeq.quiet import quiet
 from edgeq_converters.coreml.builder import MAX_RANK
+from edgeq_converters.coreml.description import CLASSES, classifier, describe
 from edgeq_converters.coreml.lowering import TARGET, Lowered
 
 UNUSED: Final = "common::dead_code_elimination"
@@ -89,11 +90,12 @@ def write(lowered: Lowered, path: Path, options: EmitOptions) -> None:
 
     with quiet("coremltools"), TemporaryDirectory() as weights:  # ct.convert does the same, with progress bars
         spec = load(lowered.program, weights, specification_version=getattr(ct.target, f"iOS{options.min_os}").value,
-                    convert_from="milinternal", convert_to="mlprogram")
+                    convert_from="milinternal", convert_to="mlprogram", **classifier(lowered, options.about))
+        describe(spec.description, lowered, options)
         rmtree(path, ignore_errors=True)
         save_spec(spec, str(path), weights_dir=weights)  # an MLModel would leave a copy in the temporary folder
         _make_repeatable(spec, path)
-        _check_names(spec, lowered.interface)
+        _check_names(spec, lowered.interface | (CLASSES if options.about.scores else frozenset()))
     _check_weights(path, lowered.weight_bytes4, options)
 
 

@@ -16,7 +16,7 @@ COREML: Final = Target(
         each(("Conv", "Add", "Mul", "Relu", "Clip", "Concat", "GlobalAveragePool", "AveragePool"), FREE, _COREML),
         each(("Gemm", "MatMul"), FREE, _COREML, float_output=True),
         each(MOVES, SAME, _COREML),
-    ), tables=True,
+    ), tables=True, interfaces=frozenset({"image"}),
     # https://apple.github.io/coremltools/docs-guides/source/typed-execution.html
     no_integers="Core ML has no integers of 8 bits at its interface before iOS 26; with --preprocess of an image it "
                 "takes the image as it is, so leave --io out")

@@ -68,6 +68,8 @@ class _Loader:
         self._problems: list[Problem] = []
         self._types: dict[str, TensorType | None] = {}
         self._compressed: list[tuple[Step, Array]] = []
+        self._classified: set[str] = set()
+        self.classes: tuple[str, ...] = ()
 
     def load(self, function: Any, rounding: bool) -> Program:
         opset = _opset_number(function.opset)
@@ -82,11 +84,11 @@ class _Loader:
         problems = tuple(self._problems)
         return Program(
             inputs=tuple(_spec(item.name, _type(item.type)) for item in inputs),
-            outputs=tuple(_spec(name, self._types.get(name)) for name in spec.outputs),
+            outputs=tuple(_spec(name, self._types.get(name)) for name in spec.outputs if name not in self._classified),
             states=tuple(_spec(item.name, _type(item.type.stateType.wrappedType)) for item in states),
             unsupported=tuple(dict.fromkeys(f"{p.op}: {p.reason}" if p.reason != _UNKNOWN else p.op for p in problems)),
             _block=_with_lifetimes(block), _problems=problems, _opset=opset, _rounding=rounding,
-            compressed=tuple(self._compressed))
+            compressed=tuple(self._compressed), classes=self.classes)
 
     def _block(self, spec: Any, visible: Mapping[str, Any]) -> Block:
         """``visible``: operand by name, of everything outside the block."""
@@ -101,6 +103,10 @@ class _Loader:
             if operation.type == "const":
                 operands[outputs[0].name] = self._value(operation.attributes["val"])
                 continue
+            if operation.type == "classify":  # a label and a dictionary of what another output holds as numbers
+                self._classified |= {output.name for output in outputs}
+                self.classes = self._value(operation.inputs["classes"].arguments[0].value)
+                continue
             step = self._step(operation, outputs, operands)
             if step is not None and operation.type.startswith("constexpr_"):
                 operands |= self._decompressed(step)
@@ -108,7 +114,8 @@ class _Loader:
             operands |= {output.name: Reference(output.name) for output in outputs}
             if step is not None:
                 steps.append(step)
-        outputs_of_block = tuple(operands.get(name, Reference(name)) for name in spec.outputs)
+        outputs_of_block = tuple(operands.get(name, Reference(name)) for name in spec.outputs
+                                 if name not in self._classified)
         return Block(tuple(item.name for item in spec.inputs), tuple(steps), outputs_of_block)
 
     def _step(self, operation: Any, outputs: tuple[Output, ...], operands: Mapping[str, Any]) -> Step | None:

@@ -77,6 +77,9 @@ class Program:
     compressed: tuple[tuple[Step, Array], ...] = field(default=(), repr=False)
     """The ops that stand for compressed constants, with the constant that other ops read in their place."""
 
+    classes: tuple[str, ...] = ()
+    """Of a classifier, in the order of its probabilities."""
+
     @property
     def steps(self) -> tuple[Step, ...]:
         """Every op that is run, bodies of control flow included, in order."""

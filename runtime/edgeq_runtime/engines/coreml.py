@@ -22,7 +22,11 @@ from edgeq_runtime.errors import BundleError, EdgeqError, EngineError
 from edgeq_runtime.manifest import Manifest
 
 INTERPRETER = "edgeq.verification.mlpackage"  # found by name, because the slim runtime does not carry it
-OPTIONS = {"compute_units", "min_os"}
+OPTIONS = {
+    "compute_units", "min_os",
+    "images",  # input that the package declares as an image -> the order of the channels in our array
+}
+ORDERS = ("RGB", "BGR", "GRAY")
 MAX_RANK = 5  # https://github.com/apple/coremltools/issues/2536
 
 # option -> (coremltools.ComputeUnit, MLComputeUnits, words). The numbers are the enum's, CoreML/MLModelConfiguration.h.
@@ -47,9 +51,11 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> CoreML:
     """`threads` is Core ML's own affair and ignored. Raises EngineError: nothing here can run it, or it is refused."""
     unknown = sorted(set(manifest.options) - OPTIONS)
     units = manifest.options.get("compute_units", "all")
-    if unknown or not isinstance(units, str) or units not in COMPUTE_UNITS:
-        raise BundleError(f"options that this runtime does not know: {', '.join(unknown) or units}; "
-                          "update edgeq-runtime")
+    images = manifest.options.get("images", {})
+    known = isinstance(images, dict) and all(order in ORDERS for order in images.values())
+    if unknown or not known or not isinstance(units, str) or units not in COMPUTE_UNITS:
+        strange = ", ".join(unknown) or (units if known else images)
+        raise BundleError(f"options that this runtime does not know: {strange}; update edgeq-runtime")
     opener = {"darwin": _open_macos, "ios": _open_ios}.get(sys.platform, _open_interpreter)
     try:
         return opener(Path(folder, manifest.entry), units, manifest)
@@ -95,7 +101,14 @@ def _open_interpreter(path: Path, units: str, manifest: Manifest) -> CoreML:
     except ImportError:
         raise EngineError("Core ML runs on macOS and iOS only; here a bundle can be verified by the interpreter of the "
                           "host package: pip install 'edgeq[coreml]' (in place of edgeq-runtime)") from None
-    return CoreML(module.open_package(path).run, "edgeq's .mlpackage interpreter", "interpreter, slow", manifest)
+    program = module.open_package(path)
+
+    def predict(feed: Dict[str, Any]) -> Dict[str, Any]:
+        found: Dict[str, Any] = program.run({name: array.astype(np.float32) if array.dtype == np.uint8 else array
+                                             for name, array in feed.items()})
+        return found
+
+    return CoreML(predict, "edgeq's .mlpackage interpreter", "interpreter, slow", manifest)
 
 
 def _open_macos(path: Path, units: str, manifest: Manifest) -> CoreML:
@@ -106,7 +119,50 @@ def _open_macos(path: Path, units: str, manifest: Manifest) -> CoreML:
         raise missing("coremltools", "pip install coremltools") from None
     name, _, words = COMPUTE_UNITS[units]
     model = coremltools.models.MLModel(str(path), compute_units=getattr(coremltools.ComputeUnit, name))
-    return CoreML(model.predict, f"Core ML through coremltools {coremltools.__version__}", f"up to {words}", manifest)
+    images = _images(manifest)
+
+    def predict(feed: Dict[str, Any]) -> Dict[str, Any]:
+        found: Dict[str, Any] = model.predict({name: _to_pillow(array, images[name]) if name in images else array
+                                               for name, array in feed.items()})
+        return found
+
+    return CoreML(predict, f"Core ML through coremltools {coremltools.__version__}", f"up to {words}", manifest)
+
+
+def _images(manifest: Manifest) -> Dict[str, str]:
+    """Orders of channels by the engine's names."""
+    orders = manifest.options.get("images", {})
+    return {spec.engine_name or spec.name: orders[spec.name] for spec in manifest.inputs if spec.name in orders}
+
+
+def _to_pillow(array: Any, order: str) -> Any:
+    """uint8 [1,C,H,W] -> the image, from which Core ML takes its own order of the channels."""
+    from PIL import Image
+
+    pixels = array[0].transpose(1, 2, 0)[..., ::-1 if order == "BGR" else 1]
+    return Image.fromarray(pixels[..., 0] if order == "GRAY" else np.ascontiguousarray(pixels))
+
+
+def _to_pixel_buffer(array: Any, order: str) -> Any:
+    """uint8 [1,C,H,W] -> a CVPixelBuffer of its own memory. CoreVideo/CVPixelBuffer.h"""
+    from rubicon.objc.runtime import load_library
+
+    video, (height, width) = load_library("CoreVideo"), array.shape[2:]
+    depth, code = (1, b"L008") if order == "GRAY" else (4, b"BGRA")
+    reference = ctypes.c_void_p()
+    size, kind = ctypes.c_size_t, ctypes.c_uint32(int.from_bytes(code, "big"))
+    if video.CVPixelBufferCreate(None, size(width), size(height), kind, None, ctypes.byref(reference)):
+        raise EngineError(f"CoreVideo cannot make an image of {width} x {height} pixels")
+    video.CVPixelBufferLockBaseAddress(reference, ctypes.c_uint64(0))
+    video.CVPixelBufferGetBaseAddress.restype = ctypes.c_void_p
+    video.CVPixelBufferGetBytesPerRow.restype = ctypes.c_size_t
+    stride, start = video.CVPixelBufferGetBytesPerRow(reference), video.CVPixelBufferGetBaseAddress(reference)
+    memory = np.ctypeslib.as_array((ctypes.c_uint8 * (stride * height)).from_address(start)).reshape(height, stride)
+    pixels = memory[:, :width * depth].reshape(height, width, depth)
+    pixels[..., :array.shape[1]] = array[0].transpose(1, 2, 0)[..., ::-1 if order == "RGB" else 1]
+    pixels[..., array.shape[1]:] = 255
+    video.CVPixelBufferUnlockBaseAddress(reference, ctypes.c_uint64(0))
+    return reference
 
 
 # MLMultiArrayDataType, CoreML/MLMultiArray.h
@@ -128,10 +184,11 @@ def _open_ios(path: Path, units: str, manifest: Manifest) -> CoreML:
     url = ObjCClass("NSURL").fileURLWithPath_(str(path))
     compiled = _checked(model_class.compileModelAtURL_error_, url)
     model = _checked(model_class.modelWithContentsOfURL_configuration_error_, compiled, configuration)
-    outputs = [spec.engine_name or spec.name for spec in manifest.outputs]
+    outputs, images = [spec.engine_name or spec.name for spec in manifest.outputs], _images(manifest)
 
     def predict(feed: Dict[str, Any]) -> Dict[str, Any]:
-        values = {name: ObjCClass("MLFeatureValue").featureValueWithMultiArray_(_to_multi_array(array))
+        values = {name: ObjCClass("MLFeatureValue").featureValueWithPixelBuffer_(_to_pixel_buffer(array, images[name]))
+                  if name in images else ObjCClass("MLFeatureValue").featureValueWithMultiArray_(_to_multi_array(array))
                   for name, array in feed.items()}
         provider = _checked(ObjCClass("MLDictionaryFeatureProvider").alloc().initWithDictionary_error_, values)
         result = _checked(model.predictionFromFeatures_error_, provider)

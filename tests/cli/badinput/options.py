@@ -57,6 +57,11 @@ def _preprocess(folder: Path) -> list[str]:
     return convert("net.onnx", "--preprocess", "steps.json")
 
 
+def _about(folder: Path) -> list[str]:
+    (folder / "about.json").write_text('{"writer": "me"}')
+    return options("--about", "about.json")(folder)
+
+
 def _evaluated(*more: str, labels: tuple[int, ...] = (0, 1, 2, 3)) -> Prepare:
     def prepare(folder: Path) -> list[str]:
         np.savez(folder / "labelled.npz", image=samples(), labels=labels)
@@ -104,6 +109,7 @@ OPTIONS = (
     Case("--dry-run and --keep-qdq", options("--dry-run", "--keep-qdq", "q.onnx"), r"--dry-run.*--keep-qdq", 2),
     Case("unknown preset", options("--preprocess", "imagnet"), r"imagnet.*imagenet", 2),
     Case("unknown preprocessing step", _preprocess, r"steps\.json.*resise", 2),
+    Case("a file that says something else of itself", _about, r"--about about\.json: give texts for author", 2),
     Case("too few labels", _too_few_labels, r"--labels: 2 names.*'scores' has 5", 2),
     Case("labels that are no text", _labels, r"labels\.txt.*UTF-8", 2),
 )
