@@ -54,6 +54,17 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
+class Normalization:
+    """What an image is to an input: (pixel - mean) / std, of one number or one for each channel. order: "RGB", "BGR" or
+    "GRAY".
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
 class EmitOptions:
     """What the user says to backends; each reads the words that its `Backend.options` names.
 
@@ -61,7 +72,8 @@ class EmitOptions:
     an ML program off the Neural Engine (https://apple.github.io/coremltools/docs-guides/source/typed-execution.html),
     so it is for those who ask for 32 bits. largest: asked where floats are computed in half precision: name of a value
     -> the largest absolute value to expect of it (`edgeq.inference.magnitudes`), for those of which anything is known.
-    images: inputs [1,C,H,W] that are pixels from 0 to 255 -> "RGB", "BGR" or "GRAY". about: for the file.
+    images: inputs [1,C,H,W] that are pixels from 0 to 255 -> "RGB", "BGR" or "GRAY". normalized: inputs that
+    hold images. about: for the file.
     """
 
     min_os: int = 18
@@ -69,6 +81,7 @@ class EmitOptions:
     precision: FloatType = "float16"
     largest: Callable[[], Mapping[str, float]] = dict
     images: Mapping[str, str] = field(default_factory=dict)
+    normalized: Mapping[str, Normalization] = field(default_factory=dict)
     about: About = About()
 
 

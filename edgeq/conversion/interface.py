@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.backend import About, EmitOptions, target_named
+from edgeq.backend import About, EmitOptions, Normalization, target_named
 from edgeq.conversion.request import Request
 from edgeq.errors import UsageError
 from edgeq.graph import real_inputs
@@ -49,13 +49,31 @@ def public(graph: ir.Model, request: Request, target: str) -> Public:
         order = "GRAY" if channels == 1 else given.order
         return Public(graph, {name: PIXELS}, replace(options, images={name: order}), pixels=True)
     if request.io.is_float:
-        return Public(graph, {}, options)
+        return Public(graph, {}, replace(options, normalized=_normalized(graph.graph, request, {}, None)))
     graph, grids, pixels = graph.clone(), dict[str, QuantParams](), pixels_of(request)
     if request.io.inputs != "float":
         grids |= integer_inputs(graph.graph, _kind(request.io.inputs), pixels)
     if request.io.outputs != "float":
         grids |= integer_outputs(graph.graph, _kind(request.io.outputs))
-    return Public(graph, grids, options, pixels is not None)
+    normalized = _normalized(graph.graph, request, grids, pixels)
+    return Public(graph, grids, replace(options, normalized=normalized), pixels is not None)
+
+
+def _normalized(graph: ir.Graph, request: Request, grids: Mapping[str, QuantParams], pixels: Affine | None,
+                ) -> dict[str, Normalization]:
+    """The only input, where it holds an image: as preprocessing makes it, or pixels of a grid."""
+    given, inputs = request.preprocess, real_inputs(graph)
+    if not isinstance(given, Preprocess) or given.pixels or len(inputs) != 1 or inputs[0].shape is None:
+        return {}
+    channels = inputs[0].shape[-1 if request.channels_last else 1]
+    order, name = "GRAY" if channels == 1 else given.order, inputs[0].name or ""
+    if pixels is not None:
+        grid = grids[name]
+        return {name: Normalization((float(grid.zero_point),), (1 / float(grid.scale),), order)}
+    mean, std = np.broadcast_arrays(*(np.array(numbers) / given.scale for numbers in (
+        given.mean or (0.0,), given.std or (1.0,))))
+    alike = 1 if not np.ptp(mean) and not np.ptp(std) else mean.size
+    return {name: Normalization(tuple(map(float, mean[:alike])), tuple(map(float, std[:alike])), order)}
 
 
 def _about(graph: ir.Graph, request: Request) -> About:

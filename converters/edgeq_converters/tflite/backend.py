@@ -19,7 +19,7 @@ from edgeq.quant.qdq import without_rounding
 from edgeq.scheme import QuantParams
 from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
 from edgeq_converters.prepare import lower_form, specialized_form
-from edgeq_converters.tflite import flatbuffer
+from edgeq_converters.tflite import flatbuffer, metadata
 from edgeq_converters.tflite.branches import compute_both_branches
 from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid, stored_dtype
 from edgeq_converters.tflite.integer import float_reason
@@ -60,7 +60,9 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     path = folder / ENTRY
     try:
         program, float_nodes = _program(model, path)
-        validate(flatbuffer.write(program, path))
+        said = metadata.metadata(program.inputs, program.outputs, options)
+        validate(flatbuffer.write(program, path, said=said))
+        metadata.add_labels(path, options)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgeq.pack import pack4
 from edgeq.scheme import PerChannel
 from edgeq_converters.tflite.kernels import INT4, KERNELS, version
+from edgeq_converters.tflite.metadata import ENTRY as METADATA
 from edgeq_converters.tflite.program import Operator, Program, Tensor
 
 SIGNATURE: Final = "serving_default"
@@ -28,9 +29,9 @@ SCHEMA_TYPES: Final = {
 PLAIN_TYPES: Final = SCHEMA_TYPES.keys() - {"int4"}  # those of values; 4-bit tensors are weights only
 
 
-def write(program: Program, path: Path, external_bytes: int = EXTERNAL_BYTES) -> Any:
-    """Write the file -> the schema's ModelT, for the validator."""
-    model, contents = to_model(program)
+def write(program: Program, path: Path, external_bytes: int = EXTERNAL_BYTES, *, said: bytes = b"") -> Any:
+    """Write the file -> the schema's ModelT, for the validator. said: its metadata."""
+    model, contents = to_model(program, said)
     streamed = _streamed(contents, external_bytes)
     for index, content in enumerate(contents):
         if index not in streamed:
@@ -69,7 +70,7 @@ def _pack(model: Any) -> Any:
     return builder.Output()
 
 
-def to_model(program: Program) -> tuple[Any, list[NDArray[np.uint8]]]:
+def to_model(program: Program, said: bytes = b"") -> tuple[Any, list[NDArray[np.uint8]]]:
     """-> (ModelT whose buffers are still empty, content of buffer 1, 2, ..: buffer 0 is empty by the schema's rule)."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -84,6 +85,11 @@ def to_model(program: Program) -> tuple[Any, list[NDArray[np.uint8]]]:
     graph.outputs = [index[id(tensor)] for tensor in program.outputs.values()]
     model = schema.ModelT()
     model.version, model.description, model.subgraphs = 3, b"edgeq", [graph]
+    if said:
+        contents.append(np.frombuffer(said, np.uint8))
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = METADATA.encode(), len(contents)
+        model.metadata = [entry]
     model.buffers = [schema.BufferT() for _ in range(len(contents) + 1)]
     codes: dict[tuple[str, int], int] = {}
     graph.operators = [_operator(schema, operator, index, codes) for operator in program.operators]
