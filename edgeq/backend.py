@@ -219,7 +219,8 @@ class DecoderBackend:
         computes with, found by other code than that which wrote it.
     signature: inputs and outputs of the bundle, as its manifest lists them.
     file: the ending of a file that holds all, tokenizer too, and needs no bundle; "" where there is none.
-    ladder: types of growing size, among which a budget of bits may choose for each weight; none: it takes no budget.
+    ladder: types among which a budget of bits may choose for each weight; none: it takes no budget. fused: role -> the
+        tensor of the file that it is a part of, which has one type.
     """
 
     bits: tuple[int, ...]
@@ -230,6 +231,7 @@ class DecoderBackend:
     signature: Callable[[Spec], tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
     file: str = ""
     ladder: tuple[str, ...] = ()
+    fused: Callable[[Spec], Mapping[str, str]] = lambda spec: {}
 
 
 def _no_graphs(*_: Any) -> Any:

@@ -353,6 +353,20 @@ DESCENT_PASSES: Final = Parameter(
 STORED_PASSES: Final = Parameter(
     3, "passes", "the same for weights of a decoder, of which there are many, before and after each refit of scales",
     NotMeasured("on a layer of SmolLM2 10 passes left the same error, to a part in 500, in twice the time"))
+NEAREST_PART: Final = Parameter(
+    1 << 20, "weights", "of a decoder that a thread puts on their nearest levels at a time", NotMeasured("memory only"))
+FITTED_PART: Final = Parameter(
+    1 << 19, "weights", "of a decoder's layer that a thread fits at a time; each inverts the Gram matrix anew",
+    NotMeasured("time only"))
+BUDGET_STEPS: Final = Parameter(
+    1 << 17, "steps", "that a budget of bits is spent in at most; smaller ones where sizes have a common divisor",
+    NotMeasured("what rounding up costs 500 tensors is less than half a percent of the budget"))
+SENSITIVITY_TOKENS: Final = Parameter(
+    512, "tokens", "that each weight's share of a budget of bits is measured on", NotMeasured())
+SENSITIVITY_LENGTH: Final = Parameter(
+    128, "tokens", "of a sequence of these", NotMeasured())
+SENSITIVITY_ROWS: Final = Parameter(
+    64, "rows", "of a weight that the errors of types are compared on", NotMeasured("time only"))
 ENGINE_KL: Final = Parameter(
     0.5, "nats a token", "between what an engine says and what its weights say in float, beyond which one of both is "
     "wrong", NotMeasured("llama.cpp, which rounds activations to 8 bits, is .005 away on SmolLM2"))
@@ -365,6 +379,12 @@ FITTED_TOKENS: Final = Parameter(
     512, "tokens", "of each", NotMeasured("what llama.cpp's importance matrices are made of"))
 SHORTEST_SEQUENCE: Final = Parameter(
     16, "tokens", "of a sequence that a short text is cut into", NotMeasured())
+FEW_TOKENS: Final = Parameter(
+    16384, "tokens", "fitted to, below which more text is advised",
+    NotMeasured("on a decoder of 3 million parameters an eighth of them lost a third more"))
+UNLIKE_TEXT: Final = Parameter(
+    1.0, "nats a token", "that a text may surprise the float network more than its own would, before that is said",
+    NotMeasured())
 JUDGED_ONE_IN: Final = Parameter(
     4, "to one", "sequences that are fitted to for each that judges", NotMeasured())
 SAMPLED_AT_ONCE: Final = Parameter(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeq.backend import Artifact, Backend
+from edgeq.backend import Artifact, Backend, DecoderBackend
 from edgeq.bundle.folder import (
     Bundle,
     artifact_bytes,
@@ -23,6 +23,7 @@ from edgeq.bundle.folder import (
     write_report,
 )
 from edgeq.conversion import words
+from edgeq.conversion.decoder_budget import measured_choices, types_for_budget
 from edgeq.conversion.decoder_figures import Figures, figures_of
 from edgeq.conversion.decoder_fit import Types, fit_decoder, key_groups, nearest_decoder
 from edgeq.conversion.decoder_request import DecoderRequest, read_decoder_request
@@ -84,8 +85,8 @@ def _convert(source: _Source, request: DecoderRequest, paths: Mapping[str, Path]
     for backend in request.targets:
         assert backend.decoder is not None
         path = paths[backend.target.name]
-        types = backend.decoder.types(source.checkpoint.spec, request.words)
         try:
+            types = _types(backend.decoder, source.checkpoint, request, text)
             with _quantized(source, request, types, text, path) as (decoder, seconds), \
                     new_bundle(path, force=request.options.force) as folder:
                 _write_bundle(folder, backend, source, request, decoder, text, seconds)
@@ -94,11 +95,21 @@ def _convert(source: _Source, request: DecoderRequest, paths: Mapping[str, Path]
     return failed
 
 
+def _types(target: DecoderBackend, checkpoint: Checkpoint, request: DecoderRequest, text: Text | None) -> Types:
+    """What every weight is stored as."""
+    if request.budget is None:
+        return target.types(checkpoint.spec, request.words)
+    assert text is not None
+    choices = measured_choices(checkpoint.spec, checkpoint.weights, text.fitted, target.ladder,
+                               target.fused(checkpoint.spec), request.budget, request.progress)
+    return types_for_budget(choices, request.budget)
+
+
 def _text(source: _Source, request: DecoderRequest) -> Text | None:
     """None: weights are not fitted, and nothing is known to compare them on."""
     if request.text is not None:
         return text_of_file(request.text, source.tokenizer, source.language, request.sequences)
-    if not request.fits:
+    if not request.fits and request.budget is None:
         return None
     return text_of_model(source.checkpoint, source.language, request.sequences, request.progress)
 
@@ -201,7 +212,7 @@ def _report(manifest: Manifest, source: _Source, figures: Figures | None, run: E
 
 def _accuracy(figures: Figures | None, run: EngineRun | None) -> dict[str, Any]:
     """What was measured: of the file's weights beside float, and of the engine beside these."""
-    return {"against_float": None if figures is None else figures.to_json(),
+    return {"on_text": None if figures is None else figures.to_json(),
             "engine": None if run is None else run.to_json()}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeq import policy
 from edgeq.conversion.decoder_fit import Array, DecoderWeights, Tokens, last_states
 from edgeq.conversion.evaluate_language import text_sentences
 from edgeq.frontends.decoder.builder import Matrix
@@ -26,11 +27,21 @@ class Figures:
     scores: TextScores
     entropy: float
 
+    @property
+    def warnings(self) -> list[str]:
+        """Whether the text is of the kind that the network knows."""
+        assert self.scores.float_surprise is not None
+        surprise = float(self.scores.float_surprise.mean())
+        if surprise - self.entropy <= policy.UNLIKE_TEXT.value:
+            return []
+        return [f"the text is unlike what the model says: it surprises the float network by {surprise:.2f} nats a "
+                f"token, its own would by {self.entropy:.2f}; without --calibration it writes its text itself"]
+
     def to_json(self) -> dict[str, Any]:
         assert self.scores.divergence is not None
         return {"tokens": len(self.scores.surprise), "kl": asdict(self.scores.divergence),
                 "perplexity": self.scores.perplexity, "float_perplexity": self.scores.float_perplexity,
-                "said": list(text_sentences(self.scores))}
+                "said": list(text_sentences(self.scores)), "warnings": self.warnings}
 
 
 def figures_of(spec: Spec, weights: DecoderWeights, quantized: Matrix, tokens: Sequence[Tokens],

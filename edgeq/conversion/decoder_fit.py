@@ -4,7 +4,9 @@ large of these lies on the disk.
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -68,8 +70,8 @@ def fit_decoder(spec: Spec, weights: DecoderWeights, types: Types, tokens: Seque
     found = InMemory() if store is None else store
     if ("embedding", None) not in found:
         found.keep({("embedding", None): _nearest(types("embedding", None), weights.matrix("embedding", None), None)})
-    exact = _embedded(spec, weights, weights.matrix, tokens)
-    seen = _embedded(spec, weights, lambda role, layer: found[role, layer].real(), tokens)
+    exact = embedded(spec, weights, weights.matrix, tokens)
+    seen = embedded(spec, weights, lambda role, layer: found[role, layer].real(), tokens)
     for layer in range(len(spec.layers)):
         progress("fitting layers", layer, len(spec.layers))
         if found.has_layer(layer):  # by an earlier conversion
@@ -78,7 +80,7 @@ def fit_decoder(spec: Spec, weights: DecoderWeights, types: Types, tokens: Seque
         else:
             exact, seen = _Block(spec, weights, types, layer, found).fitted(exact, seen)
     if not spec.tied and ("head", None) not in found:
-        importance = _squares(_run(spec, weights, weights.matrix, "head_input", 0, seen))
+        importance = _squares(head_inputs(spec, weights, seen))
         found.keep({("head", None): _nearest(types("head", None), weights.matrix("head", None), importance)})
     return QuantizedDecoder(found, weights.vector)
 
@@ -93,26 +95,36 @@ def key_groups(spec: Spec) -> list[list[Key]]:
 def last_states(spec: Spec, weights: DecoderWeights, matrix: Matrix, tokens: Sequence[Tokens],
                 progress: Progress = silent) -> States:
     """What enters the head [1, tokens, width] of a network with these matrices, and the norms and biases of weights."""
-    x = _embedded(spec, weights, matrix, tokens)
+    x = embedded(spec, weights, matrix, tokens)
     for layer in range(len(spec.layers)):
         progress("comparing with the float network", layer, len(spec.layers))
         x = _behind(spec, weights, matrix, layer, x)
-    return _run(spec, weights, matrix, "head_input", 0, x)
+    return head_inputs(spec, weights, x)
+
+
+def head_inputs(spec: Spec, weights: DecoderWeights, states: States) -> States:
+    """States behind the last layer -> what enters the head."""
+    return _run(spec, weights, weights.matrix, "head_input", 0, states)
 
 
 def _real(store: Store) -> Matrix:
     return lambda role, layer: store[role, layer].real()
 
 
-def _embedded(spec: Spec, weights: DecoderWeights, matrix: Matrix, tokens: Sequence[Tokens]) -> States:
+def embedded(spec: Spec, weights: DecoderWeights, matrix: Matrix, tokens: Sequence[Tokens]) -> States:
+    """What enters the first layer [1, tokens, width] of each sequence."""
     table = matrix("embedding", None)
     return _run(spec, weights, lambda role, layer: table, "embedding", 0,
                 [np.asarray(row, np.int64)[None] for row in tokens])
 
 
 def _behind(spec: Spec, weights: DecoderWeights, matrix: Matrix, layer: int, states: States) -> States:
-    """Through one layer."""
-    matrices = {role: matrix(role, layer) for role in linear_roles(spec)}
+    return states_behind(spec, weights, {role: matrix(role, layer) for role in linear_roles(spec)}, layer, states)
+
+
+def states_behind(spec: Spec, weights: DecoderWeights, matrices: Mapping[str, Array], layer: int, states: States,
+                  ) -> States:
+    """Through one layer with these matrices, by role."""
     return [passed for *_, passed in _passed(spec, weights, matrices, layer, states)][-1]
 
 
@@ -120,14 +132,14 @@ def input_squares(spec: Spec, weights: DecoderWeights, tokens: Sequence[Tokens])
     """The mean square of what enters every linear layer of the float network [n], by role and layer: the "importance
     matrix" of llama.cpp. Of a tied table it is the head's.
     """
-    x = _embedded(spec, weights, weights.matrix, tokens)
+    x = embedded(spec, weights, weights.matrix, tokens)
     found: dict[Key, Array] = {}
     for layer in range(len(spec.layers)):
         matrices = {role: weights.matrix(role, layer) for role in linear_roles(spec)}
         for passed in _passed(spec, weights, matrices, layer, x):
             roles, inputs, x = passed
             found |= {(role, layer): _squares(inputs) for role in roles}
-    head = _squares(_run(spec, weights, weights.matrix, "head_input", 0, x))
+    head = _squares(head_inputs(spec, weights, x))
     return found | {("embedding" if spec.tied else "head", None): head}
 
 
@@ -215,14 +227,25 @@ def _fitted(type: str, weight: Array, training: Moments, validation: Moments, bo
         return StoredMatrix.of_floats(type, weight)
     correction = best_correction(weight[None], training, validation, False, DEFAULT)
     problem = objective(weight[None], both, free_bias=False, correction=correction)
-    grid, levels = fit_codes(FORMATS[type], problem.target[0], problem.hessian[0])
-    return StoredMatrix(type, FORMATS[type].pack(grid, levels), weight.shape[1])
+    format, target, gram = FORMATS[type], problem.target[0], problem.hessian[0]
+    data = _side_by_side(lambda rows: format.pack(*fit_codes(format, rows, gram)), target, policy.FITTED_PART.value)
+    return StoredMatrix(type, data, weight.shape[1])
 
 
 def _nearest(type: str, weight: Array, importance: Array | None) -> StoredMatrix:
     if type not in FORMATS:
         return StoredMatrix.of_floats(type, weight)
-    return StoredMatrix(type, FORMATS[type].quantize(weight, importance), weight.shape[1])
+    data = _side_by_side(lambda rows: FORMATS[type].quantize(rows, importance), weight, policy.NEAREST_PART.value)
+    return StoredMatrix(type, data, weight.shape[1])
+
+
+def _side_by_side(packed: Callable[[Array], NDArray[np.uint8]], weight: Array, size: int) -> NDArray[np.uint8]:
+    """Parts of about `size` weights, which no other row counts for, in threads: numpy lets go of Python's lock. The
+    parts do not depend on the machine.
+    """
+    step = max(1, size // weight.shape[1])
+    with ThreadPoolExecutor(os.cpu_count(), "edgeq-quantize") as pool:
+        return np.concatenate(list(pool.map(packed, (weight[k:k + step] for k in range(0, len(weight), step)))))
 
 
 def _squares(states: States) -> Array:

@@ -12,6 +12,7 @@ from edgeq.conversion.options import Options
 from edgeq.errors import UsageError, all_of
 from edgeq.progress import Progress
 
+BITS: Final = (2, 3, 4, 5, 6, 8, 16, 32)
 METHODS: Final = ("auto", "nearest")
 # Words that mean for a language model what they mean for any network, and those that are for it alone.
 _SHARED: Final = frozenset({"bits", "calibration", "samples", "method", "product", "version", "verify", "force",
@@ -64,16 +65,23 @@ def read_decoder_request(targets: words.Target, options: Options) -> DecoderRequ
     if refused:
         raise all_of([UsageError(reason) for reason in refused])
     return DecoderRequest(
-        chosen, DecoderWords(options.bits, options.gguf_type), options.method != "nearest",
+        chosen, DecoderWords(_bits(chosen, options), options.gguf_type), options.method != "nearest",
         words.path("--calibration", options.calibration), options.samples, options.bits_per_weight,
         words.path("--gguf-file", options.gguf_file), options.resume, options)
 
 
+def _bits(targets: Sequence[Backend], options: Options) -> int:
+    """As they were said, or the whole bits of a budget."""
+    if options.bits_per_weight is None:
+        return options.bits
+    return max((bits for backend in targets if backend.decoder is not None for bits in backend.decoder.bits
+                if bits <= options.bits_per_weight), default=min(BITS))
+
+
 def _plain(options: Options) -> Options:
     """With every word checked that is a number, a text or a switch."""
-    known = sorted({bits for backend in backends() if backend.decoder is not None for bits in backend.decoder.bits})
     return replace(
-        options, bits=words.one_of("--bits", options.bits, known),
+        options, bits=words.one_of("--bits", options.bits, BITS),
         method=words.one_of("--method", options.method, METHODS), samples=words.count("--samples", options.samples),
         gguf_type=words.text("--gguf-type", options.gguf_type),
         bits_per_weight=words.number("--bits-per-weight", options.bits_per_weight),
@@ -104,6 +112,8 @@ def _unoffered(targets: Sequence[Backend], options: Options) -> Iterator[str]:
 
 
 def _contradictions(options: Options) -> Iterator[str]:
+    if options.bits_per_weight is not None and options.bits != Options().bits:
+        yield "--bits-per-weight chooses the types, so it excludes --bits"
     if options.bits_per_weight is not None and options.gguf_type:
         yield "--bits-per-weight chooses the types, so it excludes --gguf-type"
     if options.bits_per_weight is not None and not 1 <= options.bits_per_weight <= 16:

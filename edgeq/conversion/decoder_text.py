@@ -37,9 +37,15 @@ class Text:
     source: str
     left: int = 0
 
+    @property
+    def warnings(self) -> list[str]:
+        tokens, enough = sum(map(len, self.fitted)), policy.FEW_TOKENS.value
+        return [f"{tokens} tokens are few to fit weights to; {enough} lose less"] if tokens < enough else []
+
     def to_json(self) -> dict[str, Any]:
         return {"source": self.source, "sequences": len(self.fitted), "tokens": sum(map(len, self.fitted)),
-                "held_out": len(self.judged), "held_out_tokens": sum(map(len, self.judged)), "left": self.left}
+                "held_out": len(self.judged), "held_out_tokens": sum(map(len, self.judged)), "left": self.left,
+                "warnings": self.warnings}
 
 
 def text_of_file(path: Path, folder: Path, language: Language, sequences: int | None) -> Text:
@@ -65,7 +71,7 @@ def text_of_file(path: Path, folder: Path, language: Language, sequences: int | 
     judged = chosen[1::max(2, round(len(chosen) / min(held, len(chosen) // 2)))]
     kept = {id(row) for row in judged}
     fitted = [row for row in chosen if id(row) not in kept]
-    return Text(tuple(fitted), tuple(judged), str(path), max(0, len(cut) - len(chosen)) * length)
+    return Text(tuple(fitted), tuple(judged), path.name, max(0, len(cut) - len(chosen)) * length)
 
 
 def text_of_model(checkpoint: Checkpoint, language: Language, sequences: int | None, progress: Progress) -> Text:

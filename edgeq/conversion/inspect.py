@@ -31,7 +31,7 @@ def describe(source: Any, inputs: Mapping[str, Shape], *, neural_engine: bool = 
     Raises:
         EdgeqError: the source cannot be read.
     """
-    if isinstance(source, str | Path) and Path(source).is_dir():
+    if isinstance(source, str | Path) and Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         return _bundle(Path(source)) | (_advice(Path(source)) if neural_engine else {})
     if neural_engine:
         raise UsageError(f"--compute ane reads a written Core ML bundle; {source} is none: convert it first")

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from edgeq.dimensions import Shape
 from edgeq.errors import ModelError, UsageError
+from edgeq.frontends.decoder.checkpoint import is_checkpoint
 from edgeq.frontends.network import check_model, check_values
 from edgeq.frontends.onnx import from_ir, from_proto, read_onnx
 from edgeq.frontends.qoperator import qoperator_to_qdq
@@ -122,6 +123,9 @@ def _read(source: Source, example_inputs: Any, trust: bool,
         return _with_torch_reference(*from_function(str(source)))
     if not path.exists():
         raise ModelError(f"no such file: {source}")
+    if is_checkpoint(path):
+        raise ModelError(f"{source} is a language model's checkpoint, which is converted and estimated; what was lost "
+                         "is told by edgeq eval of its bundle")
     raise ModelError(f"cannot tell what {source} is: a model is a .onnx file, a .pt2 file or module:function")
 
 

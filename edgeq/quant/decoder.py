@@ -17,6 +17,8 @@ Key: TypeAlias = tuple[str, "int | None"]  # role and layer
 _FLOATS: Final[Mapping[str, Any]] = MappingProxyType({
     "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16})
 
+_PART: Final = 1 << 20  # weights that are unpacked at a time, in several arrays of their own
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredMatrix:
@@ -35,7 +37,11 @@ class StoredMatrix:
     def real(self) -> Array:
         """The weights [R,n] that a reader computes with."""
         if self.type in FORMATS:
-            return FORMATS[self.type].dequantize(self.data)
+            found = np.empty((len(self.data), self.columns), np.float32)
+            step = max(1, _PART // self.columns)
+            for start in range(0, len(found), step):
+                found[start:start + step] = FORMATS[self.type].dequantize(self.data[start:start + step])
+            return found
         numbers = np.ascontiguousarray(self.data).view(_FLOATS[self.type])
         return np.asarray(numbers, np.float32).reshape(len(self.data), -1)
 

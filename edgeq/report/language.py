@@ -19,12 +19,14 @@ def language_conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     out = console()
     found = table("target", ">size", ">bits per weight", ">KL to float", ">99 %", ">flips", ">perplexity", ">of float")
     for row in rows:
-        figures = row["against_float"]
+        figures = row["on_text"]
         found.add_row(row["target"], size(row["bytes"]), f"{row['quantization']['bits_per_weight']:.2f}",
                       *(("-",) * 5 if figures is None else _numbers(figures)))
     out.print(found)
     for sentence in dict.fromkeys(sentence for row in rows for sentence in sentences(row)):
         out.print(sentence, soft_wrap=True)
+    for warning in dict.fromkeys(warning for row in rows for warning in warnings(row)):
+        out.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     for row in rows:
         out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
                   soft_wrap=True)
@@ -32,7 +34,7 @@ def language_conversion(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def sentences(row: Mapping[str, Any]) -> Iterator[str]:
     """What was done and measured."""
-    text, figures, run = row["calibration"], row["against_float"], row["engine"]
+    text, figures, run = row["calibration"], row["on_text"], row["engine"]
     method = row["quantization"]["method"]
     if text is None:
         yield "weights: the nearest levels; no figures, because there is no text: --calibration TEXT gives some"
@@ -54,12 +56,19 @@ def sentences(row: Mapping[str, Any]) -> Iterator[str]:
         yield "the tokenizer has no chat template: the model continues plain prompts"
 
 
+def warnings(row: Mapping[str, Any]) -> Iterator[str]:
+    """Of the text."""
+    if row["quantization"]["method"] != "nearest":
+        yield from (row["calibration"] or {}).get("warnings", ())
+    yield from (row["on_text"] or {}).get("warnings", ())
+
+
 def write_language_page(folder: Path, report: Mapping[str, Any], artifact_bytes: int) -> None:
     """Write folder/report.html."""
     title = escape(f"{report['name']} for {report['target']}")
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{row['tensors']}</td><td>{row['weights']}</td>"
                    f"<td>{size(row['bytes'])}</td></tr>" for name, row in report["quantization"]["types"].items())
-    figures = report["against_float"]
+    figures = report["on_text"]
     measured = "" if figures is None else (
         "<h2>Beside the float network</h2><table><tr><th>KL, nats a token</th><th>99 %</th><th>other first choices</th>"
         f"<th>perplexity</th><th>of float</th></tr><tr>{''.join(f'<td>{cell}</td>' for cell in _numbers(figures))}"
@@ -67,7 +76,7 @@ def write_language_page(folder: Path, report: Mapping[str, Any], artifact_bytes:
     (folder / FILE_NAME).write_text(
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n'
-        + "".join(f"<p>{escape(sentence)}.</p>\n" for sentence in sentences(report))
+        + "".join(f"<p>{escape(sentence)}.</p>\n" for sentence in (*sentences(report), *warnings(report)))
         + f"<p>{size(artifact_bytes)}, {report['quantization']['bits_per_weight']:.2f} bits per weight.</p>\n{measured}"
         "<h2>Types</h2><table><tr><th>type</th><th>tensors</th><th>weights</th><th>size</th></tr>"
         f"{rows}</table>\n</body>\n</html>\n", encoding="utf-8")

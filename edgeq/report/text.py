@@ -196,6 +196,8 @@ def _bundle(found: Mapping[str, Any]) -> None:
     rows.add_row("preprocessing", _pairs(found["preprocessing"] or {}) or "none")
     rows.add_row("postprocessing", _pairs(found["postprocessing"] or {}) or "none")
     rows.add_row("labels", str(len(found["labels"])))
+    for sentence in (found["accuracy"].get("on_text") or {}).get("said", ()):
+        rows.add_row("accuracy", sentence)
     for line in found["accuracy"].get("against_float", ()):
         rows.add_row("accuracy", f"{line['output']}: {_db(line)} dB to float, top-1 agreement {share(line['top1'])}")
     if "metric" in found["accuracy"]:

@@ -1,6 +1,7 @@
 """A language model's checkpoint becomes a bundle: a tiny Llama with random weights, read back by the gguf package."""
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from edgeq.bundle.folder import Bundle
 from edgeq.cli import main
 from edgeq.conversion import decoder_verify
 from edgeq.conversion.decoder_text import text_of_model
-from edgeq.errors import EdgeqError, UsageError, VerificationError
+from edgeq.errors import BundleError, EdgeqError, UsageError, VerificationError
 from edgeq.frontends.decoder.checkpoint import open_checkpoint
 from edgeq.progress import silent
 from edgeq.quant.decoder import StoredMatrix
@@ -86,7 +87,7 @@ def test_two_targets_get_the_same_codes(checkpoint: Path, text: Path, tmp_path: 
     bundles = edgeq.convert(checkpoint, target=["gguf", "onnxruntime"], method="nearest", calibration=text, samples=8,
                             output=tmp_path)
     assert [bundle.path.name for bundle in bundles] == ["tiny-llama.gguf.edgeq", "tiny-llama.onnxruntime.edgeq"]
-    first, second = (bundle.manifest.accuracy["against_float"] for bundle in bundles)
+    first, second = (bundle.manifest.accuracy["on_text"] for bundle in bundles)
     assert first == second
     assert bundles[1].manifest.accuracy["engine"]["kl"] < 0.05
     assert len(bundles[1].manifest.inputs) == 2 + 2 * LAYERS
@@ -99,7 +100,7 @@ def test_figures_come_from_text_that_was_not_fitted_to(fitted: Bundle, checkpoin
     said = fitted.manifest.calibration
     assert said is not None
     assert (said["sequences"], said["held_out"]) == (16, 4)
-    kl, plain = (bundle.manifest.accuracy["against_float"]["kl"]["mean"] for bundle in (fitted, nearest))
+    kl, plain = (bundle.manifest.accuracy["on_text"]["kl"]["mean"] for bundle in (fitted, nearest))
     assert 0 < kl < 0.8 * plain
     assert "fitted" in (fitted.path / "report.html").read_text()
 
@@ -117,12 +118,12 @@ def test_the_model_writes_its_text_where_none_is_given(checkpoint: Path, tmp_pat
     bundle = edgeq.convert(checkpoint, target="gguf", bits=4, samples=4, output=tmp_path / "x.edgeq")
     assert bundle.report["calibration"] == {
         "source": "text that the model sampled from itself", "sequences": 4, "tokens": 4 * 64, "held_out": 1,
-        "held_out_tokens": 64, "left": 0}
+        "held_out_tokens": 64, "left": 0, "warnings": ["256 tokens are few to fit weights to; 16384 lose less"]}
     assert bundle.manifest.language is not None
     first, again = (text_of_model(open_checkpoint(checkpoint), bundle.manifest.language, 4, silent) for _ in range(2))
     np.testing.assert_array_equal(np.stack(first.fitted), np.stack(again.fitted))
     assert len({row.tobytes() for row in (*first.fitted, *first.judged)}) == 5
-    assert bundle.report["against_float"]["float_perplexity"] < 50  # the model knows its own text
+    assert bundle.report["on_text"]["float_perplexity"] < 50  # the model knows its own text
 
 
 def ended_in_layer(layer: int) -> Callable[..., None]:
@@ -146,6 +147,25 @@ def test_an_ended_conversion_goes_on(fitted: Bundle, checkpoint: Path, text: Pat
         progress=lambda what, done=0, total=None: layers.append(done) if what == "fitting layers" else None)
     assert (bundle.path / "model.gguf").read_bytes() == (fitted.path / "model.gguf").read_bytes()
     assert hidden(tmp_path) == []
+
+
+def test_a_full_disk_loses_nothing(checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                   ) -> None:
+    words: dict[str, Any] = {"target": "gguf", "bits": 4, "calibration": text, "samples": 4,
+                             "output": tmp_path / "x.edgeq"}
+    real = np.save
+
+    def save(path: Path, array: Any) -> None:
+        if "layer-1" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, array)
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(BundleError, match=r"No space left .* go on with --resume"):
+        edgeq.convert(checkpoint, **words)
+    monkeypatch.undo()
+    assert hidden(tmp_path) == [".x.edgeq.layers"]
+    assert edgeq.convert(checkpoint, resume=True, **words).path.is_dir()
 
 
 def test_a_gguf_is_a_source_too(fitted: Bundle, tmp_path: Path) -> None:
@@ -276,8 +296,7 @@ def test_bad_text(name: str, content: str | bytes, message: str, checkpoint: Pat
 def test_chats_go_through_the_template(checkpoint: Path, tmp_path: Path) -> None:
     bundle = edgeq.convert(checkpoint, target="gguf", method="nearest", output=tmp_path / "x.edgeq", samples=8,
                            calibration=save_text(tmp_path / "chats.jsonl"))
-    source = bundle.report["calibration"]["source"]
-    assert source.endswith("chats.jsonl")
+    assert bundle.report["calibration"]["source"] == "chats.jsonl"
 
 
 def test_without_a_chat_template(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """GGUF: language models for llama.cpp and what is built on it."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +38,12 @@ def _types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
     return backend.types(spec, words)
 
 
+def _fused(spec: Spec) -> Mapping[str, str]:
+    from edgeq_converters.gguf import backend
+
+    return backend.fused_roles(spec)
+
+
 def _emit(checkpoint: Checkpoint, tokenizer: Path, decoder: QuantizedDecoder, folder: Path, words: DecoderWords,
           ) -> Artifact:
     from edgeq_converters.gguf import backend
@@ -56,4 +62,4 @@ GGUF: Final = Target(
     "2 to 8 bits and float16, in blocks", "float; int8 inside of kernels", "decoder", {})
 BACKEND: Final = Backend(target=GGUF, decoder=DecoderBackend(
     bits=(2, 3, 4, 5, 6, 8, 16), check=_check, signature=_signature, types=_types, emit=_emit, read=_read, file=".gguf",
-    ladder=("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")))
+    ladder=("Q2_K", "Q3_K", "Q4_K", "IQ4_NL", "Q5_K", "Q5_0", "Q6_K", "Q8_0"), fused=_fused))

@@ -44,7 +44,7 @@ def check(checkpoint: Checkpoint, tokenizer: Path, words: DecoderWords) -> None:
 
 def types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
     """What llama.cpp's own quantizer would store each weight as."""
-    mix, fused = mix_of(words), _fused_roles(spec)
+    mix, fused = mix_of(words), fused_roles(spec)
     sharing = spec.heads // spec.kv_heads
 
     def type_for(role: str, layer: int | None) -> str:
@@ -55,7 +55,7 @@ def types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
     return type_for
 
 
-def _fused_roles(spec: Spec) -> dict[str, str]:
+def fused_roles(spec: Spec) -> Mapping[str, str]:
     """Role -> the tensor of the file that it is a part of."""
     groups = FUSED.get(ARCHITECTURES[spec.architecture].gguf, {})
     return {role: name for name, roles in groups.items() for role in roles}
