@@ -55,6 +55,8 @@ from edgeq.cli.shared import (
               help="Of the images that go in and come out; samples stay as the source model takes them.")
 @click.option("--io", default="float", show_default=True, metavar="float|uint8|int8",
               help="What goes in and comes out; two words with a comma for the inputs and the outputs.")
+@click.option("--full-integer", is_flag=True,
+              help="Nothing computes in float: interface (int8), softmax and all; refused where an operator cannot.")
 @click.option("--eval", metavar="DATA", help="Labelled data for --metric, or a module:function that scores.")
 @click.option("--metric", metavar="NAME",
               help="top1, top5, map50, miou, psnr, perplexity, wer, sqnr or module:function.")

@@ -41,6 +41,7 @@ class Options:
     labels: str | Path | Sequence[str] = ()
     layout: str = "keep"
     io: str = "float"
+    full_integer: bool = False
     eval: Any = None
     metric: Any = None
     max_drop: float | str | None = None
@@ -85,6 +86,7 @@ class Words(TypedDict, total=False):
     labels: str | Path | Sequence[str]
     layout: str
     io: str
+    full_integer: bool
     eval: Any
     metric: Any
     max_drop: float | str | None

@@ -23,6 +23,7 @@ from edgeq.bundle.folder import (
 from edgeq.conversion.decoder import convert_checkpoint
 from edgeq.conversion.destination import destination, output_path
 from edgeq.conversion.dry_run import refuse_early, refuse_float
+from edgeq.conversion.emission import refuse_any_float
 from edgeq.conversion.evidence import Layers
 from edgeq.conversion.interface import public, taking_pixels
 from edgeq.conversion.meaning import check_meaning, check_scores
@@ -141,6 +142,7 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     made = public(metadata.graph, request, target)
     options = replace(made.options, largest=lambda: _largest(metadata, references))
     artifact = backend_named(target).emit(made.graph, folder, options)
+    refuse_any_float(target, artifact, request)
     seconds = time.perf_counter() - started
     manifest = metadata.manifest(target, artifact, made)
     verification = None

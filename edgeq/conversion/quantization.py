@@ -104,7 +104,9 @@ def quantize_network(network: ir.Model, request: Request, samples: Samples | Non
             emit_as_asked(name, graph, request).bytes for name in request.target_names), [
                 bits for bits in BITS if bits >= request.least_bits])
         return QuantizedNetwork(network, built.graph, built.plan, statistics, scaled, mixed, trials)
-    mixed = choose_precisions(trials, samples) if is_measured and samples is not None else MixedPrecision()
+    mixed = MixedPrecision()
+    if is_measured and samples is not None:
+        mixed = choose_precisions(trials, samples, floats=not request.options.full_integer)
     plan = trials.plan(mixed.layers)
     fit = request.method.fit(samples, request.weight_bits)
     if fit is not None:

@@ -153,7 +153,7 @@ def read_request(targets: words.Target, options: Options) -> Request:
         inputs=words.shapes(options.inputs), example_inputs=options.example_inputs,
         preprocess=words.preprocess(options.preprocess), postprocess=words.postprocess(options.postprocess),
         labels=words.labels(options.labels),
-        channels_last=options.layout == "nhwc", io=Interface(*words.each_of_two("--io", options.io, INTERFACES)),
+        channels_last=options.layout == "nhwc", io=_interface(options),
         about=replace(words.about(options.about), version=options.version),
         measure=_measure(options, limits), limits=limits,
         emit=EmitOptions(options.min_os, words.one_of("--compute", options.compute, COMPUTE_UNITS), compute),
@@ -178,6 +178,7 @@ def _plain(options: Options) -> Options:
         product=words.text("--product", options.product), version=words.version("--version", options.version),
         strict=words.switch("--strict", options.strict), trust=words.switch("--trust", options.trust),
         verify=words.switch("--verify", options.verify),
+        full_integer=words.switch("--full-integer", options.full_integer),
         force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
 
 
@@ -245,12 +246,18 @@ def _refused_tables(targets: Sequence[Target], options: Options) -> Iterator[str
 
 def _refused_interfaces(targets: Sequence[Target], options: Options) -> Iterator[str]:
     """Integers at an interface that an engine keeps for floats, or that nothing makes."""
-    for kind in dict.fromkeys(words.each_of_two("--io", options.io, INTERFACES)):
+    wanted, word = _interface(options), "--full-integer" if options.full_integer else f"--io {options.io}"
+    for kind in dict.fromkeys((wanted.inputs, wanted.outputs)):
         without = [target for target in targets if kind != "float" and kind not in target.interfaces]
-        yield from (f"--io {options.io}: {target.no_integers}" for target in without)
-    if not Interface(*words.each_of_two("--io", options.io, INTERFACES)).is_float and (
-            options.calibration is None or options.bits >= 16 or options.activations == "float"):
-        yield f"--io {options.io} needs 8-bit activations: add --calibration DATA, with --bits 8 or 4"
+        yield from (f"{word}: {target.no_integers}" for target in without)
+    if not wanted.is_float and (options.calibration is None or options.bits >= 16 or options.activations == "float"):
+        yield f"{word} needs 8-bit activations: add --calibration DATA, with --bits 8 or 4"
+
+
+def _interface(options: Options) -> Interface:
+    """With --full-integer, what would be float is int8."""
+    said = words.each_of_two("--io", options.io, INTERFACES)
+    return Interface(*("int8" if options.full_integer and word == "float" else word for word in said))
 
 
 def _unread(targets: Sequence[str], options: Options) -> Iterator[str]:

@@ -13,12 +13,14 @@ from edgeq.quant.plan import Precision
 from edgeq.quant.samples import Samples
 
 
-def choose_precisions(builder: TrialBuilder, samples: Samples) -> MixedPrecision:
+def choose_precisions(builder: TrialBuilder, samples: Samples, *, floats: bool = True) -> MixedPrecision:
     """At 4 bits the layers that keep 8, and with integer activations, at any width, the layers that compute in float:
-    chosen with 8-bit weights, next to which the rounding of activations shows.
+    chosen with 8-bit weights, next to which the rounding of activations shows. floats: False for none of the latter.
     """
     scheme, fidelity = builder.scheme, Fidelity.of(builder.network, samples)
-    fallback = MixedPrecision() if scheme.activation is None else float_fallback(builder.with_8_bit_weights(), fidelity)
+    fallback = MixedPrecision()
+    if floats and scheme.activation is not None:
+        fallback = float_fallback(builder.with_8_bit_weights(), fidelity)
     if scheme.weight is None or scheme.weight.bits != 4:
         return fallback
     allocated = higher_precision_layers(builder, fidelity)

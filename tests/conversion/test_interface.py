@@ -11,11 +11,11 @@ import onnx
 import pytest
 from converters.tflite_files import parsed
 from numpy.typing import NDArray
-from small_graphs import residual
+from small_graphs import network, normal, residual
 
 import edgeq
 import edgeq_runtime
-from edgeq.errors import EdgeqError, UsageError
+from edgeq.errors import EdgeqError, UnsupportedModel, UsageError
 from edgeq_runtime.preprocess import from_dict
 
 TARGETS = ("tflite", "onnxruntime")
@@ -48,8 +48,8 @@ def convert(tmp_path_factory: pytest.TempPathFactory) -> Convert:
         key = repr((before, target, words))
         if key not in known:
             bundles = edgeq.convert(residual(), target=list(target), calibration=prepared(before), preprocess=before,
-                                    method="nearest", calibrator="minmax", output=tmp_path_factory.mktemp("b") / "out",
-                                    **words)
+                                    calibrator="minmax", output=tmp_path_factory.mktemp("b") / "out",
+                                    **({"method": "nearest"} | words))
             known[key] = dict(zip(target, bundles, strict=True))
         return known[key]
 
@@ -162,3 +162,38 @@ def test_what_no_grid_holds_is_refused(convert: Convert) -> None:
         model.run({"x": prepared(None)[:1]})
     with pytest.raises(UsageError, match="the mean 300 lies at 300, and pixels run from 0 to 255"):
         convert({"kind": "image", "resize": [9, 7], "mean": [300]}, io="uint8")
+
+
+def test_full_integer_leaves_no_float(convert: Convert) -> None:
+    bundles = convert(APART, layout="nhwc", io="uint8,float", full_integer=True, method="auto")
+    assert not [kernel for kernel, types in operators(bundles["tflite"].path / "model.tflite") if "FLOAT32" in types]
+    for bundle in bundles.values():
+        assert (bundle.manifest.inputs[0].dtype, bundle.manifest.outputs[0].dtype) == ("uint8", "int8")
+        assert not bundle.report["quantization"]["kept_float"]
+
+
+def test_tflite_micro_computes_the_bits_of_litert(convert: Convert) -> None:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime", reason="development releases only")
+    path = str(convert(APART, layout="nhwc", io="uint8")["tflite"].path / "model.tflite")
+    micro = runtime.Interpreter.from_file(path, arena_size=100_000)
+    litert = Interpreter(path, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    litert.allocate_tensors()
+    for photo in photos():
+        micro.set_input(photo[None], 0)
+        litert.set_tensor(litert.get_input_details()[0]["index"], photo[None])
+        micro.invoke()
+        litert.invoke()
+        np.testing.assert_array_equal(micro.get_output(0), litert.get_tensor(litert.get_output_details()[0]["index"]))
+
+
+def test_full_integer_names_every_float_operator(tmp_path: Path) -> None:
+    net = network("""g (float[1,3,9,7] x) => (float[1,4,9,7] y) {
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        s = Sin (a)
+        y = Conv (s, v)
+    }""", w=normal(4, 3, 3, 3), v=normal(4, 4, 1, 1))
+    with pytest.raises(UnsupportedModel, match=r"(?s)Sin 'Sin_1': computes in float: .*leave --full-integer out"):
+        edgeq.convert(net, target="tflite", calibration=prepared(None), full_integer=True, output=tmp_path / "b")
+    assert not list(tmp_path.iterdir())

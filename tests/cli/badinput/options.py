@@ -83,6 +83,7 @@ OPTIONS = (
     Case("8-bit activations with float weights", _data("--activations", "8", "--bits", "32"),
          r"--activations 8.*--bits", 2),
     Case("integers that nothing makes", options("--io", "int8"), r"--io int8 needs 8-bit activations.*--calibr", 2),
+    Case("all integers without data", options("--full-integer"), r"--full-integer needs 8-bit activations", 2),
     Case("integers for TensorRT", _data("--io", "uint8", "--target", "tensorrt"), r"TensorRT.*floats.*leave --io", 2),
     Case("integers of a kind", options("--io", "int4"), r"--io int4: use float, uint8 or int8", 2),
     Case("integers in three places", options("--io", "int8,int8,float"), r"two with a comma", 2),
