@@ -117,7 +117,8 @@ class Bench:
         scaling = time.perf_counter() - started
         statistics = dict(calibrate(model, plan.sources, self.feeds)) if plan.sources else {}
         chosen = CALIBRATORS[self.calibrator] if self.calibrator != "auto" else choose_calibrators(
-            model, plan, statistics, self.feeds[:policy.AUTO_SAMPLES.value])
+            model, plan, statistics, self.feeds[:policy.AUTO_CHOOSING.value],
+            self.feeds[policy.AUTO_CHOOSING.value:][:policy.AUTO_JUDGES.value])
         started = time.perf_counter()
         if name == MEASURED:
             samples = open_samples(self.feeds, input_specs(model))

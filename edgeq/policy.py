@@ -312,11 +312,18 @@ HISTOGRAM_ELEMENTS: Final = Parameter(
 HISTOGRAM_TAIL: Final = Parameter(
     64, "one in", "of a larger tensor's elements, the outermost, which are all counted",
     NotMeasured("where to clip is decided there"))
-AUTO_SAMPLES: Final = Parameter(
-    24, "samples", "that calibrators are chosen on", NotMeasured("time: each costs half a run for every range tried"))
 AUTO_CHOOSING: Final = Parameter(
-    8, "samples", "of these, value by value; the others judge",
+    8, "samples", "that calibrators are chosen on, value by value; others judge",
     NotMeasured("that others judge was: without, one clipped outlier cost KWT-1 9 dB (benchmarks/accuracy.py)"))
+AUTO_JUDGES: Final = Parameter(
+    32, "samples", "that these are judged on, at most", NotMeasured("time: each is run once for every choice"))
+JUDGED_ONE_IN: Final = Parameter(
+    3, "one in", "calibration samples that judge choices before the ranges see them",
+    Measured("16 others showed 3 dB less than those that the ranges had seen, on ResNet-20", "benchmarks/accuracy.py"))
+JUDGED_MOST: Final = Parameter(
+    32, "samples", "of them, at most", NotMeasured("time: each is run once for every trial"))
+JUDGED_FROM: Final = Parameter(
+    32, "samples", "below, the same ones give ranges and judge", NotMeasured("ranges need most of them"))
 AUTO_MARGIN: Final = Parameter(
     0.95, "x the default's error", "below which another calibrator is taken", NotMeasured("what is closer is luck"))
 AUTO_ALIKE: Final = Parameter(
@@ -427,6 +434,11 @@ HQQ_BETA: Final = Parameter(
 SCALING_SAMPLES: Final = Parameter(
     32, "samples", "that scales of channels are chosen on, at most",
     NotMeasured("a scale for each channel takes fewer than an integer for each weight"))
+SCALING_LEAST_SAMPLES: Final = Parameter(
+    8, "samples", "below which whole networks are not compared to decide whether channels are scaled",
+    NotMeasured("each half has to judge the other"))
+SCALING_WORTH_DB: Final = Parameter(
+    0.3, "dB SQNR", "that scaled channels must gain at the outputs", NotMeasured("what is closer is luck"))
 SCALING_ROUNDS: Final = Parameter(
     4, "rounds", "over all places, where no samples are given", NotMeasured())
 SCALING_GAIN: Final = Parameter(

@@ -220,7 +220,7 @@ def _to_verify_on(network: ir.Model, request: Request, samples: Samples | None, 
     are some.
     """
     if unseen is not None:
-        return unseen.spread(policy.VERIFIED_SAMPLES.value), HELD_OUT
+        return unseen.chosen(policy.VERIFIED_SAMPLES.value), HELD_OUT
     measure = request.measure
     if isinstance(measure, LabelledData) and measure.metric is not None and not request.is_search:
         return measure.feeds(input_specs(network), preprocess=request.preprocess), "--eval"

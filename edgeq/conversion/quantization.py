@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Final
 
 import onnx_ir as ir
@@ -27,7 +26,7 @@ from edgeq.mixed_precision import (
     search,
 )
 from edgeq.mixed_precision.candidates import BITS
-from edgeq.mixed_precision.trial_builder import spread
+from edgeq.mixed_precision.scalings import choose_scaling
 from edgeq.passes.dynamic import is_dynamic
 from edgeq.progress import silent
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator, Statistics, calibrate
@@ -38,7 +37,6 @@ from edgeq.quant.float16 import store_half
 from edgeq.quant.methods import Method
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
-from edgeq.quant.quantize import quantize
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantType
@@ -95,9 +93,10 @@ def quantize_network(network: ir.Model, request: Request, samples: Samples | Non
     plan = _plan(network, request) if scaled else plan
     is_measured = request.is_measured and samples is not None
     wanted = observed(plan, network) if observe_all or request.is_search or is_measured else plan.sources
-    statistics = _calibrated(network, wanted, samples, request)
-    calibrators = _calibrators(network, plan, statistics, samples, request)
-    trials = TrialBuilder(network, request.targets, request.scheme, samples, statistics, calibrators, request.method,
+    learn, judge = _to_judge(samples, request)
+    statistics = _calibrated(network, wanted, learn, request)
+    calibrators = _calibrators(network, plan, statistics, learn, judge, request)
+    trials = TrialBuilder(network, request.targets, request.scheme, learn, statistics, calibrators, request.method,
                           request.keep_float, request.progress)
     if goal is not None and request.is_search:
         built, mixed = search(trials, goal, lambda graph: max(
@@ -105,14 +104,14 @@ def quantize_network(network: ir.Model, request: Request, samples: Samples | Non
                 bits for bits in BITS if bits >= request.least_bits])
         return QuantizedNetwork(network, built.graph, built.plan, statistics, scaled, mixed, trials)
     mixed = MixedPrecision()
-    if is_measured and samples is not None:
-        mixed = choose_precisions(trials, samples, floats=not request.options.full_integer)
-    plan = trials.plan(mixed.layers)
-    fit = request.method.fit(samples, request.weight_bits)
-    if fit is not None:
-        request.progress("fitting weights", 0)
-    graph = quantize(network, plan, statistics, calibrators, request.method.rounding, fit, request.method.search)
-    return QuantizedNetwork(network, graph, plan, statistics, scaled, mixed, trials)
+    if is_measured and judge is not None:
+        mixed = choose_precisions(trials, judge, floats=not request.options.full_integer)
+    if learn is not judge and judge is not None:
+        statistics = calibrate(network, wanted, judge, resume=statistics) if wanted else statistics
+        trials = replace(trials, samples=samples, statistics=statistics)
+    request.progress("quantizing weights", 0)
+    built = trials.build(mixed.layers, refit=request.weight_bits < 8)
+    return QuantizedNetwork(network, built.graph, built.plan, statistics, scaled, mixed, trials)
 
 
 def plain(request: Request) -> Request:
@@ -146,11 +145,27 @@ def _plan(network: ir.Model, request: Request) -> QuantPlan:
 def _scaled(network: ir.Model, plan: QuantPlan, samples: Samples | None, request: Request,
             ) -> tuple[ir.Model, list[Scaled]]:
     """The same float function, with channels as the method wants them scaled, and where that was done."""
+    if request.method.alternatives and samples is not None:
+        request.progress("scaling channels")
+        unscaled = TrialBuilder(network, request.targets, request.scheme, samples, {}, CALIBRATORS[DEFAULT],
+                                request.method, request.keep_float)
+        return choose_scaling(unscaled, samples, request.weight_bits)
     if not request.method.scalings:
         return network, []
     request.progress("scaling channels")
     scaled = network.clone()
     return scaled, request.method.scale(scaled, plan, samples, request.weight_bits)
+
+
+def _to_judge(samples: Samples | None, request: Request) -> tuple[Samples | None, Samples | None]:
+    """(what ranges are taken from first, what choices are judged by before it joins them): a range that has seen a
+    sample cuts nothing off it, and would look better than it is. The same twice where there are few, and for a search,
+    which has a judge of its own.
+    """
+    if samples is None or request.is_search or not request.is_measured or (
+            samples.count < policy.JUDGED_FROM.value):
+        return samples, samples
+    return samples.split(max(policy.JUDGED_ONE_IN.value, -(-samples.count // policy.JUDGED_MOST.value)))
 
 
 def _calibrated(network: ir.Model, values: Collection[str], samples: Samples | None, request: Request) -> Statistics:
@@ -166,16 +181,18 @@ def _calibrated(network: ir.Model, values: Collection[str], samples: Samples | N
     return calibrate(network, values, samples, progress=progress)
 
 
-def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, samples: Samples | None,
-                 request: Request) -> Calibrator | Mapping[str, Calibrator]:
+def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, learn: Samples | None,
+                 judge: Samples | None, request: Request) -> Calibrator | Mapping[str, Calibrator]:
     """Of all values, or of each. What shares a grid changes when layers compute in float, so that each value keeps what
     was chosen for its group.
     """
     if request.calibrator is not None:
         return with_pixel_grid(request.calibrator, network, plan, request)
-    if samples is None:
+    if learn is None or judge is None:
         return CALIBRATORS[DEFAULT]
-    chosen = choose_calibrators(network, plan, statistics, list(islice(samples, policy.AUTO_SAMPLES.value)),
+    skipped = policy.AUTO_CHOOSING.value if learn is judge else 0
+    judges = judge.chosen(policy.AUTO_JUDGES.value, skipped)
+    chosen = choose_calibrators(network, plan, statistics, learn.chosen(policy.AUTO_CHOOSING.value), judges,
                                 lambda done, total: request.progress("choosing ranges", done, total))
     return with_pixel_grid({name: chosen.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()},
                            network, plan, request)
@@ -218,8 +235,8 @@ def _evaluations(network: ir.Model, specs: Mapping[str, InputSpec], seen: Sample
         return (outputs(list(led_by)), SEARCHED), (outputs(list(kept)), "--eval, unseen by the search")
     assert seen is not None
     if unseen is None:
-        return (outputs(spread(seen, policy.FIDELITY_SAMPLES.value)), TOO_FEW), None
+        return (outputs(seen.chosen(policy.FIDELITY_SAMPLES.value)), TOO_FEW), None
     if not request.is_search:
-        return (outputs(spread(unseen, policy.FIDELITY_SAMPLES.value)), HELD_OUT), None
-    return (outputs(spread(seen, policy.FIDELITY_SAMPLES.value)), "calibration samples"), (
-        outputs(spread(unseen, policy.FIDELITY_SAMPLES.value)), HELD_OUT)
+        return (outputs(unseen.chosen(policy.FIDELITY_SAMPLES.value)), HELD_OUT), None
+    return (outputs(seen.chosen(policy.FIDELITY_SAMPLES.value)), "calibration samples"), (
+        outputs(unseen.chosen(policy.FIDELITY_SAMPLES.value)), HELD_OUT)

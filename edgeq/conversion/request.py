@@ -16,7 +16,7 @@ from edgeq.errors import UsageError, all_of
 from edgeq.mixed_precision import Limits, limits_of
 from edgeq.progress import Progress
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator
-from edgeq.quant.methods import Method, method_named
+from edgeq.quant.methods import AUTO, AUTOMATIC, Method, method_named
 from edgeq.scheme import FloatType, PerBlock, PerChannel, PerTensor, QuantScheme, QuantType
 from edgeq.targets import Target, are_symmetric
 from edgeq.verification.evaluate import LabelledData, labelled_data
@@ -30,7 +30,6 @@ ACTIVATIONS: Final = ("auto", "8", "float")
 LAYOUTS: Final = ("keep", "nhwc")
 INTERFACES: Final = ("float", "uint8", "int8")
 COMPUTE_UNITS: Final = ("ane", "gpu", "cpu", "all")
-AUTO: Final = "auto"
 _FLOATS: Final[Mapping[int, FloatType]] = {16: "float16", 32: "float32"}
 
 
@@ -145,7 +144,7 @@ def read_request(targets: words.Target, options: Options) -> Request:
     return Request(
         targets=chosen, device=device, weights=weights, table_channels=table_channels,
         activations=_activations(options, symmetric=are_symmetric(chosen)), compute=compute,
-        method=method_named(options.method), is_measured=AUTO in options.method.split("+"),
+        method=method_named(options.method), is_measured=not set(AUTOMATIC).isdisjoint(options.method.split("+")),
         calibrator=None if options.calibrator == AUTO else CALIBRATORS[options.calibrator],
         keep_float=words.patterns("--keep-float", options.keep_float),
         calibration=_kept(options.calibration, options.samples), sample_limit=options.samples,

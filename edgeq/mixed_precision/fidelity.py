@@ -11,7 +11,6 @@ from edgeq import policy
 from edgeq.inference.comparable import with_comparable_outputs
 from edgeq.inference.reference import predictor, run_onnx
 from edgeq.inference.session import Arrays
-from edgeq.mixed_precision.trial_builder import spread
 from edgeq.quant.samples import Samples
 from edgeq.verification.evaluate import Evaluation, fidelity
 from edgeq.verification.row_sets import row_sets
@@ -26,8 +25,8 @@ class Fidelity:
 
     @classmethod
     def of(cls, network: ir.Model, samples: Samples) -> Fidelity:
-        """On a few of the samples, spread over all."""
-        return cls(network, spread(samples, policy.FIDELITY_SAMPLES.value))
+        """On a few of the samples."""
+        return cls(network, samples.chosen(policy.FIDELITY_SAMPLES.value))
 
     def sqnr_db(self, graph: ir.Model) -> float:
         """Of the worst output."""

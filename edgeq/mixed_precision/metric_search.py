@@ -15,7 +15,7 @@ from edgeq.mixed_precision.candidates import BITS, measured_path
 from edgeq.mixed_precision.fidelity import score_graph
 from edgeq.mixed_precision.goal import Goal
 from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
-from edgeq.mixed_precision.trial_builder import Built, TrialBuilder, precisions, spread
+from edgeq.mixed_precision.trial_builder import Built, TrialBuilder, precisions
 
 _REASON: Final = "the search gave it to float"
 
@@ -55,7 +55,7 @@ class _Search:
     def __init__(self, builder: TrialBuilder, goal: Goal, size: Callable[[ir.Model], int], bits: Collection[int]):
         self.builder, self.goal, self.size = builder, goal, size
         self.attempts: list[_Attempt] = []
-        feeds = spread(builder.samples, policy.NOISE_SAMPLES.value) if builder.samples is not None else goal.feeds
+        feeds = builder.samples.chosen(policy.NOISE_SAMPLES.value) if builder.samples is not None else goal.feeds
         self.path = measured_path(builder, feeds, bits)
 
     def run(self) -> tuple[Built, MixedPrecision]:

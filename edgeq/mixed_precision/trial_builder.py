@@ -12,7 +12,6 @@ import onnx_ir as ir
 from edgeq import policy
 from edgeq.graph import all_nodes, is_constant, label, static
 from edgeq.graph import shape as shape_of
-from edgeq.inference.session import Arrays
 from edgeq.ops import KEEPING_ORDER, MULTIPLY_ACCUMULATE
 from edgeq.progress import Progress, silent
 from edgeq.quant.calibrate import Calibrator, TensorStatistics
@@ -129,18 +128,20 @@ class TrialBuilder:
         return {label(node): node for node in all_nodes(self.network.graph) if label(node) in planned}
 
     @cached_property
-    def _below_8(self) -> Fit | None:
-        return self.method.fit(self.samples, 4)
+    def _fits(self) -> Mapping[bool, Fit | None]:
+        """By whether weights have 8 bits."""
+        return {wide: self.method.fit(self.samples, 8 if wide else 4) for wide in (False, True)}
 
     def _fit(self, plan: QuantPlan, refit: bool) -> Fitter | None:
         narrow = [weight for weight in plan.weights if weight.type.bits < 8]
-        if not narrow or self._below_8 is None:
+        fit, wanted = self._fits[not narrow], narrow or plan.weights
+        if not wanted or fit is None:
             return None
         if refit:
-            return self._below_8
+            return fit
         # A weight that makes up for the errors of certain layers in front of it does harm behind others.
-        alone = replace(self._below_8, settings=replace(self._below_8.settings, corrections=(NO_CORRECTION,)))
-        return self.fits.fitter(alone, narrow)
+        alone = replace(fit, settings=replace(fit.settings, corrections=(NO_CORRECTION,)))
+        return self.fits.fitter(alone, wanted)
 
 
 def work(node: ir.Node) -> int:
@@ -173,8 +174,3 @@ def precisions(bits: Mapping[str, int], floats: Iterable[str], reason: str = "")
     found = {name: Precision(width) for name, width in bits.items()}  # type: ignore[arg-type]
     return found | {name: replace(found.get(name, Precision()), integer_activations=False, reason=reason)
                     for name in sorted(set(floats))}
-
-
-def spread(samples: Samples, count: int) -> list[Arrays]:
-    """At most so many samples, spread evenly over all."""
-    return list(samples.spread(count))

@@ -1,9 +1,8 @@
 """The ways to choose the integers of weights, by the steps that the user names, joined by "+"."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -11,10 +10,10 @@ import onnx_ir as ir
 
 from edgeq import policy
 from edgeq.errors import UsageError
-from edgeq.inference.session import Arrays
 from edgeq.quant.fit import Fit
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.rounding import Rounding, nearest, sum_preserving
+from edgeq.quant.samples import Samples
 from edgeq.quant.scale_search import ScaleSearch, clipped, full, half_quadratic
 from edgeq.quant.scaling.accept import Scaled, scale_channels
 from edgeq.quant.scaling.proposals import NEED_SAMPLES, PROPOSALS
@@ -26,17 +25,21 @@ from edgeq.quant.solve.layer import DEFAULT, NO_CORRECTION, Settings
 class Method:
     """rounding, search: of what is not fitted, and of its steps. settings: of the fit to samples, or None for a method
     that needs none. scalings: of channels, before anything is rounded (names of `scaling.proposals`, and ROTATE).
+    alternatives: scalings of which that is taken whose outputs are nearest to float, if there are samples.
 
-    optional: without samples, and at 8 bits, where rounding alone loses next to nothing, it does without the fit.
+    optional: without samples it does without the fit. at_8: the fit of 8-bit weights, where that is another; None for
+    rounding alone.
     """
 
     rounding: Rounding = nearest
     search: ScaleSearch = full
     settings: Settings | None = None
     scalings: tuple[str, ...] = ()
+    alternatives: tuple[tuple[str, ...], ...] = ()
     optional: bool = False
+    at_8: Settings | None = None
 
-    def scale(self, model: ir.Model, plan: QuantPlan, samples: Iterable[Arrays] | None, bits: int) -> list[Scaled]:
+    def scale(self, model: ir.Model, plan: QuantPlan, samples: Samples | None, bits: int) -> list[Scaled]:
         """Scale the channels of a float model, in place, where that helps -> where it did.
 
         Raises:
@@ -47,31 +50,45 @@ class Method:
         blind = [name for name in self.scalings if name in (*NEED_SAMPLES, ROTATE) and samples is None]
         if blind:
             raise UsageError(f"--method {blind[0]} needs real samples: add --calibration DATA")
-        feeds = None if samples is None else list(islice(samples, policy.SCALING_SAMPLES.value))
-        fitted, names = self._fits(feeds, bits), [name for name in self.scalings if name in PROPOSALS]
+        feeds = None if samples is None else samples.chosen(policy.SCALING_SAMPLES.value)
+        fitted, names = self._settings(samples, bits) is not None, [name for name in self.scalings if name in PROPOSALS]
         done = scale_channels(model, plan, names, feeds, fitted=fitted) if names else []
         if ROTATE in self.scalings and feeds is not None:
             done += rotate_channels(model, plan, feeds, fitted=fitted)
         return done
 
-    def fit(self, samples: Iterable[Arrays] | None, bits: int) -> Fit | None:
+    def in_short(self, bits: int) -> Method:
+        """The same for weights of so many bits in less time, to compare networks: 8 bits are rounded, fewer are fitted
+        without descent.
+        """
+        short = None if self.settings is None else replace(self.settings, passes=0, refits=0, corrections=_ALONE)
+        return replace(self, settings=short, at_8=None, optional=True)
+
+    def fit(self, samples: Samples | None, bits: int) -> Fit | None:
         """How weights of so many bits are fitted, or None where rounding does it alone.
 
         Raises:
             UsageError: there are no samples, and the method is nothing without.
         """
-        if not self._fits(samples, bits):
+        settings = self._settings(samples, bits)
+        if settings is None:
             return None
         if samples is None:
             raise UsageError("this --method needs real samples: add --calibration DATA, or use --method auto")
-        assert self.settings is not None
-        return Fit(tuple(islice(samples, policy.FIT_SAMPLES.value)), self.settings)
+        return Fit(tuple(samples.chosen(policy.FIT_SAMPLES.value)), settings)
 
-    def _fits(self, samples: object, bits: int) -> bool:
-        return self.settings is not None and not (self.optional and (samples is None or bits >= 8))
+    def _settings(self, samples: Samples | None, bits: int) -> Settings | None:
+        if not self.optional:
+            return self.settings
+        return None if samples is None else self.at_8 if bits >= 8 else self.settings
 
 
 _ALONE: Final = (NO_CORRECTION,)
+# 8 bits leave little to win: descent and new scales add nothing to GPTQ there, and take most of the time.
+_AT_8: Final = Settings(passes=0, refits=0, corrections=_ALONE)
+AUTO: Final = "auto"
+AUTO_2026_11: Final = "auto-2026.11"  # what it did in November 2026, kept for one release
+AUTOMATIC: Final = (AUTO, AUTO_2026_11)
 _BARE: Final = Settings(gptq=False, passes=0, refits=0, corrections=_ALONE, bias=False)
 
 
@@ -101,14 +118,16 @@ STEPS: Final[Mapping[str, Callable[[Method], Method]]] = MappingProxyType({
     "descent": _fitted(passes=DEFAULT.passes),
     "refit": _fitted(passes=DEFAULT.passes, refits=DEFAULT.refits),
     "bias": _fitted(bias=True),
-    "auto": lambda method: replace(method, rounding=sum_preserving, settings=DEFAULT, optional=True),
+    AUTO: lambda method: replace(method, rounding=sum_preserving, settings=DEFAULT, optional=True, at_8=_AT_8,
+                                   alternatives=(("fold-gains", "equalize"), ("fold-gains", "equalize", "smooth"))),
+    AUTO_2026_11: lambda method: replace(method, rounding=sum_preserving, settings=DEFAULT, optional=True),
 })
 
 # Steps of which a method holds at most one, and what each of them decides.
 EXCLUSIVE: Final[Mapping[str, frozenset[str]]] = MappingProxyType({
-    "says how weights are rounded where none are fitted": frozenset({"nearest", "sum-preserving", "auto"}),
+    "says how weights are rounded where none are fitted": frozenset({"nearest", "sum-preserving", *AUTOMATIC}),
     "says how the scale of a weight is chosen where none are fitted": frozenset({"clip", "hqq"}),
-    "chooses the first integers of a fit": frozenset({"adaround", "gptq", "gptaq", "auto"}),
+    "chooses the first integers of a fit": frozenset({"adaround", "gptq", "gptaq", *AUTOMATIC}),
 })
 
 

@@ -65,6 +65,7 @@ class Samples:
         self.prepared = prepared
         self._specs, self._read, self._name, self._limit = specs, read, name, limit
         self._length = length if length is None or limit is None else min(length, limit)
+        self._ranks: tuple[int, ...] | None = None
 
     @property
     def length(self) -> int | None:
@@ -92,27 +93,36 @@ class Samples:
                        count if self._limit is None else min(count, self._limit))
 
     def hold_out(self) -> tuple[Samples, Samples | None]:
-        """(what ranges, weights and choices may see, what they may not: every fifth, or so many that HELD_OUT_MOST are
-        not exceeded); (all, None) where fewer than HELD_OUT_FROM leave none to spare.
+        """(what ranges, weights and choices may see, what they may not: a fifth, HELD_OUT_MOST at most); (all, None)
+        where fewer than HELD_OUT_FROM leave none to spare.
         """
         step = max(policy.HELD_OUT_ONE_IN.value, -(-self.count // policy.HELD_OUT_MOST.value))
         return self.split(step) if self.count >= policy.HELD_OUT_FROM.value else (self, None)
 
     def split(self, step: int) -> tuple[Samples, Samples]:
-        """(the others, every `step`-th)."""
+        """(the others, so many as every `step`-th would be): by their content, so that their order means nothing."""
         chosen = self.count // step
-        return (self._part(lambda number: not is_nth(number, step), self.count - chosen),
-                self._part(lambda number: is_nth(number, step), chosen))
+        return (self._part(lambda rank: rank >= chosen, self.count - chosen),
+                self._part(lambda rank: rank < chosen, chosen))
 
-    def spread(self, count: int) -> Iterator[Feed]:
-        """At most so many of them, spread evenly over all."""
-        step = max(1, self.count // count)
-        return itertools.islice(self, 0, step * count, step)
+    def chosen(self, count: int, skip: int = 0) -> list[Feed]:
+        """At most so many of them, behind `skip` others: by their content, so that their order means nothing."""
+        found = [(rank, feed) for rank, feed in zip(self.ranks, self, strict=False) if skip <= rank < skip + count]
+        return [feed for _, feed in sorted(found, key=lambda item: item[0])]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The place of each sample among all, ordered by the digest of its content; reads them all, once."""
+        if self._ranks is None:
+            digests = [digest_of(feed) for feed in self]
+            in_order = sorted(range(len(digests)), key=digests.__getitem__)
+            self._ranks = tuple(sorted(range(len(in_order)), key=in_order.__getitem__))
+        return self._ranks
 
     def _part(self, chosen: Callable[[int], bool], length: int) -> Samples:
         def read() -> Iterator[Located]:
-            numbered = enumerate(itertools.islice(self._read(), self._limit))
-            return (located for number, located in numbered if chosen(number))
+            located = zip(self.ranks, itertools.islice(self._read(), self._limit), strict=False)
+            return (found for rank, found in located if chosen(rank))
 
         return Samples(self._specs, read, self._name, length)
 
@@ -122,6 +132,12 @@ class Samples:
         for feed in itertools.islice(self, count):
             add_to_digest(total, feed)
         return total.hexdigest()
+
+
+def digest_of(feed: Feed) -> bytes:
+    total = hashlib.sha256()
+    add_to_digest(total, feed)
+    return total.digest()
 
 
 def is_nth(number: int, step: int) -> bool:

@@ -49,7 +49,7 @@ def test_each_tensor_gets_what_its_readers_need() -> None:
     model, samples = branches(), spiky(16, 0)
     plan = make_plan(model, [ONNXRUNTIME], PRESETS["w8a8"])
     statistics = calibrate(model, plan.sources, samples)
-    chosen = choose_calibrators(model, plan, statistics, samples)
+    chosen = choose_calibrators(model, plan, statistics, samples[:8], samples[8:])
     ranges = {name: chosen[plan.groups[name]](statistics[name], 8) for name in ("a", "b")}
     assert ranges["a"][1] < 10  # the outliers of 40 are clipped where nobody reads them
     assert ranges["b"][1] == pytest.approx(80, rel=0.02)
@@ -65,7 +65,7 @@ def errors(item: str, count: int, tests: int) -> dict[str, float]:
     statistics = calibrate(model, plan.sources, samples)
     held = list(zoo().feeds(item, "eval", tests))
     true = list(run_onnx(model, held))
-    choices = {**CALIBRATORS, "auto": choose_calibrators(model, plan, statistics, samples[:24])}
+    choices = {**CALIBRATORS, "auto": choose_calibrators(model, plan, statistics, samples[:8], samples[8:24])}
     return {name: 10 ** (-min(line.sqnr_db for line in compare(true, list(run_onnx(
         quantize(model, plan, statistics, choice), held)))) / 10) for name, choice in choices.items()}
 

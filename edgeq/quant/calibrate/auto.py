@@ -9,7 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq import policy
-from edgeq.inference.partial import Columns, PartialRun
+from edgeq.inference.comparable import with_comparable_outputs
+from edgeq.inference.partial import Columns
+from edgeq.inference.reference import run_onnx
 from edgeq.inference.session import Arrays
 from edgeq.metrics import ErrorPower
 from edgeq.quant.calibrate.calibrators import CALIBRATORS, Calibrator
@@ -24,22 +26,30 @@ DEFAULT: Final = "mse"
 
 
 def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
-                       feeds: Sequence[Arrays], progress: Callable[[int, int], None] = lambda done, total: None,
-                       ) -> dict[str, Calibrator]:
+                       feeds: Sequence[Arrays], judges: Sequence[Arrays],
+                       progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Calibrator]:
     """Leader of each group -> its calibrator.
 
     Errors of single values nearly add up, unless one of them is cut off where later samples need it. So the choice
-    that is best value by value on a few samples is judged on the others, all values rounded at once, beside every
-    calibrator that serves all values alike.
+    that is best value by value on a few samples, `feeds`, is judged on others, all values rounded at once, beside every
+    calibrator that serves all values alike. Without judges the feeds judge.
     """
-    mixed = _value_by_value(network, plan, statistics, feeds[:policy.AUTO_CHOOSING.value], progress)
+    mixed = _value_by_value(network, plan, statistics, feeds, progress)
     choices = {name: dict.fromkeys(mixed, calibrator) for name, calibrator in CALIBRATORS.items()} | {"auto": mixed}
-    judges = feeds[policy.AUTO_CHOOSING.value:] or feeds
-    expected = PartialRun(network, judges).outputs()
+    judges = judges or feeds
+    expected = outputs_of(network, judges)
     alone = replace(plan, weights=(), biases=())
-    error = {name: _lost(expected, PartialRun(quantize(network, alone, statistics, choice), judges).outputs())
+    error = {name: _lost(expected, outputs_of(quantize(network, alone, statistics, choice), judges))
              for name, choice in choices.items()}
     return choices[_best(error)]
+
+
+def outputs_of(network: ir.Model, feeds: Sequence[Arrays]) -> Columns:
+    """What two runs of a network are compared by, op by op: onnxruntime's fused kernels round a graph of float weights
+    and integer activations otherwise than it says, by as much as quantization itself.
+    """
+    found = list(run_onnx(with_comparable_outputs(network), feeds))
+    return {name: [outputs[name] for outputs in found] for name in found[0]}
 
 
 def _value_by_value(network: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
