@@ -317,12 +317,12 @@ AUTO_CHOOSING: Final = Parameter(
     NotMeasured("that others judge was: without, one clipped outlier cost KWT-1 9 dB (benchmarks/accuracy.py)"))
 AUTO_JUDGES: Final = Parameter(
     32, "samples", "that these are judged on, at most", NotMeasured("time: each is run once for every choice"))
-JUDGED_ONE_IN: Final = Parameter(
+CHOICE_JUDGES_ONE_IN: Final = Parameter(
     3, "one in", "calibration samples that judge choices before the ranges see them",
-    Measured("16 others showed 3 dB less than those that the ranges had seen, on ResNet-20", "benchmarks/accuracy.py"))
-JUDGED_MOST: Final = Parameter(
+    Measured("16 others showed 3 dB less than those that the ranges had seen, on ResNet-20", "python benchmarks/accuracy.py"))
+CHOICE_JUDGES_MOST: Final = Parameter(
     32, "samples", "of them, at most", NotMeasured("time: each is run once for every trial"))
-JUDGED_FROM: Final = Parameter(
+CHOICE_JUDGES_FROM: Final = Parameter(
     32, "samples", "below, the same ones give ranges and judge", NotMeasured("ranges need most of them"))
 AUTO_MARGIN: Final = Parameter(
     0.95, "x the default's error", "below which another calibrator is taken", NotMeasured("what is closer is luck"))

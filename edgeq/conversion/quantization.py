@@ -163,9 +163,10 @@ def _to_judge(samples: Samples | None, request: Request) -> tuple[Samples | None
     which has a judge of its own.
     """
     if samples is None or request.is_search or not request.is_measured or (
-            samples.count < policy.JUDGED_FROM.value):
+            samples.count < policy.CHOICE_JUDGES_FROM.value):
         return samples, samples
-    return samples.split(max(policy.JUDGED_ONE_IN.value, -(-samples.count // policy.JUDGED_MOST.value)))
+    one_in = max(policy.CHOICE_JUDGES_ONE_IN.value, -(-samples.count // policy.CHOICE_JUDGES_MOST.value))
+    return samples.split(one_in)
 
 
 def _calibrated(network: ir.Model, values: Collection[str], samples: Samples | None, request: Request) -> Statistics:
