@@ -15,12 +15,13 @@ from edgeq import convert, policy
 from edgeq.bundle.folder import Bundle
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision import float_fallback
-from edgeq.quant.samples import is_nth
+from edgeq.quant.feeds import InputSpec
+from edgeq.quant.samples import open_samples
 from edgeq.verification.compare import compare
 
 SHAPE = (1, 2, 8, 6)
 FEEDS = feeds(SHAPE, 12)
-CHOOSING = [feed for number, feed in enumerate(FEEDS) if not is_nth(number, policy.HELD_OUT_ONE_IN.value)]
+CHOOSING = list(open_samples(FEEDS, {"x": InputSpec("float32", SHAPE)}).hold_out()[0])
 
 
 def gated(outlier: float) -> ir.Model:
