@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from opcases import run_onnxruntime
+from opcases import CASES, build, run_onnxruntime, sample
 from small_graphs import feeds, network, normal, residual, with_weights
 
 import edgeq_runtime
@@ -23,7 +23,9 @@ from edgeq.backend import EmitOptions, backend_named
 from edgeq.errors import UnsupportedModel
 from edgeq.metrics import sqnr
 from edgeq.verification.layers import compare_layers
+from edgeq.verification.mlpackage import open_package
 from edgeq_converters.coreai import emit
+from edgeq_converters.coreml.backend import write_package
 from edgeq_runtime.engines.coreai import Child, check_format
 from edgeq_runtime.errors import EngineError
 
@@ -152,6 +154,45 @@ def test_equal_models_are_equal_bytes(tmp_path: Path) -> None:
         emit(with_weights("Conv", 8, "channel")[0], tmp_path / name, FLOAT32)
         written.append([file.read_bytes() for file in sorted((tmp_path / name).rglob("*")) if file.is_file()])
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(("op", "expected"), [("ReduceSum", 0), ("ReduceProd", 1), ("ReduceMax", -np.inf),
+                                              ("ReduceLogSum", -np.inf)])
+def test_reductions_of_nothing(op: str, expected: float, tmp_path: Path, child: Any) -> None:
+    """The runtime leaves such results unwritten, so they are written here."""
+    emit(network(f"g (float[2,0,3] x) => (float[2,1,3] y) {{ y = {op} (x, axes) }}", axes=np.array([1])), tmp_path,
+         FLOAT32)
+    child.open(tmp_path / "model.aimodel")
+    np.testing.assert_array_equal(child.run({"x": np.zeros((2, 0, 3), np.float32)})["y"], np.full((2, 1, 3), expected))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("part", range(4))
+def test_the_core_ml_interpreter_computes_what_apples_runtime_does(part: int, tmp_path: Path, child: Any) -> None:
+    """Both from the same handlers, over every row of the table that both take, in float32."""
+    pytest.importorskip("coremltools")
+    compared = 0
+    for case in CASES[part::4]:
+        folder = tmp_path / case.id
+        folder.mkdir()
+        model, given = build(case), sample(case)
+        try:
+            artifact = write_package(model, folder / "a.mlpackage", EmitOptions(), "float32")
+            apple = emit(model, folder, FLOAT32)
+        except UnsupportedModel:
+            continue
+        program = open_package(folder / artifact.entry, precision="float32")
+        shapes = {spec.name: spec.shape for spec in program.inputs}
+        names = {name: artifact.names.get(name, name) for name in given}
+        ours = program.run({names[name]: data.reshape(shapes[names[name]]) for name, data in given.items()})
+        child.open(folder / apple.entry)
+        for name, right in child.run(given).items():
+            found = np.asarray(ours[artifact.names.get(name, name)]).reshape(right.shape)
+            bound = 1e-5 * float(np.abs(right[np.isfinite(right)]).max(initial=1e-3))
+            np.testing.assert_allclose(found.astype(np.float64), right.astype(np.float64), rtol=0, atol=bound,
+                                       err_msg=case.id)
+        compared += 1
+    assert compared > 100
 
 
 # ---------------------------------------------------------------------- the engine

@@ -213,6 +213,8 @@ def _reduction(operator: str) -> Word:
     def reduced(b: Builder, *, x: Any, axes: Sequence[int], keep_dims: bool) -> Var:
         """Core AI's keep the axes with size 1."""
         x = b.tensor(x)
+        if 0 in x.shape:
+            return _without(b, _of_nothing(b, operator, x, axes), axes, keep_dims)
         if operator == "reduce_mean" and x.dtype.kind != "f":
             return _integer_mean(b, x, axes)
         found: Var = b.call(operator, x, np.array([axis % len(x.shape) for axis in axes], np.int32))
@@ -223,6 +225,16 @@ def _reduction(operator: str) -> Word:
 
 for _name, _operator in REDUCTIONS.items():
     word(_name)(_reduction(_operator))
+
+
+def _of_nothing(b: Builder, operator: str, x: Var, axes: Sequence[int]) -> Var:
+    """What numpy says of no elements: the runtime's own reductions leave their results unwritten."""
+    along = {axis % len(x.shape) for axis in axes}
+    shape = [1 if axis in along else int(dim or 0) for axis, dim in enumerate(x.shape)]
+    limits = np.finfo(x.dtype) if x.dtype.kind == "f" else np.iinfo(x.dtype)
+    low, high = (-np.inf, np.inf) if x.dtype.kind == "f" else (limits.min, limits.max)
+    number = {"reduce_max": low, "reduce_min": high, "reduce_product": 1, "reduce_mean": np.nan}.get(operator, 0)
+    return b.program.constant(np.full(shape, number).astype(x.dtype))
 
 
 def _integer_mean(b: Builder, x: Var, axes: Sequence[int]) -> Var:
