@@ -102,9 +102,10 @@ def _open_interpreter(path: Path, units: str, manifest: Manifest) -> CoreML:
         raise EngineError("Core ML runs on macOS and iOS only; here a bundle can be verified by the interpreter of the "
                           "host package: pip install 'edgeq[coreml]' (in place of edgeq-runtime)") from None
     program = module.open_package(path)
+    images = _images(manifest)
 
     def predict(feed: Dict[str, Any]) -> Dict[str, Any]:
-        found: Dict[str, Any] = program.run({name: array.astype(np.float32) if array.dtype == np.uint8 else array
+        found: Dict[str, Any] = program.run({name: array.astype(np.float32) if name in images else array
                                              for name, array in feed.items()})
         return found
 

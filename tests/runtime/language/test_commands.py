@@ -92,7 +92,7 @@ def _no_tokenizer(folder: Path) -> None:
     (_no_tokenizer, ("generate", "Hi"), "chat_template.jinja is damaged"),
     (lambda folder: (folder / "tokenizer.json").unlink(), ("generate", "Hi"), "tokenizer.json"),
     (lambda folder: (folder / "tokenizer.json").write_text("{"), ("serve",), "tokenizer.json"),
-], ids=str)
+], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_bad_input_is_one_message(edit: Callable[[Path], None] | None, words: tuple[str, ...], message: str,
                                   language_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(language_bundle, tmp_path / "it.edgeq")
