@@ -57,7 +57,8 @@ from edgeq.cli.shared import (
               help="What goes in and comes out; two words with a comma for the inputs and the outputs.")
 @click.option("--full-integer", is_flag=True,
               help="Nothing computes in float: interface (int8), softmax and all; refused where an operator cannot.")
-@click.option("--eval", metavar="DATA", help="Labelled data for --metric, or a module:function that scores.")
+@click.option("--eval", metavar="DATA",
+              help="Labelled data for --metric: .npz, class folders, a CSV of file,label, or a module:function.")
 @click.option("--metric", metavar="NAME",
               help="top1, top5, map50, miou, psnr, perplexity, wer, sqnr or module:function.")
 @click.option("--max-drop", metavar="N", help="Search the smallest bundle that scores at most N (or N%) below float.")

@@ -42,7 +42,8 @@ def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | Non
               help="Whose rules; repeatable, all that share a plan by default.")
 @input_option
 @click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
-@click.option("--eval", metavar="DATA", help="Labelled data for --metric, or a module:function that scores.")
+@click.option("--eval", metavar="DATA",
+              help="Labelled data for --metric: .npz, class folders, a CSV of file,label, or a module:function.")
 @click.option("--metric", metavar="NAME", help="Score the worst layers by this too; see `edgeq convert`.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many layers to show.")
 @trust_option

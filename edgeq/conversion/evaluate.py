@@ -13,8 +13,7 @@ from edgeq.inference.reference import predictor, run_onnx
 from edgeq.metrics import Metric
 from edgeq.mixed_precision import Limits
 from edgeq.mixed_precision.goal import Drop
-from edgeq.quant.samples import open_samples
-from edgeq.verification.evaluate import Evaluation, fidelity, labelled_data
+from edgeq.verification.evaluate import Evaluation, evaluation_samples, fidelity, labelled_data
 from edgeq.verification.row_sets import row_sets
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_bundle import float_network, source_preprocess, source_specs, transposed_names
@@ -84,8 +83,9 @@ def _floor(limits: Limits, metric: Metric, float_score: float) -> float | None:
 def _evaluation(data: Any, metric: Any, manifest: Manifest, network: ir.Model | None, limit: int | None) -> Evaluation:
     specs, preprocess = source_specs(manifest), source_preprocess(manifest)
     if not (isinstance(metric, str) and metric == "sqnr"):
-        return labelled_data(data, metric, flag="--data").open(specs, limit=limit, preprocess=preprocess)
+        labelled = labelled_data(data, metric, flag="--data", labels=manifest.labels)
+        return labelled.open(specs, limit=limit, preprocess=preprocess)
     if network is None:
         raise UsageError("--metric sqnr measures against the float model: add --reference MODEL")
-    feeds = list(open_samples(data, specs, limit=limit, preprocess=preprocess))
+    feeds = list(evaluation_samples(data, specs, limit=limit, preprocess=preprocess))
     return fidelity(feeds, run_onnx(network, feeds, fused=True), row_sets(network.graph))

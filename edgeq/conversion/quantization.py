@@ -37,10 +37,10 @@ from edgeq.quant.float16 import store_half
 from edgeq.quant.methods import Method
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
-from edgeq.quant.samples import Samples, open_samples
+from edgeq.quant.samples import Samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantType
-from edgeq.verification.evaluate import Evaluation, LabelledData, fidelity
+from edgeq.verification.evaluate import Evaluation, LabelledData, evaluation_samples, fidelity
 from edgeq.verification.row_sets import row_sets
 
 # Where the samples of a figure come from.
@@ -229,7 +229,7 @@ def _evaluations(network: ir.Model, specs: Mapping[str, InputSpec], seen: Sample
         return fidelity(feeds, run_onnx(network, feeds, fused=True), row_sets(network.graph))
 
     if measure is not None and measure.data is not None:
-        given = open_samples(measure.data, specs, preprocess=request.preprocess)
+        given = evaluation_samples(measure.data, specs, preprocess=request.preprocess)
         if not request.is_search or given.count < policy.HELD_OUT_FROM.value:
             return (outputs(list(given)), SEARCHED if request.is_search else "--eval"), None
         led_by, kept = given.split(policy.REPORTED_ONE_IN.value)

@@ -14,7 +14,8 @@ from edgeq import policy
 from edgeq.conversion.request import FloatOutputs, Request
 from edgeq.errors import CalibrationError
 from edgeq.quant.feeds import Feed, InputSpec
-from edgeq.quant.samples import open_samples
+from edgeq.quant.samples import ARRAYS, Samples, open_samples
+from edgeq.verification.evaluate import evaluation_samples
 from edgeq_runtime.dimensions import Choice, Dimension, Free, Range
 
 
@@ -71,10 +72,11 @@ class SampleSizes:
 def sample_sizes(request: Request) -> SampleSizes | None:
     """Those of the calibration, else of the evaluation; None where there is neither."""
     data, what = request.calibration, "calibration"
+    opened: Callable[..., Samples] = open_samples
     if data is None and isinstance(request.measure, FloatOutputs):
-        data, what = request.measure.data, "evaluation"
+        data, what, opened = request.measure.data, "evaluation", evaluation_samples
     if data is not None:
-        return SampleSizes(f"the {what} samples", lambda specs: open_samples(
+        return SampleSizes(f"the {what} samples", lambda specs: opened(
             data, specs, limit=request.sample_limit, preprocess=request.preprocess), _is_uniform(data))
     if request.measure is None or isinstance(request.measure, FloatOutputs) or request.measure.metric is None:
         return None
@@ -86,7 +88,7 @@ def sample_sizes(request: Request) -> SampleSizes | None:
 def _is_uniform(data: Any) -> bool:
     """Whether samples are the rows of one array."""
     return isinstance(data, Mapping) or hasattr(data, "shape") or (
-        isinstance(data, str | Path) and Path(data).is_file())
+        isinstance(data, str | Path) and Path(data).suffix.lower() in ARRAYS)
 
 
 def _spelled(shape: Iterable[Dimension]) -> str:

@@ -19,7 +19,7 @@ import itertools
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
@@ -155,7 +155,7 @@ def add_to_digest(total: Any, feed: Feed) -> None:
 
 
 def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int | None = None,
-                 preprocess: Preprocess | None = None) -> Samples:
+                 preprocess: Preprocess | None = None, what: str = "the calibration data") -> Samples:
     """Open data of any form listed at the top of this file; samples are read one by one, as they are asked for.
 
     Args:
@@ -164,6 +164,7 @@ def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int |
         limit: read at most this many samples.
         preprocess: image uint8 [height, width, 3], or a sound float32 [samples] and its rate in hertz -> input array,
             with or without the batch axis.
+        what: the data, as messages call them where no path or name does.
 
     Raises:
         CalibrationError: the source does not exist or cannot be read, or its names are not the model's. What is wrong
@@ -174,9 +175,9 @@ def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int |
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     if not specs:
-        raise CalibrationError("the model has no inputs, so that samples say nothing of it: leave the calibration out")
+        raise CalibrationError(f"the model has no inputs, so that samples say nothing of it: leave {what} out")
     if not isinstance(source, str | Path):
-        return _from_memory(source, specs, limit)
+        return _from_memory(source, specs, limit, what)
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, specs, limit, preprocess)
@@ -232,7 +233,7 @@ class _Columns:
     def opened(self) -> Iterator[dict[str, _Stream]]:
         with _readable(self.path), ExitStack() as stack:
             if self.path.suffix.lower() == ".npy":
-                name = _only_input(self.path, self.specs)
+                name = _only_input(f"'{self.path}'", self.specs)
                 yield {name: _Stream(stack.enter_context(open(self.path, "rb")))}
             else:
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
@@ -259,15 +260,23 @@ def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 
 def _from_folder(folder: Path, specs: Mapping[str, InputSpec], limit: int | None,
                  preprocess: Preprocess | None) -> Samples:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ARRAYS | IMAGES | SOUNDS)
+    return open_files(files, f"the folder '{folder}'", specs, limit=limit, preprocess=preprocess)
+
+
+def open_files(files: Sequence[Path], name: str, specs: Mapping[str, InputSpec], *, limit: int | None = None,
+               preprocess: Preprocess | None = None) -> Samples:
+    """Files of arrays, of images or of sounds, each one feed, in this order. name: as messages call them.
+
+    Raises as `open_samples`.
+    """
     forms = {"arrays": ARRAYS, "images": IMAGES, "sounds": SOUNDS}
-    found = {form: [file for file in folder.iterdir() if file.suffix.lower() in forms[form]] for form in forms}
-    kinds = [form for form, files in found.items() if files]
+    kinds = [form for form, endings in forms.items() if any(file.suffix.lower() in endings for file in files)]
     if not kinds:
-        raise CalibrationError(f"the folder '{folder}' holds no .npz, .npy, image or .wav files")
+        raise CalibrationError(f"{name} holds no .npz, .npy, image or .wav files")
     if len(kinds) > 1:
-        raise CalibrationError(f"the folder '{folder}' holds {' and '.join(kinds)}; separate them")
-    files = sorted(found[kinds[0]])
-    load = _array_loader(specs) if kinds == ["arrays"] else _source_loader(kinds[0], folder, specs, preprocess)
+        raise CalibrationError(f"{name} holds {' and '.join(kinds)}; separate them")
+    load = _array_loader(specs) if kinds == ["arrays"] else _source_loader(kinds[0], name, specs, preprocess)
 
     def read() -> Iterator[Located]:
         for file in files:
@@ -275,14 +284,14 @@ def _from_folder(folder: Path, specs: Mapping[str, InputSpec], limit: int | None
                 feed = load(file)
             yield Located(f"'{file}'", feed)
 
-    return Samples(specs, read, f"the folder '{folder}'", len(files), limit, prepared=kinds != ["arrays"])
+    return Samples(specs, read, name, len(files), limit, prepared=kinds != ["arrays"])
 
 
 def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[str, NDArray[Any]]]:
     def load(file: Path) -> Mapping[str, NDArray[Any]]:
         with open(file, "rb") as raw:  # np.load would leave a damaged file open
             if file.suffix.lower() == ".npy":
-                return {_only_input(file, specs): _NPY.read_array(raw, allow_pickle=False)}
+                return {_only_input(f"'{file}'", specs): _NPY.read_array(raw, allow_pickle=False)}
             with zipfile.ZipFile(raw) as archive:
                 check_names(f"'{file}'", _member_names(archive), specs)
                 return {name: _member(archive, name) for name in specs}
@@ -290,13 +299,14 @@ def _array_loader(specs: Mapping[str, InputSpec]) -> Callable[[Path], Mapping[st
     return load
 
 
-def _source_loader(kind: str, folder: Path, specs: Mapping[str, InputSpec],
+def _source_loader(kind: str, where: str, specs: Mapping[str, InputSpec],
                    preprocess: Preprocess | None) -> Callable[[Path], Mapping[str, NDArray[Any]]]:
-    name = _only_input(folder, specs)
+    name = _only_input(where, specs)
     if preprocess is None:
-        raise CalibrationError(f"the {kind} in '{folder}' need to become {specs[name]}; say how with --preprocess")
+        raise CalibrationError(f"the {kind} of {where} need to become {specs[name]}; say how with --preprocess of "
+                               "edgeq convert")
     if isinstance(preprocess, LogMel) != (kind == "sounds"):
-        raise CalibrationError(f"'{folder}' holds {kind}; --preprocess describes something else")
+        raise CalibrationError(f"{where} holds {kind}; --preprocess describes something else")
     read = read_wav if kind == "sounds" else _image_reader()
 
     def load(file: Path) -> Mapping[str, NDArray[Any]]:
@@ -356,9 +366,8 @@ def _from_function(source: str, specs: Mapping[str, InputSpec], limit: int | Non
     return Samples(specs, read, f"'{source}'", None, limit)
 
 
-def _from_memory(source: Any, specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
+def _from_memory(source: Any, specs: Mapping[str, InputSpec], limit: int | None, name: str) -> Samples:
     """An iterator can be walked through once only, so what it yields is kept; give a list or a class instead."""
-    name = "the calibration data"
     kept = list(itertools.islice(source, limit)) if isinstance(source, Iterator) else source
     return Samples(specs, lambda: _located(kept, specs, name), name, _length(kept, specs), limit)
 
@@ -414,9 +423,9 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def _only_input(path: Path, specs: Mapping[str, InputSpec]) -> str:
+def _only_input(where: str, specs: Mapping[str, InputSpec]) -> str:
     if len(specs) != 1:
-        raise CalibrationError(f"'{path}' holds data for one input, but the model takes {expected(specs)}; "
+        raise CalibrationError(f"{where} holds data for one input, but the model takes {expected(specs)}; "
                                "give an .npz with these names")
     return next(iter(specs))
 

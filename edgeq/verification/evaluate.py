@@ -2,6 +2,8 @@
 
     data.npz                        the inputs by name, and `labels` or `targets`; the first axis counts the samples
     folder/*.npz                    each file one feed with its batch axis, and its `labels` or `targets`
+    folder/CLASS/*.jpg ...          one subfolder for each class, with images, sounds or arrays
+    data.csv                        the columns file and label; see edgeq.verification.labelled_files
     "module:function"               without parameters: gives (feed, target) pairs, one a sample
     "module:function"               with one parameter: gives the score of a predictor; what a detector needs, whose
                                     outputs must be decoded first
@@ -26,13 +28,15 @@ from edgeq import policy
 from edgeq.errors import EdgeqError, EvaluationError, UsageError
 from edgeq.metrics import METRICS, Metric
 from edgeq.quant.feeds import Feed, InputSpec, as_array, samples_of
-from edgeq.quant.samples import Preprocess, Samples, import_function, is_nth, is_reference, open_samples
+from edgeq.quant.samples import ARRAYS, Preprocess, Samples, import_function, is_nth, is_reference, open_samples
 from edgeq.verification.compare import compare
+from edgeq.verification.labelled_files import labelled_files
 from edgeq.verification.row_sets import RowSet
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
 LABELS: Final = ("labels", "targets")
+DATA: Final = "the evaluation data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +66,31 @@ class Evaluation:
 @dataclass(frozen=True, slots=True)
 class LabelledData:
     """Data of any form listed at the top of this file, not opened yet. metric: None where `data` is, or names, a
-    function that gives the score itself.
+    function that gives the score itself. labels: class names in the order of the scores, or none.
     """
 
     data: Any
     metric: Metric | None
+    labels: tuple[str, ...] = ()
 
     def open(self, specs: Mapping[str, InputSpec], *, limit: int | None = None, preprocess: Preprocess | None = None,
              ) -> Evaluation:
         """With the inputs of a model.
 
         Raises:
-            EvaluationError: the data have no labels. CalibrationError: as for open_samples.
+            EvaluationError: the data have no labels, or some that are not known. CalibrationError: as for open_samples.
         """
         if self.metric is None:
             scoring = _scoring_function(self.data)
             assert scoring is not None
             return Evaluation(_of_function(scoring, _name(self.data)), scoring)
-        return Evaluation(self.metric, _scored(self.metric, _Pairs(self.data, specs, limit, preprocess)))
+        return Evaluation(self.metric, _scored(self.metric, self._pairs(specs, limit, preprocess)))
 
     def feeds(self, specs: Mapping[str, InputSpec], *, preprocess: Preprocess | None = None) -> Iterator[Feed]:
         """What a predictor would be given; nothing of a function that scores."""
         if self.metric is not None:
-            yield from (feed for feed, _ in _Pairs(self.data, specs, None, preprocess))
+            yield from (feed for feed, _ in self._pairs(specs, None, preprocess))
+
     def split(self, specs: Mapping[str, InputSpec], *, preprocess: Preprocess | None = None,
               ) -> tuple[Evaluation, Evaluation | None]:
         """(what a search is led by, what its result is reported on). The second is every third sample, and None where
@@ -92,17 +98,21 @@ class LabelledData:
         """
         if self.metric is None:
             return self.open(specs, preprocess=preprocess), None
-        pairs = _Pairs(self.data, specs, None, preprocess)
+        pairs = self._pairs(specs, None, preprocess)
         if pairs.count < policy.HELD_OUT_FROM.value:
             return Evaluation(self.metric, _scored(self.metric, pairs)), None
         led = _scored(self.metric, pairs, lambda number: not is_nth(number, policy.REPORTED_ONE_IN.value))
         reported = _scored(self.metric, pairs, lambda number: is_nth(number, policy.REPORTED_ONE_IN.value))
         return Evaluation(self.metric, led), Evaluation(self.metric, reported)
 
+    def _pairs(self, specs: Mapping[str, InputSpec], limit: int | None, preprocess: Preprocess | None) -> _Pairs:
+        return _Pairs(self.data, specs, limit, preprocess, self.labels)
 
-def labelled_data(data: Any, metric: Any, *, flag: str = "--eval") -> LabelledData:
+
+def labelled_data(data: Any, metric: Any, *, flag: str = "--eval", labels: Sequence[str] = ()) -> LabelledData:
     """metric: a name of METRICS, "module:function" or a function(predictions, targets) -> float, where a prediction is
-    the outputs of one sample by name. flag: the word that named the data.
+    the outputs of one sample by name. flag: the word that named the data. labels: class names in the order of the
+    scores.
 
     Raises:
         UsageError: there is no such metric, or there are two or none. CalibrationError: it cannot be imported.
@@ -113,7 +123,19 @@ def labelled_data(data: Any, metric: Any, *, flag: str = "--eval") -> LabelledDa
         return LabelledData(data, None)
     if metric is None:
         raise UsageError(f"{flag} needs --metric: {', '.join(METRICS)} or module:function")
-    return LabelledData(data, metric_named(metric))
+    return LabelledData(data, metric_named(metric), tuple(labels))
+
+
+def evaluation_samples(data: Any, specs: Mapping[str, InputSpec], *, limit: int | None = None,
+                       preprocess: Preprocess | None = None) -> Samples:
+    """The feeds of evaluation data, for a metric that needs no labels: labelled files, or any form of open_samples.
+
+    Raises as `labelled_files` and `open_samples`.
+    """
+    files = labelled_files(data)
+    if files is not None:
+        return files.open(specs, limit=limit, preprocess=preprocess)
+    return open_samples(data, specs, limit=limit, preprocess=preprocess, what=DATA)
 
 
 def _scored(metric: Metric, pairs: _Pairs, chosen: Callable[[int], bool] = lambda number: True,
@@ -124,7 +146,10 @@ def _scored(metric: Metric, pairs: _Pairs, chosen: Callable[[int], bool] = lambd
         predictions, targets = [], []
         for feed, target in (pair for number, pair in enumerate(pairs) if chosen(number)):
             outputs = predict(feed)
-            predictions.append(outputs if whole else next(iter(outputs.values())))
+            first = next(iter(outputs.values()))
+            if metric.name in ("top1", "top5"):
+                pairs.check_scores(first)
+            predictions.append(outputs if whole else first)
             targets.append(target)
         return metric.score(predictions, targets)
 
@@ -186,13 +211,28 @@ def _scoring_function(data: Any) -> Callable[..., float] | None:
 class _Pairs:
     """(checked feed, target) of every sample; may be iterated any number of times."""
 
-    def __init__(self, data: Any, specs: Mapping[str, InputSpec], limit: int | None, preprocess: Preprocess | None):
+    _feeds: Samples
+    _targets: Callable[[], Iterable[Any]]
+
+    def __init__(self, data: Any, specs: Mapping[str, InputSpec], limit: int | None, preprocess: Preprocess | None,
+                 names: Sequence[str]):
         path = Path(data) if isinstance(data, str | Path) else None
-        if path is not None and path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".npz")
-            self._targets: Callable[[], Iterable[Any]] = lambda: (_labels(file, specs) for file in files)
-            self._feeds: Samples = open_samples(path, specs, limit=limit, preprocess=preprocess)
+        self._names, self._files = names, labelled_files(data)
+        if self._files is not None:
+            self._feeds = self._files.open(specs, limit=limit, preprocess=preprocess)
+            classes = self._files.classes(names)
+            self._targets = lambda: classes
+        elif path is not None and path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in ARRAYS)
+            if not files:
+                raise EvaluationError(f"{DATA} '{path}' hold no labels: give .npz files with labels, one subfolder for "
+                                      "each class, or a CSV of file,label")
+            self._targets = lambda: (_labels(file, specs) for file in files)
+            self._feeds = open_samples(path, specs, limit=limit, preprocess=preprocess)
         elif path is not None and not is_reference(str(data)):
+            if not path.exists():
+                raise EvaluationError(f"{DATA} '{path}' do not exist; give an .npz, a folder, a CSV of file,label, or "
+                                      "module:function")
             self._feeds = open_samples(path, specs, limit=limit)
             labels = np.atleast_1d(_labels(path, specs))
             self._targets = lambda: labels
@@ -202,16 +242,21 @@ class _Pairs:
         elif isinstance(data, Mapping):
             name = next((name for name in LABELS if name in data and name not in specs), None)
             if name is None:
-                raise EvaluationError(f"the evaluation data hold no labels: add {' or '.join(LABELS)}")
-            self._feeds, targets = open_samples(data, specs, limit=limit), as_array(data[name], name)
+                raise EvaluationError(f"{DATA} hold no labels: add {' or '.join(LABELS)}")
+            self._feeds, targets = open_samples(data, specs, limit=limit, what=DATA), as_array(data[name], name)
             self._targets = lambda: targets
-            count = open_samples(data, specs).count
+            count = open_samples(data, specs, what=DATA).count
             if len(targets) != count:
-                raise EvaluationError(f"the evaluation data hold {count} samples and {len(targets)} labels")
+                raise EvaluationError(f"{DATA} hold {count} samples and {len(targets)} labels")
         else:
             given = _Given(data, specs)
-            self._feeds = open_samples(given, specs, limit=limit)
+            self._feeds = open_samples(given, specs, limit=limit, what=DATA)
             self._targets = lambda: given.targets
+
+    def check_scores(self, scores: NDArray[Any]) -> None:
+        """Raises as `LabelledFiles.check_scores`."""
+        if self._files is not None:
+            self._files.check_scores(scores, self._names)
 
     @property
     def count(self) -> int:
@@ -230,11 +275,11 @@ class _Given:
     def __init__(self, data: Any, specs: Mapping[str, InputSpec]):
         self._specs = specs
         if not callable(data) and not isinstance(data, str | Iterable):
-            raise EvaluationError(f"the evaluation data are of type {type(data).__name__}; give a path, a dict of "
+            raise EvaluationError(f"{DATA} are of type {type(data).__name__}; give a path, a dict of "
                                   "arrays, or pairs of a feed and a target")
         self._source = import_function(data) if isinstance(data, str) else data
         self._kept = list(data) if isinstance(data, Iterator) else None
-        self._name = _name(data) if isinstance(data, str) else "the evaluation data"
+        self._name = _name(data) if isinstance(data, str) else DATA
         self.targets: list[Any] = []
 
     def __iter__(self) -> Iterator[Feed]:
