@@ -93,6 +93,15 @@ def test_evaluation_data_tell_where_there_is_no_calibration() -> None:
         bound(free, eval=lambda predict: 1.0)
 
 
+@pytest.mark.parametrize("metric", ["top1", "sqnr"])
+def test_every_file_of_a_csv_is_asked(tmp_path: Path, metric: str) -> None:
+    for size in (9, 12):
+        np.save(tmp_path / f"{size}.npy", x(1, 3, size, 16)["x"])
+    (tmp_path / "rows.csv").write_text("file,label\n9.npy,0\n12.npy,1\n")
+    assert bound(net("?", 3, "H", "?"), eval=tmp_path / "rows.csv", metric=metric) == {
+        "x": (1, 3, Range("H", 9, 12), 16)}
+
+
 def test_a_batch_alone_asks_for_nothing() -> None:
     assert bound(net(-1, 3, 8, 16)) == {"x": (1, 3, 8, 16)}
 
