@@ -284,7 +284,7 @@ def evaluate(bundle: Folder, *, data: Any = None, metric: Any = None, reference:
     Args:
         bundle: its folder, or what `convert` returned.
         data: an .npz with the inputs and `labels` (or `targets`), a folder of such files, a dict of the same arrays; a
-            folder of class subfolders or a CSV of file,label, through the bundle's preprocessing; an iterable of
+            folder of class subfolders, a CSV of file,label or a COCO .json, through the bundle's steps; an iterable of
             (inputs, target) such as a torch DataLoader, "module:function" that gives one, or a function that takes a
             predictor and gives the score.
         metric: as of `convert`; "sqnr" compares with the reference and needs no labels.

@@ -50,7 +50,7 @@ def verify(bundle: Path, layers: bool, as_json: bool, **words: Any) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", metavar="DATA",
               help="Labelled data: .npz or a folder of such with an array `labels`, class folders, a CSV of "
-                   "file,label, or a module:function.")
+                   "file,label, a COCO .json, or a module:function.")
 @click.option("--metric", metavar="NAME",
               help="top1, top5, map50, miou, psnr, perplexity, wer, sqnr or module:function.")
 @click.option("--reference", metavar="MODEL", help="The float model, which is scored too.")

@@ -58,7 +58,7 @@ from edgeq.cli.shared import (
 @click.option("--full-integer", is_flag=True,
               help="Nothing computes in float: interface (int8), softmax and all; refused where an operator cannot.")
 @click.option("--eval", metavar="DATA",
-              help="Labelled data for --metric: .npz, class folders, a CSV of file,label, or a module:function.")
+              help="Labelled data for --metric: .npz, class folders, a CSV of file,label, COCO .json, module:function.")
 @click.option("--metric", metavar="NAME",
               help="top1, top5, map50, miou, psnr, perplexity, wer, sqnr or module:function.")
 @click.option("--max-drop", metavar="N", help="Search the smallest bundle that scores at most N (or N%) below float.")

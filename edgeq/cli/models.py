@@ -43,7 +43,7 @@ def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | Non
 @input_option
 @click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
 @click.option("--eval", metavar="DATA",
-              help="Labelled data for --metric: .npz, class folders, a CSV of file,label, or a module:function.")
+              help="Labelled data for --metric: .npz, class folders, a CSV of file,label, COCO .json, module:function.")
 @click.option("--metric", metavar="NAME", help="Score the worst layers by this too; see `edgeq convert`.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many layers to show.")
 @trust_option

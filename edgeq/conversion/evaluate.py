@@ -18,6 +18,7 @@ from edgeq.verification.row_sets import row_sets
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_bundle import float_network, source_preprocess, source_specs, transposed_names
 from edgeq_runtime.manifest import Manifest
+from edgeq_runtime.predict import steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def _floor(limits: Limits, metric: Metric, float_score: float) -> float | None:
 def _evaluation(data: Any, metric: Any, manifest: Manifest, network: ir.Model | None, limit: int | None) -> Evaluation:
     specs, preprocess = source_specs(manifest), source_preprocess(manifest)
     if not (isinstance(metric, str) and metric == "sqnr"):
-        labelled = labelled_data(data, metric, flag="--data", labels=manifest.labels)
+        labelled = labelled_data(data, metric, flag="--data", labels=manifest.labels, postprocess=steps(manifest)[1])
         return labelled.open(specs, limit=limit, preprocess=preprocess)
     if network is None:
         raise UsageError("--metric sqnr measures against the float model: add --reference MODEL")

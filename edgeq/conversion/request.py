@@ -341,7 +341,8 @@ def _measure(options: Options, limits: Limits) -> Measure | None:
         return _float_outputs(options)
     if options.eval is None:
         raise UsageError(f"--metric {options.metric} needs labelled data: add --eval DATA")
-    return labelled_data(_kept(options.eval, None), options.metric, flag="--eval", labels=words.labels(options.labels))
+    return labelled_data(_kept(options.eval, None), options.metric, flag="--eval", labels=words.labels(options.labels),
+                         postprocess=words.postprocess(options.postprocess))
 
 
 def _float_outputs(options: Options) -> FloatOutputs:

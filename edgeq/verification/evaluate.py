@@ -4,6 +4,7 @@
     folder/*.npz                    each file one feed with its batch axis, and its `labels` or `targets`
     folder/CLASS/*.jpg ...          one subfolder for each class, with images, sounds or arrays
     data.csv                        the columns file and label; see edgeq.verification.labelled_files
+    data.json                       images with boxes, as COCO's; see edgeq.verification.coco
     "module:function"               without parameters: gives (feed, target) pairs, one a sample
     "module:function"               with one parameter: gives the score of a predictor; what a detector needs, whose
                                     outputs must be decoded first
@@ -29,9 +30,11 @@ from edgeq.errors import EdgeqError, EvaluationError, UsageError
 from edgeq.metrics import METRICS, Metric
 from edgeq.quant.feeds import Feed, InputSpec, as_array, samples_of
 from edgeq.quant.samples import ARRAYS, Preprocess, Samples, import_function, is_nth, is_reference, open_samples
+from edgeq.verification.coco import LabelledBoxes, labelled_boxes
 from edgeq.verification.compare import compare
-from edgeq.verification.labelled_files import labelled_files
+from edgeq.verification.labelled_files import LabelledFiles, labelled_files
 from edgeq.verification.row_sets import RowSet
+from edgeq_runtime.postprocess import Classify, Detect
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
@@ -67,11 +70,13 @@ class Evaluation:
 class LabelledData:
     """Data of any form listed at the top of this file, not opened yet. metric: None where `data` is, or names, a
     function that gives the score itself. labels: class names in the order of the scores, or none.
+    postprocess: what decodes the outputs, of data with boxes.
     """
 
     data: Any
     metric: Metric | None
     labels: tuple[str, ...] = ()
+    postprocess: Classify | Detect | None = None
 
     def open(self, specs: Mapping[str, InputSpec], *, limit: int | None = None, preprocess: Preprocess | None = None,
              ) -> Evaluation:
@@ -106,13 +111,14 @@ class LabelledData:
         return Evaluation(self.metric, led), Evaluation(self.metric, reported)
 
     def _pairs(self, specs: Mapping[str, InputSpec], limit: int | None, preprocess: Preprocess | None) -> _Pairs:
-        return _Pairs(self.data, specs, limit, preprocess, self.labels)
+        return _Pairs(self.data, specs, limit, preprocess, self.labels, self.postprocess)
 
 
-def labelled_data(data: Any, metric: Any, *, flag: str = "--eval", labels: Sequence[str] = ()) -> LabelledData:
+def labelled_data(data: Any, metric: Any, *, flag: str = "--eval", labels: Sequence[str] = (),
+                  postprocess: Classify | Detect | None = None) -> LabelledData:
     """metric: a name of METRICS, "module:function" or a function(predictions, targets) -> float, where a prediction is
     the outputs of one sample by name. flag: the word that named the data. labels: class names in the order of the
-    scores.
+    scores. postprocess: what decodes the outputs, of data with boxes.
 
     Raises:
         UsageError: there is no such metric, or there are two or none. CalibrationError: it cannot be imported.
@@ -123,7 +129,7 @@ def labelled_data(data: Any, metric: Any, *, flag: str = "--eval", labels: Seque
         return LabelledData(data, None)
     if metric is None:
         raise UsageError(f"{flag} needs --metric: {', '.join(METRICS)} or module:function")
-    return LabelledData(data, metric_named(metric), tuple(labels))
+    return LabelledData(data, metric_named(metric), tuple(labels), postprocess)
 
 
 def evaluation_samples(data: Any, specs: Mapping[str, InputSpec], *, limit: int | None = None,
@@ -132,7 +138,7 @@ def evaluation_samples(data: Any, specs: Mapping[str, InputSpec], *, limit: int 
 
     Raises as `labelled_files` and `open_samples`.
     """
-    files = labelled_files(data)
+    files = labelled_boxes(data) or labelled_files(data)
     if files is not None:
         return files.open(specs, limit=limit, preprocess=preprocess)
     return open_samples(data, specs, limit=limit, preprocess=preprocess, what=DATA)
@@ -140,17 +146,12 @@ def evaluation_samples(data: Any, specs: Mapping[str, InputSpec], *, limit: int 
 
 def _scored(metric: Metric, pairs: _Pairs, chosen: Callable[[int], bool] = lambda number: True,
             ) -> Callable[[Predict], float]:
-    whole = metric.name not in METRICS
-
     def run(predict: Predict) -> float:
         predictions, targets = [], []
-        for feed, target in (pair for number, pair in enumerate(pairs) if chosen(number)):
-            outputs = predict(feed)
-            first = next(iter(outputs.values()))
-            if metric.name in ("top1", "top5"):
-                pairs.check_scores(first)
-            predictions.append(outputs if whole else first)
-            targets.append(target)
+        for number, (feed, target) in enumerate(pairs):
+            if chosen(number):
+                predictions.append(pairs.prediction(metric, number, predict(feed)))
+                targets.append(target)
         return metric.score(predictions, targets)
 
     return run
@@ -215,13 +216,14 @@ class _Pairs:
     _targets: Callable[[], Iterable[Any]]
 
     def __init__(self, data: Any, specs: Mapping[str, InputSpec], limit: int | None, preprocess: Preprocess | None,
-                 names: Sequence[str]):
+                 names: Sequence[str], after: Classify | Detect | None):
         path = Path(data) if isinstance(data, str | Path) else None
-        self._names, self._files = names, labelled_files(data)
+        self._names, self._files = names, labelled_boxes(data) or labelled_files(data)
+        self._decode = self._files.decoder(preprocess, after) if isinstance(self._files, LabelledBoxes) else None
         if self._files is not None:
             self._feeds = self._files.open(specs, limit=limit, preprocess=preprocess)
-            classes = self._files.classes(names)
-            self._targets = lambda: classes
+            found = self._files.targets(names)
+            self._targets = lambda: found
         elif path is not None and path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix.lower() in ARRAYS)
             if not files:
@@ -231,8 +233,8 @@ class _Pairs:
             self._feeds = open_samples(path, specs, limit=limit, preprocess=preprocess)
         elif path is not None and not is_reference(str(data)):
             if not path.exists():
-                raise EvaluationError(f"{DATA} '{path}' do not exist; give an .npz, a folder, a CSV of file,label, or "
-                                      "module:function")
+                raise EvaluationError(f"{DATA} '{path}' do not exist; give an .npz, a folder, a CSV of file,label, a "
+                                      "COCO .json, or module:function")
             self._feeds = open_samples(path, specs, limit=limit)
             labels = np.atleast_1d(_labels(path, specs))
             self._targets = lambda: labels
@@ -253,10 +255,16 @@ class _Pairs:
             self._feeds = open_samples(given, specs, limit=limit, what=DATA)
             self._targets = lambda: given.targets
 
-    def check_scores(self, scores: NDArray[Any]) -> None:
-        """Raises as `LabelledFiles.check_scores`."""
-        if self._files is not None:
-            self._files.check_scores(scores, self._names)
+    def prediction(self, metric: Metric, number: int, outputs: Outputs) -> Any:
+        """What the metric takes of a sample's outputs. Raises as `LabelledFiles.check_scores`."""
+        if self._decode is not None:
+            return self._decode(number, outputs)
+        if metric.name not in METRICS:
+            return outputs
+        first = next(iter(outputs.values()))
+        if isinstance(self._files, LabelledFiles) and metric.name in ("top1", "top5"):
+            self._files.check_scores(first, self._names)
+        return first
 
     @property
     def count(self) -> int:

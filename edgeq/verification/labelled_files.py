@@ -19,6 +19,38 @@ FILES: Final = ARRAYS | IMAGES | SOUNDS
 
 
 @dataclass(frozen=True, slots=True)
+class Classes:
+    """places: of each name among the classes. repeated: the names of several. is_number_taken: for a class too."""
+
+    places: Mapping[str, int]
+    repeated: frozenset[str]
+    is_number_taken: bool
+
+    @classmethod
+    def of_names(cls, names: Sequence[str], *, is_number_taken: bool) -> Classes:
+        """names: in the order of the scores."""
+        repeated = frozenset(name for name, count in Counter(names).items() if count > 1)
+        return cls({name: place for place, name in enumerate(names)}, repeated, is_number_taken)
+
+    def place(self, label: str, where: str) -> int:
+        """Raises:
+            EvaluationError: a label that is not known, or of several classes. where: the words that find it again.
+        """
+        if label in self.repeated:
+            raise EvaluationError(f"{where}: the label '{label}' is the name of several classes among --labels; make "
+                                  "the names differ")
+        if label in self.places:
+            return self.places[label]
+        if self.is_number_taken and _is_number(label) and (not self.places or int(label) < len(self.places)):
+            return int(label)
+        if not self.places:
+            raise EvaluationError(f"{where}: the label '{label}' is no number from 0; a name needs --labels, which the "
+                                  "model is converted with")
+        raise EvaluationError(f"{where}: no label '{label}' among the {len(self.places)} of --labels "
+                              f"({', '.join(list(self.places)[:3])}{', ...' if len(self.places) > 3 else ''})")
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """label: as it was written. where: the words that find the row again."""
 
@@ -43,7 +75,7 @@ class LabelledFiles:
         """The feeds. Raises as edgeq.quant.samples.open_samples."""
         return open_files([row.file for row in self.rows], self.name, specs, limit=limit, preprocess=preprocess)
 
-    def classes(self, labels: Sequence[str]) -> tuple[int, ...]:
+    def targets(self, labels: Sequence[str]) -> tuple[int, ...]:
         """Of each row, by the class names in the order of the scores. Without them a folder's class is its place, and
         a CSV holds numbers.
 
@@ -52,9 +84,8 @@ class LabelledFiles:
         """
         if self.folders and not labels:
             self._check_order()
-        names = labels or self.folders
-        places, counts = {name: place for place, name in enumerate(names)}, Counter(names)
-        return tuple(_class(row, places, counts, is_number_taken=not self.folders) for row in self.rows)
+        classes = Classes.of_names(labels or self.folders, is_number_taken=not self.folders)
+        return tuple(classes.place(row.label, row.where) for row in self.rows)
 
     def check_scores(self, scores: NDArray[Any], labels: Sequence[str]) -> None:
         """Raises:
@@ -89,13 +120,13 @@ def labelled_files(data: Any) -> LabelledFiles | None:
     return LabelledFiles(name, _mixed(rows, path), tuple(folder.name for folder in folders)) if folders else None
 
 
-def _mixed(rows: Sequence[Row], root: Path) -> tuple[Row, ...]:
-    """The order of hashes: the same on every machine."""
-    def digest(row: Row) -> bytes:
-        file = row.file.relative_to(root) if row.file.is_relative_to(root) else row.file
-        return hashlib.sha256(file.as_posix().encode()).digest()
+def place_of(file: Path, root: Path) -> bytes:
+    """Sorts files by a hash of their names: an order that classes have no part in, the same on every machine."""
+    return hashlib.sha256((file.relative_to(root) if file.is_relative_to(root) else file).as_posix().encode()).digest()
 
-    return tuple(sorted(rows, key=digest))
+
+def _mixed(rows: Sequence[Row], root: Path) -> tuple[Row, ...]:
+    return tuple(sorted(rows, key=lambda row: place_of(row.file, root)))
 
 
 def _folders(path: Path) -> Iterator[Path]:
@@ -140,21 +171,6 @@ def _row(root: Path, file: str | None, label: str | None, where: str) -> Row:
     if found.suffix.lower() not in FILES:
         raise EvaluationError(f"{where}: '{found}' is no image, .wav, .npz or .npy file")
     return Row(found, label.strip(), where)
-
-
-def _class(row: Row, places: Mapping[str, int], counts: Mapping[str, int], *, is_number_taken: bool) -> int:
-    if counts[row.label] > 1:
-        raise EvaluationError(f"{row.where}: the label '{row.label}' stands {counts[row.label]} times in --labels; "
-                              "give a CSV with the number of the class")
-    if row.label in places:
-        return places[row.label]
-    if is_number_taken and _is_number(row.label) and (not places or int(row.label) < len(places)):
-        return int(row.label)
-    if not places:
-        raise EvaluationError(f"{row.where}: the label '{row.label}' is no number from 0; a name needs --labels, "
-                              "which the model is converted with")
-    raise EvaluationError(f"{row.where}: no label '{row.label}' among the {len(places)} of --labels "
-                          f"({', '.join(list(places)[:3])}{', ...' if len(places) > 3 else ''})")
 
 
 def _is_number(text: str) -> bool:

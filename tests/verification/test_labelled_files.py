@@ -58,7 +58,7 @@ def test_the_class_of_a_file(tmp_path: Path, of: str, files: tuple[str, ...], cs
     write(tmp_path, *files, **{"rows": csv} if csv else {})
     found = labelled_files(tmp_path / of)
     assert found is not None
-    assert {row.file.stem: k for row, k in zip(found.rows, found.classes(labels), strict=True)} == classes
+    assert {row.file.stem: k for row, k in zip(found.rows, found.targets(labels), strict=True)} == classes
     share = 100 * sum(k == 0 for k in classes.values()) / len(classes)
     if len(labels) <= 3:
         assert labelled_data(tmp_path / of, "top1", labels=labels).open(SPECS).score(echo) == pytest.approx(share)
@@ -68,7 +68,7 @@ def test_classes_are_mixed(tmp_path: Path) -> None:
     """The first samples are of every class, and so is every third, which a search is kept from seeing."""
     found = labelled_files(write(tmp_path, *(f"{name}/{k}.npy" for name in "abc" for k in range(12))))
     assert found is not None
-    classes = found.classes(())
+    classes = found.targets(())
     assert set(classes[:12]) == set(classes[2::3]) == {0, 1, 2}
 
 
@@ -78,7 +78,8 @@ WRONG: dict[str, tuple[str, tuple[str, ...], str, tuple[str, ...], str]] = {
     "folders within": ("", ("train/ant/1.npy", "test/ant/2.npy"), "", (), r"the class folder 'test' holds folders"),
     "an unknown folder": ("", FOUR, "", ("ant", "bee", "dog"), r"folder 'cat': no label 'cat' among the 3 of --labels "
                           r"\(ant, bee, dog\)"),
-    "a label twice": ("", FOUR, "", ("ant", "bee", "ant", "cat"), r"the label 'ant' stands 2 times in --labels"),
+    "a label twice": ("", FOUR, "", ("ant", "bee", "ant", "cat"), r"the label 'ant' is the name of several "
+                      r"classes among --labels"),
     "too few folders": ("", ("ant/1.npy", "bee/2.npy"), "", (), r"has 2 class folders, and the model gives 3 scores"),
     "numbers as text": ("", ("2/1.npy", "10/2.npy", "3/3.npy"), "", (), r"its folders are numbers.*\(10, 2, 3"),
     "images unprepared": ("", ("ant/1.png",), "", (), r"the images of the evaluation folder '.*' need to become "
