@@ -37,7 +37,7 @@ from edgeq.conversion.suspicions import suspicions
 from edgeq.conversion.words import Target
 from edgeq.errors import EdgeqError, ModelError, TargetsFailed, TooFarFromFloat, all_of
 from edgeq.external_weights import is_large
-from edgeq.frontends import load_source
+from edgeq.frontends import check_there, load_source
 from edgeq.frontends.decoder.checkpoint import is_checkpoint
 from edgeq.inference.magnitudes import largest_values
 from edgeq.inference.session import Arrays
@@ -73,6 +73,7 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
     """
     if is_checkpoint(model):
         return convert_checkpoint(model, targets, options, output)
+    check_there(model)
     request = read_request(targets, options)
     with destination(output, dry_run=options.dry_run) as place:
         paths = {name: output_path(model_name(model), name, place, alone=len(request.targets) == 1)

@@ -77,6 +77,17 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell 
     return model, reference(model)
 
 
+def check_there(source: object) -> None:
+    """Before any question about its kind: a folder of weights that is not there is no network for the wrong target.
+
+    Raises:
+        ModelError: a path, neither .onnx nor .pt2 (whose readers say it) nor module:function, that leads nowhere.
+    """
+    if isinstance(source, str | Path) and Path(source).suffix not in (".onnx", ".pt2") and ":" not in str(source) \
+            and not Path(source).exists():
+        raise ModelError(f"no such file or folder: {source}")
+
+
 def is_torch_module(source: object) -> bool:
     """Without importing torch, which whoever holds a module has done."""
     torch = sys.modules.get("torch")
@@ -121,8 +132,7 @@ def _read(source: Source, example_inputs: Any, trust: bool,
     if ":" in str(source) and not path.exists():
         from edgeq.frontends.torch import from_function
         return _with_torch_reference(*from_function(str(source)))
-    if not path.exists():
-        raise ModelError(f"no such file: {source}")
+    check_there(source)
     if is_checkpoint(path):
         raise ModelError(f"{source} is a language model's checkpoint, which is converted and estimated; what was lost "
                          "is told by edgeq eval of its bundle")

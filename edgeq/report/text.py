@@ -310,8 +310,8 @@ def estimate_table(found: Mapping[str, Any]) -> None:
 def language_estimate_tables(found: Mapping[str, Any]) -> None:
     """edgeq.conversion.estimate_language: a row for each type, the cache by context, and a row for each device."""
     out = console()
-    types = table("type", ">bits per weight", ">on disk", ">in memory",
-                  title=f"{found['path']}: {found['parameters']:,} weights, {found['context']} tokens of context")
+    out.print(f"{found['path']}: {found['parameters']:,} weights, {found['context']} tokens of context", soft_wrap=True)
+    types = table("type", ">bits per weight", ">on disk", ">in memory")
     for line in found["types"]:
         types.add_row(line["type"], f"{8 * line['weight_bytes'] / found['parameters']:.2f}", size(line["disk_bytes"]),
                       size(line["memory_bytes"]))

@@ -114,6 +114,7 @@ def chat(model: LanguageModel, screen: Screen, *, system: Optional[str] = None, 
         try:
             line = screen.ask("> ").strip()
         except (EOFError, KeyboardInterrupt):
+            screen.show("\n")  # the shell's prompt comes on a line of its own
             return
         if line == "/exit":
             return

@@ -150,6 +150,7 @@ def test_an_interrupt_ends_the_answer_and_not_the_dialogue(model: Model) -> None
     first, second = (note.partition(":")[0] for note in talk.notes[1:])
     assert first == "[cancelled"
     assert second in ("[length", "[stop")
+    assert "".join(talk.seen).endswith("\n\n")  # the input has ended, and its line too
     assert signal.getsignal(signal.SIGINT) is before
 
 
