@@ -10,6 +10,9 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeq.quant.feeds import InputSpec
+from edgeq.quant.samples import Samples, open_samples
+
 BITS = {4: (ml_dtypes.int4, 7), 8: (np.int8, 127)}  # type and largest number of a weight
 
 
@@ -30,6 +33,11 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> NDArray[np.float32
 
 def feeds(shape: tuple[int, ...], count: int = 4, name: str = "x") -> list[Mapping[str, NDArray[np.float32]]]:
     return [{name: normal(*shape, seed=100 + k)} for k in range(count)]
+
+
+def samples_of(data: list[Any]) -> Samples:
+    """Feeds with one input, as a calibration takes them."""
+    return open_samples(data, {name: InputSpec(array.dtype, array.shape) for name, array in data[0].items()})
 
 
 def residual() -> ir.Model:

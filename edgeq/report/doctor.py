@@ -18,6 +18,8 @@ PROJECT: Final = "edgeq"
 PURPOSES: Final[Mapping[str, str]] = MappingProxyType({
     "torch": ".pt2 files and torch modules as source", "image": "images as samples and inputs",
     "sign": "signed archives: edgeq pack --sign, keygen", "decoder": "language models: GGUF files and tokenizers",
+    "language": "language models: prompts and chats", "llamacpp": "language models on llama.cpp",
+    "json": "language models: answers that follow a JSON schema",
 })
 # Instructions that integer kernels use; without them INT8 is slower than it could be, or than float.
 INTEGER_FLAGS: Final = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve", "atomics")

@@ -43,6 +43,8 @@ def middle(name: str) -> ir.Model:
 @pytest.mark.parametrize("target", [backend.target.name for backend in graph_backends()])
 def test_inspect_predicts_what_convert_reports(target: str, tmp_path: Path) -> None:
     found = 0
+    if target == "coreai":
+        pytest.importorskip("coreai", reason="pip install 'edgeq[coreai]'")
     for name in [*MIDDLES, "residual"]:
         model = residual() if name == "residual" else middle(name)
         loaded = load_model(model)

@@ -34,7 +34,7 @@ FORMS: Final[Mapping[str, Form]] = {
     "as many rows as the data say": Form(
         f"""g (float[1,3,8,6] x) => (float[n] y, float[1,4,1,1] z) {{ {_HEAD}  c = Conv(r, v)  m = Greater(c, half)
             i = NonZero(m)  t = Transpose(i)  y = GatherND(c, t)  z = GlobalAveragePool(c) }}""",
-        {**_CONSTANTS, "half": np.float32(0.5)}, (None, 25), ("onnxruntime",), (8, 4),
+        {**_CONSTANTS, "half": np.float32(0.5)}, (None, 20), ("onnxruntime",), (8, 4),
         "auto"),
     "a layer behind them": Form(
         f"""g (float[1,3,8,6] x) => (float[n,5] y) {{ {_HEAD}  c = Conv(r, v)  m = Greater(c, half)  i = NonZero(m)

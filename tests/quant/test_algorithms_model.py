@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from small_graphs import network, normal, residual
+from small_graphs import network, normal, residual, samples_of
 
 from edgeq.errors import UsageError
 from edgeq.inference.partial import PartialRun
@@ -191,11 +191,12 @@ def test_constant_samples_and_dead_channels_give_a_finite_model() -> None:
 @pytest.mark.parametrize("name", [*STEPS, "equalize+gptq+descent", "bias+awq+clip+sum-preserving"])
 def test_every_method_quantizes(name: str) -> None:
     model, samples = residual(), smooth(SHAPE, 6)
+    given = samples_of(samples)
     method, prepared = method_named(name), model.clone()
-    method.scale(prepared, make_plan(prepared, [ONNXRUNTIME], PRESETS["w4a8"]), samples, 4)
+    method.scale(prepared, make_plan(prepared, [ONNXRUNTIME], PRESETS["w4a8"]), given, 4)
     plan = make_plan(prepared, [ONNXRUNTIME], PRESETS["w4a8"])
     graph = quantize(prepared, plan, calibrate(prepared, plan.sources, samples), CALIBRATORS["minmax"],
-                     method.rounding, method.fit(samples, 4), method.search)
+                     method.rounding, method.fit(given, 4), method.search)
     assert sqnr(model, graph, SHAPE) > 6
 
 
@@ -203,7 +204,8 @@ def test_a_method_that_needs_samples_says_so_and_auto_does_without() -> None:
     with pytest.raises(UsageError, match="--calibration"):
         method_named("gptq").fit(None, 4)
     assert method_named("auto").fit(None, 4) is None
-    assert method_named("auto").fit([], 8) is None
+    assert method_named("auto").fit(None, 8) is None
+    assert method_named("auto-2026.11").fit(samples_of(smooth(SHAPE, 1)), 8) is None
     with pytest.raises(UsageError, match="awq needs real samples"):
         method_named("awq").scale(residual(), make_plan(residual(), [ONNXRUNTIME], PRESETS["w4"]), None, 4)
     with pytest.raises(UsageError, match=r"there is no 'gtpq', 'mse'; take steps joined by \+.*gptq"):

@@ -5,7 +5,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from small_graphs import network, normal, residual
+from small_graphs import network, normal, residual, samples_of
 from zoo_models import needs_zoo, zoo
 
 from edgeq.errors import UsageError
@@ -209,7 +209,7 @@ def test_what_has_no_stream_is_left_as_it_is() -> None:
     before = ir.to_proto(model).SerializeToString()
     plan = make_plan(model, [ONNXRUNTIME], PRESETS["w4"])
     samples = [{"x": normal(1, 3, 9, 7, seed=k)} for k in range(4)]
-    assert method_named("rotate").scale(model, plan, samples, 4) == []
+    assert method_named("rotate").scale(model, plan, samples_of(samples), 4) == []
     assert ir.to_proto(model).SerializeToString() == before
 
 
@@ -230,9 +230,10 @@ def with_outliers(model: ir.Model, factor: float = 30) -> ir.Model:
 
 def quantized_db(reference: ir.Model, text: str) -> float:
     model, method, samples = reference.clone(), method_named(text), tokens(24)
-    method.scale(model, make_plan(model, [ONNXRUNTIME], PRESETS["w4"]), samples, 4)
+    method.scale(model, make_plan(model, [ONNXRUNTIME], PRESETS["w4"]), samples_of(samples), 4)
     plan = make_plan(model, [ONNXRUNTIME], PRESETS["w4"])
-    graph = quantize(model, plan, {}, CALIBRATORS["minmax"], method.rounding, method.fit(samples, 4), method.search)
+    fit = method.fit(samples_of(samples), 4)
+    graph = quantize(model, plan, {}, CALIBRATORS["minmax"], method.rounding, fit, method.search)
     return decibel(reference, graph, tokens(16, seed=7))
 
 

@@ -218,6 +218,11 @@ def per_channel(tensor: Tensor) -> bool:
     return tensor.grid is not None and isinstance(tensor.grid.type.granularity, PerChannel)
 
 
+def _several_scales(tensor: Tensor) -> bool:
+    """One scale along an axis is one scale: so it is read back from the file."""
+    return per_channel(tensor) and tensor.grid is not None and tensor.grid.scale.size > 1
+
+
 def weights_row(kernel: str, activation: str, weight: Tensor) -> Weights | None:
     """The row for this combination, or None when it is not legal."""
     kind, by_channel = dtype_name(weight), per_channel(weight)
@@ -292,7 +297,7 @@ VERSIONS: Final[Mapping[str, tuple[tuple[Test, int], ...]]] = MappingProxyType({
     "CONCATENATION": ((_first("i16"), 3), (_int8, 2)),
     "PACK": ((_first("i16"), 3), (_int8, 2)),
     "QUANTIZE": ((_int8, 2),),
-    "DEQUANTIZE": ((_first("q4"), 6), (lambda o: per_channel(_data(o)), 5), (_first("f16"), 3), (_int8, 2)),
+    "DEQUANTIZE": ((_first("q4"), 6), (lambda o: _several_scales(_data(o)), 5), (_first("f16"), 3), (_int8, 2)),
     "RESIZE_BILINEAR": ((lambda o: bool(o.options.get("alignCorners") or o.options.get("halfPixelCenters")), 3),
                         (_int8, 2)),
     "RESIZE_NEAREST_NEIGHBOR":

@@ -104,7 +104,7 @@ OPTIONS = (
     Case("size that is none", options("--input", "image:1x3x8..4x8"), r"--input.*'8\.\.4' is no size of an axis", 2),
     Case("unknown target", argument("convert", "net.onnx", "--target", "tpu"), r"--target.*tpu.*onnxruntime", 2),
     Case("a network for a target of language models", argument("convert", "net.onnx", "--target", "gguf"),
-         r"--target gguf takes language models alone: a checkpoint folder .* other networks go to coreai, coreml, onnxruntime",
+         r"--target gguf takes language models alone: .* other networks go to coreai, coreml, onnxruntime",
          2),
     Case("no target", argument("convert", "net.onnx"), r"--target", 2),
     Case("--dry-run and --keep-qdq", options("--dry-run", "--keep-qdq", "q.onnx"), r"--dry-run.*--keep-qdq", 2),
