@@ -53,7 +53,7 @@ def _folds(samples: Samples) -> list[tuple[Samples, Samples]]:
 def _scaled(builder: TrialBuilder, names: Sequence[str], samples: Samples, bits: int,
             ) -> tuple[ir.Model, list[Scaled]]:
     network = builder.network.clone()
-    method = replace(builder.method, scalings=tuple(names))
+    method = replace(builder.method.in_short(bits), scalings=tuple(names))
     return network, method.scale(network, builder.plan({}), samples, bits)
 
 
