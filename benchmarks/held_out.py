@@ -80,7 +80,7 @@ def row(zoo: Any, item: str, bits: int, count: int) -> Row:
         found = bundle.report["verification"]
         reported = min(line["sqnr_db"] for line in found["against_float"])
         again = [worst(network, bundle.path, list(some)) for some in (
-            seen.spread(found["samples"]), open_samples(others, input_specs(network)).spread(found["samples"]))]
+            seen.chosen(found["samples"]), open_samples(others, input_specs(network)).chosen(found["samples"]))]
     return Row(item, bits, len(feeds), 0 if unseen is None else unseen.count, reported, *again, again[0] - reported)
 
 
