@@ -15,9 +15,7 @@ from edgeq.backend import Artifact, Backend, DecoderBackend
 from edgeq.bundle.folder import (
     Bundle,
     artifact_bytes,
-    check_free,
     new_bundle,
-    open_bundle,
     sha256,
     write_manifest,
     write_report,
@@ -31,9 +29,9 @@ from edgeq.conversion.decoder_store import LayerStore
 from edgeq.conversion.decoder_text import Text, text_of_file, text_of_model
 from edgeq.conversion.decoder_tokenizer import copy_bundled, language_of, tokenizer_files
 from edgeq.conversion.decoder_verify import EngineRun, check_written, run_engine
-from edgeq.conversion.destination import destination, output_path
+from edgeq.conversion.destination import write_bundles
 from edgeq.conversion.options import Options
-from edgeq.errors import BundleError, EdgeqError, TargetsFailed, all_of
+from edgeq.errors import BundleError, EdgeqError
 from edgeq.frontends.decoder.checkpoint import Checkpoint, open_checkpoint
 from edgeq.quant.decoder import QuantizedDecoder
 from edgeq.report.language import write_language_page
@@ -52,18 +50,11 @@ def convert_checkpoint(model: str | Path, targets: words.Target, options: Option
     request = read_decoder_request(targets, options)
     original = open_checkpoint(Path(model))
     checkpoint = original.padded()
-    with destination(output, dry_run=options.dry_run) as place, tokenizer_files(original) as tokenizer:
-        paths = {name: output_path(checkpoint.name, name, place, alone=len(request.targets) == 1)
-                 for name in request.target_names}
-        for path in paths.values():
-            check_free(path, force=options.force)
-        failed = _convert(_Source(checkpoint, tokenizer, language_of(checkpoint, tokenizer)), request, paths)
-        written = [path for name, path in paths.items() if name not in failed]
-        if failed and not written:
-            raise all_of(list(failed.values()))
-        if failed:
-            raise TargetsFailed(failed, written)
-        return tuple(open_bundle(path) for path in written)
+    with tokenizer_files(original) as tokenizer:
+        return write_bundles(
+            checkpoint.name, request.target_names, output,
+            lambda paths: _convert(_Source(checkpoint, tokenizer, language_of(checkpoint, tokenizer)), request, paths),
+            force=options.force, dry_run=options.dry_run)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,38 @@
-"""Where a conversion writes to."""
+"""Where a conversion writes to, and what becomes of it where some targets fail."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgeq.bundle.folder import Bundle, check_free, open_bundle
+from edgeq.errors import EdgeqError, TargetsFailed, all_of
 
-def output_path(name: str, target: str, output: str | Path | None, *, alone: bool) -> Path:
+
+def write_bundles(name: str, targets: Sequence[str], output: str | Path | None,
+                  write: Callable[[Mapping[str, Path]], Mapping[str, EdgeqError]], *, force: bool, dry_run: bool,
+                  ) -> tuple[Bundle, ...]:
+    """One bundle a target. name: of the model. write: takes the path of each target's bundle -> the targets whose
+    bundle failed, and why.
+
+    Raises:
+        EdgeqError: every target failed. TargetsFailed: some did. BundleError: something else lies where one goes.
+    """
+    with _destination(output, dry_run=dry_run) as place:
+        paths = {target: _output_path(name, target, place, alone=len(targets) == 1) for target in targets}
+        for path in paths.values():
+            check_free(path, force=force)
+        failed = dict(write(paths))
+        written = [path for target, path in paths.items() if target not in failed]
+        if failed and not written:
+            raise all_of(list(failed.values()))
+        if failed:
+            raise TargetsFailed(failed, written)
+        return tuple(open_bundle(path) for path in written)
+
+
+def _output_path(name: str, target: str, output: str | Path | None, *, alone: bool) -> Path:
     """`<name>.<target>.edgeq` in the current folder; with several targets, -o names the folder of the bundles."""
     if output is not None and alone:
         return Path(output)
@@ -15,7 +40,7 @@ def output_path(name: str, target: str, output: str | Path | None, *, alone: boo
 
 
 @contextmanager
-def destination(output: str | Path | None, *, dry_run: bool) -> Iterator[str | Path | None]:
+def _destination(output: str | Path | None, *, dry_run: bool) -> Iterator[str | Path | None]:
     """What -o names; in a dry run a folder that vanishes."""
     if not dry_run:
         yield output

@@ -14,14 +14,12 @@ from edgeq.backend import Artifact, backend_named
 from edgeq.bundle.folder import (
     Bundle,
     artifact_bytes,
-    check_free,
     new_bundle,
-    open_bundle,
     write_manifest,
     write_report,
 )
 from edgeq.conversion.decoder import convert_checkpoint
-from edgeq.conversion.destination import destination, output_path
+from edgeq.conversion.destination import write_bundles
 from edgeq.conversion.dry_run import refuse_early, refuse_float
 from edgeq.conversion.emission import refuse_any_float
 from edgeq.conversion.evidence import Layers
@@ -35,7 +33,7 @@ from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import in_steps, selftest_cases, selftest_tolerance
 from edgeq.conversion.suspicions import suspicions
 from edgeq.conversion.words import Target
-from edgeq.errors import EdgeqError, ModelError, TargetsFailed, TooFarFromFloat, all_of
+from edgeq.errors import EdgeqError, ModelError, TooFarFromFloat
 from edgeq.external_weights import is_large
 from edgeq.frontends import check_there, load_source
 from edgeq.frontends.decoder.checkpoint import is_checkpoint
@@ -75,18 +73,8 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
         return convert_checkpoint(model, targets, options, output)
     check_there(model)
     request = read_request(targets, options)
-    with destination(output, dry_run=options.dry_run) as place:
-        paths = {name: output_path(model_name(model), name, place, alone=len(request.targets) == 1)
-                 for name in request.target_names}
-        for path in paths.values():
-            check_free(path, force=options.force)
-        failed = _convert(model, request, paths)
-        written = [path for name, path in paths.items() if name not in failed]
-        if failed and not written:
-            raise all_of(list(failed.values()))
-        if failed:
-            raise TargetsFailed(failed, written)
-        return tuple(open_bundle(path) for path in written)
+    return write_bundles(model_name(model), request.target_names, output, lambda paths: _convert(model, request, paths),
+                         force=options.force, dry_run=options.dry_run)
 
 
 def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[str, EdgeqError]:
