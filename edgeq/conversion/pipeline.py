@@ -90,7 +90,9 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
     check_scores(network, request.postprocess, samples)
     if samples is not None or request.measure is not None or len(request.targets) > 1:
         refuse_early(network, request, samples)
-    seen, unseen = samples.hold_out() if samples is not None and is_fitted(network, request) else (samples, None)
+    seen, unseen = samples, None
+    if samples is not None and is_fitted(network, request):
+        seen, unseen = samples.hold_out(in_order=request.calibration_cache is not None)
     goal = open_goal(network, input_specs(network), seen, unseen, request)
     result = quantize_network(network, request, seen, goal)
     looked, warnings = (None, ()) if samples is None else _look_at(network, request, samples, goal)

@@ -160,10 +160,10 @@ def _scaled(network: ir.Model, plan: QuantPlan, samples: Samples | None, request
 
 def _to_judge(samples: Samples | None, request: Request) -> tuple[Samples | None, Samples | None]:
     """(what ranges are taken from first, what choices are judged by before it joins them): a range that has seen a
-    sample cuts nothing off it, and would look better than it is. The same twice where there are few, and for a search,
-    which has a judge of its own.
+    sample cuts nothing off it, and would look better than it is. The same twice where there are few, for a search,
+    which has a judge of its own, and for a calibration cache, which goes on from all samples that it has seen.
     """
-    if samples is None or request.is_search or not request.is_measured or (
+    if samples is None or request.is_search or not request.is_measured or request.calibration_cache is not None or (
             samples.count < policy.CHOICE_JUDGES_FROM.value):
         return samples, samples
     one_in = max(policy.CHOICE_JUDGES_ONE_IN.value, -(-samples.count // policy.CHOICE_JUDGES_MOST.value))

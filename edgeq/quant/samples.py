@@ -60,11 +60,13 @@ class Samples:
     """
 
     def __init__(self, specs: Mapping[str, InputSpec], read: Callable[[], Iterator[Located]], name: str,
-                 length: int | None, limit: int | None = None, *, prepared: bool = False):
-        """prepared: by the declared preprocessing."""
+                 length: int | None, limit: int | None = None, *, prepared: bool = False,
+                 ranks: Callable[[], tuple[int, ...]] | None = None):
+        """prepared: by the declared preprocessing. ranks: where they are known without reading."""
         self.prepared = prepared
         self._specs, self._read, self._name, self._limit = specs, read, name, limit
         self._length = length if length is None or limit is None else min(length, limit)
+        self._find_ranks = ranks or (lambda: places([digest_of(feed) for feed in self]))
         self._ranks: tuple[int, ...] | None = None
 
     @property
@@ -92,18 +94,25 @@ class Samples:
         return Samples(self._specs, self._read, self._name, self._length,
                        count if self._limit is None else min(count, self._limit))
 
-    def hold_out(self) -> tuple[Samples, Samples | None]:
+    def hold_out(self, *, in_order: bool = False) -> tuple[Samples, Samples | None]:
         """(what ranges, weights and choices may see, what they may not: a fifth, HELD_OUT_MOST at most); (all, None)
-        where fewer than HELD_OUT_FROM leave none to spare.
+        where fewer than HELD_OUT_FROM leave none to spare. in_order: see `split`.
         """
         step = max(policy.HELD_OUT_ONE_IN.value, -(-self.count // policy.HELD_OUT_MOST.value))
-        return self.split(step) if self.count >= policy.HELD_OUT_FROM.value else (self, None)
+        return self.split(step, in_order=in_order) if self.count >= policy.HELD_OUT_FROM.value else (self, None)
 
-    def split(self, step: int) -> tuple[Samples, Samples]:
-        """(the others, so many as every `step`-th would be): by their content, so that their order means nothing."""
+    def split(self, step: int, *, in_order: bool = False) -> tuple[Samples, Samples]:
+        """(the others, so many as every `step`-th would be): by their content, so that their order means nothing.
+
+        in_order: every `step`-th itself. Then further samples behind these leave both parts as they began.
+        """
         chosen = self.count // step
-        return (self._part(lambda rank: rank >= chosen, self.count - chosen),
-                self._part(lambda rank: rank < chosen, chosen))
+
+        def is_second() -> list[bool]:
+            return [is_nth(number, step) if in_order else self.ranks[number] < chosen for number in range(self.count)]
+
+        return (self._part(lambda: [not each for each in is_second()], self.count - chosen),
+                self._part(is_second, chosen))
 
     def chosen(self, count: int, skip: int = 0) -> list[Feed]:
         """At most so many of them, behind `skip` others: by their content, so that their order means nothing."""
@@ -114,17 +123,15 @@ class Samples:
     def ranks(self) -> tuple[int, ...]:
         """The place of each sample among all, ordered by the digest of its content; reads them all, once."""
         if self._ranks is None:
-            digests = [digest_of(feed) for feed in self]
-            in_order = sorted(range(len(digests)), key=digests.__getitem__)
-            self._ranks = tuple(sorted(range(len(in_order)), key=in_order.__getitem__))
+            self._ranks = self._find_ranks()
         return self._ranks
 
-    def _part(self, chosen: Callable[[int], bool], length: int) -> Samples:
+    def _part(self, is_in: Callable[[], list[bool]], length: int) -> Samples:
         def read() -> Iterator[Located]:
-            located = zip(self.ranks, itertools.islice(self._read(), self._limit), strict=False)
-            return (found for rank, found in located if chosen(rank))
+            return itertools.compress(itertools.islice(self._read(), self._limit), is_in())
 
-        return Samples(self._specs, read, self._name, length)
+        return Samples(self._specs, read, self._name, length,
+                       ranks=lambda: places(list(itertools.compress(self.ranks, is_in()))))
 
     def digest(self, count: int | None = None) -> str:
         """sha256 over the names, shapes, dtypes and bytes of what is fed, in order; reads every sample, or `count`."""
@@ -132,6 +139,12 @@ class Samples:
         for feed in itertools.islice(self, count):
             add_to_digest(total, feed)
         return total.hexdigest()
+
+
+def places(keys: Sequence[Any]) -> tuple[int, ...]:
+    """Of each key among all, in order; equal ones as they come."""
+    in_order = sorted(range(len(keys)), key=keys.__getitem__)
+    return tuple(sorted(range(len(keys)), key=in_order.__getitem__))
 
 
 def digest_of(feed: Feed) -> bytes:

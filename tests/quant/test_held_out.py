@@ -11,6 +11,7 @@ from small_graphs import feeds, residual
 
 import edgeq
 from edgeq.errors import CalibrationError
+from edgeq.quant.calibrate import Statistics
 from edgeq.quant.feeds import InputSpec
 from edgeq.quant.samples import open_samples
 from edgeq_runtime.selftest import read_selftest
@@ -46,6 +47,34 @@ def test_the_order_of_the_samples_means_nothing() -> None:
         assert [numbers(samples.chosen(7, skip)) for samples in found] == [numbers(found[0].chosen(12)[skip:][:7])] * 3
     first, last = found[0].split(4)
     assert not set(numbers(first)) & set(numbers(last))
+
+
+def test_parts_know_their_order_without_reading_again() -> None:
+    read = []
+
+    class Source:
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            for feed in numbered(40):
+                read.append(feed)
+                yield feed
+
+    samples = open_samples(Source(), SPECS)
+    seen, _ = samples.hold_out()
+    learn, judge = seen.split(3)
+    before = samples.ranks, len(read)
+    again = open_samples(list(learn), SPECS)
+    assert learn.ranks == again.ranks
+    assert sorted(judge.ranks) == list(range(judge.count))
+    assert len(read) == before[1] + samples.count  # by list(learn)
+
+
+def test_a_calibration_cache_goes_on_with_more_samples(tmp_path: Path) -> None:
+    """Of 40 and then of 60, part of both held out: what was seen stays the beginning of what is."""
+    data = feeds(SHAPE, 60)
+    for count in (40, 40, 60):
+        edgeq.convert(residual(), target="onnxruntime", calibration=data[:count], calibration_cache=tmp_path / "c.npz",
+                      output=tmp_path / "b", force=True)
+    assert Statistics.load_with_origin(tmp_path / "c.npz")[0].samples == 48
 
 
 def test_a_limit_and_a_source_without_length_are_split_alike() -> None:
