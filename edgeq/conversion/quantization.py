@@ -150,7 +150,7 @@ def _scaled(network: ir.Model, plan: QuantPlan, samples: Samples | None, request
         request.progress("scaling channels")
         unscaled = TrialBuilder(network, request.targets, request.scheme, samples, {}, CALIBRATORS[DEFAULT],
                                 request.method, request.keep_float)
-        return choose_scaling(unscaled, samples, request.weight_bits)
+        return choose_scaling(unscaled, samples)
     if not request.method.scalings:
         return network, []
     request.progress("scaling channels")

@@ -7,7 +7,7 @@ nor ranges have seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -20,48 +20,54 @@ from edgeq.quant.samples import Samples
 from edgeq.quant.scaling.accept import Scaled
 
 
-def choose_scaling(builder: TrialBuilder, samples: Samples, bits: int) -> tuple[ir.Model, list[Scaled]]:
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """learn: what scales and ranges are taken from. fidelity: to the float network, on others."""
+
+    learn: Samples
+    fidelity: Fidelity
+
+
+def choose_scaling(builder: TrialBuilder, samples: Samples) -> tuple[ir.Model, list[Scaled]]:
     """The float network scaled by the best of `method.alternatives`, and where; as it is where none gains enough.
 
-    builder: of the network before. bits: of the weights.
+    builder: of the network before, with 8-bit weights; they are rounded to compare, which takes a part of the time.
     """
-    folds = _folds(samples)
-    plain = [_sqnr_db(builder, builder.network, learn, judge, bits) for learn, judge in folds]
+    rounding = replace(builder, method=replace(builder.method, settings=None, at_8=None))
+    folds = _folds(rounding.network, samples)
+    plain = [_sqnr_db(rounding, rounding.network, fold) for fold in folds]
     best: tuple[str, ...] = ()
     gain = policy.SCALING_WORTH_DB.value
     for names in builder.method.alternatives if folds else ():
         won = []
-        for (learn, judge), before in zip(folds, plain, strict=True):
-            network, places = _scaled(builder, names, learn, bits)
+        for fold, before in zip(folds, plain, strict=True):
+            network, places = _scaled(rounding, names, fold.learn)
             if not places:
                 break
-            won.append(_sqnr_db(builder, network, learn, judge, bits) - before)
+            won.append(_sqnr_db(rounding, network, fold) - before)
         if len(won) == len(folds) and sum(won) / len(won) >= gain:
             best, gain = names, sum(won) / len(won)
-    return _scaled(builder, best, samples, bits) if best else (builder.network, [])
+    return _scaled(rounding, best, samples) if best else (builder.network, [])
 
 
-def _folds(samples: Samples) -> list[tuple[Samples, Samples]]:
-    """(to learn from, to judge by): one of each where there are enough, else both halves in turn."""
-    enough = 2 * policy.FIDELITY_SAMPLES.value
+def _folds(network: ir.Model, samples: Samples) -> list[_Fold]:
+    """One where there are enough samples, else both halves in turn; none where there are too few."""
     if samples.count < policy.SCALING_LEAST_SAMPLES.value:
         return []
     first, second = samples.split(max(2, samples.count // policy.FIDELITY_SAMPLES.value))
-    return [(first, second)] if samples.count >= enough else [(first, second), (second, first)]
+    pairs = [(first, second), (second, first)]
+    return [_Fold(learn, Fidelity.of(network, judge)) for learn, judge in pairs[
+        :1 if samples.count >= 2 * policy.FIDELITY_SAMPLES.value else 2]]
 
 
-def _scaled(builder: TrialBuilder, names: Sequence[str], samples: Samples, bits: int,
-            ) -> tuple[ir.Model, list[Scaled]]:
+def _scaled(builder: TrialBuilder, names: Sequence[str], samples: Samples) -> tuple[ir.Model, list[Scaled]]:
     network = builder.network.clone()
-    method = replace(builder.method.in_short(bits), scalings=tuple(names))
-    return network, method.scale(network, builder.plan({}), samples, bits)
+    return network, replace(builder.method, scalings=tuple(names)).scale(network, builder.plan({}), samples, bits=8)
 
 
-def _sqnr_db(builder: TrialBuilder, network: ir.Model, learn: Samples, judge: Samples, bits: int) -> float:
+def _sqnr_db(builder: TrialBuilder, network: ir.Model, fold: _Fold) -> float:
     """Of the worst output of the quantized network, against the float one."""
-    method = builder.method.in_short(bits)
-    sources = replace(builder, network=network).plan({}).sources
-    statistics = calibrate(network, sources, learn.chosen(policy.SCALING_SAMPLES.value)) if sources else {}
-    trial = replace(builder, network=network, samples=learn, statistics=statistics, calibrator=CALIBRATORS[DEFAULT],
-                    method=method, fits=type(builder.fits)())
-    return Fidelity.of(builder.network, judge).sqnr_db(trial.build({}).graph)
+    trial = replace(builder, network=network, calibrator=CALIBRATORS[DEFAULT])
+    sources = trial.plan({}).sources
+    statistics = calibrate(network, sources, fold.learn.chosen(policy.SCALING_SAMPLES.value)) if sources else {}
+    return fold.fidelity.sqnr_db(replace(trial, statistics=statistics).build({}).graph)

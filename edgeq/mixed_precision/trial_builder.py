@@ -128,13 +128,16 @@ class TrialBuilder:
         return {label(node): node for node in all_nodes(self.network.graph) if label(node) in planned}
 
     @cached_property
-    def _fits(self) -> Mapping[bool, Fit | None]:
-        """By whether weights have 8 bits."""
-        return {wide: self.method.fit(self.samples, 8 if wide else 4) for wide in (False, True)}
+    def _below_8(self) -> Fit | None:
+        return self.method.fit(self.samples, 4)
+
+    @cached_property
+    def _at_8(self) -> Fit | None:
+        return self.method.fit(self.samples, 8)
 
     def _fit(self, plan: QuantPlan, refit: bool) -> Fitter | None:
         narrow = [weight for weight in plan.weights if weight.type.bits < 8]
-        fit, wanted = self._fits[not narrow], narrow or plan.weights
+        fit, wanted = (self._below_8, narrow) if narrow else (self._at_8, plan.weights)
         if not wanted or fit is None:
             return None
         if refit:

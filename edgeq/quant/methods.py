@@ -57,13 +57,6 @@ class Method:
             done += rotate_channels(model, plan, feeds, fitted=fitted)
         return done
 
-    def in_short(self, bits: int) -> Method:
-        """The same for weights of so many bits in less time, to compare networks: 8 bits are rounded, fewer are fitted
-        without descent.
-        """
-        short = None if self.settings is None else replace(self.settings, passes=0, refits=0, corrections=_ALONE)
-        return replace(self, settings=short, at_8=None, optional=True)
-
     def fit(self, samples: Samples | None, bits: int) -> Fit | None:
         """How weights of so many bits are fitted, or None where rounding does it alone.
 
