@@ -378,6 +378,11 @@ SENSITIVITY_ROWS: Final = Parameter(
 ENGINE_KL: Final = Parameter(
     0.5, "nats a token", "between what an engine says and what its weights say in float, beyond which one of both is "
     "wrong", NotMeasured("llama.cpp, which rounds activations to 8 bits, is .005 away on SmolLM2"))
+LANGUAGE_ERROR_FACTOR: Final = Parameter(
+    2.0, "x the error here", "that a language model's engine may have elsewhere, against its weights in float",
+    NotMeasured("another processor rounds activations in other places"))
+LANGUAGE_UNRUN_ERROR: Final = Parameter(
+    0.0625, "x the largest logit", "the same where the engine is not installed here", NotMeasured())
 HELD_STATES: Final = Parameter(
     320 << 20, "bytes", "of what a decoder's sequences are between two steps of a layer, beyond which it lies on disk",
     NotMeasured("twice so much is held, for both networks, beside the layer's Gram matrices"))

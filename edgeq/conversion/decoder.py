@@ -22,7 +22,7 @@ from edgeq.bundle.folder import (
 )
 from edgeq.conversion import words
 from edgeq.conversion.decoder_budget import measured_choices, types_for_budget
-from edgeq.conversion.decoder_figures import Figures, figures_of
+from edgeq.conversion.decoder_figures import Figures, Judge
 from edgeq.conversion.decoder_fit import Types, fit_decoder, key_groups, nearest_decoder
 from edgeq.conversion.decoder_request import DecoderRequest, read_decoder_request
 from edgeq.conversion.decoder_store import LayerStore
@@ -72,6 +72,8 @@ def _convert(source: _Source, request: DecoderRequest, paths: Mapping[str, Path]
         assert backend.decoder is not None
         backend.decoder.check(source.checkpoint, source.tokenizer, request.words)
     text = _text(source, request)
+    judge = None if text is None else Judge(source.checkpoint.spec, source.checkpoint.weights, text.judged,
+                                            request.progress)
     failed: dict[str, EdgeqError] = {}
     for backend in request.targets:
         assert backend.decoder is not None
@@ -80,7 +82,7 @@ def _convert(source: _Source, request: DecoderRequest, paths: Mapping[str, Path]
             types = _types(backend.decoder, source.checkpoint, request, text)
             with _quantized(source, request, types, text, path) as (decoder, seconds), \
                     new_bundle(path, force=request.options.force) as folder:
-                _write_bundle(folder, backend, source, request, decoder, text, seconds)
+                _write_bundle(folder, backend, source, request, decoder, text, judge, seconds)
         except EdgeqError as error:
             failed[backend.target.name] = error
     return failed
@@ -138,8 +140,8 @@ def _job(checkpoint: Checkpoint, types: Types, text: Text | None) -> str:
 
 
 def _write_bundle(folder: Path, backend: Backend, source: _Source, request: DecoderRequest, decoder: QuantizedDecoder,
-                  text: Text | None, seconds: float) -> None:
-    """Emit, verify and describe one bundle."""
+                  text: Text | None, judge: Judge | None, seconds: float) -> None:
+    """Emit, verify and describe one bundle. judge: of what is held out of the text."""
     target, emitter, checkpoint = backend.target.name, backend.decoder, source.checkpoint
     assert emitter is not None
     request.progress(f"writing {target}")
@@ -152,8 +154,7 @@ def _write_bundle(folder: Path, backend: Backend, source: _Source, request: Deco
         read = emitter.read(folder / artifact.entry, checkpoint.spec)
         check_written(target, decoder, read)
         run = run_engine(folder, manifest, checkpoint, read, text)
-        if text is not None:
-            figures = figures_of(checkpoint.spec, checkpoint.weights, read, text.judged, request.progress)
+        figures = None if judge is None else judge.figures(read)
     report = _report(manifest, source, figures, run, text, seconds)
     write_report(folder, report)
     write_language_page(folder, report, artifact_bytes(folder))

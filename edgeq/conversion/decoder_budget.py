@@ -31,7 +31,7 @@ from edgeq.frontends.decoder.weights import linear_roles, shape_of
 from edgeq.progress import Progress, silent
 from edgeq.quant.decoder import Key
 from edgeq.quant.formats import FORMATS
-from edgeq.verification.language import compared, log_softmax
+from edgeq.verification.language import kl_divergence, log_softmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ def _divergences(spec: Spec, weights: DecoderWeights, types: Mapping[Key, str], 
     for key, group in zip(keys[1:], states[1:], strict=True):
         assert key is not None
         last = _rounded(weights, key, types) if key == head else weights.matrix(*head)
-        kl = [compared(true, log_softmax(logits_of(spec, one[0], last)), row)[2]
-              for true, one, row in zip(exact, head_inputs(spec, weights, group), tokens, strict=True)]
+        kl = [kl_divergence(true, log_softmax(logits_of(spec, one[0], last)))
+              for true, one in zip(exact, head_inputs(spec, weights, group), strict=True)]
         yield key, float(np.concatenate(kl).mean())
 
 

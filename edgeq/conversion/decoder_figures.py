@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from edgeq import policy
 from edgeq.conversion.decoder_fit import Array, DecoderWeights, Tokens, last_states
+from edgeq.conversion.decoder_states import States
 from edgeq.conversion.evaluate_language import text_sentences
 from edgeq.frontends.decoder.builder import Matrix
 from edgeq.frontends.decoder.spec import Spec
@@ -44,20 +46,32 @@ class Figures:
                 "said": list(text_sentences(self.scores)), "warnings": self.warnings}
 
 
-def figures_of(spec: Spec, weights: DecoderWeights, quantized: Matrix, tokens: Sequence[Tokens],
-               progress: Progress = silent) -> Figures:
-    """quantized: role, layer -> the weight in float32 that takes the place of that of `weights`."""
-    exact = last_states(spec, weights, weights.matrix, tokens, progress)
-    seen = last_states(spec, weights, quantized, tokens, progress)
-    role = ("embedding" if spec.tied else "head", None)
-    head, ours = weights.matrix(*role), quantized(*role)
-    rows, entropies = [], []
-    for true, got, row in zip(exact, seen, tokens, strict=True):
-        log_p = log_softmax(logits_of(spec, true[0, :-1], head))
-        rows.append(compared(log_p, log_softmax(logits_of(spec, got[0, :-1], ours)), row[1:]))
-        entropies.append(-(np.exp(log_p) * log_p).sum(1, dtype=np.float64))
-    scores = TextScores(*(np.concatenate(column) for column in zip(*rows, strict=True)))
-    return Figures(scores, float(np.concatenate(entropies).mean()))
+@dataclass(frozen=True)
+class Judge:
+    """The float network on the tokens of each sequence: run once, whatever is compared with it."""
+
+    spec: Spec
+    weights: DecoderWeights
+    tokens: Sequence[Tokens]
+    progress: Progress = silent
+
+    @cached_property
+    def _exact(self) -> States:
+        return last_states(self.spec, self.weights, self.weights.matrix, self.tokens, self.progress)
+
+    def figures(self, quantized: Matrix) -> Figures:
+        """quantized: role, layer -> the weight in float32 that takes the place of the float network's."""
+        spec = self.spec
+        seen = last_states(spec, self.weights, quantized, self.tokens, self.progress)
+        role = ("embedding" if spec.tied else "head", None)
+        head, ours = self.weights.matrix(*role), quantized(*role)
+        rows, entropies = [], []
+        for true, got, row in zip(self._exact, seen, self.tokens, strict=True):
+            log_p = log_softmax(logits_of(spec, true[0, :-1], head))
+            rows.append(compared(log_p, log_softmax(logits_of(spec, got[0, :-1], ours)), row[1:]))
+            entropies.append(-(np.exp(log_p) * log_p).sum(1, dtype=np.float64))
+        scores = TextScores(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+        return Figures(scores, float(np.concatenate(entropies).mean()))
 
 
 def logits_of(spec: Spec, states: Array, head: Array) -> Array:

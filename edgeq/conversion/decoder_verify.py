@@ -16,7 +16,7 @@ from edgeq.conversion.decoder_text import Text, Tokens
 from edgeq.errors import EngineError, VerificationError
 from edgeq.frontends.decoder.checkpoint import Checkpoint
 from edgeq.quant.decoder import QuantizedDecoder
-from edgeq.verification.language import log_softmax
+from edgeq.verification.language import kl_divergence, log_softmax
 from edgeq_runtime.manifest import Manifest
 from edgeq_runtime.selftest import FILE_NAME, Case, Tolerance, write_selftest
 from edgeq_runtime.session import open_model
@@ -71,16 +71,16 @@ def run_engine(folder: Path, manifest: Manifest, checkpoint: Checkpoint,
         with open_model(str(folder), manifest) as model:
             engine, outputs = model.engine, dict(model.run(feed))
     except EngineError as error:
-        _write(folder, feed, {"logits": expected[None]}, float(np.abs(expected).max()) * 2.0 ** -4)
+        error_of = float(np.abs(expected).max()) * policy.LANGUAGE_UNRUN_ERROR.value
+        _write(folder, feed, {"logits": expected[None]}, error_of)
         return EngineRun(f"not run: {error}")
     got = outputs["logits"][0]
-    true, ours = log_softmax(expected), log_softmax(got)
-    kl = float((np.exp(true) * (true - ours)).sum(1, dtype=np.float64).mean())
+    kl = float(kl_divergence(log_softmax(expected), log_softmax(got)).mean())
     if not kl <= policy.ENGINE_KL.value:
         raise VerificationError(f"{manifest.target}: {engine} does not say what the weights of the file do: "
                                 f"{kl:.3g} nats a token apart")
     error_of = float(np.abs(got - expected).max())
-    _write(folder, feed, outputs, 2 * error_of)
+    _write(folder, feed, outputs, policy.LANGUAGE_ERROR_FACTOR.value * error_of)
     return EngineRun(engine, kl, error_of)
 
 

@@ -133,8 +133,13 @@ def compared(log_p: NDArray[np.float32], log_q: NDArray[np.float32], following: 
     if log_p.shape != log_q.shape:
         raise EvaluationError(f"the float model has {log_p.shape[1]} tokens and the bundle {log_q.shape[1]}: "
                               "they are not the same language model")
-    kl = (np.exp(log_p) * (log_p - log_q)).sum(1, dtype=np.float64)
-    return -_picked(log_q, following), -_picked(log_p, following), kl, log_p.argmax(1) != log_q.argmax(1)
+    flipped = log_p.argmax(1) != log_q.argmax(1)
+    return -_picked(log_q, following), -_picked(log_p, following), kl_divergence(log_p, log_q), flipped
+
+
+def kl_divergence(log_p: NDArray[np.float32], log_q: NDArray[np.float32]) -> Array:
+    """Of q from p, in nats, for each token [T]; both [T, vocabulary]."""
+    return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(1, dtype=np.float64))
 
 
 def _picked(rows: NDArray[np.float32], columns: NDArray[np.int64]) -> Array:

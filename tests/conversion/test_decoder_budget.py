@@ -10,7 +10,7 @@ from decoder_checkpoints import save_checkpoint, save_text
 
 import edgeq
 from edgeq.conversion.decoder_budget import Choice, measured_choices, types_for_budget
-from edgeq.conversion.decoder_figures import figures_of
+from edgeq.conversion.decoder_figures import Judge
 from edgeq.errors import UsageError
 from edgeq.frontends.decoder.checkpoint import open_checkpoint
 from edgeq.quant.formats import FORMATS
@@ -63,10 +63,11 @@ def test_each_weight_is_measured_alone(checkpoint: Path) -> None:
     tokens = [np.random.default_rng(k).integers(3, spec.vocabulary, 48) for k in range(3)]
     choices = measured_choices(spec, weights, tokens, ("Q4_K", "Q6_K"), {"gate": "up"}, 4.5)
     assert [len(choice.keys) for choice in choices] == [1, *[1, 1, 1, 1, 2, 1] * 2]
+    judge = Judge(spec, weights, tokens)
     for role, layer in (("embedding", None), ("v", 0), ("down", 1)):
         rounded = FORMATS["Q4_K"].dequantize(FORMATS["Q4_K"].quantize(weights.matrix(role, layer)))
-        expected = figures_of(spec, weights, lambda r, k, key=(role, layer), w=rounded: w if (
-            "embedding" if r == "head" else r, k) == key else weights.matrix(r, k), tokens)
+        expected = judge.figures(lambda r, k, key=(role, layer), w=rounded: w if (
+            "embedding" if r == "head" else r, k) == key else weights.matrix(r, k))
         (got,) = (choice.divergence["Q4_K"] for choice in choices if choice.keys == ((role, layer),))
         assert expected.scores.kl is not None
         # Figures leave out what no token follows.

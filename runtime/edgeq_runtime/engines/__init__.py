@@ -56,5 +56,14 @@ def _module(name: str) -> Any:
                       "the engine")
 
 
+def written_to(outputs: List[Any], out: Optional[Sequence[Any]]) -> List[Any]:
+    """What `Engine.run` returns, for an engine that cannot write into the caller's arrays by itself."""
+    for position, target in enumerate(out or ()):
+        if target is not None:
+            target[...] = outputs[position]
+            outputs[position] = target
+    return outputs
+
+
 def missing(package: str, command: str) -> EngineError:
     return EngineError(f"{package} is not installed: {command}")

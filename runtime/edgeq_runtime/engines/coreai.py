@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from edgeq_runtime.engines import missing
+from edgeq_runtime.engines import missing, written_to
 from edgeq_runtime.engines.coreai_child import receive, send
 from edgeq_runtime.engines.versions import require
 from edgeq_runtime.errors import BundleError, EngineError
@@ -132,12 +132,7 @@ class CoreAI:
             if self._child is None:
                 raise EngineError("the model is closed")
             found = self._child.run(dict(zip(self._inputs, arrays, strict=True)))
-        outputs = [np.asarray(found[name], dtype) for name, dtype in self._outputs]
-        for position, target in enumerate(out or ()):
-            if target is not None:
-                target[...] = outputs[position]
-                outputs[position] = target
-        return outputs
+        return written_to([np.asarray(found[name], dtype) for name, dtype in self._outputs], out)
 
     def close(self) -> None:
         with self._lock:

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from edgeq_runtime.engines import missing
+from edgeq_runtime.engines import missing, written_to
 from edgeq_runtime.errors import BundleError, EdgeqError, EngineError
 from edgeq_runtime.manifest import Manifest
 
@@ -84,11 +84,7 @@ class CoreML:
         outputs = [np.asarray(found[name], dtype) for name, dtype, _ in self._outputs]
         outputs = [array if 1 <= len(shape) <= MAX_RANK else array.reshape([d for d in shape if isinstance(d, int)])
                    for array, (_, _, shape) in zip(outputs, self._outputs, strict=True)]
-        for position, target in enumerate(out or ()):
-            if target is not None:
-                target[...] = outputs[position]
-                outputs[position] = target
-        return outputs
+        return written_to(outputs, out)
 
     def close(self) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
 import numpy as np
 
-from edgeq_runtime.engines import Engine, open_engine
+from edgeq_runtime.engines import Engine, open_engine, written_to
 
 from .cache import TokenCache
 from .decoder import open_decoder
@@ -34,10 +34,7 @@ class LanguageEngine:
                 self._plain = self._plain or self._open()
             return self._plain.run(arrays, out)
         logits = self.cache.logits_of([int(token) for token in np.ravel(arrays[0])])[None]
-        if out is not None and out[0] is not None:
-            out[0][...] = logits
-            return list(out)
-        return [logits]
+        return written_to([logits], out)
 
     def close(self) -> None:
         self.cache.decoder.close()
