@@ -31,7 +31,8 @@ class _Fold:
 def choose_scaling(builder: TrialBuilder, samples: Samples) -> tuple[ir.Model, list[Scaled]]:
     """The float network scaled by the best of `method.alternatives`, and where; as it is where none gains enough.
 
-    builder: of the network before, with 8-bit weights; they are rounded to compare, which takes a part of the time.
+    builder: of the network before, with 8-bit weights. Scales are chosen for weights as the method makes them; to
+    compare whole networks they are rounded, which takes a part of the time.
     """
     rounding = replace(builder, method=replace(builder.method, settings=None, at_8=None))
     folds = _folds(rounding.network, samples)
@@ -41,13 +42,13 @@ def choose_scaling(builder: TrialBuilder, samples: Samples) -> tuple[ir.Model, l
     for names in builder.method.alternatives if folds else ():
         won = []
         for fold, before in zip(folds, plain, strict=True):
-            network, places = _scaled(rounding, names, fold.learn)
+            network, places = _scaled(builder, names, fold.learn)
             if not places:
                 break
             won.append(_sqnr_db(rounding, network, fold) - before)
         if len(won) == len(folds) and sum(won) / len(won) >= gain:
             best, gain = names, sum(won) / len(won)
-    return _scaled(rounding, best, samples) if best else (builder.network, [])
+    return _scaled(builder, best, samples) if best else (builder.network, [])
 
 
 def _folds(network: ir.Model, samples: Samples) -> list[_Fold]:
