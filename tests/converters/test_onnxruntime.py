@@ -169,7 +169,10 @@ KEPT = """g (float[1,3,9,7] x) => (float[1,5,7,5] y) {
 }"""
 
 
-@pytest.mark.parametrize("text", [KEPT, KEPT.replace("(xd, w, b)", "(xd, w)")])
+@pytest.mark.parametrize("text", [
+    KEPT, KEPT.replace("(xd, w, b)", "(xd, w)"),
+    KEPT.replace("Relu (c)", "MaxPool <kernel_shape = [2,2]> (c)").replace("[1,5,7,5]", "[1,5,6,4]"),
+], ids=["Relu", "no bias", "MaxPool"])
 def test_a_conv_that_was_kept_float_is_not_quantized_by_the_engine(tmp_path: Path, text: str) -> None:
     weight = normal(5, 3, 3, 3, seed=2) * np.float32([1, .01, 1, 1, 1]).reshape(5, 1, 1, 1)
     constants = {"w": weight, "xs": np.float32(.03), "xz": np.uint8(120), "ys": np.float32(OUT / 50), "yz": np.uint8(0)}
@@ -179,6 +182,7 @@ def test_a_conv_that_was_kept_float_is_not_quantized_by_the_engine(tmp_path: Pat
     assert kernels_as_given(model, tmp_path)["QLinearConv"] == 1
     found, ops, artifact = convert(model, {"x": X}, tmp_path)
     assert ops["FusedConv"] + ops["Conv"] == 1
+    assert ops["DequantizeLinear"] == 2  # of x and y: blocked kernels take no bias that is computed
     assert [node.op for node in artifact.float_nodes] == ["Conv"]
     np.testing.assert_allclose(found, reference(model, {"x": X}, tmp_path), rtol=0, atol=1.01 * OUT / 50)
 

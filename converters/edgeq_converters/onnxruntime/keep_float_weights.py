@@ -5,7 +5,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import attribute, constant, initializer, label, shape
-from edgeq.ops import LIMITING
+from edgeq.ops import LIMITING, MOVING
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
 from edgeq_converters.onnxruntime.fusion import dequantized, is_static
 
@@ -13,8 +13,10 @@ from edgeq_converters.onnxruntime.fusion import dequantized, is_static
 def is_between_integers(node: ir.Node) -> bool:
     """True where ONNX Runtime would quantize float weights by itself, one scale for the tensor.
 
-    WeightBiasQuantization takes every DQ -> Conv, ConvTranspose or Gemm [-> Relu or Clip] -> Q:
+    WeightBiasQuantization takes every DQ -> Conv, ConvTranspose or Gemm [-> Relu or Clip] -> Q, and a Q behind what
+    moves numbers, as MaxPool, is brought before it first:
     https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/qdq_propagation.cc
     """
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or dequantized(node.inputs[0]) is None:
         return False
@@ -25,15 +27,20 @@ def is_between_integers(node: ir.Node) -> bool:
             return False
         if readers[0].op_type == QUANTIZE:
             return is_static(node)
-        if readers[0].op_type not in LIMITING:
+        if readers[0].op_type not in LIMITING | MOVING:
             return False
         current = readers[0]
 
 
 def anchor_float_weights(graph: ir.Graph) -> None:
-    """Write the bias of such a node as a DequantizeLinear, which makes that rewrite step back; b is kept bit for bit.
+    """Write such a node so that the rewrite steps back: a Conv as FusedConv, of others the bias as a DequantizeLinear,
+    which keeps it bit for bit.
 
-        Conv(DQ(x), w, b) -> Q      =>      Conv(DQ(x), w, DQ(int32 sign(b), scale |b|)) -> Q
+        Conv(DQ(x), w, b) -> Q      =>      FusedConv(DQ(x), w, b) -> Q
+        Gemm(DQ(x), w, b) -> Q      =>      Gemm(DQ(x), w, DQ(int32 sign(b), scale |b|)) -> Q
+
+    A convolution with a computed bias has no blocked kernel: a depthwise one took six times as long.
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/nchwc_transformer.cc
     """
     for node in list(graph):
         if not is_between_integers(node) or dequantized(node.inputs[1]) is not None:
@@ -42,6 +49,9 @@ def anchor_float_weights(graph: ir.Graph) -> None:
         bias = constant(given)
         if given is not None and (bias is None or bias.ndim != 1):
             continue  # the rewrite leaves such a bias alone
+        if node.op_type == "Conv":
+            node.op_type, node.domain = "FusedConv", "com.microsoft"
+            continue
         _anchor(graph, node, np.zeros(_width(node), np.float32) if bias is None else bias)
 
 
