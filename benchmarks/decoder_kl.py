@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,10 +30,10 @@ from common import parser, report
 from numpy.typing import NDArray
 
 from edgeq.backend import DecoderWords, backend_named
+from edgeq.conversion.decoder_figures import Judge as FloatJudge
 from edgeq.conversion.decoder_fit import fit_decoder, input_squares, nearest_decoder
 from edgeq.errors import ModelError
 from edgeq.frontends.decoder.architectures import LLAMA
-from edgeq.frontends.decoder.builder import Matrix, build_decoder, float_parts
 from edgeq.frontends.decoder.checkpoint import Checkpoint, open_checkpoint
 from edgeq.frontends.decoder.gguf_names import NAMES, file_order
 from edgeq.frontends.decoder.gguf_source import GgufWeights
@@ -41,7 +42,7 @@ from edgeq.inference.session import open_session
 from edgeq.quant.decoder import Key, QuantizedDecoder, StoredMatrix
 from edgeq.quant.formats import FORMATS
 from edgeq.quant.formats.mixes import mix_named
-from edgeq.verification.language import score_text
+from edgeq.verification.language import TextScores, score_text
 
 Array: TypeAlias = NDArray[np.float32]
 Tokens: TypeAlias = NDArray[np.int64]
@@ -62,7 +63,7 @@ class Row:
     seconds_per_million: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Judge:
     """path: a folder for files. inside: of llama.cpp, or in float. tokens: held-out sequences."""
 
@@ -73,31 +74,25 @@ class Judge:
 
     def row(self, mix: str, codes: str, decoder: QuantizedDecoder, seconds: float) -> Row:
         count = sum(len(stored.data) * stored.columns for stored in decoder.matrices.values())
-        with closing(self.opened(decoder)) as opened, closing(float_decoder(self.checkpoint)) as reference:
-            found = score_text(opened, reference, [row.tolist() for row in self.tokens])
+        found = self.inside_llama(decoder) if self.inside else self._in_float.figures(
+            lambda role, layer: decoder.matrices[role, layer].real()).scores
         kl = found.divergence
         assert kl is not None
         return Row(mix, codes, decoder.bytes() / 1e6, 8 * decoder.bytes() / count, found.perplexity, kl.mean,
                    kl.percentile_99, kl.flips, seconds / count * 1e6)
 
-    def opened(self, decoder: QuantizedDecoder) -> Decoder:
-        if self.inside:
-            return llama_decoder(self.checkpoint, decoder, self.path / "judged.gguf")
+    def inside_llama(self, decoder: QuantizedDecoder) -> TextScores:
+        with closing(llama_decoder(self.checkpoint, decoder, self.path / "judged.gguf")) as opened, \
+                closing(float_decoder(self.checkpoint)) as reference:
+            return score_text(opened, reference, [row.tolist() for row in self.tokens])
 
-        def matrix(role: str, layer: int | None) -> Array:
-            return decoder.matrices["embedding" if role == "head" and self.checkpoint.spec.tied else role, layer].real()
-
-        return graph_decoder(self.checkpoint, matrix)
+    @cached_property
+    def _in_float(self) -> FloatJudge:
+        return FloatJudge(self.checkpoint.spec, self.checkpoint.weights, self.tokens)
 
 
 def float_decoder(checkpoint: Checkpoint) -> GraphDecoder:
-    return graph_decoder(checkpoint, checkpoint.weights.matrix)
-
-
-def graph_decoder(checkpoint: Checkpoint, matrix: Matrix) -> GraphDecoder:
-    spec = checkpoint.spec
-    parts = float_parts(matrix, checkpoint.weights.vector, tied=spec.tied)
-    return GraphDecoder(open_session(build_decoder(spec, parts), fused=True), spec.context)
+    return GraphDecoder(open_session(checkpoint.float_graph(), fused=True), checkpoint.spec.context)
 
 
 def llama_decoder(checkpoint: Checkpoint, decoder: QuantizedDecoder, path: Path) -> Decoder:

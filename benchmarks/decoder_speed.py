@@ -4,12 +4,15 @@
 
 BUNDLE: as `edgeq convert CHECKPOINT --target onnxruntime --target gguf` writes them. GenAI runs the very folder of the
 first; PYTHON is of an environment that holds onnxruntime-genai, which by default is made in the temporary folder.
+llama.cpp runs the file of the second with its own settings, flash attention and its greedy sampler, where
+llama-cpp-python is installed.
 Every engine is a process of its own. They take turns, one sequence of steps each, so that all see the same machine;
 a time is the least of all rounds, in seconds of the processor, which a neighbour on the same core does not lengthen.
 Where in memory a process lays its weights moves its times by 6 %, so that each engine is started several times.
 """
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -25,8 +28,9 @@ GENAI = "ONNX Runtime GenAI"
 PACKAGES = ("onnxruntime-genai==0.18.0", "numpy")
 PASTS = (128, 768)
 STEPS, ROUNDS, STARTS = 16, 3, 4
-# past -> seconds for a prompt of that length, with its first token, and of the fastest step behind it
-Run: TypeAlias = Callable[[int], tuple[float, float]]
+# past -> seconds for a prompt of that length, with its first token, and of the fastest step behind it; of a process
+# its largest memory in MB, too
+Run: TypeAlias = Callable[[int], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Row:
     tokens_per_second: float
     ratio_to_genai: float
     first_token_ms: float
+    peak_mb: float
 
 
 def prompt(past: int) -> list[int]:
@@ -91,14 +96,49 @@ def genai_engine(bundle: str) -> Run:
     return run
 
 
-ENGINES: dict[str, Callable[[str], Run]] = {"edgeq": edgeq_engine, "genai": genai_engine}
+def llamacpp_engine(file: str) -> Run:
+    import llama_cpp as c
+
+    from edgeq_runtime.language.llamacpp import _has_amx
+
+    model_params, params = c.llama_model_default_params(), c.llama_context_default_params()
+    model_params.use_extra_bufts = not _has_amx()  # as in our engine: it can crash there
+    params.n_ctx, params.n_threads, params.n_threads_batch = max(PASTS) + STEPS + 2, 1, 1
+    model = c.llama_model_load_from_file(file.encode(), model_params)
+    context, greedy = c.llama_init_from_model(model, params), c.llama_sampler_init_greedy()
+    token = 5
+
+    def fed(tokens: list[int]) -> None:
+        nonlocal token
+        batch = c.llama_batch_get_one((c.llama_token * len(tokens))(*tokens), len(tokens))
+        assert c.llama_decode(context, batch) == 0
+        token = c.llama_sampler_sample(greedy, context, -1)
+
+    def prompted(past: int) -> None:
+        tokens = prompt(past)
+        for start in range(0, past, params.n_ubatch):
+            fed(tokens[start:start + params.n_ubatch])
+
+    def run(past: int) -> tuple[float, float]:
+        c.llama_memory_clear(c.llama_get_memory(context), True)
+        return timed(lambda: prompted(past)), min(timed(lambda: fed([token])) for _ in range(STEPS))
+
+    return run
+
+
+ENGINES: dict[str, Callable[[str], Run]] = {
+    "edgeq": edgeq_engine, "genai": genai_engine, "llama.cpp": llamacpp_engine}
+
+
+def peak() -> float:
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1e3
 
 
 def work(kind: str, bundle: str) -> None:
-    """A line with a number of tokens in, a line with two times out."""
+    """A line with a number of tokens in, a line with two times and the memory out."""
     run = ENGINES[kind](bundle)
     for line in sys.stdin:
-        print(json.dumps(run(int(line))), flush=True)
+        print(json.dumps([*run(int(line)), peak()]), flush=True)
 
 
 @contextmanager
@@ -109,17 +149,16 @@ def worker(python: str | Path, kind: str, bundle: Path) -> Iterator[Run]:
         assert process.stdout is not None
         given, answers = process.stdin, process.stdout
 
-        def run(past: int) -> tuple[float, float]:
+        def run(past: int) -> tuple[float, ...]:
             given.write(f"{past}\n")
             given.flush()
-            first, step = json.loads(answers.readline())
-            return first, step
+            return tuple(json.loads(answers.readline()))
 
         yield run
 
 
 def measure(engines: Mapping[str, tuple[str | Path, str, Path]]) -> list[Row]:
-    times: dict[tuple[str, int], list[tuple[float, float]]] = {(name, past): [] for past in PASTS for name in engines}
+    times: dict[tuple[str, int], list[tuple[float, ...]]] = {(name, past): [] for past in PASTS for name in engines}
     for _ in range(STARTS):
         with ExitStack() as running:
             runs = {name: running.enter_context(worker(*what)) for name, what in engines.items()}
@@ -127,8 +166,8 @@ def measure(engines: Mapping[str, tuple[str | Path, str, Path]]) -> list[Row]:
                 for name, past in times:
                     times[name, past].append(runs[name](past))
     least = {key: tuple(map(min, zip(*found, strict=True))) for key, found in times.items()}
-    return [Row(name, past, 1 / step, least[GENAI, past][1] / step, first * 1e3)
-            for (name, past), (first, step) in least.items()]
+    return [Row(name, past, 1 / step, least[GENAI, past][1] / step, first * 1e3, memory)
+            for (name, past), (first, step, memory) in least.items()]
 
 
 def main() -> None:
@@ -143,6 +182,8 @@ def main() -> None:
     wanted = {"edgeq, onnxruntime": (sys.executable, "edgeq", given.onnxruntime),
               GENAI: (python, "genai", given.onnxruntime),
               **({"edgeq, llama.cpp": (sys.executable, "edgeq", given.gguf)} if given.gguf else {})}
+    if given.gguf and importlib.util.find_spec("llama_cpp"):
+        wanted["llama.cpp"] = (sys.executable, "llama.cpp", given.gguf / "model.gguf")
     report(measure(wanted), f"{given.onnxruntime.name}: greedy decoding, one thread", given.json)
 
 

@@ -221,6 +221,7 @@ class DecoderBackend:
     file: the ending of a file that holds all, tokenizer too, and needs no bundle; "" where there is none.
     ladder: types among which a budget of bits may choose for each weight; none: it takes no budget. fused: role -> the
         tensor of the file that it is a part of, which has one type.
+    is_graph: its entry is an ONNX graph, which onnxruntime runs here.
     """
 
     bits: tuple[int, ...]
@@ -232,6 +233,7 @@ class DecoderBackend:
     file: str = ""
     ladder: tuple[str, ...] = ()
     fused: Callable[[Spec], Mapping[str, str]] = lambda spec: {}
+    is_graph: bool = False
 
 
 def _no_graphs(*_: Any) -> Any:

@@ -64,7 +64,7 @@ def test_chooses_the_target() -> None:
 
 
 @pytest.mark.parametrize(("asked", "options", "message"), [
-    (["coreml"], Options(device="pi4"), "--device pi4 does not run coreml; it runs tflite, onnxruntime"),
+    (["coreml"], Options(device="pi4"), "--device pi4 does not run coreml; it runs tflite, gguf, onnxruntime"),
     ([], Options(), "--target, or --device with one of android"),
     ([], Options(device="pi9"), "there is no device 'pi9'; there are android"),
     ([], Options(device="pi-32bit", bits=4), "2.14.0, which has no 4-bit weights .*: use --bits 8"),

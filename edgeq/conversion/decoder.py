@@ -30,6 +30,7 @@ from edgeq.conversion.decoder_text import Text, text_of_file, text_of_model
 from edgeq.conversion.decoder_tokenizer import copy_bundled, language_of, tokenizer_files
 from edgeq.conversion.decoder_verify import EngineRun, check_written, run_engine
 from edgeq.conversion.destination import write_bundles
+from edgeq.conversion.estimate_language import bits_per_weight, device_warning
 from edgeq.conversion.options import Options
 from edgeq.errors import BundleError, EdgeqError
 from edgeq.frontends.decoder.checkpoint import Checkpoint, open_checkpoint
@@ -68,9 +69,11 @@ class _Source:
 
 def _convert(source: _Source, request: DecoderRequest, paths: Mapping[str, Path]) -> dict[str, EdgeqError]:
     """Write one bundle to each path -> the targets whose bundle failed, and why."""
+    warnings: dict[str, str] = {}
     for backend in request.targets:
         assert backend.decoder is not None
         backend.decoder.check(source.checkpoint, source.tokenizer, request.words)
+        warnings[backend.target.name] = _device_warning(backend.decoder, source.checkpoint, request)
     text = _text(source, request)
     judge = None if text is None else Judge(source.checkpoint.spec, source.checkpoint.weights, text.judged,
                                             request.progress)
@@ -82,7 +85,8 @@ def _convert(source: _Source, request: DecoderRequest, paths: Mapping[str, Path]
             types = _types(backend.decoder, source.checkpoint, request, text)
             with _quantized(source, request, types, text, path) as (decoder, seconds), \
                     new_bundle(path, force=request.options.force) as folder:
-                _write_bundle(folder, backend, source, request, decoder, text, judge, seconds)
+                _write_bundle(folder, backend, source, request, decoder, text, judge, seconds,
+                              warnings[backend.target.name])
         except EdgeqError as error:
             failed[backend.target.name] = error
     return failed
@@ -98,13 +102,21 @@ def _types(target: DecoderBackend, checkpoint: Checkpoint, request: DecoderReque
     return types_for_budget(choices, request.budget)
 
 
+def _device_warning(target: DecoderBackend, checkpoint: Checkpoint, request: DecoderRequest) -> str:
+    """Raises UsageError: the device's memory does not hold the network."""
+    if request.device is None:
+        return ""
+    bits = request.budget or bits_per_weight(checkpoint.spec, target.types(checkpoint.spec, request.words))
+    return device_warning(request.device.name, checkpoint, bits)
+
+
 def _text(source: _Source, request: DecoderRequest) -> Text | None:
     """None: weights are not fitted, and nothing is known to compare them on."""
     if request.text is not None:
         return text_of_file(request.text, source.tokenizer, source.language, request.sequences)
     if not request.fits and request.budget is None:
         return None
-    return text_of_model(source.checkpoint, source.language, request.sequences, request.progress)
+    return text_of_model(source.checkpoint, source.tokenizer, source.language, request.sequences, request.progress)
 
 
 @contextmanager
@@ -140,14 +152,16 @@ def _job(checkpoint: Checkpoint, types: Types, text: Text | None) -> str:
 
 
 def _write_bundle(folder: Path, backend: Backend, source: _Source, request: DecoderRequest, decoder: QuantizedDecoder,
-                  text: Text | None, judge: Judge | None, seconds: float) -> None:
-    """Emit, verify and describe one bundle. judge: of what is held out of the text."""
+                  text: Text | None, judge: Judge | None, seconds: float, warning: str) -> None:
+    """Emit, verify and describe one bundle. judge: of what is held out of the text. warning: of the device."""
     target, emitter, checkpoint = backend.target.name, backend.decoder, source.checkpoint
     assert emitter is not None
     request.progress(f"writing {target}")
     artifact = emitter.emit(checkpoint, source.tokenizer, decoder, folder, request.words)
     copy_bundled(source.tokenizer, folder)
     manifest = _manifest(backend, artifact, source, request, decoder, text)
+    if request.device is not None:
+        manifest = request.device.fitted(manifest)
     figures, run = None, None
     if request.options.verify:
         request.progress(f"verifying {target}")
@@ -155,7 +169,7 @@ def _write_bundle(folder: Path, backend: Backend, source: _Source, request: Deco
         check_written(target, decoder, read)
         run = run_engine(folder, manifest, checkpoint, read, text)
         figures = None if judge is None else judge.figures(read)
-    report = _report(manifest, source, figures, run, text, seconds)
+    report = _report(manifest, source, figures, run, text, seconds) | {"device_warning": warning}
     write_report(folder, report)
     write_language_page(folder, report, artifact_bytes(folder))
     write_manifest(folder, replace(manifest, accuracy=_accuracy(figures, run)))

@@ -9,6 +9,7 @@ from typing import Any, Final
 from edgeq.backend import Backend, DecoderWords, backend_named, backends
 from edgeq.conversion import words
 from edgeq.conversion.options import Options
+from edgeq.devices import Device, device_named
 from edgeq.errors import UsageError, all_of
 from edgeq.progress import Progress
 
@@ -16,7 +17,7 @@ BITS: Final = (2, 3, 4, 5, 6, 8, 16, 32)
 METHODS: Final = ("auto", "nearest")
 # Words that mean for a language model what they mean for any network, and those that are for it alone.
 _SHARED: Final = frozenset({"bits", "calibration", "samples", "method", "product", "version", "verify", "force",
-                            "dry_run", "progress"})
+                            "dry_run", "progress", "device"})
 OWN: Final = ("gguf_type", "gguf_file", "bits_per_weight", "resume")
 
 
@@ -27,7 +28,8 @@ class DecoderRequest:
     words: of the weights. fits: codes are fitted to calibration tokens; else they are the nearest ones. text: file
     that the tokens come from; None: the model writes it itself. sequences: at most so many are fitted to, None: the
     usual number. budget: bits per weight that types are chosen for, None: the words say them. file: where to save the
-    artifact without its bundle. resume: go on from layers that an earlier conversion left. options: the words.
+    artifact without its bundle. resume: go on from layers that an earlier conversion left. device: what it is for.
+    options: the words.
     """
 
     targets: tuple[Backend, ...]
@@ -38,6 +40,7 @@ class DecoderRequest:
     budget: float | None
     file: Path | None
     resume: bool
+    device: Device | None
     options: Options
 
     @property
@@ -56,18 +59,21 @@ def read_decoder_request(targets: words.Target, options: Options) -> DecoderRequ
         UsageError: a value that no such word takes, words that contradict one another, that mean nothing for a language
             model, or that a target does not offer; of the last three kinds all at once.
     """
-    names = words.targets(targets)
+    device = None if options.device is None else device_named(words.text("--device", options.device))
+    names = words.targets(targets) or ([] if device is None else [
+        name for name in device.targets if backend_named(name).decoder is not None][:1])
     if not names:
         raise UsageError(f"name what to convert for: --target {' or '.join(_decoder_targets())}")
     chosen = tuple(map(backend_named, names))
     options = _plain(options)
-    refused = [*_unread(options), *_unoffered(chosen, options), *_contradictions(options)]
+    refused = [*_unread(options), *_unoffered(chosen, options), *_contradictions(options),
+               *([] if device is None else device.refusals(names, options.bits))]
     if refused:
         raise all_of([UsageError(reason) for reason in refused])
     return DecoderRequest(
         chosen, DecoderWords(_bits(chosen, options), options.gguf_type), options.method != "nearest",
         words.path("--calibration", options.calibration), options.samples, options.bits_per_weight,
-        words.path("--gguf-file", options.gguf_file), options.resume, options)
+        words.path("--gguf-file", options.gguf_file), options.resume, device, options)
 
 
 def _bits(targets: Sequence[Backend], options: Options) -> int:

@@ -6,7 +6,9 @@ as text of its own domain (benchmarks/decoder_kl.py).
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -15,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq import policy
-from edgeq.errors import CalibrationError, EdgeqError, ModelError
+from edgeq.backend import DecoderWords, backends
+from edgeq.conversion.decoder_fit import nearest_decoder
+from edgeq.errors import CalibrationError, EdgeqError, ModelError, UnsupportedModel
 from edgeq.frontends.decoder.checkpoint import Checkpoint
 from edgeq.inference.session import open_session
 from edgeq.progress import Progress
@@ -74,35 +78,54 @@ def text_of_file(path: Path, folder: Path, language: Language, sequences: int | 
     return Text(tuple(fitted), tuple(judged), path.name, max(0, len(cut) - len(chosen)) * length)
 
 
-def text_of_model(checkpoint: Checkpoint, language: Language, sequences: int | None, progress: Progress) -> Text:
-    """What the float network samples from itself, from the beginning of a text, at temperature 1; the same every time.
-
-    The whole network is held in float32.
+def text_of_model(checkpoint: Checkpoint, folder: Path, language: Language, sequences: int | None, progress: Progress,
+                  ) -> Text:
+    """What the network samples from itself, from the beginning of a text, at temperature 1; the same every time on one
+    processor. folder: with the tokenizer.
     """
     count = sequences or policy.FITTED_SEQUENCES.value
     held = max(1, round(count / policy.JUDGED_ONE_IN.value))
     length = min(policy.FITTED_TOKENS.value, language.context)
-    session = open_session(checkpoint.float_graph(context=length), fused=True)
     rows: list[Tokens] = []
     generator = np.random.default_rng(0)
     batch = policy.SAMPLED_AT_ONCE.value
-    for start in range(0, count + held, batch):
-        progress("the model writes its calibration text", start, count + held)
-        rows += _sampled(session, language, min(batch, count + held - start), length, generator)
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as temporary:
+        session = _sampler(checkpoint, folder, Path(temporary))
+        for start in range(0, count + held, batch):
+            progress("the model writes its calibration text", start, count + held)
+            rows += _sampled(session, language, min(batch, count + held - start), length, generator)
     return Text(tuple(rows[:count]), tuple(rows[count:]), SAMPLED)
+
+
+def _sampler(checkpoint: Checkpoint, folder: Path, temporary: Path) -> Any:
+    """A session of the network on its nearest levels in 8 bits, in a file in `temporary`: a third of float32's memory,
+    and faster where sequences are written side by side. In float32 where no kernels take the network.
+    """
+    spec, words = checkpoint.spec, DecoderWords(bits=8)
+    for target in (backend.decoder for backend in backends()):
+        if target is not None and target.is_graph:
+            with suppress(UnsupportedModel):
+                target.check(checkpoint, folder, words)
+                decoder = nearest_decoder(spec, checkpoint.weights, target.types(spec, words))
+                artifact = target.emit(checkpoint, folder, decoder, temporary, words)
+                return open_session(temporary / artifact.entry, fused=True, arena=False,
+                                    entries=artifact.options["session_options"])
+    return open_session(checkpoint.float_graph(), fused=True)
 
 
 def _sampled(session: Any, language: Language, count: int, length: int, generator: np.random.Generator,
              ) -> list[Tokens]:
     """Sequences of so many tokens. A text begins with its first token, or where the model has none with any."""
-    names = [value.name for value in session.get_inputs()[1:]]
+    inputs = [value.name for value in session.get_inputs()]
+    names = [name for name in inputs if name.startswith("past_key_values.")]
     empty = np.zeros((count, language.kv_heads, 0, language.head_size), np.float32)
     past: dict[str, NDArray[Any]] = dict.fromkeys(names, empty)
     begin = language.bos if language.bos is not None else next(iter(language.eos), None)
     first = generator.integers(0, language.vocabulary, count) if begin is None else np.full(count, begin)
     tokens = [first.astype(np.int64)]
-    for _ in range(length - 1):
-        logits, *present = session.run(None, {"input_ids": tokens[-1][:, None], **past})
+    for held in range(1, length):
+        mask = {"attention_mask": np.ones((count, held), np.int64)} if "attention_mask" in inputs else {}
+        logits, *present = session.run(None, {"input_ids": tokens[-1][:, None], **mask, **past})
         past = dict(zip(names, present, strict=True))
         noise = generator.gumbel(size=(count, language.vocabulary)).astype(np.float32)
         tokens.append((logits[:, -1] + noise).argmax(1))  # a draw from the softmax

@@ -1,7 +1,7 @@
 """How large a language model becomes as each type, and which devices hold it: by its configuration, without weights."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from edgeq import policy
 from edgeq.backend import DecoderWords, backend_named
+from edgeq.errors import UsageError
 from edgeq.frontends.decoder.checkpoint import Checkpoint, open_checkpoint
 from edgeq.frontends.decoder.gguf_source import GgufWeights
 from edgeq.frontends.decoder.gguf_tokenizer import gguf_tokenizer_of_folder
@@ -33,12 +34,15 @@ _ALIGNMENT: Final = 32  # of tensors in a file, https://github.com/ggml-org/ggml
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A class of devices by their memory. share: what is left of it to a model. source: of the sizes."""
+    """A class of devices by their memory. share: what is left of it to a model. source: of the sizes. devices: names of
+    `edgeq.devices` that it is a size of.
+    """
 
     name: str
     gigabytes: int
     share: float
     source: str
+    devices: tuple[str, ...] = ()
 
     @property
     def usable(self) -> int:
@@ -50,12 +54,12 @@ _PI: Final = "https://www.raspberrypi.com/products/raspberry-pi-{}/"
 _ORIN: Final = "https://www.nvidia.com/en-us/autonomous-machines/embedded-systems/jetson-orin/"
 _ANDROID: Final = "https://source.android.com/docs/core/perf/low-ram"
 MEMORIES: Final[tuple[Memory, ...]] = (
-    *(Memory(f"phone, {size} GB", size, _PHONE, _ANDROID) for size in (3, 4, 6, 8, 12, 16)),
-    *(Memory(f"Raspberry Pi 4, {size} GB", size, _BOARD, _PI.format("4-model-b")) for size in (1, 2, 4, 8)),
-    *(Memory(f"Raspberry Pi 5, {size} GB", size, _BOARD, _PI.format("5")) for size in (1, 2, 4, 8, 16)),
-    *(Memory(f"Jetson Orin Nano, {size} GB", size, _BOARD, _ORIN) for size in (4, 8)),
-    *(Memory(f"Jetson Orin NX, {size} GB", size, _BOARD, _ORIN) for size in (8, 16)),
-    *(Memory(f"Jetson AGX Orin, {size} GB", size, _BOARD, _ORIN) for size in (32, 64)),
+    *(Memory(f"phone, {size} GB", size, _PHONE, _ANDROID, ("android", "iphone")) for size in (3, 4, 6, 8, 12, 16)),
+    *(Memory(f"Raspberry Pi 4, {size} GB", size, _BOARD, _PI.format("4-model-b"), ("pi4",)) for size in (1, 2, 4, 8)),
+    *(Memory(f"Raspberry Pi 5, {size} GB", size, _BOARD, _PI.format("5"), ("pi5",)) for size in (1, 2, 4, 8, 16)),
+    *(Memory(f"Jetson Orin Nano, {size} GB", size, _BOARD, _ORIN, ("jetson-orin",)) for size in (4, 8)),
+    *(Memory(f"Jetson Orin NX, {size} GB", size, _BOARD, _ORIN, ("jetson-orin",)) for size in (8, 16)),
+    *(Memory(f"Jetson AGX Orin, {size} GB", size, _BOARD, _ORIN, ("jetson-orin",)) for size in (32, 64)),
     *(Memory(f"laptop, {size} GB", size, _LAPTOP, "") for size in (8, 16, 32)),
 )
 
@@ -71,13 +75,44 @@ def estimate_language_sizes(path: Path, context: int | None = None) -> dict[str,
     checkpoint = open_checkpoint(path)
     spec = checkpoint.padded().spec
     length = min(context or policy.ESTIMATED_CONTEXT.value, spec.context)
-    fixed = activation_bytes(spec) + cache_bytes(spec, length) + _engine_bytes(spec)
-    beside = _vector_bytes(spec) + _written_bytes(checkpoint)
+    beside, fixed = _vector_bytes(spec) + _written_bytes(checkpoint), _fixed_bytes(spec, length)
     rows = [_row(name, weights, beside, fixed) for name, weights in _weights(spec)]
     fits = [_device(memory, rows) for memory in MEMORIES]
     return {"path": str(path), "parameters": _count(spec), "context": length, "types": rows, "devices": fits,
             "activation_bytes": activation_bytes(spec), "engine_bytes": _engine_bytes(spec),
             "cache": [{"context": size, "bytes": cache_bytes(spec, size)} for size in _contexts(spec, length)]}
+
+
+def device_warning(device: str, checkpoint: Checkpoint, bits_per_weight: float) -> str:
+    """Which sizes of a device, by its name in `edgeq.devices`, do not hold a network of so many bits; "": all do, or
+    none is known.
+
+    Raises:
+        UsageError: none of them does.
+    """
+    spec, sizes = checkpoint.spec, [memory for memory in MEMORIES if device in memory.devices]
+    length = min(policy.ESTIMATED_CONTEXT.value, spec.context)
+    needed = round(_count(spec) * bits_per_weight / 8) + _fixed_bytes(spec, length)
+    small = [memory for memory in sizes if memory.usable < needed]
+    if not small:
+        return ""
+    words = (f"the model needs about {needed / GIGABYTE:.1f} GB for {length} tokens, and {small[-1].name} leaves "
+             f"{small[-1].usable / GIGABYTE:.1f}")
+    if len(small) == len(sizes):
+        raise UsageError(f"--device {device}: {words}: none is larger; take fewer --bits or a smaller model "
+                         "(`edgeq estimate` lists what each type needs)")
+    return words
+
+
+def bits_per_weight(spec: Spec, types: Callable[[str, int | None], str]) -> float:
+    """On average."""
+    shapes = {key: shape_of(spec, key[0], "weight") for key in _keys(spec)}
+    return 8 * sum(_bytes(types(*key), *shape) for key, shape in shapes.items()) / sum(map(prod, shapes.values()))
+
+
+def _fixed_bytes(spec: Spec, context: int) -> int:
+    """Beside the file."""
+    return activation_bytes(spec) + cache_bytes(spec, context) + _engine_bytes(spec)
 
 
 def cache_bytes(spec: Spec, context: int) -> int:

@@ -195,8 +195,9 @@ def _targets(asked: words.Target, device: Device | None, min_os: int) -> tuple[T
     """What is asked for; with a device alone, what it runs first of what is written for this system."""
     names = words.targets(asked)
     if not names and device is not None:
-        fitting = [name for name in device.targets if min_os in (backend_named(name).systems or (min_os,))]
-        names = tuple(fitting or device.targets)[:1]
+        there = [name for name in device.targets if backend_named(name).takes_graphs]
+        fitting = [name for name in there if min_os in (backend_named(name).systems or (min_os,))]
+        names = tuple(fitting or there)[:1]
     if not names:
         raise UsageError(f"name what to convert for: --target, or --device with one of {', '.join(device_names())}")
     return tuple(target_named(name) for name in names)

@@ -57,7 +57,9 @@ def sentences(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def warnings(row: Mapping[str, Any]) -> Iterator[str]:
-    """Of the text."""
+    """Of the device and of the text."""
+    if row["device_warning"]:
+        yield row["device_warning"]
     if row["quantization"]["method"] != "nearest":
         yield from (row["calibration"] or {}).get("warnings", ())
     yield from (row["on_text"] or {}).get("warnings", ())

@@ -120,10 +120,16 @@ def test_the_model_writes_its_text_where_none_is_given(checkpoint: Path, tmp_pat
         "source": "text that the model sampled from itself", "sequences": 4, "tokens": 4 * 64, "held_out": 1,
         "held_out_tokens": 64, "left": 0, "warnings": ["256 tokens are few to fit weights to; 16384 lose less"]}
     assert bundle.manifest.language is not None
-    first, again = (text_of_model(open_checkpoint(checkpoint), bundle.manifest.language, 4, silent) for _ in range(2))
+    first, again = (text_of_model(open_checkpoint(checkpoint), checkpoint, bundle.manifest.language, 4, silent)
+                    for _ in range(2))
     np.testing.assert_array_equal(np.stack(first.fitted), np.stack(again.fitted))
     assert len({row.tobytes() for row in (*first.fitted, *first.judged)}) == 5
     assert bundle.report["on_text"]["float_perplexity"] < 50  # the model knows its own text
+
+
+def test_a_device_names_the_target_and_its_threads(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = edgeq.convert(checkpoint, device="pi4", method="nearest", output=tmp_path / "x.edgeq")
+    assert (bundle.manifest.target, bundle.manifest.options["threads"]) == ("gguf", 4)
 
 
 def ended_in_layer(layer: int) -> Callable[..., None]:
@@ -262,6 +268,7 @@ WORDS = {
     "a target for other networks": ({"target": "tflite"}, "--target tflite takes no language model"),
     "types of nobody": ({"gguf_type": "Q9_K"}, "--gguf-type Q9_K: there are F32, F16"),
     "bits that no type has": ({"bits": 32}, "--bits 32: gguf takes 2, 3, 4, 5, 6, 8, 16"),
+    "a device without llama.cpp": ({"device": "pi-32bit"}, "--device pi-32bit does not run gguf; it runs tflite"),
     "activations": ({"activations": 8}, "--activations means nothing for a language model"),
     "a calibrator": ({"calibrator": "mse"}, "--calibrator means nothing for a language model"),
     "another method": ({"method": "gptq"}, "--method gptq: use auto or nearest"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import gguf
@@ -16,6 +18,7 @@ from safetensors.numpy import save_file
 from edgeq import estimate
 from edgeq.backend import DecoderBackend, DecoderWords, backend_named
 from edgeq.cli import main
+from edgeq.conversion.estimate_language import cache_bytes, device_warning
 from edgeq.errors import UsageError
 from edgeq.frontends.decoder.architectures import LLAMA, spec_of
 from edgeq.frontends.decoder.checkpoint import Checkpoint, open_checkpoint
@@ -105,6 +108,20 @@ def test_cache_and_devices(checkpoint: Checkpoint) -> None:
     for device in found["devices"]:
         assert set(device["holds"]) == {name for name, size in memory.items() if size <= device["usable_bytes"]}
         assert device["largest"] in ("FP32", "F32")
+
+
+def test_a_device_holds_the_model_or_some_of_its_sizes_do_or_none(checkpoint: Checkpoint) -> None:
+    def told(layers: int) -> str:
+        spec = replace(checkpoint.spec, layers=checkpoint.spec.layers * layers)
+        return device_warning("pi4", replace(checkpoint, spec=spec), 4.5)
+
+    weights = sum(prod(shape_of(checkpoint.spec, role, "weight")) for role in linear_roles(checkpoint.spec)) * 9
+    size = weights * 4.5 / 8 + cache_bytes(checkpoint.spec, 512)
+    assert told(1) == ""
+    assert "Raspberry Pi 4, 1 GB leaves 0.8" in told(round(0.9e9 / size))
+    with pytest.raises(UsageError, match=r"--device pi4: the model needs about \d+.\d GB for 512 tokens, and Raspberry "
+                                         r"Pi 4, 8 GB leaves 6.4: none is larger"):
+        told(round(9e9 / size))
 
 
 def test_the_command_prints_types_and_devices(checkpoint: Checkpoint) -> None:
