@@ -1,6 +1,7 @@
 """Free dimensions end to end: one file for all sizes, against onnxruntime on the model as it was given."""
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from edgeq.verification.compare import compare
 from edgeq.verification.verify_bundle import verify_bundle
 from edgeq_runtime.dimensions import Range
 
-TARGETS = ("onnxruntime", "tflite", "coreml")
+TARGETS = ("onnxruntime", "tflite", "coreml", *(["coreai"] if find_spec("coreai") else []))
 RELATIVE = 1e-5
-UNROLLED = {("tflite", "LSTM"), ("tflite", "GRU"), ("coreml", "GRU")}
+UNROLLED = {("tflite", "LSTM"), ("tflite", "GRU"), ("coreml", "GRU"), ("coreai", "LSTM"), ("coreai", "GRU")}
 # The target with the least obvious form in every run of the tests, the others where there is time.
-TFLITE_FIRST = ("tflite", *(pytest.param(target, marks=pytest.mark.full) for target in ("onnxruntime", "coreml")))
+TFLITE_FIRST = ("tflite", *(pytest.param(target, marks=pytest.mark.full) for target in TARGETS if target != "tflite"))
 CASES = [pytest.param(net, target, id=f"{net}-{target}") for net in NETS for target in TARGETS
          if (target, net.name) not in UNROLLED]
 

@@ -19,7 +19,7 @@ from small_graphs import feeds, network, normal, residual, with_weights
 
 import edgeq_runtime
 from edgeq import convert
-from edgeq.backend import EmitOptions, backend_named
+from edgeq.backend import About, EmitOptions, backend_named
 from edgeq.errors import UnsupportedModel
 from edgeq.metrics import sqnr
 from edgeq.verification.layers import compare_layers
@@ -140,11 +140,26 @@ def test_every_refusal_is_said_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_free_sizes_are_refused(tmp_path: Path) -> None:
-    model = network("g (float[N,4] x) => (float[N,4] y) { y = Relu (x) }")
-    with pytest.raises(UnsupportedModel, match=r"(?s)free sizes are not written for Core AI.*--input"):
+def test_if_is_written_for_fixed_sizes_alone(tmp_path: Path) -> None:
+    model = network("""g (float[N,4] x, bool c) => (float[N,4] y) { y = If (c) <
+        then_branch = t () => (float[N,4] p) { p = Relu (x) },
+        else_branch = e () => (float[N,4] q) { q = Neg (x) }> }""")
+    with pytest.raises(UnsupportedModel, match="bodies of If are written for fixed sizes, so it needs 'N'"):
         convert(model, target="coreai", bits=32, inputs={"x": ("1..8", 4)}, output=tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+    """As Apple's package reads it."""
+    from coreai.authoring import AIModelAsset
+
+    about = About("Ada", "MIT", "two kinds", "1.2", labels=("cat", "Übel"))
+    artifact = emit(network("g (float[1,4] x) => (float[1,4] y) { y = Relu (x) }"), tmp_path,
+                    EmitOptions(precision="float32", about=about))
+    said = AIModelAsset.load(tmp_path / artifact.entry).metadata
+    assert (said.author, said.license, said.model_description) == ("Ada", "MIT", "two kinds")
+    custom = json.loads((tmp_path / artifact.entry / "metadata.json").read_text())["creatorDefinedMetadata"]
+    assert custom == {"version": "1.2", "labels": ["cat", "Übel"]}
 
 
 def test_equal_models_are_equal_bytes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 import onnx_ir as ir
 
 from edgeq.backend import Artifact, EmitOptions
-from edgeq.dimensions import free_dimensions
-from edgeq.errors import Problem, UnsupportedModel
+from edgeq.dimensions import free_dimensions, witnesses
 from edgeq.passes.dynamic import without_dynamic_rounding
-from edgeq_converters.coreai.target import SYSTEM
+from edgeq_converters.coreai.target import COREAI, SYSTEM
+from edgeq_converters.prepare import specialized_form
+from edgeq_runtime.dimensions import Free
 
 if TYPE_CHECKING:
     from edgeq_converters.coreai.lowering import Lowered
@@ -39,14 +41,11 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     require_package()
     model = without_dynamic_rounding(model)
     free = free_dimensions(model)
-    if free:
-        raise UnsupportedModel("coreai", [Problem(name, "dimension", "free sizes are not written for Core AI",
-                                                  "fix it with --input") for name in sorted(free)])
     options = replace(options, min_os=SYSTEM, largest=cache(options.largest))
     with ONE_AT_A_TIME:
-        lowered = _lowered(model.clone(), options)
+        lowered = _for_all_sizes(model, free, options) if free else _lowered(model.clone(), options)
         try:
-            lowered.program.save(folder / ENTRY)
+            lowered.program.save(folder / ENTRY, options.about)
         except BaseException:
             shutil.rmtree(folder / ENTRY, ignore_errors=True)
             raise
@@ -54,11 +53,19 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
                     notes=lowered.notes)
 
 
-def _lowered(model: ir.Model, options: EmitOptions) -> Lowered:
+def _for_all_sizes(model: ir.Model, free: Mapping[str, Free], options: EmitOptions) -> Lowered:
+    """What the programs for a few sizes have in common. The format holds no limits: the manifest does."""
+    from edgeq_converters.coreai.flexible import flexible
+
+    found = [_lowered(specialized_form(model, sizes), options, traced=True) for sizes in witnesses(free)]
+    return replace(found[0], program=flexible(COREAI.name, [lowered.program.trace for lowered in found], free))
+
+
+def _lowered(model: ir.Model, options: EmitOptions, *, traced: bool = False) -> Lowered:
     """model: is used up."""
     from edgeq_converters.coreai.lowering import lower
     from edgeq_converters.coreai.table import TABLE
     from edgeq_converters.mil.prepare import folded
 
     graph = folded(model, TABLE.handlers, options, options.precision, ANY_RANK)
-    return lower(graph, options, options.precision)
+    return lower(graph, options, options.precision, traced=traced)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.backend import EmitOptions
+from edgeq.graph import label
 from edgeq.scheme import QuantParams
 from edgeq_converters.coreai.dialect import Program, Var
 from edgeq_converters.mil import builder as mil
@@ -59,7 +60,7 @@ class Builder(mil.Builder):
         if self.node is None:
             yield
             return
-        with self.program.named(self.node.outputs[0].name or self.node.op_type):
+        with self.program.named(self.node.outputs[0].name or self.node.op_type, (label(self.node), self.node.op_type)):
             yield
 
     # ------------------------------------------------------------------ operands

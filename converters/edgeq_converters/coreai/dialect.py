@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.backend import About
 from edgeq.errors import MissingExtra
 from edgeq.pack import pack4
 from edgeq.scheme import QuantParams, QuantType
@@ -23,18 +24,48 @@ from edgeq_converters.optable import CannotLower
 
 _DIALECT: Final = "coreai._compiler.dialects.coreai"
 _IR: Final = "coreai._compiler.ir"
+FREE: Final = -1  # a size of a type of the package's
 _SHARED_UP_TO: Final = 128  # bytes of constants that are written once, whoever reads them
 FUNCTION: Final = "main"
+CONDITION: Final = "if"  # of a `Call`, whose bodies' own come before it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Var:
-    """A computed value. value: of the package. shape: None for a size that is known at run time only."""
+    """A value. value: of the package. shape: None for a size that is known at run time only. data: of a constant, as it
+    was given. four: whether four-bit integers are signed, None for all other numbers.
+    """
 
     value: Any
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    data: NDArray[Any] | None = None
+    four: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """An operator as it was added. like: the result's type where that is told. name, node: what it was made for, in the
+    program and for messages: label and operator of an ONNX node.
+    """
+
+    operator: str
+    arguments: tuple[Any, ...]
+    words: Mapping[str, Any]
+    results: tuple[Var, ...]
+    like: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+    name: str = ""
+    node: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """How a program came to be, in order."""
+
+    inputs: dict[str, Var] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    outputs: dict[str, Var] = field(default_factory=dict)
 
 
 def require_package() -> None:
@@ -46,9 +77,9 @@ def require_package() -> None:
 
 
 class Program:
-    """A program with one function in the making, and its constants."""
+    """A program with one function in the making, and its constants. trace: kept if `traced`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, traced: bool = False) -> None:
         authoring = import_module("coreai.authoring")
         self._dialect = import_module(_DIALECT)
         self._ir = import_module(_IR)
@@ -57,10 +88,13 @@ class Program:
         self._graph: Any = None
         self._shared: dict[Any, Any] = {}
         self._count = 0
+        self._name, self._node = "", ("", "")
+        self._traced, self.trace = traced, Trace()
 
     # ------------------------------------------------------------------ the function
     @contextmanager
-    def function(self, inputs: Mapping[str, tuple[Sequence[int], np.dtype[Any]]]) -> Iterator[dict[str, Var]]:
+    def function(self, inputs: Mapping[str, tuple[Sequence[int | None], np.dtype[Any]]],
+                 ) -> Iterator[dict[str, Var]]:
         """The function's body, open for operators -> its inputs by name.
 
         Raises:
@@ -72,27 +106,43 @@ class Program:
                 types = [self._type(shape, dtype) for shape, dtype in inputs.values()]
                 self._graph = build(FUNCTION, types, [], input_names=list(inputs), result_names=[])
                 with self._graph.block:
-                    yield {name: self._wrapped(value, name)
-                           for name, value in zip(inputs, self._graph.arguments, strict=True)}
+                    self.trace.inputs.update({name: self._wrapped(value, name) for name, value in zip(
+                        inputs, self._graph.arguments, strict=True)})
+                    yield self.trace.inputs
         except RuntimeError as error:
             raise CannotLower(f"Core AI's compiler refuses the program: {_words(error)}") from error
 
     def give(self, outputs: Mapping[str, Var]) -> None:
         """Name the function's results. A program without any ends the process that loads it."""
+        self.trace.outputs.update(outputs)
         self._graph.outputs_spec = [(name, var.value) for name, var in outputs.items()]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, about: About) -> None:
         """Write an .aimodel folder, without the time of day, so that equal models are equal bytes."""
+
+        def describe(metadata: Any) -> None:
+            metadata.creation_date = 0.0
+            metadata.author, metadata.license = about.author, about.licence
+            metadata.model_description = about.description
+            for key, value in (("version", about.version), ("labels", list(about.labels))):
+                if value:
+                    metadata.set_custom(key, value)
+
         authoring = import_module("coreai.authoring")
-        asset = authoring.AIProgram(self._module).save_asset(path)
-        asset.update_metadata(lambda metadata: setattr(metadata, "creation_date", 0.0))
+        authoring.AIProgram(self._module).save_asset(path).update_metadata(describe)
         file = path / "metadata.json"  # whose keys the package writes in any order
         file.write_text(json.dumps(json.loads(file.read_text()), indent=2, sort_keys=True) + "\n")
 
     # ------------------------------------------------------------------ operators
-    def named(self, name: str) -> Any:
-        """A context: operators added inside carry a name, which the written program keeps."""
-        return self._info.metadata_only([name]).activate()
+    @contextmanager
+    def named(self, name: str, node: tuple[str, str]) -> Iterator[None]:
+        """Operators added inside carry a name, which the written program keeps. node: see `Call`."""
+        outside, (self._name, self._node) = (self._name, self._node), (name, node)
+        try:
+            with self._info.metadata_only([name]).activate():
+                yield
+        finally:
+            self._name, self._node = outside
 
     def call(self, operator: str, *arguments: Any, **words: Any) -> Any:
         """Add one operator of the dialect -> its Var, or a tuple of them. numpy arrays become constants.
@@ -100,7 +150,16 @@ class Program:
         Raises:
             CannotLower: Core AI refuses it, in its own words.
         """
-        given = [self._value(argument) for argument in arguments]
+        return self._called(None, operator, arguments, words)
+
+    def typed(self, operator: str, shape: Sequence[int | None], dtype: np.dtype[Any], *arguments: Any, **words: Any,
+              ) -> Var:
+        """As `call`, of an operator whose result's type must be told."""
+        found: Var = self._called((tuple(shape), dtype), operator, arguments, words)
+        return found
+
+    def _called(self, like: Any, operator: str, arguments: tuple[Any, ...], words: Mapping[str, Any]) -> Any:
+        given = [*([] if like is None else [self._type(*like)]), *map(self._value, arguments)]
         named = {key: self._value(argument) for key, argument in words.items()}
         try:
             found = getattr(self._dialect, operator)(*given, **named)
@@ -110,12 +169,17 @@ class Program:
         except (self._ir.MLIRError, ValueError, TypeError, RuntimeError) as error:
             raise CannotLower(f"Core AI's {operator} refuses it: {_words(error)}") from None
         wrapped = tuple(self._wrapped(result, f"{operator}_{self._next()}") for result in results)
+        self._remember(Call(operator, arguments, words, wrapped, like, self._name, self._node))
         return wrapped if many else wrapped[0]
 
-    def typed(self, operator: str, shape: Sequence[int], dtype: np.dtype[Any], *arguments: Any, **words: Any) -> Var:
-        """As `call`, of an operator whose result's type must be told, first."""
-        found: Var = self.call(operator, self._type(shape, dtype), *arguments, **words)
-        return found
+    def _remember(self, call: Call) -> None:
+        if self._traced:
+            self.trace.calls.append(call)
+
+    def resized(self, var: Var, shape: Sequence[int | None]) -> Var:
+        """A result whose sizes are known better than the dialect infers them."""
+        var.value.set_type(self._type(shape, var.dtype))
+        return replace(var, shape=tuple(shape))
 
     def word(self, kind: str, word: str) -> Any:
         """A word of the dialect, such as a scatter mode."""
@@ -130,7 +194,9 @@ class Program:
             with block:
                 self._dialect.yield_([var.value for var in body()])
         results = [found] if len(types) == 1 else list(found)
-        return tuple(self._wrapped(result, f"if_{self._next()}") for result in results)
+        wrapped = tuple(self._wrapped(result, f"if_{self._next()}") for result in results)
+        self._remember(Call(CONDITION, (condition,), {}, wrapped, None, self._name, self._node))
+        return wrapped
 
     @contextmanager
     def inner_block(self) -> Iterator[None]:
@@ -143,14 +209,17 @@ class Program:
 
     # ------------------------------------------------------------------ constants
     def constant(self, data: NDArray[Any]) -> Var:
-        return self._wrapped(self._value(np.asarray(data)), f"constant_{self._next()}")
+        data = np.asarray(data)
+        return replace(self._wrapped(self._value(data), f"constant_{self._next()}"),
+                       data=data if self._traced else None)
 
     def constant4(self, codes: NDArray[Any], *, signed: bool) -> Var:
         """4-bit integers, two to a byte. The package's own constants of ml_dtypes' types hold other numbers."""
         element = import_module("coreai.authoring")
         kind = element.int4 if signed else element.uint4
         value = self._resource(pack4(codes.astype(np.int8)), self._spec(codes.shape, kind)._to_mlir())
-        return Var(value, f"constant4_{self._next()}", tuple(codes.shape), np.dtype(np.int8 if signed else np.uint8))
+        return Var(value, f"constant4_{self._next()}", tuple(codes.shape), np.dtype(np.int8 if signed else np.uint8),
+                   codes if self._traced else None, signed)
 
     def _resource(self, data: NDArray[Any], kind: Any) -> Any:
         """A large constant under a name of ours: the package draws one at random, and files would never be equal."""
@@ -174,8 +243,8 @@ class Program:
             self._shared[key] = self._dialect.constant(data)
         return self._shared[key]
 
-    def _type(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Any:
-        return self._spec(tuple(shape), dtype)._to_mlir()
+    def _type(self, shape: Sequence[int | None], dtype: np.dtype[Any]) -> Any:
+        return self._spec(tuple(FREE if dim is None else dim for dim in shape), dtype)._to_mlir()
 
     def _wrapped(self, value: Any, name: str) -> Var:
         kind = self._spec._from_mlir(value.type)

@@ -50,15 +50,15 @@ class Nodes(Lowering[Builder]):
         return result if grid is None else b.on_grid(result, grid)
 
 
-def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowered:
-    """Lower every node of a folded graph (see edgeq_converters.prepare).
+def lower(graph: ir.Graph, options: EmitOptions, precision: Precision, *, traced: bool = False) -> Lowered:
+    """Lower every node of a folded graph (see edgeq_converters.prepare). traced: the program remembers how.
 
     Raises:
         UnsupportedModel: lists every node, input and output that Core AI does not have.
     """
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     _refuse([*inputs, *graph.outputs])
-    program = Program()
+    program = Program(traced=traced)
     builder = Builder(options, precision, program, Compositions(WORDS, packed, on_grid))
     beyond = beyond_float16(graph) if precision == "float16" else {}
     builder.in_float32 = in_float32(graph) | beyond.keys() if precision == "float16" else set()
