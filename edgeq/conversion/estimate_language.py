@@ -70,10 +70,12 @@ def estimate_language_sizes(path: Path, context: int | None = None) -> dict[str,
     context: tokens that the memory is told for; as many as the runtime takes by default, where it is None.
 
     Raises:
-        ModelError: the checkpoint, or its tokenizer, cannot be read.
+        ModelError: the checkpoint, or its tokenizer, cannot be read. UsageError: the model has less context.
     """
     checkpoint = open_checkpoint(path)
     spec = checkpoint.padded().spec
+    if context is not None and context > spec.context:
+        raise UsageError(f"--context {context}: the model was made for {spec.context} tokens")
     length = min(context or policy.ESTIMATED_CONTEXT.value, spec.context)
     beside, fixed = _vector_bytes(spec) + _written_bytes(checkpoint), _fixed_bytes(spec, length)
     rows = [_row(name, weights, beside, fixed) for name, weights in _weights(spec)]

@@ -135,6 +135,8 @@ def test_words_that_do_not_go_with_the_model(checkpoint: Checkpoint, tmp_path: P
         estimate(checkpoint.path, inputs={"x": (1,)})
     with pytest.raises(UsageError, match="--context is for language models"):
         estimate(tmp_path / "model.onnx", context=5)
+    with pytest.raises(UsageError, match="the model was made for 512 tokens"):
+        estimate(checkpoint.path, context=513)
 
 
 PEAK = """
