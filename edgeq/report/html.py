@@ -70,9 +70,15 @@ def page(report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> 
     if not isinstance(found, str):
         parts.append(_layer_table(found))
     title = escape(f"{report['name']} for {report['target']}")
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+    return document(title, [part for part in parts if part])
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole page. title, parts: HTML already."""
+    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
             f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n'
-            + "\n".join(part for part in parts if part) + "\n</body>\n</html>\n")
+            + "\n".join(parts) + "\n</body>\n</html>\n")
 
 
 EXPLANATION: Final = (
@@ -80,14 +86,21 @@ EXPLANATION: Final = (
     "255. Right, the layer's output: numbers outside the dashed lines are cut off, and a range much wider than the "
     "numbers wastes steps.</p>")
 STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2530; max-width: 62em; margin: 2em auto; padding: 0 1em; }
+:root { color-scheme: light dark; --page: #fff; --ink: #1c2530; --soft: #566; --box: #f0f3f6; --rule: #ccd; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14181d; --ink: #dfe6ee; --soft: #9ab; --box: #222a33; --rule: #3a4654; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 62em;
+  margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere; }
 h1 { font-size: 1.6em; margin-bottom: .3em; } h2 { font-size: 1.15em; margin: 1.8em 0 .4em; }
-table { border-collapse: collapse; } td, th { padding: .2em 1em .2em 0; text-align: left; vertical-align: top; }
-th { font-weight: 600; border-bottom: 1px solid #ccd; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+td, th { padding: .2em 1em .2em 0; text-align: left; vertical-align: top; overflow-wrap: normal; }
+th { font-weight: 600; border-bottom: 1px solid var(--rule); }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-.verdict { border-left: .5em solid; padding: .6em 1em; background: #f4f6f8; } .verdict p b { font-size: 1.15em; }
+.verdict { border-left: .5em solid; padding: .6em 1em; background: var(--box); } .verdict p b { font-size: 1.15em; }
 .verdict p, .verdict ul { margin: .2em 0; }
-svg { max-width: 100%; height: auto; } .note { color: #566; } code { background: #f0f2f4; padding: 0 .25em; }
+section { overflow-x: auto; } svg { max-width: 100%; min-width: 42em; height: auto; }
+.note { color: var(--soft); } code { background: var(--box); padding: 0 .25em; }
 """
 
 

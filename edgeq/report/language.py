@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.report.console import console, size, table
-from edgeq.report.html import FILE_NAME, STYLE
+from edgeq.report.html import FILE_NAME, document
 
 
 def is_language(row: Mapping[str, Any]) -> bool:
@@ -75,13 +75,11 @@ def write_language_page(folder: Path, report: Mapping[str, Any], artifact_bytes:
         "<h2>Beside the float network</h2><table><tr><th>KL, nats a token</th><th>99 %</th><th>other first choices</th>"
         f"<th>perplexity</th><th>of float</th></tr><tr>{''.join(f'<td>{cell}</td>' for cell in _numbers(figures))}"
         "</tr></table>")
-    (folder / FILE_NAME).write_text(
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n'
-        + "".join(f"<p>{escape(sentence)}.</p>\n" for sentence in (*sentences(report), *warnings(report)))
-        + f"<p>{size(artifact_bytes)}, {report['quantization']['bits_per_weight']:.2f} bits per weight.</p>\n{measured}"
-        "<h2>Types</h2><table><tr><th>type</th><th>tensors</th><th>weights</th><th>size</th></tr>"
-        f"{rows}</table>\n</body>\n</html>\n", encoding="utf-8")
+    said = [f"<p>{escape(sentence)}.</p>" for sentence in (*sentences(report), *warnings(report))]
+    (folder / FILE_NAME).write_text(document(title, [
+        *said, f"<p>{size(artifact_bytes)}, {report['quantization']['bits_per_weight']:.2f} bits per weight.</p>",
+        measured, "<h2>Types</h2><table><tr><th>type</th><th>tensors</th><th>weights</th><th>size</th></tr>"
+        f"{rows}</table>"]), encoding="utf-8")
 
 
 def _numbers(figures: Mapping[str, Any]) -> tuple[str, ...]:
