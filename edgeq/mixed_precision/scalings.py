@@ -17,7 +17,7 @@ from edgeq.mixed_precision.trial_builder import TrialBuilder
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.calibrate.auto import DEFAULT
 from edgeq.quant.samples import Samples
-from edgeq.quant.scaling.accept import Scaled
+from edgeq.quant.scaling.accept import Scaled, scale_alternatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,16 @@ def choose_scaling(builder: TrialBuilder, samples: Samples) -> tuple[ir.Model, l
     """
     rounding = replace(builder, method=replace(builder.method, settings=None, at_8=None))
     folds = _folds(rounding.network, samples)
-    plain = [_sqnr_db(rounding, rounding.network, fold) for fold in folds]
-    best: tuple[str, ...] = ()
-    gain = policy.SCALING_WORTH_DB.value
-    for names in builder.method.alternatives if folds else ():
-        won = []
-        for fold, before in zip(folds, plain, strict=True):
-            network, places = _scaled(builder, names, fold.learn)
-            if not places:
-                break
-            won.append(_sqnr_db(rounding, network, fold) - before)
-        if len(won) == len(folds) and sum(won) / len(won) >= gain:
-            best, gain = names, sum(won) / len(won)
-    return _scaled(builder, best, samples) if best else (builder.network, [])
+    alternatives = builder.method.alternatives if folds else ()
+    gains = [0.0] * len(alternatives)
+    for fold in folds:
+        plain = _sqnr_db(rounding, rounding.network, fold)
+        for at, (network, places) in enumerate(_scaled(builder, alternatives, fold.learn)):
+            gains[at] += (_sqnr_db(rounding, network, fold) - plain) / len(folds) if places else 0.0
+    best = max(range(len(gains)), key=gains.__getitem__, default=0)
+    if not gains or gains[best] < policy.SCALING_WORTH_DB.value:
+        return builder.network, []
+    return _scaled(builder, [alternatives[best]], samples)[0]
 
 
 def _folds(network: ir.Model, samples: Samples) -> list[_Fold]:
@@ -61,9 +58,13 @@ def _folds(network: ir.Model, samples: Samples) -> list[_Fold]:
         :1 if samples.count >= 2 * policy.FIDELITY_SAMPLES.value else 2]]
 
 
-def _scaled(builder: TrialBuilder, names: Sequence[str], samples: Samples) -> tuple[ir.Model, list[Scaled]]:
-    network = builder.network.clone()
-    return network, replace(builder.method, scalings=tuple(names)).scale(network, builder.plan({}), samples, bits=8)
+def _scaled(builder: TrialBuilder, alternatives: Sequence[Sequence[str]], samples: Samples,
+            ) -> list[tuple[ir.Model, list[Scaled]]]:
+    """The network scaled by each of them, and where."""
+    networks = [builder.network.clone() for _ in alternatives]
+    done = scale_alternatives(list(zip(networks, alternatives, strict=True)), builder.plan({}),
+                              samples.chosen(policy.SCALING_SAMPLES.value), fitted=builder.method.is_fitted(samples, 8))
+    return list(zip(networks, done, strict=True))
 
 
 def _sqnr_db(builder: TrialBuilder, network: ir.Model, fold: _Fold) -> float:

@@ -145,7 +145,8 @@ def gather_moments(geometry: Geometry, rows: Array, quantized: Sequence[NDArray[
         if count > share:
             chosen = np.sort(np.random.default_rng(number).choice(count, share, replace=False))
         moments = validation if (number + 1) % policy.FIT_VALIDATION_ONE_IN.value == 0 else training
-        moments.add(geometry.columns(after, chosen), geometry.columns(before, chosen))
+        columns = geometry.columns(after, chosen)
+        moments.add(columns, columns if before is after else geometry.columns(before, chosen))
     return training, validation if validation.count else training
 
 

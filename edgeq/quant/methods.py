@@ -51,7 +51,7 @@ class Method:
         if blind:
             raise UsageError(f"--method {blind[0]} needs real samples: add --calibration DATA")
         feeds = None if samples is None else samples.chosen(policy.SCALING_SAMPLES.value)
-        fitted, names = self._settings(samples, bits) is not None, [name for name in self.scalings if name in PROPOSALS]
+        fitted, names = self.is_fitted(samples, bits), [name for name in self.scalings if name in PROPOSALS]
         done = scale_channels(model, plan, names, feeds, fitted=fitted) if names else []
         if ROTATE in self.scalings and feeds is not None:
             done += rotate_channels(model, plan, feeds, fitted=fitted)
@@ -69,6 +69,10 @@ class Method:
         if samples is None:
             raise UsageError("this --method needs real samples: add --calibration DATA, or use --method auto")
         return Fit(tuple(samples.chosen(policy.FIT_SAMPLES.value)), settings)
+
+    def is_fitted(self, samples: Samples | None, bits: int) -> bool:
+        """Whether weights of so many bits are fitted, rather than rounded."""
+        return self._settings(samples, bits) is not None
 
     def _settings(self, samples: Samples | None, bits: int) -> Settings | None:
         if not self.optional:

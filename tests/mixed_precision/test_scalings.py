@@ -55,15 +55,16 @@ def test_uneven_channels_are_scaled_and_nothing_computes_in_float(tmp_path: Path
 
 def test_what_a_network_loses_by_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scales that make channels more uneven, whatever single layers say of them."""
-    def spoil(model: ir.Model, *arguments: Any, **words: Any) -> list[Scaled]:
-        graph, factors = model.graph, np.exp(np.linspace(0, 6, 16)).astype(np.float32)
-        for name, by in (("w1", factors[:, None, None, None]), ("w2", 1 / factors[:, None, None, None])):
-            value = graph.initializers[name]
-            assert value.const_value is not None
-            value.const_value = ir.tensor(value.const_value.numpy() * by, name=name)
-        return [Scaled("r", "equalize", 0.1)]
+    def spoil(trials: Any, *arguments: Any, **words: Any) -> list[list[Scaled]]:
+        factors = np.exp(np.linspace(0, 6, 16)).astype(np.float32)
+        for model, _ in trials:
+            for name, by in (("w1", factors[:, None, None, None]), ("w2", 1 / factors[:, None, None, None])):
+                value = model.graph.initializers[name]
+                assert value.const_value is not None
+                value.const_value = ir.tensor(value.const_value.numpy() * by, name=name)
+        return [[Scaled("r", "equalize", 0.1)] for _ in trials]
 
-    monkeypatch.setattr("edgeq.quant.methods.scale_channels", spoil)
+    monkeypatch.setattr("edgeq.mixed_precision.scalings.scale_alternatives", spoil)
     bundle, _ = converted(uneven(1), tmp_path / "b")
     assert not bundle.report["quantization"]["scaled_channels"]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from edgeq.quant.sensitivity import errors_alone, quantizer_on
 from edgeq.scheme import QuantParams
 
 DEFAULT: Final = "mse"
+Range: TypeAlias = tuple[float, float]
 
 
 def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
@@ -34,14 +35,23 @@ def choose_calibrators(network: ir.Model, plan: QuantPlan, statistics: Mapping[s
     that is best value by value on a few samples, `feeds`, is judged on others, all values rounded at once, beside every
     calibrator that serves all values alike. Without judges the feeds judge.
     """
-    mixed = _value_by_value(network, plan, statistics, feeds, progress)
-    choices = {name: dict.fromkeys(mixed, calibrator) for name, calibrator in CALIBRATORS.items()} | {"auto": mixed}
+    merged = group_statistics(network.graph, plan, statistics)
+    bits = plan.activation.bits if plan.activation else 8
+    ranges = {name: {leader: calibrator(found, bits) for leader, found in merged.items()}
+              for name, calibrator in CALIBRATORS.items()}
+    mixed = _value_by_value(network, plan, ranges, feeds, progress)
+    choices = {name: dict.fromkeys(mixed, name) for name in CALIBRATORS} | {"auto": mixed}
     judges = judges or feeds
     expected = outputs_of(network, judges)
     alone = replace(plan, weights=(), biases=())
-    error = {name: _lost(expected, outputs_of(quantize(network, alone, statistics, choice), judges))
-             for name, choice in choices.items()}
-    return choices[_best(error)]
+
+    def lost(choice: Mapping[str, str]) -> float:
+        known: dict[str, Calibrator] = {leader: lambda *_, found=ranges[name][leader]: found
+                                        for leader, name in choice.items()}
+        return _lost(expected, outputs_of(quantize(network, alone, statistics, known), judges))
+
+    best = choices[_best({name: lost(choice) for name, choice in choices.items()})]
+    return {leader: CALIBRATORS[name] for leader, name in best.items()}
 
 
 def outputs_of(network: ir.Model, feeds: Sequence[Arrays]) -> Columns:
@@ -52,13 +62,14 @@ def outputs_of(network: ir.Model, feeds: Sequence[Arrays]) -> Columns:
     return {name: [outputs[name] for outputs in found] for name in found[0]}
 
 
-def _value_by_value(network: ir.Model, plan: QuantPlan, statistics: Mapping[str, TensorStatistics],
-                    feeds: Sequence[Arrays], progress: Callable[[int, int], None]) -> dict[str, Calibrator]:
-    """Leader -> calibrator. Each source of a group is rounded alone, on each of the ranges that differ, in the float
-    network; what the outputs then lose is added up over the sources.
+def _value_by_value(network: ir.Model, plan: QuantPlan, ranges: Mapping[str, Mapping[str, Range]],
+                    feeds: Sequence[Arrays], progress: Callable[[int, int], None]) -> dict[str, str]:
+    """Leader -> calibrator, of those that `ranges` holds, each with its range for every leader. Each source of a group
+    is rounded alone, on each of the ranges that differ, in the float network; what the outputs then lose is added up
+    over the sources.
     """
-    merged = group_statistics(network.graph, plan, statistics)
-    trials = {leader: _trials(found, plan) for leader, found in merged.items()}
+    trials = {leader: _trials({name: found[leader] for name, found in ranges.items()}, plan)
+              for leader in ranges[DEFAULT]}
     values = {value.name: value for node in network.graph for value in node.outputs}
     values |= {value.name: value for value in network.graph.inputs}
     quantizers = {(source, name): quantizer_on(values[source], params) for source in plan.sources
@@ -66,15 +77,15 @@ def _value_by_value(network: ir.Model, plan: QuantPlan, statistics: Mapping[str,
     error = {leader: dict.fromkeys(grids, 0.0) for leader, grids in trials.items()}
     for (source, name), errors in errors_alone(network, quantizers, feeds, progress).items():
         error[plan.groups[source]][name] += sum(found.ratio for found in errors)
-    return {leader: CALIBRATORS[_best(found)] for leader, found in error.items()}
+    return {leader: _best(found) for leader, found in error.items()}
 
 
-def _trials(statistics: TensorStatistics, plan: QuantPlan) -> dict[str, QuantParams]:
+def _trials(ranges: Mapping[str, Range], plan: QuantPlan) -> dict[str, QuantParams]:
     """Calibrator -> its grid, the default first; those whose grid another one has already are left out."""
     assert plan.activation is not None
     found: dict[str, QuantParams] = {}
-    for name in (DEFAULT, *(name for name in CALIBRATORS if name != DEFAULT)):
-        params = grid(*CALIBRATORS[name](statistics, plan.activation.bits), plan.activation)
+    for name in (DEFAULT, *(name for name in ranges if name != DEFAULT)):
+        params = grid(*ranges[name], plan.activation)
         low, high = params.real_range()
         if not any(np.allclose((low, high), other.real_range(), rtol=0, atol=(high - low) * policy.AUTO_ALIKE.value)
                    for other in found.values()):

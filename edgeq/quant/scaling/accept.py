@@ -54,26 +54,46 @@ def scale_channels(model: ir.Model, plan: QuantPlan, methods: Collection[str], f
     feeds: samples; without, weights alone are compared, as if inputs were as large as the weights that write them, and
     independent. fitted: weights will be fitted to samples rather than rounded, and are so in the comparison.
     """
-    planned = {weight.node: weight for weight in plan.weights}
-    open_ = [site for site in find_sites(model.graph) if all(
-        label(reader.node) in planned and geometry_of(reader.node) is not None for reader in site.readers)]
-    if feeds is None:
-        return _without_samples(open_, planned, plan, methods)
-    untouched = model.clone()
-    twins = dict(zip(model.graph, untouched.graph, strict=True))
-    readers = {reader.node: reader for site in open_ for reader in site.readers}
-    nodes = [node for node in model.graph if node in readers]
-    run = PartialRun(untouched, feeds, needed=[twins[node] for node in nodes])
+    if feeds is not None:
+        return scale_alternatives([(model, methods)], plan, feeds, fitted=fitted)[0]
+    planned = _planned(plan)
+    return _without_samples(_open_sites(model, planned), planned, plan, methods)
+
+
+def scale_alternatives(trials: Sequence[tuple[ir.Model, Collection[str]]], plan: QuantPlan, feeds: Sequence[Arrays], *,
+                       fitted: bool) -> list[list[Scaled]]:
+    """`scale_channels` of several copies of one network, each by its own methods, with one run of the samples."""
+    planned = _planned(plan)
+    open_ = [_open_sites(model, planned) for model, _ in trials]
+    untouched = trials[0][0].clone()
+    twins = [dict(zip(model.graph, untouched.graph, strict=True)) for model, _ in trials]
+    readers = {twins[0][reader.node]: reader for site in open_[0] for reader in site.readers}
+    nodes = [node for node in untouched.graph if node in readers]
+    run = PartialRun(untouched, feeds, needed=nodes)
     stats: dict[ir.Node, ReaderStats] = {}
-    found = []
+    found: list[list[Scaled]] = [[] for _ in trials]
     for node in nodes:
-        run.run_until(twins[node])
-        stats[node] = reader_stats(readers[node], twins[node], run.inputs(twins[node], 0))
-        ready = [site for site in open_ if all(reader.node in stats for reader in site.readers)]
-        found += [done for site in ready if (done := _decide(site, stats, planned, plan, methods, fitted=fitted))]
-        open_ = [site for site in open_ if site not in ready]
-        stats = {node: stats[node] for site in open_ for reader in site.readers if (node := reader.node) in stats}
+        run.run_until(node)
+        stats[node] = reader_stats(readers[node], node, run.inputs(node, 0))
+        for (_, methods), twin, sites, done in zip(trials, twins, open_, found, strict=True):
+            seen = {reader: stats[twin[reader.node]] for site in sites for reader in site.readers
+                    if twin[reader.node] in stats}
+            ready = [site for site in sites if all(reader in seen for reader in site.readers)]
+            done += [one for site in ready if (one := _decide(site, seen, planned, plan, methods, fitted=fitted))]
+            sites[:] = [site for site in sites if site not in ready]
+        kept = {twins[0][reader.node] for site in open_[0] for reader in site.readers}
+        stats = {node: stats[node] for node in kept if node in stats}
     return found
+
+
+def _planned(plan: QuantPlan) -> dict[str, Weight]:
+    return {weight.node: weight for weight in plan.weights}
+
+
+def _open_sites(model: ir.Model, planned: Collection[str]) -> list[ScalingSite]:
+    """Those whose readers are all rounded, and of which we know the columns."""
+    return [site for site in find_sites(model.graph) if all(
+        label(reader.node) in planned and geometry_of(reader.node) is not None for reader in site.readers)]
 
 
 def _without_samples(sites: Sequence[ScalingSite], planned: Mapping[str, Weight], plan: QuantPlan,
@@ -103,22 +123,26 @@ def reader_stats(reader: Reader, twin: ir.Node, inputs: Sequence[NDArray[Any]]) 
     return ReaderStats(*moments, low, high, mean.astype(np.float32))
 
 
-def _decide(site: ScalingSite, stats: Mapping[ir.Node, ReaderStats], planned: Mapping[str, Weight], plan: QuantPlan,
+def _decide(site: ScalingSite, stats: Mapping[Reader, ReaderStats], planned: Mapping[str, Weight], plan: QuantPlan,
             methods: Collection[str], *, fitted: bool, least: float = policy.SCALING_GAIN.value) -> Scaled | None:
-    """Carry out the best scale of a site, where its error is below `least` of the error without."""
-    known = [stats[reader.node] for reader in site.readers] if stats else []
+    """Carry out the best scale of a site, where its error is below `least` of the error without. Which is best is
+    found by rounding, whether it is good enough by what will be done to the weights, which may take long.
+    """
+    known = [stats[reader] for reader in site.readers] if stats else []
     channels = Channels(site.after, site.before,
                         np.max([np.maximum(-s.low, s.high) for s in known], axis=0) if known else None,
                         np.mean([s.mean for s in known], axis=0) if known else None, site.gain)
 
-    def error(scale: Scale) -> float:
-        return sum(rounding_error(reader, planned[label(reader.node)], scale, stats.get(reader.node), channels, plan,
+    def error(scale: Scale, fitted: bool) -> float:
+        return sum(rounding_error(reader, planned[label(reader.node)], scale, stats.get(reader), channels, plan,
                                   fitted=fitted) for reader in site.readers)
 
-    before = error(np.ones(site.channels, np.float32))
-    trials = [(error(scale), name, scale) for name in methods for scale in PROPOSALS[name](channels)]
-    after, name, scale = min(trials, key=lambda trial: trial[0], default=(before, "", None))
-    if scale is None or not after < least * before:
+    proposals = [(name, scale) for name in methods for scale in PROPOSALS[name](channels)]
+    if not proposals:
+        return None
+    name, scale = min(proposals, key=lambda proposal: error(proposal[1], False))
+    before, after = error(np.ones(site.channels, np.float32), fitted), error(scale, fitted)
+    if not after < least * before:
         return None
     site.apply(scale)
     return Scaled(site.name, name, after / before)

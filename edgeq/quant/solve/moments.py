@@ -32,10 +32,11 @@ class Moments:
                    np.zeros((groups, size)), np.zeros((groups, size)))
 
     def add(self, quantized: Array, exact: Array) -> None:
-        """Count columns [G,n,N] of the same positions in both models."""
+        """Count columns [G,n,N] of the same positions in both models; the same array twice where they are equal."""
         transposed = np.swapaxes(quantized, 1, 2)
-        self.gram += quantized @ transposed
-        self.cross_gram += exact @ transposed
+        gram = quantized @ transposed
+        self.gram += gram
+        self.cross_gram += gram if exact is quantized else exact @ transposed
         self.quantized += quantized.sum(2, dtype=np.float64)
         self.exact += exact.sum(2, dtype=np.float64)
         self.count += quantized.shape[2]
