@@ -1,7 +1,8 @@
 """A network run piece by piece over all samples at once, so that a change in it costs only what lies behind it."""
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -40,6 +41,7 @@ class PartialRun:
         self._last.update({value.name or "": len(self._nodes) for value in self._results})
         self.values: Columns = {name: [np.asarray(feed[name]) for feed in feeds]
                                 for name in feeds[0] if name in self._last}
+        self._proto = cache(ir.to_proto)  # a network's rest is built anew for every value that changes
         self._done = 0
         self._rest: tuple[object, _Piece] | None = None
 
@@ -58,15 +60,14 @@ class PartialRun:
         if stop > self._done:
             nodes = self._nodes[self._done:stop]
             wanted = [value for node in nodes for value in node.outputs if self._last.get(value.name or "", -1) >= stop]
-            self.values |= run_nodes(self._network, nodes, self.values, wanted, self._count, self._replaced)
+            self.values |= self._run(nodes, wanted)
             self._done = stop
         self.values = {name: column for name, column in self.values.items() if self._last.get(name, -1) >= stop}
 
     def outputs(self) -> Columns:
         """The outputs of the whole network, from what is held now."""
-        return run_nodes(self._network, self._nodes[self._done:], self.values,
-                         [value for value in self._results if value.name not in self.values], self._count,
-                         self._replaced) | self._finished(self.values)
+        open_ = [value for value in self._results if value.name not in self.values]
+        return self._run(self._nodes[self._done:], open_) | self._finished(self.values)
 
     def rest(self, value: ir.Value, column: list[NDArray[Any]]) -> Columns:
         """The network's outputs when `value` has become `column`."""
@@ -76,9 +77,15 @@ class PartialRun:
         key = (value, self._done)
         if open_ and (self._rest is None or self._rest[0] != key):  # loading outlasts running where networks are small
             nodes = [node for node in self._nodes if node in behind]
-            self._rest = key, _Piece(self._network, nodes, known, open_, self._replaced)
+            self._rest = key, _Piece(self._network, nodes, known, open_, self._replaced, self._proto)
         found = self._rest[1].run(known, self._count) if open_ and self._rest is not None else {}
         return self._finished(known) | found
+
+    def _run(self, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value]) -> Columns:
+        if not wanted:
+            return {}
+        return _Piece(self._network, nodes, self.values, wanted, self._replaced, self._proto).run(
+            self.values, self._count)
 
     def _finished(self, known: Columns) -> Columns:
         return {out.name or "": known[out.name or ""] for out in self._results if out.name in known}
@@ -123,14 +130,14 @@ class _Piece:
     """A session with some nodes of a network, without a file: a piece has less than the 2 GB that a protobuf holds."""
 
     def __init__(self, network: ir.Model, nodes: Sequence[ir.Node], known: Mapping[str, Sequence[NDArray[Any]]],
-                 wanted: Sequence[ir.Value], replaced: Arrays):
+                 wanted: Sequence[ir.Value], replaced: Arrays, proto: Callable[[ir.Node], Any] = ir.to_proto):
         import onnx
 
         made = {value for node in nodes for value in node.outputs}
         read = dict.fromkeys(value for node in nodes for value in reads(node) if value not in made)
         self._given = [value.name or "" for value in read if value.name in known and value.name not in replaced]
         self._names = [value.name or "" for value in wanted]
-        graph = onnx.GraphProto(name="piece", node=[ir.to_proto(node) for node in nodes])
+        graph = onnx.GraphProto(name="piece", node=map(proto, nodes))
         for name in self._given:
             kind = onnx.helper.np_dtype_to_tensor_dtype(known[name][0].dtype)
             graph.input.append(onnx.helper.make_tensor_value_info(name, kind, None))
