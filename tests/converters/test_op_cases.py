@@ -37,6 +37,9 @@ TOLERANCE: Final = {"onnxruntime": 1e-5, "tflite": 1e-5, "coreml": 2e-3, "coreai
 # input ends. Elsewhere there is nothing on top of the steps.
 GRID_ROUNDING: Final = {"onnxruntime": 0.0, "tflite": 0.0, "coreml": 2.0**-10, "coreai": 0.0}
 
+# Core AI compiles every row as it is loaded, a minute for the table.
+SLOW: Final = frozenset({"coreai"})
+
 
 def rows(form: str, cases: tuple[Case, ...] = CASES) -> list[Any]:
     """backend x row, with the strict xfails of the table."""
@@ -44,7 +47,9 @@ def rows(form: str, cases: tuple[Case, ...] = CASES) -> list[Any]:
     for backend in BACKENDS:
         for case in cases:
             reason = FAILS.get((backend, f"{case.id}/{form}"))
-            marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+            marks: list[Any] = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+            if backend in SLOW:
+                marks.append(pytest.mark.full)
             parameters.append(pytest.param(backend, case, id=f"{backend}-{case.id}", marks=marks))
     return parameters
 

@@ -20,7 +20,7 @@ from edgeq.quant.qdq import DEQUANTIZE
 from edgeq.quant.quantize import quantize
 from edgeq.scheme import PRESETS
 
-TOLERANCE = {"onnxruntime": 1e-5, "tflite": 1e-5, "coreml": 2e-3}  # of the largest number
+TOLERANCE = {"onnxruntime": 1e-5, "tflite": 1e-5, "coreml": 2e-3, "coreai": 1e-5}  # of the largest number
 IF = """g (float[1,4,6,5] x, bool[1] c) => (float[1,16,6,5] y) {
     a = Conv (x, w)
     y = If (c) <
