@@ -101,6 +101,8 @@ def llamacpp_engine(file: str) -> Run:
 
     from edgeq_runtime.language.llamacpp import _has_amx
 
+    quiet = c.llama_log_callback(lambda *_: None)
+    c.llama_log_set(quiet, None)
     model_params, params = c.llama_model_default_params(), c.llama_context_default_params()
     model_params.use_extra_bufts = not _has_amx()  # as in our engine: it can crash there
     params.n_ctx, params.n_threads, params.n_threads_batch = max(PASTS) + STEPS + 2, 1, 1
@@ -110,8 +112,8 @@ def llamacpp_engine(file: str) -> Run:
 
     def fed(tokens: list[int]) -> None:
         nonlocal token
-        batch = c.llama_batch_get_one((c.llama_token * len(tokens))(*tokens), len(tokens))
-        assert c.llama_decode(context, batch) == 0
+        held = (c.llama_token * len(tokens))(*tokens)  # the batch points into it
+        assert c.llama_decode(context, c.llama_batch_get_one(held, len(tokens))) == 0
         token = c.llama_sampler_sample(greedy, context, -1)
 
     def prompted(past: int) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-PYTHON: Final = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
+# The system of a Raspberry Pi has a compiler, and with it OpenMP, which llama.cpp is linked to.
+PYTHON: Final = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1")
 ON_32_BITS: Final = (*PYTHON, "python3-numpy")  # PyPI has no numpy for 32-bit ARM
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from decoder_checkpoints import save_checkpoint
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq import convert
@@ -21,6 +22,7 @@ from edgeq.boards.profiles import EMULATED
 from edgeq.boards.runner import Found, Job, probe, run_on_board
 from edgeq.conversion.pipeline import Options, convert_all
 from edgeq.errors import BoardError
+from edgeq_runtime.language.llama_library import XLLAMACPP
 
 pytestmark = [
     pytest.mark.full,
@@ -158,3 +160,11 @@ def test_nothing_of_this_machine_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
     done = board("pi4").run(["-c", "import platform, sys; print(platform.machine(), sys.prefix, sys.path)"])
     assert done.out.startswith("aarch64 ")
     assert str(tmp_path) not in done.out
+
+
+def test_llama_cpp_runs_in_the_release_that_the_runtime_knows(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / "tiny-llama")
+    bundle = convert(checkpoint, target="gguf", method="nearest", output=tmp_path / "x.edgeq")
+    found = run("pi4", bundle.path)
+    assert found.ok, found
+    assert found.engine == f"llama.cpp of xllamacpp {XLLAMACPP}"

@@ -74,10 +74,11 @@ def test_each_weight_is_measured_alone(checkpoint: Path) -> None:
         assert got == pytest.approx(expected.scores.kl.mean(), rel=0.1)
 
 
-def test_a_conversion_keeps_the_budget(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "budget"), [("gguf", 4.2), ("onnxruntime", 6.5)])
+def test_a_conversion_keeps_the_budget(target: str, budget: float, checkpoint: Path, tmp_path: Path) -> None:
     text = save_text(tmp_path / "text.txt")
-    bundle = edgeq.convert(checkpoint, target="gguf", bits_per_weight=4.2, calibration=text, samples=8,
+    bundle = edgeq.convert(checkpoint, target=target, bits_per_weight=budget, calibration=text, samples=8,
                            method="nearest", output=tmp_path / "x.edgeq")
     found = bundle.manifest.quantization
-    assert 4.0 < found["bits_per_weight"] <= 4.2
+    assert budget - 0.2 < found["bits_per_weight"] <= budget
     assert len(found["types"]) > 1

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.backend import Artifact, Available, Backend, DecoderBackend, DecoderWords
+from edgeq.backend import Artifact, Available, Backend, DecoderBackend, DecoderWords, Recipe
 from edgeq.targets import Target
 
 if TYPE_CHECKING:
@@ -60,9 +60,12 @@ def _read(entry: Path, spec: Spec) -> Callable[[str, int | None], NDArray[Any]]:
 GGUF: Final = Target(
     "gguf", "llamacpp", "language models for llama.cpp: desktop, Raspberry Pi, phones",
     "2 to 8 bits and float16, in blocks", "float; int8 inside of kernels", "decoder", {})
-# Its prebuilt wheel is for 64-bit ARM, too: https://pypi.org/project/xllamacpp/#files; apps take llama.cpp itself.
+# Its prebuilt wheel is for 64-bit ARM, too: https://pypi.org/project/xllamacpp/#files; apps take llama.cpp itself. The
+# runtime knows one release.
 _THERE: Final = Available(least_bits=2)
+_WHEEL: Final = Recipe(frozenset({"x86_64", "aarch64"}), "xllamacpp", ("numpy", "xllamacpp"),
+                       ("numpy", "xllamacpp==2026.10.11549"))
 BACKEND: Final = Backend(target=GGUF, devices=dict.fromkeys(
-    ("pi4", "pi5", "jetson-orin", "android", "iphone"), _THERE), decoder=DecoderBackend(
+    ("pi4", "pi5", "jetson-orin", "android", "iphone"), _THERE), recipes=(_WHEEL,), decoder=DecoderBackend(
     bits=(2, 3, 4, 5, 6, 8, 16), check=_check, signature=_signature, types=_types, emit=_emit, read=_read, file=".gguf",
     ladder=("Q2_K", "Q3_K", "Q4_K", "IQ4_NL", "Q5_K", "Q5_0", "Q6_K", "Q8_0"), fused=_fused))

@@ -110,7 +110,7 @@ BACKEND: Final = Backend(
     target=ONNXRUNTIME, emit=emit, probe=_probe, run_in_parts=_run_in_parts,
     arithmetic=Arithmetic(rounds=_rounds, same_bits=_same_bits),
     decoder=DecoderBackend(bits=(4, 8, 16, 32), check=_check, types=_types, emit=_emit_decoder,
-                           read=_read, signature=_signature, is_graph=True),
+                           read=_read, signature=_signature, is_graph=True, ladder=("Q4_0", "Q8_0")),
     devices={
         "pi4": _NOT_1_21_0, "pi5": Available(), "android": _NOT_1_21_0,
         # JetPack 6 has Python 3.10.
