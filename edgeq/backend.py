@@ -145,12 +145,22 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """What a device's own engine, or its compiler, made of a bundle. said: a sentence. facts: for the report."""
+
+    said: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Available:
     """An engine as it can be had for a device.
 
     newest: the last release of `package` there, or "" where that is everybody's. excluded: releases that do not run
     there, as a specifier. least_bits: of the weights that its kernels read. source, bits_source: who says so.
-    preferred: what the device takes where no target is named.
+    preferred: what the device takes where no target is named. refuse: (entry) raises UnsupportedModel for what the
+    device cannot run of a written file, all of it. tried: (bundle in the making, manifest) -> what the device's engine
+    or compiler made of it here; raises the same.
     """
 
     package: str = ""
@@ -160,6 +170,8 @@ class Available:
     least_bits: int = 4
     bits_source: str = ""
     preferred: bool = False
+    refuse: Callable[[Path], None] = lambda entry: None
+    tried: Callable[[Path, Manifest], Trial] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
-from edgeq.backend import DEVICES, Available, backends, load_registered
+from edgeq.backend import DEVICES, Available, Trial, backends, load_registered
 from edgeq.errors import UsageError
 from edgeq_runtime.engines.versions import matches, specifier
 from edgeq_runtime.manifest import Manifest
@@ -53,6 +54,11 @@ class Device:
             raise UsageError(f"--device {self.name}: the bundle needs {there.package} {needed}, and {there.newest} is "
                              f"the newest for it ({there.source}); more bits or another --weights may need less")
 
+    def tried(self, folder: Path, manifest: Manifest) -> Trial | None:
+        """What its engine or its compiler made of the bundle, where that can be had here. Raises UnsupportedModel."""
+        found = self.targets[manifest.target].tried
+        return None if found is None else found(folder, manifest)
+
     def fitted(self, manifest: Manifest) -> Manifest:
         """The manifest of a bundle for this device: with its threads, and without the releases that fail there.
 
@@ -73,6 +79,7 @@ PI_32BIT: Final = Device("pi-32bit", "32-bit Raspberry Pi OS 12", 4)
 JETSON_ORIN: Final = Device("jetson-orin", "Jetson Orin with JetPack 6")
 IPHONE: Final = Device("iphone", "iPhone, from iOS 16")
 ANDROID: Final = Device("android", "Android phones, 64-bit")
+MCU: Final = Device("mcu", "microcontrollers with TensorFlow Lite Micro")
 
 
 def device_named(name: str) -> Device:

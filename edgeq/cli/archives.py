@@ -14,19 +14,34 @@ _force = click.option("--force", is_flag=True, help="Replace what is there.")
 @click.command()
 @click.argument("bundle", type=_PATH)
 @click.option("--sign", "key", type=_PATH, metavar="KEY.pem", help="Sign with this private ed25519 key (edgeq keygen).")
+@click.option("--c-array", is_flag=True, help="Write the .tflite file as C++ source for a microcontroller instead.")
 @_force
-@click.option("-o", "--output", type=_PATH, help=".zip or .tar; the bundle's name with .zip by default.")
+@click.option("-o", "--output", type=_PATH, help=".zip or .tar; the bundle's name with .zip by default. With --c-array "
+              "NAME, for NAME.h and NAME.cc.")
 @common
-def pack(bundle: Path, key: Path | None, output: Path | None, force: bool, as_json: bool) -> None:
+def pack(bundle: Path, key: Path | None, c_array: bool, output: Path | None, force: bool, as_json: bool) -> None:
     """Write a bundle into one file for transport.
 
     A device unpacks, tests and switches to it with: python -m edgeq_runtime install FILE FOLDER
     """
+    if c_array:
+        _pack_c_array(bundle, key, output, force, as_json)
+        return
     from edgeq.bundle.archive import pack as write
 
     path = write(bundle, output, key=key, force=force)
     print_result({"path": str(path), "bytes": path.stat().st_size, "signed": key is not None}, as_json,
                  lambda: say(path))
+
+
+def _pack_c_array(bundle: Path, key: Path | None, output: Path | None, force: bool, as_json: bool) -> None:
+    from edgeq.bundle.c_array import write_c_array
+
+    if key is not None:
+        raise click.UsageError("--sign is for archives: source that is compiled in needs no signature of its own")
+    header, source = write_c_array(bundle, output, force=force)
+    print_result({"header": str(header), "source": str(source), "bytes": source.stat().st_size}, as_json,
+                 lambda: say(f"{header}\n{source}"))
 
 
 @click.command()

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgeq.backend import Artifact
+from edgeq.backend import Artifact, Trial
 from edgeq.bundle.folder import sha256
 from edgeq.conversion.interface import Public
 from edgeq.conversion.quantization import QuantizedNetwork
@@ -84,9 +84,9 @@ class Metadata:
         return manifest if self.request.device is None else self.request.device.fitted(manifest)
 
     def report(self, manifest: Manifest, artifact: Artifact, verification: Verification | None,
-               evaluation: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
+               evaluation: Mapping[str, Any] | None, seconds: float, trial: Trial | None) -> dict[str, Any]:
         """What the conversion did and measured. evaluation: of the metric, as in the manifest. seconds: of emitting
-        alone.
+        alone. trial: by the device's own engine.
         """
         quantized = self.quantized
         return {
@@ -101,6 +101,7 @@ class Metadata:
             "verification": None if verification is None else verification.to_json(),
             "mixed_precision": quantized.mixed.to_json(),
             **({} if evaluation is None else {"evaluation": evaluation}),
+            **({} if trial is None else {"device": {"said": trial.said, **trial.facts}}),
         }
 
     def preprocessing(self, pixels: bool = False) -> dict[str, Any] | None:

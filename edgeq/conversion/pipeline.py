@@ -14,6 +14,7 @@ from edgeq.backend import Artifact, backend_named
 from edgeq.bundle.folder import (
     Bundle,
     artifact_bytes,
+    file_entries,
     new_bundle,
     write_manifest,
     write_report,
@@ -21,7 +22,7 @@ from edgeq.bundle.folder import (
 from edgeq.conversion.decoder import convert_checkpoint
 from edgeq.conversion.destination import write_bundles
 from edgeq.conversion.dry_run import refuse_early, refuse_float
-from edgeq.conversion.emission import refuse_any_float
+from edgeq.conversion.emission import refuse_artifact
 from edgeq.conversion.evidence import Layers
 from edgeq.conversion.interface import public, taking_pixels
 from edgeq.conversion.meaning import check_meaning, check_scores
@@ -133,7 +134,7 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     made = public(metadata.graph, request, target)
     options = replace(made.options, largest=lambda: _largest(metadata, references))
     artifact = backend_named(target).emit(made.graph, folder, options)
-    refuse_any_float(target, artifact, request)
+    refuse_artifact(target, artifact, folder, request)
     seconds = time.perf_counter() - started
     manifest = metadata.manifest(target, artifact, made)
     verification = None
@@ -141,13 +142,15 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
         request.progress(f"verifying {target}")
         verification = _verified(folder, manifest, artifact, metadata.graph, references)
         _refuse_far(target, verification, request.options)
+    trial = None if request.device is None else request.device.tried(
+        folder, replace(manifest, files=file_entries(folder)))
     evaluation = None
     if metadata.goal is not None:
         request.progress(f"scoring {target}")
         with open_model(str(folder), manifest) as opened:
             evaluation = metadata.goal.to_json(lambda by: score_model(opened, by, metadata.transposed),
                                                artifact_bytes(folder))
-    report = metadata.report(manifest, artifact, verification, evaluation, seconds)
+    report = metadata.report(manifest, artifact, verification, evaluation, seconds, trial)
     write_report(folder, report)
     write_page(folder, report, artifact_bytes(folder), None if verification is None else layers.evidence)
     accuracy = ({} if verification is None else verification.to_json()) | (

@@ -42,7 +42,7 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if row.get("evaluation"):
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
-    for said in filter(None, dict.fromkeys(map(precision_sentence, rows))):
+    for said in filter(None, dict.fromkeys((*map(precision_sentence, rows), *map(_tried, rows)))):
         out.print(said, soft_wrap=True)
     for told in filter(None, dict.fromkeys((*map(interface_sentence, rows), *map(sizes_sentence, rows)))):
         out.print(told, soft_wrap=True)
@@ -59,6 +59,11 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         out.print(f"wrote {row['path']}" if row["path"] else f"{row['target']}: nothing was written (--dry-run)",
                   soft_wrap=True)
+
+
+def _tried(row: Mapping[str, Any]) -> str:
+    """What the device's own engine made of it."""
+    return str(row.get("device", {}).get("said", ""))
 
 
 def interface_sentence(row: Mapping[str, Any]) -> str:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 
 from .errors import BundleError
 
 if TYPE_CHECKING:
+    from .manifest import TensorSpec
     from .runnable import Runnable
 
 FILE_NAME = "selftest.npz"
@@ -95,7 +96,19 @@ class SelfTestResult:
         return f"{text}: {self.difference}" if self.difference else f"{text}: {self.tolerance.source}"
 
 
-def self_test(model: Runnable) -> SelfTestResult:
+class Tested(Protocol):
+    """What a self-test asks of a model."""
+
+    @property
+    def folder(self) -> Union[str, Path]: ...
+
+    @property
+    def outputs(self) -> Tuple[TensorSpec, ...]: ...
+
+    def run(self, inputs: Mapping[str, Any]) -> Dict[str, Any]: ...
+
+
+def self_test(model: Tested) -> SelfTestResult:
     """Run every sample of the bundle and compare.
 
     Raises:

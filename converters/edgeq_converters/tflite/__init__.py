@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgeq.backend import Artifact, Available, Backend, EmitOptions, Probe, Recipe
+from edgeq.backend import Artifact, Available, Backend, EmitOptions, Probe, Recipe, Trial
 from edgeq_converters.tflite.target import TFLITE
 
 if TYPE_CHECKING:
@@ -27,6 +27,18 @@ def _probe(path: Path, network: ir.Model, manifest: Manifest) -> Probe:
     return TFLiteProbe(path, network, manifest.inputs)
 
 
+def _refuse_micro(entry: Path) -> None:
+    from edgeq_converters.tflite import micro
+
+    micro.refuse(entry)
+
+
+def _tried_micro(folder: Path, manifest: Manifest) -> Trial:
+    from edgeq_converters.tflite import micro
+
+    return micro.tried(folder, manifest)
+
+
 _FIRST: Final = Available(preferred=True)
 
 BACKEND: Final = Backend(
@@ -38,6 +50,7 @@ BACKEND: Final = Backend(
             "tflite-runtime", "2.14.0", source="https://pypi.org/project/tflite-runtime/#files", least_bits=8,
             bits_source="https://github.com/tensorflow/tensorflow/blob/v2.14.0/tensorflow/lite/core/kernels/register.cc",
             preferred=True),
+        "mcu": Available("tflite-micro", preferred=True, refuse=_refuse_micro, tried=_tried_micro),
     },
     recipes=(
         # https://pypi.org/project/ai-edge-litert/#files; the interpreter imports flatbuffers, not the rest.
