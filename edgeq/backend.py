@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from edgeq.errors import Problem
     from edgeq.frontends.decoder.checkpoint import Checkpoint
     from edgeq.frontends.decoder.spec import Spec
     from edgeq.graph import NodeNote
@@ -146,10 +147,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a device's own engine, or its compiler, made of a bundle. said: a sentence. facts: for the report."""
+    """What a device's own engine, or its compiler, made of a bundle. said: a sentence. facts: for the report. left:
+    what its processor does not run, so that another one must.
+    """
 
     said: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    left: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ JETSON_ORIN: Final = Device("jetson-orin", "Jetson Orin with JetPack 6")
 IPHONE: Final = Device("iphone", "iPhone, from iOS 16")
 ANDROID: Final = Device("android", "Android phones, 64-bit")
 MCU: Final = Device("mcu", "microcontrollers with TensorFlow Lite Micro")
+ETHOS_U: Final = Device("ethos-u", "microcontrollers with Arm's Ethos-U")
+EDGE_TPU: Final = Device("edgetpu", "Coral's Edge TPU")
 
 
 def device_named(name: str) -> Device:

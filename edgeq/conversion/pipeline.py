@@ -34,7 +34,7 @@ from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import in_steps, selftest_cases, selftest_tolerance
 from edgeq.conversion.suspicions import suspicions
 from edgeq.conversion.words import Target
-from edgeq.errors import EdgeqError, ModelError, TooFarFromFloat
+from edgeq.errors import EdgeqError, ModelError, TooFarFromFloat, UnsupportedModel
 from edgeq.external_weights import is_large
 from edgeq.frontends import check_there, load_source
 from edgeq.frontends.decoder.checkpoint import is_checkpoint
@@ -144,6 +144,8 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
         _refuse_far(target, verification, request.options)
     trial = None if request.device is None else request.device.tried(
         folder, replace(manifest, files=file_entries(folder)))
+    if request.options.full_integer and trial is not None and trial.left:
+        raise UnsupportedModel(target, trial.left)
     evaluation = None
     if metadata.goal is not None:
         request.progress(f"scoring {target}")

@@ -39,6 +39,18 @@ def _tried_micro(folder: Path, manifest: Manifest) -> Trial:
     return micro.tried(folder, manifest)
 
 
+def _tried_ethos_u(folder: Path, manifest: Manifest) -> Trial:
+    from edgeq_converters.tflite import npu
+
+    return npu.ethos_u(folder, manifest)
+
+
+def _tried_edge_tpu(folder: Path, manifest: Manifest) -> Trial:
+    from edgeq_converters.tflite import npu
+
+    return npu.edge_tpu(folder, manifest)
+
+
 _FIRST: Final = Available(preferred=True)
 
 BACKEND: Final = Backend(
@@ -51,6 +63,9 @@ BACKEND: Final = Backend(
             bits_source="https://github.com/tensorflow/tensorflow/blob/v2.14.0/tensorflow/lite/core/kernels/register.cc",
             preferred=True),
         "mcu": Available("tflite-micro", preferred=True, refuse=_refuse_micro, tried=_tried_micro),
+        # What Arm's processor leaves, TensorFlow Lite Micro runs.
+        "ethos-u": Available("tflite-micro", preferred=True, refuse=_refuse_micro, tried=_tried_ethos_u),
+        "edgetpu": Available(preferred=True, tried=_tried_edge_tpu),
     },
     recipes=(
         # https://pypi.org/project/ai-edge-litert/#files; the interpreter imports flatbuffers, not the rest.

@@ -1,8 +1,9 @@
 """TensorFlow Lite Micro, in a process of its own: it may end the process where memory is short.
 
-    python -m edgeq_converters.tflite.micro_child BUNDLE_FOLDER ARENA_BYTES < manifest.json
+    python -m edgeq_converters.tflite.micro_child MODEL.tflite ARENA_BYTES SELFTEST_FOLDER < manifest.json
 
-Prints what it allocated (its own words) and, last, the result of the bundle's self-test as JSON; null without one.
+Prints what it allocated (its own words) and, last, the result of the self-test in that folder as JSON; null without
+one.
 """
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from edgeq_runtime.selftest import FILE_NAME, self_test
 
 @dataclass(frozen=True, slots=True)
 class MicroModel:
-    """A bundle as it runs it. interpreter: inputs and outputs lie in the file in their order."""
+    """A bundle as it runs it. folder: of the self-test. interpreter: inputs and outputs are numbered as in the file."""
 
     folder: Path
     manifest: Manifest
@@ -39,15 +40,15 @@ class MicroModel:
 
 
 def main() -> None:
-    from tflite_micro.python.tflite_micro import runtime  # type: ignore[import-untyped]
+    from tflite_micro.python.tflite_micro import runtime
 
-    folder, arena = Path(sys.argv[1]), int(sys.argv[2])
-    manifest = Manifest.from_json(sys.stdin.read())
-    interpreter = runtime.Interpreter.from_file(str(folder / manifest.entry), arena_size=arena)
+    path, arena, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    interpreter = runtime.Interpreter.from_file(path, arena_size=arena)
     interpreter.print_allocations()
-    model = MicroModel(folder, manifest, interpreter)
+    model = MicroModel(folder, Manifest.from_json(sys.stdin.read()), interpreter)
     result = self_test(model) if (folder / FILE_NAME).is_file() else None
-    sys.stdout.write(json.dumps(None if result is None else {"ok": result.ok, "said": result.status if result.ok else str(result)}) + "\n")
+    said = None if result is None else {"ok": result.ok, "said": result.status if result.ok else str(result)}
+    sys.stdout.write(json.dumps(said) + "\n")
 
 
 if __name__ == "__main__":
