@@ -97,11 +97,6 @@ PASSES_DB: Final = Parameter(
 ARITHMETIC_MARGIN: Final = Parameter(
     16.0, "x noise power", "of fused operators and of inputs one unit off, which two correct engines may differ by",
     NotMeasured("4 in amplitude"))
-MICRO_ARENA: Final = Parameter(
-    1 << 24, "bytes", "and ten times the model's, in which TensorFlow Lite Micro tells what it really allocates",
-    NotMeasured())
-MICRO_SECONDS: Final = Parameter(
-    300, "seconds", "that it may take for the self-test", NotMeasured("its kernels are the plain reference ones"))
 VERIFIED_SAMPLES: Final = Parameter(
     8, "samples", "that a bundle is verified on",
     NotMeasured("enough to see a wrong layout or a broken kernel; no accuracy is measured on them"))

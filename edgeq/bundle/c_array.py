@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from edgeq.backend import backend_named
 from edgeq.bundle.folder import open_bundle
 from edgeq.errors import UsageError
 from edgeq_runtime.manifest import Manifest, TensorSpec
@@ -35,12 +36,13 @@ def write_c_array(bundle: Path, output: Path | None = None, *, force: bool = Fal
     output: NAME, with or without an ending; by default the model's name, in the current folder.
 
     Raises:
-        BundleError: the bundle is damaged. UsageError: its model is no single file, or a file exists and not `force`.
+        BundleError: the bundle is damaged. UsageError: its engine reads no array, or a file exists and not `force`.
     """
     found = open_bundle(bundle)
     manifest, entry = found.manifest, bundle / found.manifest.entry
-    if manifest.engine != "tflite" or not entry.is_file():
-        raise UsageError(f"--c-array is for a .tflite file; {bundle} holds {manifest.entry}")
+    if not backend_named(manifest.target).in_place:
+        raise UsageError(f"--c-array is for a model that its engine reads where it lies in memory; {manifest.entry} is "
+                         "none")
     stem = output.with_suffix("") if output is not None else Path(manifest.name)
     paths = stem.with_name(f"{stem.name}.h"), stem.with_name(f"{stem.name}.cc")
     there = [str(path) for path in paths if path.exists()]

@@ -14,7 +14,7 @@ _force = click.option("--force", is_flag=True, help="Replace what is there.")
 @click.command()
 @click.argument("bundle", type=_PATH)
 @click.option("--sign", "key", type=_PATH, metavar="KEY.pem", help="Sign with this private ed25519 key (edgeq keygen).")
-@click.option("--c-array", is_flag=True, help="Write the .tflite file as C++ source for a microcontroller instead.")
+@click.option("--c-array", is_flag=True, help="Write the model as C++ source for a microcontroller instead.")
 @_force
 @click.option("-o", "--output", type=_PATH, help=".zip or .tar; the bundle's name with .zip by default. With --c-array "
               "NAME, for NAME.h and NAME.cc.")

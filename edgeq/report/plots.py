@@ -17,7 +17,6 @@ GOOD, DOUBTFUL, BAD, PLAIN, ENDS = "#2e7d32", "#e69f00", "#c62828", "#6b7f99", "
 COLORS: Final = {"Good": GOOD, "Doubtful": DOUBTFUL, "Broken": BAD}  # by the word of report.verdict
 SHOWN_DB: Final = (-10.0, 60.0)  # a layer beyond is as good as equal, or as good as lost
 BINS: Final = 64
-_ROW: Final = 200  # pixels of the height of a layer's two histograms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,9 +84,9 @@ def histograms(layers: Sequence[Layer], weights: Sequence[Weights | None]) -> st
     """One row for each layer: its weights in steps of their grid, and its output with the ends of the grid."""
     panels = []
     for row, (layer, found) in enumerate(zip(layers, weights, strict=True)):
-        top = row * _ROW + 22
+        top = 200 * row + 22
         panels += [_weights(top, found, row + 1), _activation(top, layer, row + 1)]
-    return drawing(910, _ROW * len(layers), panels)
+    return drawing(910, 200 * len(layers), panels)
 
 
 def _weights(top: float, found: Weights | None, number: int) -> Panel:

@@ -106,11 +106,11 @@ def drawing(width: float, height: float, panels: Sequence[Panel]) -> str:
             f'height="{height:g}" font-size="12" font-family="system-ui, sans-serif">{inside}</svg>')
 
 
-def round_numbers(low: float, high: float, most: int = 7) -> list[float]:
-    """At most `most` multiples of 1, 2 or 5 times a power of ten from low to high."""
+def round_numbers(low: float, high: float) -> list[float]:
+    """At most seven multiples of 1, 2 or 5 times a power of ten from low to high."""
     if not high > low:
         return [low]
-    least = (high - low) / (most - 1)
+    least = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(least))
     step = next(power * unit for unit in (1, 2, 5, 10) if power * unit >= least * (1 - 1e-9))
     return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

@@ -112,5 +112,5 @@ def test_other_engines_have_no_such_file(tmp_path: Path) -> None:
     from edgeq.bundle.c_array import write_c_array
 
     bundle = convert(residual(), target="onnxruntime", output=tmp_path / "b").path
-    with pytest.raises(UsageError, match=r"--c-array is for a \.tflite file"):
+    with pytest.raises(UsageError, match="its engine reads where it lies in memory"):
         write_c_array(bundle)

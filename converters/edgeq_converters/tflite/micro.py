@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from edgeq import policy
 from edgeq.backend import Trial
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq_runtime.manifest import Manifest
@@ -33,6 +32,8 @@ _NAMES: Final = """
 """
 OPERATORS: Final = frozenset(_NAMES.split())
 ALIGNMENT: Final = 64  # bytes
+_AMPLE: Final = 1 << 24  # bytes, beside ten times the model's: an arena in which it tells what it allocates
+_SECONDS: Final = 300  # its kernels are the plain reference ones
 _INTEGERS: Final = "--full-integer with --calibration DATA"
 
 
@@ -134,7 +135,7 @@ def _write_reference(folder: Path, manifest: Manifest, made: Path) -> None:
 
 def _in_least_memory(entry: Path, manifest: Manifest, selftest: Path) -> tuple[int, dict[str, Any] | None]:
     """(bytes of the arena, what the self-test in it said)."""
-    ample = policy.MICRO_ARENA.value + 10 * entry.stat().st_size
+    ample = _AMPLE + 10 * entry.stat().st_size
     printed = _run(entry, manifest, ample, selftest)
     if isinstance(printed, UnsupportedModel):
         raise printed
@@ -150,7 +151,7 @@ def _run(entry: Path, manifest: Manifest, arena: int, selftest: Path) -> str | U
     """What the child printed, or why it failed."""
     ran = subprocess.run(
         [sys.executable, "-m", "edgeq_converters.tflite.micro_child", str(entry), str(arena), str(selftest)],
-        input=manifest.to_json(), capture_output=True, text=True, timeout=policy.MICRO_SECONDS.value)
+        input=manifest.to_json(), capture_output=True, text=True, timeout=_SECONDS)
     if ran.returncode:
         return _refusal((ran.stderr.strip().splitlines() or [f"it ended with exit code {ran.returncode}"])[-1])
     return f"{ran.stderr}\n{ran.stdout}"
