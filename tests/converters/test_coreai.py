@@ -149,6 +149,17 @@ def test_if_is_written_for_fixed_sizes_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_an_if_between_constants(tmp_path: Path) -> None:
+    """The package's compiler cannot finish its own form of it."""
+    model = network("""g (bool c) => (float[2] y) { y = If (c) <
+        then_branch = t () => (float[2] p) { p = Constant <value = float[2] {1.0, 2.0}> () },
+        else_branch = e () => (float[2] q) { q = Constant <value = float[2] {3.0, 4.0}> () }> }""")
+    bundle = convert(model, target="coreai", bits=32, output=tmp_path / "b")
+    with edgeq_runtime.load(bundle.path) as opened:
+        for chosen, expected in ((True, [1, 2]), (False, [3, 4])):
+            assert list(opened.run({"c": np.array(chosen)})["y"]) == expected
+
+
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     """As Apple's package reads it."""
     from coreai.authoring import AIModelAsset

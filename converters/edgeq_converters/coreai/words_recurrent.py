@@ -7,7 +7,7 @@ other recurrent layers, and those of TFLite, are written out as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from edgeq_converters.coreai.builder import Builder
 from edgeq_converters.coreai.words import word
@@ -15,11 +15,16 @@ from edgeq_converters.mil.builder import Var
 from edgeq_converters.mil.ops_rnn import MAX_STEPS
 from edgeq_converters.optable import CannotLower
 
+STORED: Final = frozenset({"Constant", "Identity"})  # which compute nothing
+
 
 @word("cond")
 def cond(b: Builder, *, pred: Any, _true_fn: Callable[[], Any], _false_fn: Callable[[], Any]) -> Any:
     """Results have the shape and type that ONNX says of the node's outputs."""
     assert b.node is not None
+    bodies = [b.node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    if all(node.op_type in STORED for body in bodies for node in body):
+        return _chosen(b, pred, _true_fn(), _false_fn())
     like = []
     for value in b.node.outputs:
         if value.shape is None or value.dtype is None or not value.shape.is_static():
@@ -36,6 +41,12 @@ def cond(b: Builder, *, pred: Any, _true_fn: Callable[[], Any], _false_fn: Calla
         return made
 
     return b.program.condition(b.tensor(pred), body(_true_fn), body(_false_fn), like)
+
+
+def _chosen(b: Builder, pred: Any, yes: Any, no: Any) -> Any:
+    """Bodies that compute nothing: the package's compiler makes a choice of such an If, and cannot finish it."""
+    pairs = zip(*(found if isinstance(found, tuple | list) else [found] for found in (yes, no)), strict=True)
+    return tuple(b.op("select", cond=b.reshape(b.tensor(pred), [1] * b.rank(x)), a=x, b=y) for x, y in pairs)
 
 
 @word("lstm")
