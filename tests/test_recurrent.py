@@ -109,6 +109,67 @@ def test_layers_that_are_written_out_keep_their_integers(op: str, backend: str, 
     assert stored[0, :3].tobytes() in file.read_bytes(), "rows of the first gate, as integers"
 
 
+def two_layers(more: str = "", outputs: str = "", state: str = "") -> ir.Model:
+    """x [12,1,30] -> [12,1,48]."""
+    hidden = 2 * HIDDEN
+    return network(f"""g (float[12,1,{INPUTS}] x) => (float[12,1,{hidden}] y{outputs}) {{
+        a = LSTM <hidden_size = {hidden}> (x, w, r, b)
+        s = Squeeze (a, one)
+        c{more} = LSTM <hidden_size = {hidden}> (s, v, q, b{state})
+        y = Squeeze (c, one) }}""", w=rows(1, 4 * hidden, INPUTS, seed=1), r=rows(1, 4 * hidden, hidden, seed=2),
+                   v=rows(1, 4 * hidden, hidden, seed=3), q=rows(1, 4 * hidden, hidden, seed=4),
+                   b=normal(1, 8 * hidden, seed=5), one=np.array([1]), h0=np.zeros((1, 1, hidden), np.float32),
+                   c0=np.full((1, 1, hidden), .5, np.float32))
+
+
+def lstm_operators(model: ir.Model, folder: Path) -> tuple[int, int, int]:
+    """-> (fused, all operators, bytes) of its .tflite file."""
+    from ai_edge_litert import schema_py_generated as schema
+    from converters.tflite_files import parsed
+
+    (bundle,) = convert_all(model, "tflite", Options(bits=8, force=True), folder / "bundle")
+    data = (bundle.path / "model.tflite").read_bytes()
+    made = parsed(data)
+    codes = [made.operatorCodes[one.opcodeIndex].builtinCode for one in made.subgraphs[0].operators]
+    return codes.count(schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM), len(codes), len(data)
+
+
+def test_tflite_has_one_operator_for_all_steps_of_an_lstm(tmp_path: Path) -> None:
+    """Its variables survive a run, so the runtime resets them: the second run is the first."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    fused, operators, size = lstm_operators(two_layers(), tmp_path)
+    assert (fused, operators) == (2, 10)
+    assert size < .4 * len(ir.to_proto(two_layers()).SerializeToString())
+    feed = {"x": normal(12, 1, INPUTS, seed=6)}
+    expected = run_onnxruntime(two_layers(), feed)["y"]
+    with edgeq_runtime.load(tmp_path / "bundle") as model:
+        first, second = model.run(feed)["y"], model.run(feed)["y"]
+    assert decibel(expected, first) > 40
+    np.testing.assert_array_equal(first, second)
+    bare = Interpreter(str(tmp_path / "bundle" / "model.tflite"))
+    bare.allocate_tensors()
+    found = []
+    for _ in range(2):
+        bare.set_tensor(bare.get_input_details()[0]["index"], feed["x"])
+        bare.invoke()
+        found.append(bare.get_tensor(bare.get_output_details()[0]["index"]))
+    np.testing.assert_array_equal(first, found[0])
+    assert np.abs(found[1] - first).max() > .01, "without the reset"
+
+
+@pytest.mark.parametrize(("words", "fused"), [
+    ({"more": ", h", "outputs": ", float[1,1,48] h"}, 2), ({"state": ", , h0"}, 2),
+    ({"more": ", h, c1", "outputs": ", float[1,1,48] c1"}, 1), ({"state": ", , h0, c0"}, 1)])
+def test_an_lstm_with_a_state_of_the_callers_is_written_out(words: dict[str, str], fused: int, tmp_path: Path) -> None:
+    assert lstm_operators(two_layers(**words), tmp_path)[0] == fused
+    feed = {"x": normal(12, 1, INPUTS, seed=6)}
+    expected = run_onnxruntime(two_layers(**words), feed)
+    with edgeq_runtime.load(tmp_path / "bundle") as model:
+        for name, found in model.run(feed).items():
+            assert decibel(expected[name], found) > 40
+
+
 def test_a_large_lstm_multiplies_integers_in_onnxruntime(tmp_path: Path) -> None:
     """Against the graph as written, with everything that the op can be given; as near as 8-bit weights are to float."""
     hidden, size, bound = 160, 96, 40

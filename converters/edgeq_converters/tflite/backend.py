@@ -66,8 +66,10 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+    variables = {"variables": True} if any(tensor.variable for tensor in program.tensors()) else {}
     old = OLD_RUNTIME if runs_on_old_runtime(program) else NO_OLD_RUNTIME
-    return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime": old}, float_nodes=tuple(float_nodes))
+    return Artifact(ENTRY, "tflite", ENGINE_VERSION, options={"tflite_runtime": old, **variables},
+                    float_nodes=tuple(float_nodes))
 
 
 def _program(model: ir.Model, path: Path) -> tuple[Program, list[NodeNote]]:

@@ -49,6 +49,8 @@ BITWISE_SAME: Final = frozenset((
 ))
 ORDERING: Final = frozenset(("LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "MAXIMUM", "MINIMUM", "REDUCE_MAX",
                              "REDUCE_MIN"))
+# Into these no activation goes that reads their result, so that another name for it is harmless.
+UNFUSED: Final = frozenset(("UNIDIRECTIONAL_SEQUENCE_LSTM",))
 DTYPES: Final = {short: np.dtype(name) for name, short in SHORT.items() if name != "int4"}
 
 
@@ -263,6 +265,10 @@ class Builder:
         return self.call("DEQUANTIZE", [tensor], tensor.shape, dtype=FLOAT32, to=None)
 
     def reshape(self, tensor: Tensor, out: Sequence[int]) -> Tensor:
+        made = self.producers.get(tensor)
+        if made is not None and made.kernel == "RESHAPE" and made.inputs[0] is not None and (
+                source := self.producers.get(made.inputs[0])) is not None and source.kernel in UNFUSED:
+            tensor = made.inputs[0]
         if tuple(out) == tensor.shape:
             return tensor
         return self.call("RESHAPE", [tensor, self.ints(out)], out, newShape=list(out))

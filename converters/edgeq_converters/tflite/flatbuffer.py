@@ -120,6 +120,7 @@ def _tensor(schema: Any, tensor: Tensor, contents: list[NDArray[np.uint8]], dige
     """digests: content -> its buffer, so that tied weights are stored once."""
     result = schema.TensorT()
     result.name, result.shape, result.hasRank = tensor.name.encode(), list(tensor.shape), True
+    result.isVariable = tensor.variable
     if tensor.free:
         result.shapeSignature = [-1 if axis in tensor.free else size for axis, size in enumerate(tensor.shape)]
     result.type = getattr(schema.TensorType, SCHEMA_TYPES[tensor.dtype.name])

@@ -71,6 +71,7 @@ KERNELS: Final[Mapping[str, Kernel]] = MappingProxyType({
     "TRANSPOSE_CONV": _row("f32 q8", FREE, "TransposeConvOptions", data=(2,)),
     "FULLY_CONNECTED": _row("f32 q8", FREE, "FullyConnectedOptions"),
     "BATCH_MATMUL": _row("f32 q8", FREE, "BatchMatMulOptions", data=(0, 1)),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _row("f32", options="UnidirectionalSequenceLSTMOptions"),
     # pooling and resizing
     "MAX_POOL_2D": _row("f32 q8", SAME, "Pool2DOptions"),
     "AVERAGE_POOL_2D": _row("f32 q8", SAME, "Pool2DOptions"),

@@ -35,6 +35,8 @@ class MicroModel:
         """One sample."""
         for number, spec in enumerate(self.manifest.inputs):
             self.interpreter.set_input(np.ascontiguousarray(inputs[spec.name], spec.dtype), number)
+        if self.manifest.options.get("variables"):
+            self.interpreter.reset()
         self.interpreter.invoke()
         return {spec.name: np.array(self.interpreter.get_output(number)) for number, spec in enumerate(self.outputs)}
 

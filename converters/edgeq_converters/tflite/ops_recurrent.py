@@ -1,8 +1,8 @@
 """Recurrent layers, one step after the other: a product for all inputs at once, then one per step for the state.
 What edgeq_converters.recurrent has written out does not come here.
 
-UNIDIRECTIONAL_SEQUENCE_LSTM keeps its state in variables that no caller can set, so models that carry state in and out
-need this form.
+UNIDIRECTIONAL_SEQUENCE_LSTM is one operator for all steps. It keeps its state in variables that no caller can set, so
+models that carry state in and out are written out.
 """
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ from edgeq_converters.tflite.float_expr import Real
 from edgeq_converters.tflite.ops_shape import window
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
-from edgeq_converters.tflite.weights import Filter, weight_tensor
+from edgeq_converters.tflite.weights import Filter, real_weights, weight_tensor
 
 ACTIVATIONS: Final = {"Sigmoid": "LOGISTIC", "Tanh": "TANH", "Relu": "RELU"}
 State = tuple[Real, ...]
+LSTM_ACTIVATIONS: Final = ("Sigmoid", "Tanh", "Tanh")
+GATES: Final = 4
+ROWS: Final = Filter("FULLY_CONNECTED", 0, (0, 1))  # weights [rows, K] as they are
+KERNEL_ORDER: Final = (0, 2, 3, 1)  # i, f, c, o of ONNX's i, o, f, c
+TANH: Final = 4  # of the schema's ActivationFunctionType
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: 
     """-> Y [T, D, B, H] and the last states [D, B, H] (layout 1: batch first)."""
     tensor = b.read(x, (1, 0, 2) if layout else None)
     steps, batch, _ = tensor.shape
-    if lengths is not None and set(b.numbers(lengths, "sequence_lens")) != {steps}:
+    if not _is_full(b, x, lengths, layout):
         raise CannotLower("sequences of different lengths")
     directions = w.shape[0]
     layers = _layers(b, x, w, r, bias, activations, parts)
@@ -122,6 +127,60 @@ def _run(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, lengths: 
     return _outputs(b, every, last, (steps, directions, batch, layers[0].hidden), layout)
 
 
+def _is_full(b: Builder, x: Value, lengths: Value | None, layout: int) -> bool:
+    """Whether every sequence reaches the last step."""
+    return lengths is None or set(b.numbers(lengths, "sequence_lens")) == {x.shape[1 if layout else 0]}
+
+
+def _is_fusible(b: Builder, names: Sequence[str], initial: Sequence[Value | None]) -> bool:
+    """Whether the kernel computes it: the activations that it knows, zeros at first, and nobody reads the last cell."""
+    cell = b.node.outputs[2] if len(b.node.outputs) > 2 else None
+    return (not b.resizable and set(zip(names[::3], names[1::3], names[2::3], strict=True)) == {LSTM_ACTIVATIONS}
+            and all(value is None or (value.data is not None and not value.data.any()) for value in initial)
+            and (cell is None or (not cell.is_graph_output() and not cell.uses())))
+
+
+def _fused_lstm(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, direction: str, layout: int,
+                ) -> tuple[Value | None, ...]:
+    """One operator for each direction. Integer weights stay so in the file: the kernel would round its inputs to
+    multiply them, DEQUANTIZE runs once. https://github.com/google-ai-edge/LiteRT/blob/main/tflite/kernels/
+    unidirectional_sequence_lstm.cc
+    """
+    tensor = b.read(x, (1, 0, 2) if layout else None)
+    (steps, batch, _), (directions, rows, hidden) = tensor.shape, r.shape
+    both = np.zeros((directions, 2 * rows), np.float32) if bias is None else b.array(bias, "bias").astype(np.float32)
+    every, last = list[Tensor](), list[list[Tensor]]()
+    for index in range(directions):
+        backwards = direction == "reverse" or index == 1
+        gates = [_by_gate(b, part_of_direction(weights, index, 0, rows)) for weights in (w, r)]
+        biases = [b.constant(part) for part in np.split(both[index, :rows] + both[index, rows:], GATES)]
+        state = [Tensor(f"{b.node.outputs[0].name}/{name}{index}", (batch, hidden), tensor.dtype, variable=True)
+                 for name in ("hidden", "cell")]
+        operands = [_turned(b, tensor) if backwards else tensor,
+                    *(part[gate] for part in gates for gate in KERNEL_ORDER), None, None, None,
+                    *(biases[gate] for gate in KERNEL_ORDER), None, None, *state, *[None] * GATES]
+        made = b.call("UNIDIRECTIONAL_SEQUENCE_LSTM", operands, (steps, batch, hidden), timeMajor=True,
+                      fusedActivationFunction=TANH)
+        last.append([window(b, made, {0: (steps - 1, 1)})])
+        every.append(b.reshape(_turned(b, made) if backwards else made, (steps, 1, batch, hidden)))
+    return _outputs(b, every, last, (steps, directions, batch, hidden), layout)
+
+
+def _turned(b: Builder, tensor: Tensor) -> Tensor:
+    """Its steps from the last to the first."""
+    return b.call("REVERSE_V2", [tensor, b.ints([0])], tensor.shape)
+
+
+def _by_gate(b: Builder, weights: Value) -> list[Tensor]:
+    """[4*H, K] -> 4 times float [H, K]."""
+    whole = real_weights(b, weights, ROWS)
+    if whole.data is not None:
+        return [b.constant(part) for part in np.split(whole.data, GATES)]
+    count, size = whole.shape
+    return b.call_many("SPLIT", [b.constant(np.array(0, np.int32)), whole], [(count // GATES, size)] * GATES,
+                       numSplits=GATES)
+
+
 def _layers(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, activations: Sequence[str],
             parts: Sequence[int]) -> list[Layer]:
     """parts: how the rows of r divide into products, in shares."""
@@ -137,7 +196,7 @@ def _layers(b: Builder, x: Value, w: Value, r: Value, bias: Value | None, activa
     for d in range(directions):
         def product(weights: Value, first: int, last: int, shift: int, d: int = d) -> Product:
             part = part_of_direction(weights, d, first, last)
-            return Product(weight_tensor(b, x, part, Filter("FULLY_CONNECTED", 0, (0, 1))),
+            return Product(weight_tensor(b, x, part, ROWS),
                            b.constant(both[d, shift + first:shift + last]))
 
         state = tuple(product(r, int(first), int(last), rows) for first, last in pairwise(ends))
@@ -191,7 +250,7 @@ def _outputs(b: Builder, every: list[Tensor], last: list[list[Tensor]], shape: t
     _, directions, batch, hidden = shape
     results: list[Value | None] = []
     for index, output in enumerate(b.node.outputs):
-        if not output.name:
+        if not output.name or index > len(last[0]):
             results.append(None)
             continue
         if index == 0:
@@ -213,7 +272,9 @@ def _names(given: Sequence[str], default: Sequence[str], directions: int) -> lis
 def lstm(b: Builder, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
          h: Value | None = None, c: Value | None = None, *, hidden_size: int | None = None, direction: str = "forward",
          activations: Sequence[str] | None = None, layout: int = 0) -> tuple[Value | None, ...]:
-    names = _names(activations or (), ("Sigmoid", "Tanh", "Tanh"), w.shape[0])
+    names = _names(activations or (), LSTM_ACTIVATIONS, w.shape[0])
+    if _is_fusible(b, names, (h, c)) and _is_full(b, x, lengths, layout):
+        return _fused_lstm(b, x, w, r, bias, direction, layout)
     return _run(b, x, w, r, bias, lengths, (h, c), lstm_step, direction, names, layout)
 
 

@@ -62,6 +62,7 @@ class TFLiteProbe:
         for name, array in feed.items():
             detail = self._inputs[self._names[name]]
             self._interpreter.set_tensor(detail["index"], array.astype(detail["dtype"]))
+        self._interpreter.reset_all_variables()
         self._interpreter.invoke()
         seen = {}
         for name, (index, order, grid) in self._tensors.items():

@@ -15,7 +15,7 @@ from edgeq_converters.tflite.layout import Layout
 @dataclass(eq=False, slots=True)
 class Tensor:
     """One tensor of the file. shape: as stored. data: reals, or the stored integers (int8 for 4-bit weights too).
-    free: axes whose size each run decides."""
+    free: axes whose size each run decides. variable: it starts as zeros, and keeps what an operator writes into it."""
 
     name: str
     shape: tuple[int, ...]
@@ -23,6 +23,7 @@ class Tensor:
     grid: QuantParams | None = None
     data: NDArray[Any] | None = None
     free: tuple[int, ...] = ()
+    variable: bool = False
 
     @property
     def rank(self) -> int:

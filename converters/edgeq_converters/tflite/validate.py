@@ -93,7 +93,8 @@ def _tensor(tensor: Any, dtype: str, buffer: Any) -> Tensor:
     name = tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
     signature = tensor.shapeSignature if tensor.shapeSignature is not None else ()
     free = tuple(axis for axis, size in enumerate(signature) if size == -1)
-    return Tensor(name, shape, kind, _grid(tensor.quantization, dtype), _data(buffer, kind, shape, name), free)
+    return Tensor(name, shape, kind, _grid(tensor.quantization, dtype), _data(buffer, kind, shape, name), free,
+                  bool(tensor.isVariable))
 
 
 def _data(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Any:
@@ -139,7 +140,7 @@ def order_problems(graph: Any, tensors: list[Tensor]) -> Iterator[str]:
     known = {int(index) for index in graph.inputs}
     for operator in graph.operators:
         for index in operator.inputs:
-            if index >= 0 and index not in known and graph.tensors[index].buffer == 0:
+            if index >= 0 and index not in known and graph.tensors[index].buffer == 0 and not tensors[index].variable:
                 yield f"{names(tensors[index])} is read before it is written"
         for index in operator.outputs:
             if index in known or graph.tensors[index].buffer:

@@ -57,7 +57,7 @@ def weight_tensor(b: Builder, x: Value, w: Value, form: Filter) -> Tensor:
         made = _integers(b, w, form)
         if made is not None and not _beyond_the_kernels(made) and weights_row(form.kernel, "f32", made) is not None:
             return made
-    return _reals(b, w, form)
+    return real_weights(b, w, form)
 
 
 def _integers(b: Builder, w: Value, form: Filter) -> Tensor | None:
@@ -85,7 +85,7 @@ def _beyond_the_kernels(weights: Tensor) -> bool:
     return weights.data is not None and weights.data.size > 0 and int(weights.data.min()) == -128
 
 
-def _reals(b: Builder, w: Value, form: Filter) -> Tensor:
+def real_weights(b: Builder, w: Value, form: Filter) -> Tensor:
     """Float weights. Large integer ones stay integers in the file, behind one DEQUANTIZE for all that read them."""
     if w.grid is not None and w.size > SMALL_CONSTANT and not isinstance(w.grid.type.granularity, PerBlock):
         made = _integers(b, w, form) if form.stored is not None or form.perm not in w.reals else None

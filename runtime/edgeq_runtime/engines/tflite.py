@@ -15,6 +15,7 @@ from edgeq_runtime.manifest import Manifest, TensorSpec
 OPTIONS = {
     "threads",         # how many for one run, where the caller does not say
     "tflite_runtime",  # version specifier for tflite-runtime; its numbers do not compare with those of ai-edge-litert
+    "variables",       # the model has some, which a run would find as the one before left them
 }
 
 
@@ -43,6 +44,7 @@ class TFLite:
         self.description = description
         self._interpreter = interpreter
         self._lock = Lock()
+        self._has_variables = bool(manifest.options.get("variables"))
         self._inputs = _bind("inputs", manifest.inputs, interpreter.get_input_details())
         self._outputs = _bind("outputs", manifest.outputs, interpreter.get_output_details())
         self._no_buffers = [None] * len(self._outputs)
@@ -60,6 +62,8 @@ class TFLite:
                 self._resize(shapes)
             for (index, dtype), array in zip(self._inputs, arrays, strict=True):
                 interpreter.set_tensor(index, array if array.dtype == dtype else _narrow(array, dtype))
+            if self._has_variables:
+                interpreter.reset_all_variables()
             interpreter.invoke()
             outputs = [interpreter.get_tensor(index) if target is None else _filled(target, interpreter.tensor(index)())
                        for (index, _), target in zip(self._outputs, out or self._no_buffers, strict=True)]
