@@ -126,6 +126,7 @@ def _write_reference(folder: Path, manifest: Manifest, made: Path) -> None:
     def outputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
         for spec, detail in zip(manifest.inputs, taken, strict=True):
             engine.set_tensor(detail["index"], inputs[spec.name])
+        engine.reset_all_variables()
         engine.invoke()
         return {spec.name: engine.get_tensor(detail["index"])
                 for spec, detail in zip(manifest.outputs, given, strict=True)}

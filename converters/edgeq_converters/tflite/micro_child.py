@@ -33,10 +33,10 @@ class MicroModel:
 
     def run(self, inputs: Any) -> dict[str, Any]:
         """One sample."""
-        for number, spec in enumerate(self.manifest.inputs):
-            self.interpreter.set_input(np.ascontiguousarray(inputs[spec.name], spec.dtype), number)
         if self.manifest.options.get("variables"):
             self.interpreter.reset()
+        for number, spec in enumerate(self.manifest.inputs):
+            self.interpreter.set_input(np.ascontiguousarray(inputs[spec.name], spec.dtype), number)
         self.interpreter.invoke()
         return {spec.name: np.array(self.interpreter.get_output(number)) for number, spec in enumerate(self.outputs)}
 
