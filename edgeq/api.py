@@ -37,7 +37,7 @@ def convert(
     calibration_cache: str | Path | None = None, method: str = "auto", keep_float: Names = (),
     inputs: Inputs | None = None, example_inputs: Any = None, preprocess: Before | None = None,
     postprocess: After | None = None, labels: str | Path | Sequence[str] = (), layout: str = "keep",
-    io: str = "float", full_integer: bool = False, eval: Any = None, metric: Any = None,
+    io: str = "float", full_integer: bool = False, prefer: str | None = None, eval: Any = None, metric: Any = None,
     max_drop: float | str | None = None, min_metric: float | None = None,
     max_bytes: int | str | None = None, min_db: float | None = None,
     keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
@@ -85,6 +85,8 @@ def convert(
         io: what goes in and comes out in place of floats: "uint8" or "int8", of a grid that the manifest and the model
             say; "uint8,float" of the inputs alone. With `preprocess` of an image, "uint8" takes its pixels as they are.
         full_integer: nothing computes in float, softmax and interface included; refused where an operator cannot.
+        prefer: how much slower than plain 8 bits layers in float may make the model, by prediction: "balanced" 2 %,
+            "accuracy" 10 %, "speed" not at all; without, a share of the work decides.
         eval: labelled data for the metric, as of `evaluate`.
         metric: "top1", "top5", "map50", "miou", "psnr", "perplexity", "wer", "sqnr", "module:function" or a function.
         max_drop: search the smallest bundle that scores at most so much (1.0), or such a share ("1%"), below float.

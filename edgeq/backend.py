@@ -272,6 +272,7 @@ class Backend:
     devices: name of a device -> its engine there. recipes: of its engine, for boards. no_boards: why boards cannot run
         it, and what helps.
     in_place: its artifact is one file that the engine reads where it lies in memory.
+    costs: the file that says how long its operators take (`edgeq.mixed_precision.plan_time`).
     run_in_parts: (bundle, manifest, samples) -> (outputs, who ran it) for a bundle too large to be opened as a whole.
     lint: entry -> advice about where it runs. explain: (bundle, manifest, samples) -> why its numbers are not those of
         the graph, and what helps; '' where it cannot be told.
@@ -288,6 +289,7 @@ class Backend:
     recipes: tuple[Recipe, ...] = ()
     no_boards: str = ""
     in_place: bool = False
+    costs: Path | None = None
     run_in_parts: Callable[[Path, Manifest, Sequence[Mapping[str, NDArray[Any]]]],
                            tuple[list[dict[str, Any]], str]] | None = None
     lint: Callable[[Path], list[Finding]] | None = None

@@ -169,8 +169,16 @@ ELEMENT_WORK: Final = Parameter(
 
 # -- mixed precision: float fallbacks at 8 bits ------------------------------------------------------------------------
 
+PREFER_ACCURACY: Final = Parameter(
+    1.1, "x plain INT8's time", "that a plan may take at most by prediction, with --prefer accuracy", NotMeasured())
+PREFER_BALANCED: Final = Parameter(
+    1.02, "x plain INT8's time", "the same with --prefer balanced", NotMeasured("nobody sees 2 %"))
+PREFER_SPEED: Final = Parameter(
+    1.0, "x plain INT8's time", "the same with --prefer speed", NotMeasured("float where it costs nothing"))
+FASTER_FLOAT: Final = Parameter(
+    0.8, "x plain INT8's time", "up to which float counts as faster", NotMeasured("predictions are off by 15 %"))
 FALLBACK_MOST_FLOAT: Final = Parameter(
-    0.25, "of all work", "that fallbacks may compute in float at most",
+    0.25, "of all work", "that fallbacks may compute in float at most, without --prefer or where times are not known",
     NotMeasured("beyond, the user did not ask for a float network"))
 FALLBACK_MOST_BYTES: Final = Parameter(
     1.1, "x plain W8A8's weights", "that the weights may take with fallbacks", NotMeasured())
@@ -179,6 +187,8 @@ FALLBACK_WORTH_DB: Final = Parameter(
     NotMeasured("with it a ResNet-20 gains 4 dB for 5 % of its work; other prices were not compared"))
 FALLBACK_STEP_DB: Final = Parameter(
     0.5, "dB", "predicted gain over the last trial from which the next one is quantized", NotMeasured())
+FALLBACK_GAIN_DB: Final = Parameter(
+    0.5, "dB", "that float must gain, or all stays on integers", NotMeasured("nobody sees or hears less"))
 FALLBACK_TRIALS: Final = Parameter(
     8, "networks", "quantized and compared with float, at most", NotMeasured())
 

@@ -54,6 +54,8 @@ NOT_POLICY = {
     "edgeq/conversion/decoder_verify.py:TOKENS": "as of selftest.py",
     **{f"edgeq/conversion/{name}": "what words may say" for name in ("options.py:bits", "options.py:min_os",
                                                                        "decoder_request.py:BITS", "request.py:BITS")},
+    **{f"edgeq/mixed_precision/{name}": "what operators are counted in: the measured costs fit it" for name in (
+        "plan_time.py:_VECTOR", "plan_time.py:_NEAR", "price.py:_UNIT")},
     "edgeq/verification/layers.py:KEPT_NUMBERS": SHOWN,
     "edgeq/verification/references.py:BOUNDED_ERROR": "an engine's fact, with its link",
     "edgeq/verification/row_sets.py:MOST_PAIRS": "memory",

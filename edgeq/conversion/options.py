@@ -42,6 +42,7 @@ class Options:
     layout: str = "keep"
     io: str = "float"
     full_integer: bool = False
+    prefer: str | None = None
     eval: Any = None
     metric: Any = None
     max_drop: float | str | None = None
@@ -87,6 +88,7 @@ class Words(TypedDict, total=False):
     layout: str
     io: str
     full_integer: bool
+    prefer: str | None
     eval: Any
     metric: Any
     max_drop: float | str | None

@@ -105,7 +105,8 @@ def quantize_network(network: ir.Model, request: Request, samples: Samples | Non
         return QuantizedNetwork(network, built.graph, built.plan, statistics, scaled, mixed, trials)
     mixed = MixedPrecision()
     if is_measured and judge is not None:
-        mixed = choose_precisions(trials, judge, floats=not request.options.full_integer)
+        mixed = choose_precisions(trials, judge, request.options.prefer,
+                                  floats=not request.options.full_integer)
     if learn is not judge and judge is not None:
         statistics = calibrate(network, wanted, judge, resume=statistics) if wanted else statistics
         trials = replace(trials, samples=samples, statistics=statistics)

@@ -14,6 +14,7 @@ from edgeq.conversion.options import Options
 from edgeq.devices import Device, device_named
 from edgeq.errors import UsageError, all_of
 from edgeq.mixed_precision import Limits, limits_of
+from edgeq.mixed_precision.price import PREFERENCES
 from edgeq.progress import Progress
 from edgeq.quant.calibrate import CALIBRATORS, Calibrator
 from edgeq.quant.methods import AUTO, AUTOMATIC, Method, method_named
@@ -167,6 +168,7 @@ def _plain(options: Options) -> Options:
         options, bits=words.one_of("--bits", options.bits, BITS),
         activations=words.one_of("--activations", options.activations, ACTIVATIONS),
         calibrator=words.one_of("--calibrator", options.calibrator, (*CALIBRATORS, AUTO)),
+        prefer=options.prefer and words.one_of("--prefer", options.prefer, PREFERENCES),
         layout=words.one_of("--layout", options.layout, LAYOUTS),
         compute=words.one_of("--compute", options.compute, COMPUTE_UNITS),
         device=options.device if options.device is None else words.text("--device", options.device),
@@ -227,6 +229,9 @@ def _contradictions(options: Options) -> Iterator[str]:
     """What fits no target, because the words do not fit one another."""
     if options.dry_run and options.keep_qdq is not None:
         yield "--dry-run writes nothing, so it excludes --keep-qdq"
+    if options.prefer is not None and (options.bits >= 16 or options.calibration is None
+                                              or options.activations == "float" or options.full_integer):
+        yield f"--prefer {options.prefer} weighs float layers among 8-bit activations: add --calibration DATA"
     if options.min_db is not None and not options.verify:
         yield "--min-db is measured, so it excludes --no-verify"
     for read in (_weights, _activations):

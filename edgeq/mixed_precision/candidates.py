@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgeq.graph import consumers, is_constant, label
 from edgeq.graph import shape as shape_of
 from edgeq.inference.session import Arrays
-from edgeq.mixed_precision.greedy_path import Assignment, Layer, Rounded, pareto_path
+from edgeq.mixed_precision.greedy_path import Assignment, Layer, Price, Rounded, pareto_path
 from edgeq.mixed_precision.trial_builder import TrialBuilder, precisions
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.plan.integers import IntegerNodes
@@ -23,9 +23,10 @@ BITS: Final = (4, 8, 16)
 
 
 def measured_path(builder: TrialBuilder, feeds: Sequence[Arrays], bits: Collection[int] = BITS,
-                  growth: float = math.inf) -> list[Assignment]:
-    """Quantize the network uniformly at each width, measure every rounding alone, and line up the assignments. growth:
-    as in `pareto_path`.
+                  growth: float = math.inf, price: Price | None = None,
+                  floats: frozenset[str] = frozenset()) -> list[Assignment]:
+    """Quantize the network uniformly at each width, measure every rounding alone, and line up the assignments. growth,
+    price, floats: as in `pareto_path`.
     """
     built = {width: builder.build(precisions(dict.fromkeys(builder.layers, width), ())) for width in bits if width < 16}
     activations = activation_quantizers(builder.network, built[max(built)].graph)
@@ -45,7 +46,7 @@ def measured_path(builder: TrialBuilder, feeds: Sequence[Arrays], bits: Collecti
         for name, found in activations.items() if name in plan.sources or name in plan.fixed}
     ends = _ends(builder)
     return pareto_path(layers, {name: found for name, found in values.items() if not found.nodes & ends}, builder.work,
-                       growth)
+                       growth, price, floats)
 
 
 def _ends(builder: TrialBuilder) -> frozenset[str]:

@@ -1,60 +1,114 @@
-"""8 bits that nobody notices: the few layers that cause most of the outputs' error compute in float.
+"""8 bits that nobody notices: the few layers that cause most of the outputs' error compute in float, as far as the time
+that this takes allows; and so does what is slower on integers.
 
 Plain W8A8 is measured against float first. Where it is good, nothing more is done. Else every rounding is measured
-alone, and the path of precision assignments is followed as long as what it gains is worth the float compute.
+alone, and the path of precision assignments is followed as long as what it gains is worth its price.
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
+from typing import Final
 
 import onnx_ir as ir
 
 from edgeq import policy
 from edgeq.errors import ModelError
 from edgeq.graph import constant_bytes
-from edgeq.mixed_precision.candidates import measured_path
+from edgeq.mixed_precision.candidates import layer_bytes, measured_path
 from edgeq.mixed_precision.fidelity import Fidelity
 from edgeq.mixed_precision.greedy_path import Assignment
+from edgeq.mixed_precision.price import Price
 from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
 from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, precisions
-from edgeq.quant.plan import Precision
+from edgeq.quant.plan import Precision, QuantPlan
+
+_FASTER: Final = "computes faster in float, by the measured costs of its operators"
 
 
-def float_fallback(builder: TrialBuilder, fidelity: Fidelity) -> MixedPrecision:
+def float_fallback(builder: TrialBuilder, fidelity: Fidelity, price: Price) -> MixedPrecision:
     """As few layers in float as bring the outputs near enough to the float network's. builder: of 8-bit weights."""
-    plain = builder.build({})
-    plain_db = fidelity.sqnr_db(plain.graph)
-    measured = Measurement("8-bit weights and activations", plain_db, budget=policy.FALLBACK_TRIALS.value)
+    trying = _Trying(builder, fidelity, price)
+    plain = best = trying.trial({})
     enough = policy.SCORES_DB.value if _gives_scores(builder.network) else policy.VALUES_DB.value
-    if plain_db >= enough or not (plain.plan.groups or plain.plan.weights):
-        return MixedPrecision.of(measured)
+    measured = Measurement("8-bit weights and activations", plain.score, budget=policy.FALLBACK_TRIALS.value,
+                           times=price.reference(), slower=price.slower())
+    trials = list[Trial]()
+    faster = _faster(builder, price)
+    if faster:
+        best = trying.trial(_in_float(builder, faster))
+        trials.append(best)
+    if plain.score >= enough or not builder.plan({}).groups:
+        return MixedPrecision.of(replace(measured, chosen=trials[0] if trials else None, trials=tuple(trials),
+                                         stopped=f"From {enough:g} dB on nothing more is tried."))
     if constant_bytes(builder.network.graph) > LARGEST:
         return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))
     try:
         path = measured_path(builder, fidelity.feeds[:policy.FALLBACK_NOISE_SAMPLES.value], (8, 16),
-                             policy.FALLBACK_MOST_BYTES.value)
+                             policy.FALLBACK_MOST_BYTES.value, price.extra, faster)
     except ModelError as error:  # plain W8A8 is what the user gets then, and is told
         note = f"the layers could not be measured one by one: {error}"
         return MixedPrecision.of(replace(measured, note=note))
-    best, trials = Trial({}, plain_db), list[Trial]()
-    for place in _worth_trying(path):
+    for place in _worth_trying(path, price, saves=best.score < policy.BROKEN_DB.value):
         layers = _with_reasons(path[:place + 1])
-        built = builder.build(layers)
-        share = builder.float_share(built.plan) - builder.float_share(plain.plan)
-        if share > policy.FALLBACK_MOST_FLOAT.value:  # more than was predicted, where float spreads to the neighbours
-            continue
-        trials.append(Trial(layers, fidelity.sqnr_db(built.graph), share))
-        best = max(best, trials[-1], key=_worth)
+        if not trying.allows(layers, saves=best.score < policy.BROKEN_DB.value):
+            continue  # more than was predicted, where float spreads to the neighbours
+        trials.append(trying.trial(layers))
+        if trials[-1].score >= best.score + policy.FALLBACK_GAIN_DB.value and _worth(
+                trials[-1], price) > _worth(best, price):
+            best = trials[-1]
         if trials[-1].score >= enough:
             break
-    return MixedPrecision.of(replace(measured, chosen=best if best in trials else None, trials=tuple(trials)))
+    stopped = f"From {enough:g} dB on nothing more is tried." if trials and trials[-1].score >= enough else price.limit
+    return MixedPrecision.of(replace(measured, chosen=None if best is plain else best, trials=tuple(trials),
+                                     stopped=stopped))
 
 
-def _worth(trial: Trial) -> float:
-    return trial.score - policy.FALLBACK_WORTH_DB.value * trial.float_share
+@dataclass(frozen=True)
+class _Trying:
+    builder: TrialBuilder
+    fidelity: Fidelity
+    price: Price
+
+    def trial(self, layers: Mapping[str, Precision]) -> Trial:
+        built = self.builder.build(layers)
+        return Trial(layers, self.fidelity.sqnr_db(built.graph), self._share(built.plan), constant_bytes(
+            built.graph.graph), self.price.milliseconds(built.plan))
+
+    def allows(self, layers: Mapping[str, Precision], *, saves: bool) -> bool:
+        plan = self.builder.plan(layers)
+        return self.price.allows(plan, saves=saves) and (
+            self.price.is_timed or self._share(plan) <= policy.FALLBACK_MOST_FLOAT.value)
+
+    def _share(self, plan: QuantPlan) -> float:
+        return self.builder.float_share(plan) - self.builder.float_share(self._plain)
+
+    @cached_property
+    def _plain(self) -> QuantPlan:
+        return self.builder.plan({})
+
+
+def _faster(builder: TrialBuilder, price: Price) -> frozenset[str]:
+    """What computes faster in float, where all of it together gains enough and takes no more bytes than allowed."""
+    found = price.fastest()
+    sizes = {name: [layer_bytes(node, bits) for bits in (8, 16 if name in found else 8)]
+             for name, node in builder.layers.items()}
+    plain, grown = (sum(size[k] for size in sizes.values()) for k in (0, 1))
+    if not found or grown > policy.FALLBACK_MOST_BYTES.value * plain:
+        return frozenset()
+    return found if price.gains(builder.plan(_in_float(builder, found))) else frozenset()
+
+
+def _in_float(builder: TrialBuilder, nodes: Collection[str]) -> dict[str, Precision]:
+    """Weights too: between integers, an engine would compute with stored integers as ever."""
+    return precisions({name: 16 for name in builder.layers if name in nodes}, nodes, _FASTER)
+
+
+def _worth(trial: Trial, price: Price) -> float:
+    return trial.score - (0.0 if price.is_timed else policy.FALLBACK_WORTH_DB.value * trial.float_share)
 
 
 def _gives_scores(network: ir.Model) -> bool:
@@ -65,21 +119,26 @@ def _gives_scores(network: ir.Model) -> bool:
         for shape in shapes)
 
 
-def _worth_trying(path: Sequence[Assignment]) -> Iterator[int]:
+def _worth_trying(path: Sequence[Assignment], price: Price, *, saves: bool) -> list[int]:
     """Places that are each predicted to be a step better than the one before, within the limits."""
-    step = 10**(-policy.FALLBACK_STEP_DB.value / 10)
-    last, tried = path[0].noise, 0
+    step, last, found = 10**(-policy.FALLBACK_STEP_DB.value / 10), path[0].noise, list[int]()
     for place, assignment in enumerate(path[1:], 1):
-        if assignment.float_share > policy.FALLBACK_MOST_FLOAT.value:
-            return
-        if tried < policy.FALLBACK_TRIALS.value and assignment.noise <= last * step:
-            last, tried = assignment.noise, tried + 1
-            yield place
+        if price.is_timed and not saves and assignment.price > price.room:
+            break
+        if not price.is_timed and assignment.float_share > policy.FALLBACK_MOST_FLOAT.value:
+            break
+        if assignment.noise <= last * step:
+            last = assignment.noise
+            found.append(place)
+    most = policy.FALLBACK_TRIALS.value
+    if not price.is_timed:
+        return found[:most]
+    return [found[(k + 1) * len(found) // most - 1] for k in range(most)] if len(found) > most else found
 
 
 def _with_reasons(path: Sequence[Assignment]) -> dict[str, Precision]:
     """The last assignment of a path; each node says what its step won."""
-    found = precisions(path[-1].bits, ())
+    found = precisions(path[-1].bits, path[0].floats, _FASTER)
     for before, after in pairwise(path):
         gain = before.noise - after.noise
         lost = 10 * math.log10(path[0].noise / max(path[0].noise - gain, 1e-30))

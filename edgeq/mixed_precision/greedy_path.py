@@ -6,9 +6,10 @@ convex hull of its solutions. Plain arithmetic; nothing is quantized or run here
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from edgeq import policy
 
@@ -40,7 +41,7 @@ class Rounded:
 class Assignment:
     """bits: of the weights, by layer. floats: nodes that compute in float. noise: predicted, relative to the signal.
 
-    float_share: of all work.
+    float_share: of all work. price: of these nodes in float.
     """
 
     bits: Mapping[str, int]
@@ -48,6 +49,7 @@ class Assignment:
     noise: float
     weight_bytes: int
     float_share: float
+    price: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +61,37 @@ class _Step:
     nodes: frozenset[str] = frozenset()
 
 
+# Nodes, and those that compute in float already -> what the nodes cost in float too.
+Price: TypeAlias = Callable[[AbstractSet[str], AbstractSet[str]], float]
+
+
 def pareto_path(layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int],
-         growth: float = math.inf) -> list[Assignment]:
+                growth: float = math.inf, price: Price | None = None,
+                floats: AbstractSet[str] = frozenset()) -> list[Assignment]:
     """Every assignment on the way. work: by node, of all that could compute on integers, in any unit. growth: of the
-    smallest one's weights, what all others have at most; a step beyond is left out, and smaller ones are taken.
+    smallest one's weights, what all others have at most; a step beyond is left out, and smaller ones are taken. price:
+    of nodes in float; None: their share of the work. floats: what computes in float from the beginning.
     """
-    return list(_Path(layers, values, work, growth).assignments())
+    return list(_Path(layers, values, work, growth, price, floats).assignments())
 
 
 class _Path:
     def __init__(self, layers: Mapping[str, Layer], values: Mapping[str, Rounded], work: Mapping[str, int],
-                 growth: float):
-        self.layers, self.work = layers, work
+                 growth: float, price: Price | None, floats: AbstractSet[str]):
+        self.layers, self.work, self.price = layers, work, price or self._float_share
         self.bits = {name: min(layer.weight_bytes) for name, layer in layers.items()}
-        self.floats: set[str] = set()
-        self.rounded = dict(values)
+        self.floats: set[str] = set(floats)
+        self.rounded = {name: value.among(floats) for name, value in values.items() if not value.nodes <= floats}
         self.all_bytes = max(1, sum(layer.weight_bytes.get(8, 0) for layer in layers.values()))
         self.all_work = max(1, sum(work.values()))
         self.most_bytes = growth * self._weight_bytes()
+        self.bits |= {name: max(layers[name].weight_bytes) for name in floats & layers.keys()}
 
     def assignments(self) -> Iterator[Assignment]:
         yield self._assignment()
         while steps := [step for step in self._steps() if step.gain > 0]:
-            best = max(steps, key=lambda step: step.gain / max(step.cost, 1e-9))
+            # What costs nothing comes first, what saves most of all before the rest.
+            best = max(steps, key=lambda step: (-min(step.cost, 0.0), step.gain / max(step.cost, 1e-9)))
             if best.layer:
                 self.bits[best.layer] = best.bits
             self.floats |= best.nodes
@@ -106,16 +116,19 @@ class _Path:
             yield _Step(noise * (1 - policy.OWN_GRID.value), self._float_cost(ties), nodes=ties)
 
     def _float_cost(self, nodes: AbstractSet[str]) -> float:
-        return policy.FLOAT_COST.value * self._share(name for name in nodes if name not in self.floats)
+        return self.price(nodes, self.floats)
 
-    def _share(self, nodes: Iterator[str] | AbstractSet[str]) -> float:
+    def _float_share(self, nodes: AbstractSet[str], floats: AbstractSet[str]) -> float:
+        return policy.FLOAT_COST.value * self._share(nodes - floats)
+
+    def _share(self, nodes: AbstractSet[str]) -> float:
         return sum(self.work.get(name, 0) for name in nodes) / self.all_work
 
     def _assignment(self) -> Assignment:
         noise = sum(layer.noise[self.bits[name]] for name, layer in self.layers.items())
         noise += sum(value.noise for value in self.rounded.values())
         return Assignment(dict(self.bits), frozenset(self.floats), noise, self._weight_bytes(),
-                          self._share(self.floats))
+                          self._share(self.floats), self.price(self.floats, frozenset()))
 
     def _weight_bytes(self) -> int:
         return sum(layer.weight_bytes[self.bits[name]] for name, layer in self.layers.items())

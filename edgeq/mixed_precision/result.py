@@ -11,20 +11,23 @@ from edgeq.quant.plan import Precision
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
     """One precision assignment that was quantized and scored. score: in the unit of its measurement. float_share: of
-    the work that integers could do, what it does in float. bytes: of the largest artifact, None where none was written.
+    the work that integers could do, what it does in float. bytes: of the largest artifact, or of the weights where none
+    was written. times: predicted milliseconds, by the targets of which they are known.
     """
 
     layers: Mapping[str, Precision] = field(repr=False)
     score: float
     float_share: float = 0.0
     bytes: int | None = None
+    times: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """what: which roundings the scored graphs hold. plain: the score where no layer gets anything else, None where that
     was not measured. trials: all that was tried, in order, at most `budget`. chosen: one of them, or None where nothing
-    was better than the plain graph. note: why nothing was tried, or "".
+    was better than the plain graph. note: why nothing was tried, or "". times: "plain" and "float" -> as in a Trial.
+    slower: sentences on engines where plain integers are slower than float. stopped: why nothing more was tried.
     """
 
     what: str
@@ -35,6 +38,9 @@ class Measurement:
     note: str = ""
     metric: str = "sqnr"
     unit: str = "dB"
+    times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    slower: tuple[str, ...] = ()
+    stopped: str = ""
 
     @property
     def score(self) -> float | None:
@@ -42,9 +48,15 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         trials = [{"score": trial.score, "float_share": round(trial.float_share, 4), "bytes": trial.bytes,
-                   "chosen": trial is self.chosen} for trial in self.trials]
+                   "milliseconds": _rounded(trial.times), "chosen": trial is self.chosen} for trial in self.trials]
         return {"what": self.what, "metric": self.metric, "unit": self.unit, "plain": self.plain, "score": self.score,
-                "trials": trials, "budget": self.budget, "note": self.note}
+                "trials": trials, "budget": self.budget, "note": self.note,
+                "milliseconds": {name: _rounded(times) for name, times in self.times.items()},
+                "slower": list(self.slower), "stopped": self.stopped}
+
+
+def _rounded(times: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{time:.4g}") for name, time in times.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,19 @@ def _measured(part: Mapping[str, Any]) -> str:
         said += f", {_score(part, part['plain'])} without"
     if part["trials"]:
         said += f" ({len(part['trials'])} of at most {part['budget']} precision assignments tried)"
+    said += "".join(f"; {engine} {_times(part, engine)}" for engine in part["milliseconds"].get("plain", {}))
+    said += "".join(f". {sentence}" for sentence in part["slower"])
     if part["note"]:
         said += f"{', ' if part['score'] is not None else ''}layers not compared: {part['note']}"
     return said
+
+
+def _times(part: Mapping[str, Any], engine: str) -> str:
+    """Predicted: "0.41 ms (plain 0.40, float 0.71, predicted)"."""
+    known = part["milliseconds"]
+    chosen = next((trial["milliseconds"] for trial in part["trials"] if trial["chosen"]), known["plain"])
+    return (f"{chosen[engine]:.3g} ms (plain {known['plain'][engine]:.3g}, float {known['float'][engine]:.3g}; "
+            "predicted from measured operators)")
 
 
 def _score(found: Mapping[str, Any], score: float) -> str:
@@ -89,12 +99,22 @@ def _curve(part: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
 
 
 def _tried(part: Mapping[str, Any]) -> str:
+    engines = list(part["milliseconds"].get("plain", {}))
+    tried = sorted(part["trials"], key=lambda trial: trial["bytes"] or 0)
+    if engines:
+        plain, float_ = ({"bytes": None, "score": score, "float_share": part_, "chosen": False, "milliseconds": times}
+                         for score, part_, times in ((part["plain"], 0.0, part["milliseconds"]["plain"]),
+                                                     (None, 1.0, part["milliseconds"]["float"])))
+        tried = [plain, *tried, float_]
     rows = [f"<tr><td class=number>{'' if trial['bytes'] is None else size(trial['bytes'])}</td>"
-            f"<td class=number>{trial['score']:.5g}</td><td class=number>{share(trial['float_share'])}</td>"
-            f"<td>{'chosen' if trial['chosen'] else ''}</td></tr>"
-            for trial in sorted(part["trials"], key=lambda trial: trial["bytes"] or 0)]
+            f"<td class=number>{'' if trial['score'] is None else format(trial['score'], '.5g')}</td>"
+            f"<td class=number>{share(trial['float_share'])}</td>"
+            + "".join(f"<td class=number>{trial['milliseconds'][engine]:.3g}</td>" for engine in engines)
+            + f"<td>{'chosen' if trial['chosen'] else ''}</td></tr>" for trial in tried]
+    times = "".join(f"<th>{escape(engine)} [ms]</th>" for engine in engines)
+    stopped = f"<p>{escape(part['stopped'])}</p>" if part["stopped"] else ""
     return f"<p>{escape(part['what'])}:</p>" + _table(
-        f"<th>bytes</th><th>{escape(part['metric'])}</th><th>in float</th><th></th>", rows)
+        f"<th>bytes</th><th>{escape(part['metric'])}</th><th>in float</th>{times}<th></th>", rows) + stopped
 
 
 def _table(head: str, rows: Sequence[str]) -> str:

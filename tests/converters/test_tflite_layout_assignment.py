@@ -10,6 +10,7 @@ import pytest
 from opcases import run_onnxruntime
 from small_graphs import network, normal
 
+from edgeq.mincut import SINK, SOURCE, Network
 from edgeq_converters.prepare import lower_form
 from edgeq_converters.tflite.backend import lower
 from edgeq_converters.tflite.layout_assignment import (
@@ -19,7 +20,6 @@ from edgeq_converters.tflite.layout_assignment import (
     minimize_transposes,
     proposals,
 )
-from edgeq_converters.tflite.mincut import SINK, SOURCE, Network
 from edgeq_converters.tflite.ops import table
 
 from .tflite_files import emitted, off, run

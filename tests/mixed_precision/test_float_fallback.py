@@ -76,6 +76,8 @@ def test_the_layer_that_ruins_the_outputs_computes_in_float(tmp_path: Path) -> N
     assert bundle.manifest.quantization["higher_precision_layers"] == {}
     page = (bundle.path / "report.html").read_text()
     assert "of the work stays in float; 8-bit weights and activations: sqnr" in page
+    assert "predicted from measured operators" in page
+    assert "<th>onnxruntime [ms]</th>" in page
 
 
 def test_the_same_layers_compute_in_float_behind_4_bit_weights(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ _NOT_1_21_0: Final = Available(excluded="!=1.21.0", source="https://github.com/m
 BACKEND: Final = Backend(
     target=ONNXRUNTIME, emit=emit, probe=_probe, run_in_parts=_run_in_parts,
     arithmetic=Arithmetic(rounds=_rounds, same_bits=_same_bits),
+    costs=Path(__file__).with_name("costs.json"),
     decoder=DecoderBackend(bits=(4, 8, 16, 32), check=_check, types=_types, emit=_emit_decoder,
                            read=_read, signature=_signature, is_graph=True, ladder=("Q4_0", "Q8_0")),
     devices={

@@ -54,7 +54,7 @@ def _tried_edge_tpu(folder: Path, manifest: Manifest) -> Trial:
 _FIRST: Final = Available(preferred=True)
 
 BACKEND: Final = Backend(
-    target=TFLITE, emit=emit, probe=_probe, in_place=True,
+    target=TFLITE, emit=emit, probe=_probe, in_place=True, costs=Path(__file__).with_name("costs.json"),
     devices={
         "pi4": _FIRST, "pi5": _FIRST, "android": _FIRST, "jetson-orin": Available(),
         # Its CONV_2D, FULLY_CONNECTED and DEQUANTIZE are of versions that know no 4-bit weights.

@@ -20,11 +20,11 @@ from typing import Final, TypeAlias
 import onnx_ir as ir
 
 from edgeq.graph import consumers, is_constant, quant, real_inputs, shape, static
+from edgeq.mincut import SINK, SOURCE, Network
 from edgeq.ops import LIMITING
 from edgeq_converters.tflite.layout import Layout, identity, permute
 from edgeq_converters.tflite.layout_form import Form
 from edgeq_converters.tflite.layout_rules import Rule, default_form, fixed_form, rule
-from edgeq_converters.tflite.mincut import SINK, SOURCE, Network
 
 BYTE: Final = 1 << 20  # a byte outweighs any number of operators, so that these decide among equals only
 INFINITE: Final = 1 << 62
