@@ -52,6 +52,7 @@ clean:
 	@touch $@
 
 # What the table of whole architectures is exported from.
-.venv/full.stamp: .venv/test.stamp benchmarks/requirements.txt
+.venv/full.stamp: .venv/test.stamp benchmarks/requirements.txt runtime/js/package.json
 	@$(PIP) install -r benchmarks/requirements.txt
+	@if command -v npm >/dev/null; then cd runtime/js && npm install --no-save --no-package-lock --ignore-scripts --silent; fi
 	@touch $@
