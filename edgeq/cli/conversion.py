@@ -47,9 +47,9 @@ from edgeq.cli.shared import (
 @click.option("--keep-float", multiple=True, metavar="REGEX",
               help="Nodes whose name matches stay float. Repeatable.")
 @input_option
-@click.option("--preprocess", metavar="FILE|imagenet",
+@click.option("--preprocess", metavar="FILE|PRESET",
               help="How an image or sound becomes the input: a JSON file or a preset.")
-@click.option("--postprocess", metavar="FILE|classify", help="What the outputs mean: a JSON file or a preset.")
+@click.option("--postprocess", metavar="FILE|PRESET", help="What the outputs mean: a JSON file or a preset.")
 @click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One class name a line.")
 @click.option("--layout", type=click.Choice(["keep", "nhwc"]), default="keep", show_default=True,
               help="Of the images that go in and come out; samples stay as the source model takes them.")

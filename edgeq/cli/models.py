@@ -41,7 +41,7 @@ def inspect(source: str, inputs: dict[str, Shape], compute: Literal["ane"] | Non
 @click.option("--target", "targets", type=Registered(target_names), multiple=True,
               help="Whose rules; repeatable, all that share a plan by default.")
 @input_option
-@click.option("--preprocess", metavar="FILE|imagenet", help="How an image becomes the input: a JSON file or a preset.")
+@click.option("--preprocess", metavar="FILE|PRESET", help="How an image becomes the input: a JSON file or a preset.")
 @click.option("--eval", metavar="DATA",
               help="Labelled data for --metric: .npz, class folders, a CSV of file,label, COCO .json, module:function.")
 @click.option("--metric", metavar="NAME", help="Score the worst layers by this too; see `edgeq convert`.")

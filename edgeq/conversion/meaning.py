@@ -21,6 +21,7 @@ from edgeq_runtime.manifest import TensorSpec
 from edgeq_runtime.postprocess import Classify, Detect
 
 _BOX: Final = 4  # numbers
+_POINT: Final = 3  # a keypoint's x, y and score
 _SURE: Final = 1.001  # the highest score there is, and what float arithmetic adds to it
 After: TypeAlias = Classify | Detect | None
 
@@ -51,7 +52,7 @@ def _check_scores_for(labels: Sequence[str], outputs: Iterable[TensorSpec]) -> N
 
 def _of_tables(after: Detect, outputs: Mapping[str, TensorSpec], labels: int) -> Iterator[str]:
     """What is wrong with the tables that boxes and scores are read from."""
-    names = list(dict.fromkeys(after.outputs))
+    names = list(dict.fromkeys(after.outputs)) if after.boxes else [next(iter(outputs))]
     shown = [f"output '{name}' [{','.join(map(str, outputs[name].shape))}]" for name in names]
     tables = [_table(after, outputs[name].shape) for name in names]
     bad = [said for said, table in zip(shown, tables, strict=True) if table is None]
@@ -65,9 +66,18 @@ def _of_tables(after: Detect, outputs: Mapping[str, TensorSpec], labels: int) ->
         yield f"{shown[0]} has {boxes.candidates} candidates, {shown[-1]} has {scores.candidates}"
     if after.anchors and boxes.candidates not in (None, len(after.anchors)):
         yield f"{shown[0]} has {boxes.candidates} candidates for {len(after.anchors)} anchors"
-    if scores.columns is not None:
-        yield from _of_classes(after, shown[-1], scores.columns - (0 if after.scores else _BOX) - after.objectness,
-                               labels, _on_its_side(after, scores))
+    if scores.columns is None:
+        return
+    hint = _on_its_side(after, scores)
+    points = _POINT * after.keypoints
+    wanted = _BOX + (2 if after.end_to_end else after.objectness + after.classes) + points
+    if (after.end_to_end or (after.keypoints and after.classes)) and scores.columns != wanted:
+        yield (f"{shown[-1]} has {scores.columns} numbers for each candidate, where {wanted} are expected: a box, "
+               f"{'a score and a class' if after.end_to_end else f'{after.classes} classes'}, "
+               f"{after.keypoints} keypoints{hint}")
+    if not after.end_to_end:
+        behind = scores.columns - (0 if after.scores else _BOX) - after.objectness - points
+        yield from _of_classes(after, shown[-1], behind, labels, hint)
 
 
 def _of_classes(after: Detect, output: str, columns: int, labels: int, hint: str) -> Iterator[str]:

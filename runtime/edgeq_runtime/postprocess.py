@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -21,9 +21,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class Detection(Scored):
-    """A class, its score and its box: x0, y0, x1, y1 in pixels."""
+    """A class, its score, its box (x0, y0, x1, y1 in pixels) and its keypoints (x, y in pixels, score of each)."""
 
     box: Tuple[float, ...]
+    keypoints: Tuple[Tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,20 @@ class Classify:
 class Detect:
     """Boxes with classes: decoding, then non-maximum suppression.
 
-    boxes: the output with 4 numbers for each of N candidates, [1,N,4] or [N,4]; scores: that with their classes,
-    [1,N,classes], or "" where these are the columns behind the box. transposed: the candidates are the last axis.
-    objectness: a column in front of the classes that their scores are multiplied with. classes: how many columns are
-    classes, 0 for all; those behind them, keypoints say, are left alone. sigmoid: on the scores and on objectness.
-    background: class 0 is none. form: "xyxy", "yxyx", "xywh", "cxcywh" or "cycxhw". anchors: N rows in that form, where
-    the boxes are offsets from them; variances: the factors of the offsets (SSD: center 0.1, size 0.2). size: (height,
-    width) of the model's input where coordinates run from 0 to 1, None where they are pixels already. Kept is what
-    scores above min_score and overlaps no better box of its class (agnostic: of any class) by more than max_iou.
+    boxes: the output, "" for the first, with 4 numbers for each of N candidates, [1,N,4] or [N,4]; scores: that with
+    their classes, [1,N,classes], or "" where these are the columns behind the box. transposed: the candidates are the
+    last axis. objectness: a column in front of the classes that their scores are multiplied with. classes: how many
+    columns are classes, 0 for all; those behind them, coefficients of masks say, are left alone. keypoints: how many
+    the last columns hold, x, y and a score each, nothing between the classes and them. end_to_end: behind the box are
+    one score and the number of its class, and the model has suppressed overlaps itself, so that max_iou and agnostic
+    mean nothing. sigmoid: on the scores and on objectness. background: class 0 is none. form: "xyxy", "yxyx", "xywh",
+    "cxcywh" or "cycxhw". anchors: N rows in that form, where the boxes are offsets from them; variances: the factors of
+    the offsets (SSD: center 0.1, size 0.2). size: (height, width) of the model's input where coordinates run from 0 to
+    1, None where they are pixels already. Kept is what scores above min_score and overlaps no better box of its class
+    (agnostic: of any class) by more than max_iou.
     """
 
-    boxes: str
+    boxes: str = ""
     scores: str = ""
     form: str = "xyxy"
     transposed: bool = False
@@ -87,6 +91,8 @@ class Detect:
     max_detections: int = 100
     agnostic: bool = False
     classes: int = 0
+    keypoints: int = 0
+    end_to_end: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in _FORMS:
@@ -97,33 +103,57 @@ class Detect:
             raise BundleError("postprocessing: offsets from anchors have the form cxcywh or cycxhw")
         if (self.size is not None and len(self.size) != 2) or self.max_detections < 1 or not 0 <= self.max_iou <= 1:
             raise BundleError("postprocessing: size is (height, width), max_detections at least 1, max_iou 0 to 1")
-        if self.classes < 0:
-            raise BundleError("postprocessing: classes is how many there are, or 0 for all columns")
+        if self.classes < 0 or self.keypoints < 0:
+            raise BundleError("postprocessing: classes is how many there are, or 0 for all columns; keypoints too")
+        if (self.keypoints or self.end_to_end) and (self.scores or self.anchors):
+            raise BundleError("postprocessing: keypoints and end_to_end are of one output, without scores and anchors")
+        if self.end_to_end and (self.objectness or self.sigmoid or self.background or self.classes):
+            raise BundleError("postprocessing: end_to_end rows hold a score and a class: no objectness, sigmoid, "
+                              "background or classes")
 
     @property
     def outputs(self) -> Tuple[str, ...]:
-        return (self.boxes, self.scores) if self.scores else (self.boxes,)
+        return tuple(filter(None, (self.boxes, self.scores)))
 
     def to_dict(self) -> Dict[str, Any]:
         fields = asdict(self)
-        if not self.classes:  # so that runtimes that do not know the key yet read the bundle
-            del fields["classes"]
+        for key in ("classes", "keypoints", "end_to_end"):  # runtimes that do not know these yet read other bundles
+            if not fields[key]:
+                del fields[key]
         return {"kind": "detect", **fields}
 
     def __call__(self, outputs: Mapping[str, Any], labels: Sequence[str] = ()) -> List[Detection]:
         """Arrays by name, of one image -> the best first, with boxes in pixels of the model's input."""
-        boxes = self._decoded(self._rows(outputs, self.boxes)[:, :4])
+        rows = self._rows(outputs, self.boxes)
+        boxes = self._decoded(rows[:, :4])
         scores = self.class_scores(outputs)
-        found = [(scores[k, kind], kind, k) for kind, k in _selected(boxes, scores, self)]
+        if self.end_to_end:
+            found = [(scores[k, 0], int(rows[k, 5]), int(k)) for k in np.flatnonzero(scores[:, 0] > self.min_score)]
+        else:
+            found = [(scores[k, kind], kind, k) for kind, k in _selected(boxes, scores, self)]
         found = sorted(found, key=lambda one: (-one[0], one[1], one[2]))[:self.max_detections]
         shift = int(self.background)
-        return [Detection(_label(labels, kind + shift), kind + shift, float(score), tuple(map(float, boxes[k])))
-                for score, kind, k in found]
+        return [Detection(_label(labels, kind + shift), kind + shift, float(score), tuple(map(float, boxes[k])),
+                          self._points(rows[k])) for score, kind, k in found]
+
+    def _points(self, row: Any) -> Tuple[Tuple[float, ...], ...]:
+        """One candidate's numbers -> x, y, score of each keypoint."""
+        if not self.keypoints:
+            return ()
+        height, width = self.size or (1, 1)
+        points = row[-3 * self.keypoints:].reshape(-1, 3) * (width, height, 1)
+        return tuple(tuple(map(float, point)) for point in points)
 
     def class_scores(self, outputs: Mapping[str, Any]) -> Any:
         """Arrays by name, of one image -> [N, classes without background]."""
         columns = self._rows(outputs, self.scores) if self.scores else self._rows(outputs, self.boxes)[:, 4:]
-        return self._scores(columns[:, :self.classes + self.objectness] if self.classes else columns)
+        if self.end_to_end:
+            return columns[:, :1]
+        if self.classes:
+            columns = columns[:, :self.classes + self.objectness]
+        elif self.keypoints:
+            columns = columns[:, :-3 * self.keypoints]
+        return self._scores(columns)
 
     def _rows(self, outputs: Mapping[str, Any], name: str) -> Any:
         """One output as float64 [N, columns]."""
@@ -175,7 +205,14 @@ def from_dict(data: Mapping[str, Any]) -> Union[Classify, Detect]:
     return found
 
 
-PRESETS = {"classify": lambda: Classify(softmax=True)}
+# As exported, boxes in pixels: https://docs.ultralytics.com/modes/export/, and export.py of YOLOv5
+PRESETS: Dict[str, Callable[[], Union[Classify, Detect]]] = {
+    "classify": lambda: Classify(softmax=True),
+    "yolov5": lambda: Detect(form="cxcywh", objectness=True),
+    "yolov8": lambda: Detect(form="cxcywh", transposed=True),
+    "yolov8-pose": lambda: Detect(form="cxcywh", transposed=True, classes=1, keypoints=17),
+    "yolo26": lambda: Detect(end_to_end=True),
+}
 
 
 def softmax(logits: Any) -> Any:

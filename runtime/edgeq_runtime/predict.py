@@ -59,7 +59,15 @@ def interpreted(manifest: Manifest, outputs: Mapping[str, Any], declared: Tuple[
     if size is None or not found or not isinstance(before, Preprocess) or not isinstance(after, postprocess.Detect):
         return found
     boxes = before.to_image([detection.box for detection in found], size[0], size[1])
-    return [replace(detection, box=tuple(map(float, box))) for detection, box in zip(found, boxes, strict=True)]
+    return [replace(detection, box=tuple(map(float, box)), keypoints=_points_of_image(detection, before, size))
+            for detection, box in zip(found, boxes, strict=True)]
+
+
+def _points_of_image(detection: postprocess.Detection, before: Preprocess,
+                     size: Sequence[int]) -> Tuple[Tuple[float, ...], ...]:
+    points = detection.keypoints
+    moved = before.to_image([(x, y, x, y) for x, y, _ in points], size[0], size[1]) if points else ()
+    return tuple((float(x), float(y), score) for (x, y, _, _), (_, _, score) in zip(moved, points, strict=True))
 
 
 def read_source(path: Union[str, Path], before: Before) -> Any:

@@ -24,15 +24,16 @@ class Preprocess:
 
     resize_shorter: pixels of the shorter side, the other side in proportion. resize, crop: (height, width), the crop
     from the centre. letterbox: (height, width) into which the image is fitted whole, in the middle of pixels of value
-    `pad`. interpolation: "bilinear" or "bicubic". order: "RGB", or "BGR" to reverse the channels. Then
-    (pixel * scale - mean) / std, per channel in the order after reversing. layout: "NCHW" or "NHWC". pixels: the model
-    does that last step itself, and takes uint8 pixels.
+    `pad`; align: "center", or "corner" for the top left one. interpolation: "bilinear" or "bicubic". order: "RGB", or
+    "BGR" to reverse the channels. Then (pixel * scale - mean) / std, per channel in the order after reversing. layout:
+    "NCHW" or "NHWC". pixels: the model does that last step itself, and takes uint8 pixels.
     """
 
     resize_shorter: Optional[int] = None
     resize: Optional[Tuple[int, int]] = None
     letterbox: Optional[Tuple[int, int]] = None
     pad: int = 114
+    align: str = "center"
     crop: Optional[Tuple[int, int]] = None
     interpolation: str = "bilinear"
     order: str = "RGB"
@@ -43,7 +44,8 @@ class Preprocess:
     pixels: bool = False
 
     def __post_init__(self) -> None:
-        for field, known in (("order", ("RGB", "BGR")), ("layout", ("NCHW", "NHWC")), ("interpolation", _FILTERS)):
+        for field, known in (("order", ("RGB", "BGR")), ("layout", ("NCHW", "NHWC")), ("interpolation", _FILTERS),
+                             ("align", ("center", "corner"))):
             if getattr(self, field) not in known:
                 raise BundleError(f"preprocessing: {field} is {' or '.join(known)}; got {getattr(self, field)}")
         if (self.resize_shorter, self.resize, self.letterbox).count(None) < 2:
@@ -90,14 +92,14 @@ class Preprocess:
         height, width = self._resized(image.shape[0], image.shape[1])
         image = resize(image, height, width, self.interpolation)
         if self.letterbox is not None:
-            return framed(image, *self.letterbox, self.pad)
+            return framed(image, *self.letterbox, self.pad, self.align)
         return image if self.crop is None else center_crop(image, *self.crop)
 
     def _resized(self, height: int, width: int) -> Tuple[int, int]:
         if self.resize_shorter is not None:
             return shorter_side(height, width, self.resize_shorter)
         if self.letterbox is not None:
-            return fitted(height, width, *self.letterbox)
+            return fitted(height, width, *self.letterbox, self.align)
         return (height, width) if self.resize is None else self.resize
 
     def to_image(self, boxes: Any, height: int, width: int) -> Any:
@@ -105,7 +107,7 @@ class Preprocess:
         high, wide = self._resized(height, width)
         top, left = 0, 0
         if self.letterbox is not None:
-            top, left = (-margin for margin in _margins(high, wide, *self.letterbox))
+            top, left = (-margin for margin in _margins(high, wide, *self.letterbox, self.align))
         elif self.crop is not None:
             top, left = _corner(high, wide, *self.crop)
         corner, factor = np.array([left, top] * 2), np.array([width / wide, height / high] * 2)
@@ -156,7 +158,12 @@ def imagenet() -> Preprocess:
                       std=(0.229, 0.224, 0.225))
 
 
-PRESETS = {"imagenet": imagenet}
+PRESETS: Dict[str, Callable[[], Preprocess]] = {
+    "imagenet": imagenet,
+    "mobilenet": lambda: Preprocess(resize=(224, 224), scale=1 / 127.5, mean=(1.0,)),  # -1 to 1, as Keras' and TF's
+    "yolo": lambda: Preprocess(letterbox=(640, 640), scale=1 / 255),
+    "yolox": lambda: Preprocess(letterbox=(640, 640), align="corner", order="BGR"),
+}
 
 
 def shorter_side(height: int, width: int, size: int) -> Tuple[int, int]:
@@ -166,24 +173,29 @@ def shorter_side(height: int, width: int, size: int) -> Tuple[int, int]:
     return int(size * height / width), size
 
 
-def fitted(height: int, width: int, frame_height: int, frame_width: int) -> Tuple[int, int]:
-    """(height, width) of the same proportions, as large as the frame allows, rounded as framed's source does."""
+def fitted(height: int, width: int, frame_height: int, frame_width: int, align: str) -> Tuple[int, int]:
+    """(height, width) of the same proportions, as large as the frame allows, rounded as framed's sources do."""
     factor = min(frame_height / height, frame_width / width)
+    if align == "corner":
+        return max(int(height * factor), 1), max(int(width * factor), 1)
     return max(round(height * factor), 1), max(round(width * factor), 1)
 
 
-def framed(image: Any, height: int, width: int, value: int) -> Any:
+def framed(image: Any, height: int, width: int, value: int, align: str) -> Any:
     """image [H,W,C], not larger -> [height,width,C], around it pixels of one value; the odd row and column come last.
 
-    LetterBox of https://github.com/ultralytics/ultralytics/blob/main/ultralytics/data/augment.py
+    LetterBox of https://github.com/ultralytics/ultralytics/blob/main/ultralytics/data/augment.py; in the
+    corner as preproc of https://github.com/Megvii-BaseDetection/YOLOX/blob/main/yolox/data/data_augment.py
     """
-    top, left = _margins(image.shape[0], image.shape[1], height, width)
+    top, left = _margins(image.shape[0], image.shape[1], height, width, align)
     frame = np.full((height, width, image.shape[2]), value, np.uint8)
     frame[top:top + image.shape[0], left:left + image.shape[1]] = image
     return frame
 
 
-def _margins(height: int, width: int, frame_height: int, frame_width: int) -> Tuple[int, int]:
+def _margins(height: int, width: int, frame_height: int, frame_width: int, align: str) -> Tuple[int, int]:
+    if align == "corner":
+        return 0, 0
     return (frame_height - height) // 2, (frame_width - width) // 2
 
 

@@ -13,6 +13,7 @@ import edgeq_runtime
 from edgeq_runtime import BundleError, InputError
 from edgeq_runtime.__main__ import main
 from edgeq_runtime.postprocess import PRESETS, Classify, Detect, Scored, from_dict, nms, softmax
+from edgeq_runtime.predict import _points_of_image
 from edgeq_runtime.preprocess import Preprocess
 
 LABELS = ("ant", "bee", "cat", "dog")
@@ -120,6 +121,27 @@ def test_classifies() -> None:
     assert best.score == pytest.approx(np.exp(3) / (np.exp(1) + 2 * np.exp(3) + 1))
 
 
+def test_keypoints_follow_their_box_into_the_image() -> None:
+    """A pose in a letterbox of 40 x 20, as yolov8-pose has it: candidates last, a box, a score, x, y, score of each."""
+    rng = np.random.default_rng(2)
+    points = np.hstack([rng.uniform(0, 20, (17, 2)) + np.array([0, 10]), rng.uniform(size=(17, 1))])
+    row = np.array([10, 20, 6, 8, .9, *points.ravel()])
+    table = np.stack([row, row * np.array([1, 1, 1, 1, .5] + [0] * 51)], axis=1)[None]
+    found, = PRESETS["yolov8-pose"]()({"y": table})
+    assert (found.box, found.score, len(found.keypoints)) == ((7, 16, 13, 24), .9, 17)
+    np.testing.assert_allclose(found.keypoints, points)
+    before = Preprocess(letterbox=(40, 20))
+    np.testing.assert_allclose(_points_of_image(found, before, (100, 100)),
+                               (points - (0, 10, 0)) * (5, 5, 1), atol=1e-9)
+
+
+def test_rows_of_a_model_that_suppresses_itself_stay_as_they_are() -> None:
+    """Two equal boxes of one class: suppression would drop one, an end-to-end model has meant both."""
+    rows = np.array([[[1, 2, 3, 4, .9, 2], [1, 2, 3, 4, .8, 2], [5, 6, 7, 8, .1, 0]]])
+    found = PRESETS["yolo26"]()({"y": rows}, LABELS)
+    assert [(one.label, one.score, one.box) for one in found] == [("cat", s, (1, 2, 3, 4)) for s in (.9, .8)]
+
+
 def test_softmax_is_torchs() -> None:
     torch = pytest.importorskip("torch", reason="the reference")
     logits = np.random.default_rng(0).normal(scale=30, size=(3, 7)) + 1000
@@ -135,7 +157,9 @@ def test_survives_the_manifest() -> None:
 @pytest.mark.parametrize(("data", "message"), [
     ({}, "no kind ''; this runtime knows classify, detect"), ({"kind": "segment"}, "no kind 'segment'"),
     ({"kind": "classify", "tpo": 3}, "unknown key 'tpo'"), ({"kind": "classify", "top": 0}, "at least 1"),
-    ({"kind": "detect"}, "no key 'boxes'"), ({"kind": "detect", "boxes": "b", "form": "ltrb"}, "form is one of"),
+    ({"kind": "detect", "keypoints": 1, "scores": "s"}, "of one output"),
+    ({"kind": "detect", "end_to_end": True, "sigmoid": True}, "no objectness, sigmoid"),
+    ({"kind": "detect", "boxes": "b", "form": "ltrb"}, "form is one of"),
     ({"kind": "detect", "boxes": "b", "anchors": [[1, 2, 3]]}, "4 numbers each"),
     ({"kind": "detect", "boxes": "b", "anchors": [[1, 2, 3, 4]]}, "have the form cxcywh"),
     ({"kind": "detect", "boxes": "b", "size": [3]}, r"size is \(height, width\)"),
@@ -156,7 +180,8 @@ def test_refuses_outputs(outputs: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("preprocess", [
     Preprocess(resize=(20, 40)), Preprocess(resize_shorter=20, crop=(20, 20)), Preprocess(), Preprocess(crop=(31, 17)),
-    Preprocess(resize_shorter=64, crop=(50, 64)), Preprocess(letterbox=(70, 41)), Preprocess(letterbox=(51, 200))])
+    Preprocess(resize_shorter=64, crop=(50, 64)), Preprocess(letterbox=(70, 41)), Preprocess(letterbox=(51, 200)),
+    Preprocess(letterbox=(70, 41), align="corner"), Preprocess(letterbox=(51, 200), align="corner")])
 def test_boxes_come_back_to_the_image(preprocess: Preprocess) -> None:
     """A white rectangle goes through the preprocessing; the box around what is white there is the rectangle again."""
     image = np.zeros((50, 80, 3), np.uint8)

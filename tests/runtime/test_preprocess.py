@@ -77,6 +77,19 @@ def test_letterbox_is_ultralytics_recipe(size: tuple[int, int], frame: tuple[int
     np.testing.assert_array_equal(found[0], np.asarray(expected, np.float32))
 
 
+@pytest.mark.parametrize("size", [(37, 53), (53, 37), (300, 401)])
+def test_corner_letterbox_is_yoloxs_recipe(size: tuple[int, int]) -> None:
+    """Sizes rounded down and the image at the top left, as YOLOX's preproc; Pillow's pixels."""
+    image, frame = picture(*size), (64, 70)
+    ratio = min(frame[0] / size[0], frame[1] / size[1])
+    high, wide = int(size[0] * ratio), int(size[1] * ratio)
+    expected = np.full((*frame, 3), 114, np.float32)
+    rows = Image.fromarray(image).resize((wide, size[0]), Image.Resampling.BILINEAR)
+    expected[:high, :wide] = np.asarray(rows.resize((wide, high), Image.Resampling.BILINEAR))
+    found = Preprocess(letterbox=frame, align="corner", order="BGR", layout="NHWC")(image)
+    np.testing.assert_array_equal(found[0], expected[..., ::-1])
+
+
 def test_pad_is_a_pixel_before_everything_else() -> None:
     found = Preprocess(letterbox=(2, 6), pad=200, scale=1 / 255, mean=(.5, .4, .3), order="BGR")(picture(4, 4))
     np.testing.assert_allclose(found[0, :, 0, 0], 200 / 255 - np.array([.5, .4, .3]), rtol=0, atol=1e-6)
