@@ -20,6 +20,7 @@ PURPOSES: Final[Mapping[str, str]] = MappingProxyType({
     "sign": "signed archives: edgeq pack --sign, keygen", "decoder": "language models: GGUF files and tokenizers",
     "language": "language models: prompts and chats", "llamacpp": "language models on llama.cpp",
     "json": "language models: answers that follow a JSON schema",
+    "mcu": "microcontrollers: TensorFlow Lite Micro, and Arm's compiler for Ethos-U",
 })
 # Instructions that integer kernels use; without them INT8 is slower than it could be, or than float.
 INTEGER_FLAGS: Final = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve", "atomics")
