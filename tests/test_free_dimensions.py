@@ -148,7 +148,7 @@ def test_every_target_says_which_sizes_it_takes(tmp_path: Path) -> None:
             assert model.run({"tokens": np.zeros((1, 2), np.int64)})["y"].shape == (1, 2, 16)
 
 
-@pytest.mark.parametrize(("target", "name"), sorted(UNROLLED))
+@pytest.mark.parametrize(("target", "name"), sorted(row for row in UNROLLED if row[0] in TARGETS))
 def test_steps_that_are_written_out_need_their_number(target: str, name: str, tmp_path: Path) -> None:
     net = next(net for net in NETS if net.name == name)
     with pytest.raises(UnsupportedModel, match=rf"{name} 'node': .*needs 'T' at conversion \(give a number for it with "

@@ -39,6 +39,7 @@ NOT_POLICY = {
     "edgeq/conversion/estimate_language.py:MEMORIES": "sizes of devices, with their sources",
     "edgeq/conversion/estimate_language.py:_ALIGNMENT": "format of a file, with a link",
     "edgeq/conversion/meaning.py:_BOX": "a box has four numbers",
+    "edgeq/conversion/meaning.py:_POINT": "a keypoint has three numbers",
     "edgeq/conversion/meaning.py:_SURE": "probabilities end at 1",
     "edgeq/conversion/analyze.py:SCORED": SHOWN,
     "edgeq/conversion/evidence.py:FEEDS": SHOWN,
