@@ -153,10 +153,12 @@ LARGEST_MASK: Final = Parameter(
 NOISE_SAMPLES: Final = Parameter(
     8, "samples", "that the noise of single roundings is measured on, for a search and at 4 bits",
     NotMeasured("that noise varies little from one sample to the next"))
-FALLBACK_NOISE_SAMPLES: Final = Parameter(
-    4, "samples", "the same, to choose float fallbacks at 8 bits", NotMeasured())
+FALLBACK_NOISE_SAMPLES: Final = Parameter(4, "samples", "the same, to choose float fallbacks at 8 bits", NotMeasured())
 FIDELITY_SAMPLES: Final = Parameter(
     16, "samples", "that whole quantized networks are compared with float on", NotMeasured())
+COLUMNS_APART: Final = Parameter(
+    10.0, "x the amplitude", "from which parts that a Concat joined in one output are measured apart",
+    NotMeasured("boxes in pixels are a hundred times the scores beside them; logits of two heads are not"))
 FLOAT_COST: Final = Parameter(
     1.0, "x the 8-bit weights", "what computing the whole network in float costs on the Pareto path",
     NotMeasured("if bytes alone counted, a search would compute everything in float first"))
@@ -189,8 +191,7 @@ FALLBACK_STEP_DB: Final = Parameter(
     0.5, "dB", "predicted gain over the last trial from which the next one is quantized", NotMeasured())
 FALLBACK_GAIN_DB: Final = Parameter(
     0.5, "dB", "that float must gain, or all stays on integers", NotMeasured("nobody sees or hears less"))
-FALLBACK_TRIALS: Final = Parameter(
-    8, "networks", "quantized and compared with float, at most", NotMeasured())
+FALLBACK_TRIALS: Final = Parameter(8, "networks", "quantized and compared with float, at most", NotMeasured())
 
 # -- mixed precision: which layers keep 8 bits at 4 --------------------------------------------------------------------
 
@@ -287,8 +288,7 @@ DECLARED_REACH: Final = Parameter(
     NotMeasured("a set of pictures has nearly black pixels and nearly white ones"))
 RESPONSE_LEAST_SAMPLES: Final = Parameter(
     16, "samples", "below, what a classifier answers to other forms of its pictures is not asked", NotMeasured())
-RESPONSE_SCALE_SAMPLES: Final = Parameter(
-    24, "samples", "that other scales are tried on", NotMeasured("time"))
+RESPONSE_SCALE_SAMPLES: Final = Parameter(24, "samples", "that other scales are tried on", NotMeasured("time"))
 RESPONSE_ORDER_SAMPLES: Final = Parameter(
     (32.0, 64.0, 100.0), "samples", "that the other order of channels is tried on, until the answer is sure",
     Measured("BGR pictures are found with 32 samples on SqueezeNet 1.1 and with 100 on ResNet-20 of CIFAR-10",
@@ -303,8 +303,7 @@ RESPONSE_GAIN: Final = Parameter(
 RESPONSE_LEAST: Final = Parameter(
     0.5, "nats", "that a classifier must say of its pictures in that other scale",
     Measured("1.9 and 3.0 for pictures, 0.3 at most for noise", "python benchmarks/held_out.py --advice"))
-RAW_PIXEL: Final = Parameter(
-    64.0, "", "above which whole numbers up to 255 are raw pixels", NotMeasured())
+RAW_PIXEL: Final = Parameter(64.0, "", "above which whole numbers up to 255 are raw pixels", NotMeasured())
 INTERLEAVED: Final = Parameter(
     0.8, "x the difference of neighbours", "below which values one pixel apart show channels last", NotMeasured())
 MANY_ONE_IN: Final = Parameter(
@@ -312,10 +311,8 @@ MANY_ONE_IN: Final = Parameter(
 PERCENTILE: Final = Parameter(
     99.99, "% of elements", "that the percentile calibrator keeps",
     Convention("one of those that Wu et al. 2020, arXiv:2004.09602, compare"))
-MSE_CANDIDATES: Final = Parameter(
-    128, "ends", "of a range that the mse calibrator tries on each side", NotMeasured())
-ENTROPY_CANDIDATES: Final = Parameter(
-    64, "ends", "the same for the entropy calibrator", NotMeasured())
+MSE_CANDIDATES: Final = Parameter(128, "ends", "of a range that the mse calibrator tries on each side", NotMeasured())
+ENTROPY_CANDIDATES: Final = Parameter(64, "ends", "the same for the entropy calibrator", NotMeasured())
 HISTOGRAM_ELEMENTS: Final = Parameter(
     1 << 14, "elements", "of one tensor of one sample that are counted one by one",
     Measured("calibration is then no slower than the inference it adds to", "python benchmarks/calibration.py"))
@@ -349,8 +346,7 @@ FIT_LEAST_COLUMNS: Final = Parameter(
 FIT_COLUMNS_EACH: Final = Parameter(
     24, "columns", "for every input of an output, where that is more",
     NotMeasured("more were seen to cost time and to change nothing"))
-FIT_VALIDATION_ONE_IN: Final = Parameter(
-    4, "one in", "samples that are not fitted to, but judge", NotMeasured())
+FIT_VALIDATION_ONE_IN: Final = Parameter(4, "one in", "samples that are not fitted to, but judge", NotMeasured())
 FIT_SMALLEST_CLIP: Final = Parameter(
     0.1, "x the scale that covers all", "below which no fit takes a scale", NotMeasured())
 DAMPING: Final = Parameter(
@@ -364,10 +360,8 @@ GPTQ_BLOCK: Final = Parameter(
     Convention("Frantar et al. 2022, GPTQ, arXiv:2210.17323, section 3.3"))
 TRIANGLE: Final = Parameter(
     64, "columns", "of a triangle that is inverted as it is; larger ones by halves", NotMeasured("time only"))
-DESCENT_BLOCK: Final = Parameter(
-    64, "columns", "the same for coordinate descent", NotMeasured("time only"))
-DESCENT_PASSES: Final = Parameter(
-    10, "passes", "of coordinate descent over all weights, at most", NotMeasured())
+DESCENT_BLOCK: Final = Parameter(64, "columns", "the same for coordinate descent", NotMeasured("time only"))
+DESCENT_PASSES: Final = Parameter(10, "passes", "of coordinate descent over all weights, at most", NotMeasured())
 STORED_PASSES: Final = Parameter(
     3, "passes", "the same for weights of a decoder, of which there are many, before and after each refit of scales",
     NotMeasured("on a layer of SmolLM2 10 passes left the same error, to a part in 500, in twice the time"))
@@ -381,8 +375,7 @@ BUDGET_STEPS: Final = Parameter(
     NotMeasured("what rounding up costs 500 tensors is less than half a percent of the budget"))
 SENSITIVITY_TOKENS: Final = Parameter(
     512, "tokens", "that each weight's share of a budget of bits is measured on", NotMeasured())
-SENSITIVITY_LENGTH: Final = Parameter(
-    128, "tokens", "of a sequence of these", NotMeasured())
+SENSITIVITY_LENGTH: Final = Parameter(128, "tokens", "of a sequence of these", NotMeasured())
 SENSITIVITY_ROWS: Final = Parameter(
     64, "rows", "of a weight that the errors of types are compared on", NotMeasured("time only"))
 ENGINE_KL: Final = Parameter(
@@ -400,29 +393,24 @@ FITTED_SEQUENCES: Final = Parameter(
     64, "sequences", "that a decoder's weights are fitted to", NotMeasured("more gained nothing on small decoders"))
 FITTED_TOKENS: Final = Parameter(
     512, "tokens", "of each", NotMeasured("what llama.cpp's importance matrices are made of"))
-SHORTEST_SEQUENCE: Final = Parameter(
-    16, "tokens", "of a sequence that a short text is cut into", NotMeasured())
+SHORTEST_SEQUENCE: Final = Parameter(16, "tokens", "of a sequence that a short text is cut into", NotMeasured())
 FEW_TOKENS: Final = Parameter(
     16384, "tokens", "fitted to, below which more text is advised",
     NotMeasured("on a decoder of 3 million parameters an eighth of them lost a third more"))
 UNLIKE_TEXT: Final = Parameter(
     1.0, "nats a token", "that a text may surprise the float network more than its own would, before that is said",
     NotMeasured())
-JUDGED_ONE_IN: Final = Parameter(
-    4, "to one", "sequences that are fitted to for each that judges", NotMeasured())
+JUDGED_ONE_IN: Final = Parameter(4, "to one", "sequences that are fitted to for each that judges", NotMeasured())
 SAMPLED_AT_ONCE: Final = Parameter(
     16, "sequences", "that a decoder writes side by side; each reads the weights once", NotMeasured())
 GRID_PART: Final = Parameter(
     2048, "blocks", "whose scales are searched at a time, so that they fit a processor's cache; no result changes",
     NotMeasured("of 512, 2048, 8192 and all at once this and 512 took half the time of all"))
-REFITS: Final = Parameter(
-    2, "turns", "of least-squares scales, each followed by a descent", NotMeasured())
+REFITS: Final = Parameter(2, "turns", "of least-squares scales, each followed by a descent", NotMeasured())
 CLIPS: Final = Parameter(
     40, "scales", "from SMALLEST_CLIP to the one that covers all; the least squared error chooses", NotMeasured())
-SMALLEST_CLIP: Final = Parameter(
-    0.35, "x the scale that covers all", "the smallest of these", NotMeasured())
-TABLE_TURNS: Final = Parameter(
-    30, "iterations", "of k-means for a table of 16 numbers, at most", NotMeasured())
+SMALLEST_CLIP: Final = Parameter(0.35, "x the scale that covers all", "the smallest of these", NotMeasured())
+TABLE_TURNS: Final = Parameter(30, "iterations", "of k-means for a table of 16 numbers, at most", NotMeasured())
 ADAROUND_STRETCH: Final = Parameter(
     (-0.1, 1.1), "", "what the sigmoid is stretched to", Convention("Nagel et al. 2020, arXiv:2004.10568, eq. 23"))
 ADAROUND_BETA: Final = Parameter(
@@ -430,16 +418,13 @@ ADAROUND_BETA: Final = Parameter(
     Convention("Qualcomm's AIMET, whose default it is; Nagel et al. 2020, arXiv:2004.10568, eq. 24"))
 ADAROUND_WARM: Final = Parameter(
     0.2, "of the iterations", "without the regularizer", Convention("Qualcomm's AIMET, whose default it is"))
-ADAROUND_PUSH: Final = Parameter(
-    0.1, "x the error of rounding", "weight of the regularizer", NotMeasured())
-ADAROUND_ITERATIONS: Final = Parameter(
-    400, "iterations", "of Adam", NotMeasured())
+ADAROUND_PUSH: Final = Parameter(0.1, "x the error of rounding", "weight of the regularizer", NotMeasured())
+ADAROUND_ITERATIONS: Final = Parameter(400, "iterations", "of Adam", NotMeasured())
 ADAROUND_RATE: Final = Parameter(0.05, "", "its learning rate", NotMeasured())
 HQQ_POWER: Final = Parameter(
     0.7, "", "of the norm: below 1, a few large errors cost less than many small ones",
     Convention(_HQQ))
-HQQ_TURNS: Final = Parameter(
-    20, "iterations", "of half-quadratic splitting", Convention(_HQQ))
+HQQ_TURNS: Final = Parameter(20, "iterations", "of half-quadratic splitting", Convention(_HQQ))
 HQQ_BETA: Final = Parameter(
     (10.0, 1.01), "", "weight of the split, and what it grows by in each iteration",
     Convention(_HQQ))
@@ -454,14 +439,11 @@ SCALING_LEAST_SAMPLES: Final = Parameter(
     NotMeasured("each half has to judge the other"))
 SCALING_WORTH_DB: Final = Parameter(
     0.3, "dB SQNR", "that scaled channels must gain at the outputs", NotMeasured("what is closer is luck"))
-SCALING_ROUNDS: Final = Parameter(
-    4, "rounds", "over all places, where no samples are given", NotMeasured())
+SCALING_ROUNDS: Final = Parameter(4, "rounds", "over all places, where no samples are given", NotMeasured())
 SCALING_GAIN: Final = Parameter(
     0.97, "x the error without", "below which a scale or a rotation is kept", NotMeasured("what is closer is luck"))
-SCALING_CLIPS: Final = Parameter(
-    12, "scales", "of the grid tried while comparing, in place of CLIPS", NotMeasured())
-SCALING_LIMIT: Final = Parameter(
-    64.0, "x their geometric mean", "that a channel's scale may be", NotMeasured())
+SCALING_CLIPS: Final = Parameter(12, "scales", "of the grid tried while comparing, in place of CLIPS", NotMeasured())
+SCALING_LIMIT: Final = Parameter(64.0, "x their geometric mean", "that a channel's scale may be", NotMeasured())
 EQUALIZE_POWERS: Final = Parameter(
     (0.5, 0.25), "", "of the ratio of both layers' largest weights",
     Convention("0.5: Nagel et al. 2019, arXiv:1906.04721, eq. 11; 0.25 is half way there"))

@@ -14,7 +14,6 @@ from edgeq.metrics import Metric
 from edgeq.mixed_precision import Limits
 from edgeq.mixed_precision.goal import Drop
 from edgeq.verification.evaluate import Evaluation, evaluation_samples, fidelity, labelled_data
-from edgeq.verification.row_sets import row_sets
 from edgeq.verification.score import score_model
 from edgeq.verification.verify_bundle import float_network, source_preprocess, source_specs, transposed_names
 from edgeq_runtime.manifest import Manifest
@@ -89,4 +88,4 @@ def _evaluation(data: Any, metric: Any, manifest: Manifest, network: ir.Model | 
     if network is None:
         raise UsageError("--metric sqnr measures against the float model: add --reference MODEL")
     feeds = list(evaluation_samples(data, specs, limit=limit, preprocess=preprocess))
-    return fidelity(feeds, run_onnx(network, feeds, fused=True), row_sets(network.graph))
+    return fidelity(feeds, run_onnx(network, feeds, fused=True), network.graph)

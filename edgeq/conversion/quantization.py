@@ -41,7 +41,6 @@ from edgeq.quant.samples import Samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantType
 from edgeq.verification.evaluate import Evaluation, LabelledData, evaluation_samples, fidelity
-from edgeq.verification.row_sets import row_sets
 
 # Where the samples of a figure come from.
 HELD_OUT: Final = "calibration samples that were held out: no range, weight or choice has seen them"
@@ -228,7 +227,7 @@ def _evaluations(network: ir.Model, specs: Mapping[str, InputSpec], seen: Sample
         return (led, SEARCHED), None if reported is None else (reported, "--eval, unseen by the search")
 
     def outputs(feeds: Sequence[Arrays]) -> Evaluation:
-        return fidelity(feeds, run_onnx(network, feeds, fused=True), row_sets(network.graph))
+        return fidelity(feeds, run_onnx(network, feeds, fused=True), network.graph)
 
     if measure is not None and measure.data is not None:
         given = evaluation_samples(measure.data, specs, preprocess=request.preprocess)

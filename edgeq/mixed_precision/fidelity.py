@@ -13,7 +13,6 @@ from edgeq.inference.reference import predictor, run_onnx
 from edgeq.inference.session import Arrays
 from edgeq.quant.samples import Samples
 from edgeq.verification.evaluate import Evaluation, fidelity
-from edgeq.verification.row_sets import row_sets
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Fidelity:
     @cached_property
     def _evaluation(self) -> Evaluation:
         network = with_comparable_outputs(self.network)
-        return fidelity(self.feeds, run_onnx(network, self.feeds, fused=True), row_sets(network.graph))
+        return fidelity(self.feeds, run_onnx(network, self.feeds, fused=True), network.graph)
 
 
 def score_graph(evaluation: Evaluation, graph: ir.Model) -> float:

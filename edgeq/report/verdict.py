@@ -13,12 +13,16 @@ from edgeq.report.console import share
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """word: "Good", "Doubtful" or "Broken". output, sqnr_db: the output that is farthest from float."""
+    """word: "Good", "Doubtful" or "Broken". output, sqnr_db: the output that is farthest from float. top1, neighbours,
+    psnr_db: what it is for; see `edgeq.verification.compare`.
+    """
 
     word: str
     output: str
     sqnr_db: float
     top1: float | None
+    neighbours: float | None = None
+    psnr_db: float | None = None
 
     @property
     def is_good(self) -> bool:
@@ -31,14 +35,18 @@ class Verdict:
     @property
     def sentence(self) -> str:
         said = f"output '{self.output}' {from_float(self.sqnr_db)}{_in_words(self.sqnr_db)}"
-        return said if self.top1 is None else f"{said}, and {share(self.top1)} of the samples keep their best class"
+        meant = [f"{share(self.top1)} of the samples keep their best class" if self.top1 is not None else "",
+                 f"{share(self.neighbours)} keep their nearest neighbour" if self.neighbours is not None else "",
+                 f"{self.psnr_db:.1f} dB PSNR as a picture" if self.psnr_db is not None else ""]
+        return ", and ".join([said, *filter(None, meant)])
 
 
 def verdict(verification: Mapping[str, Any]) -> Verdict:
     """Of the worst output."""
     lines = verification["against_float"]
     worst = min(lines, key=lambda line: (_RANK[_word(line)], line["sqnr_db"]))
-    return Verdict(_word(worst), worst["output"], worst["sqnr_db"], worst["top1"])
+    return Verdict(_word(worst), worst["output"], worst["sqnr_db"], worst["top1"], worst.get("neighbours"),
+                   worst.get("psnr_db"))
 
 
 _RANK: Final = {"Broken": 0, "Doubtful": 1, "Good": 2}

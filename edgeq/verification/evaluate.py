@@ -23,17 +23,19 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq import policy
 from edgeq.errors import EdgeqError, EvaluationError, UsageError
+from edgeq.inference.columns import apart
 from edgeq.metrics import METRICS, Metric
 from edgeq.quant.feeds import Feed, InputSpec, as_array, samples_of
 from edgeq.quant.samples import ARRAYS, Preprocess, Samples, import_function, is_nth, is_reference, open_samples
 from edgeq.verification.coco import LabelledBoxes, labelled_boxes
 from edgeq.verification.compare import compare
 from edgeq.verification.labelled_files import LabelledFiles, labelled_files
-from edgeq.verification.row_sets import RowSet
+from edgeq.verification.row_sets import row_sets
 from edgeq_runtime.postprocess import Classify, Detect
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
@@ -157,16 +159,17 @@ def _scored(metric: Metric, pairs: _Pairs, chosen: Callable[[int], bool] = lambd
     return run
 
 
-def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Outputs], sets: Sequence[RowSet] = (),
-             ) -> Evaluation:
+def fidelity(feeds: Iterable[Mapping[str, NDArray[Any]]], expected: Iterable[Outputs], graph: ir.Graph) -> Evaluation:
     """SQNR of the worst output against the outputs that are expected, those of the float model say: needs no labels.
-    sets: the outputs whose rows may come in another order.
+    graph: the float one.
     """
-    known = list(zip(feeds, expected, strict=True))
+    known = [(feed, dict(outputs)) for feed, outputs in zip(feeds, expected, strict=True)]
+    truth = [outputs for _, outputs in known]
+    sets, parts = row_sets(graph), apart(graph, truth)
 
     def run(predict: Predict) -> float:
-        truth, got = [dict(outputs) for _, outputs in known], [dict(predict(feed)) for feed, _ in known]
-        return min(difference.sqnr_db for difference in compare(truth, got, sets))
+        got = [dict(predict(feed)) for feed, _ in known]
+        return min(difference.sqnr_db for difference in compare(truth, got, sets, parts))
 
     return Evaluation(METRICS["sqnr"], run)
 

@@ -17,6 +17,7 @@ from edgeq.errors import ModelError, VerificationError
 from edgeq.external_weights import is_large
 from edgeq.frontends import Reference
 from edgeq.graph import moved_from
+from edgeq.inference.columns import Parts, apart, columns_of
 from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.ops import TAKING, facts
 from edgeq.passes.images import arrays_channels_first, arrays_channels_last
@@ -96,6 +97,11 @@ class References:
     def row_sets(self) -> tuple[RowSet, ...]:
         return row_sets(self._network.graph)
 
+    @cached_property
+    def parts(self) -> dict[str, Parts]:
+        """Columns of outputs that are measured apart."""
+        return apart(self._network.graph, self._run[1])
+
     @property
     def feeds(self) -> list[Arrays]:
         return self._run[0]
@@ -134,8 +140,10 @@ class References:
         others = (run_onnx(self._network, self.feeds, fused=True), run_onnx(self._network, moved))
         found = {name: float(len(expected) * expected[0][name].size * BOUNDED_ERROR ** 2)
                  for name in bounded_outputs(self._network.graph)}
+        found |= {name: float(sum(each[name].size for each in columns) * BOUNDED_ERROR ** 2)
+                  for columns in [columns_of(expected, self.parts)] for name in columns[0].keys() - expected[0].keys()}
         for other in others:
-            for difference in compare(expected, list(other), self.row_sets):
+            for difference in compare(expected, list(other), self.row_sets, self.parts):
                 noise = policy.ARITHMETIC_MARGIN.value * (difference.noise if difference.noise >= 0 else 0.0)
                 found[difference.output] = found.get(difference.output, 0.0) + noise
         return found

@@ -14,6 +14,7 @@ import numpy as np
 from edgeq import policy
 from edgeq.backend import backend_named
 from edgeq.errors import VerificationError
+from edgeq.inference.columns import columns_of
 from edgeq.inference.reference import Arrays
 from edgeq.metrics import ErrorPower
 from edgeq.verification.compare import Difference, compare
@@ -88,7 +89,7 @@ def _run(folder: Path, manifest: Manifest, references: References) -> tuple[list
 
 def _compare(reference: Sequence[Arrays], got: Sequence[Arrays], references: References) -> tuple[Difference, ...]:
     """The largest of the scores that noise gets says nothing: only real samples have a top-1."""
-    found = compare(reference, got, references.row_sets)
+    found = compare(reference, got, references.row_sets, references.parts)
     return found if references.real else tuple(replace(difference, top1=None) for difference in found)
 
 
@@ -107,7 +108,8 @@ def _lost_infinities(quantized: Sequence[Difference], references: References) ->
     return [f"output '{difference.output}' is NaN or infinite in the float model for some of the samples, and at other "
             "places once it is quantized: compute what leads to it in float (--keep-float)"
             for difference in quantized if not math.isfinite(difference.noise)
-            and any(not np.isfinite(outputs[difference.output]).all() for outputs in references.float)]
+            and any(not np.isfinite(outputs[difference.output]).all()
+                    for outputs in columns_of(references.float, references.parts))]
 
 
 def _complaint(artifact: Difference, graph: Difference, allowed: float) -> str:

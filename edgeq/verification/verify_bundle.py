@@ -13,6 +13,7 @@ import onnx_ir as ir
 import edgeq_runtime
 from edgeq.errors import UsageError
 from edgeq.frontends import load_model
+from edgeq.inference.columns import apart
 from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.passes import canonicalize
 from edgeq.passes.images import arrays_channels_last, channels_first_shape, make_channels_last, name_channels_first
@@ -85,7 +86,8 @@ def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: 
         outputs = [as_float(manifest, model.run(as_taken(manifest, feed))) for feed in feeds]
     network = float_network(reference, manifest, transposed, example_inputs, trust)
     expected, outputs = in_one_order(list(run_onnx(network, feeds)), outputs, row_sets(network.graph))
-    return replace(result, against_float=compare(expected, outputs), samples=len(feeds),
+    against = compare(expected, outputs, parts=apart(network.graph, expected))
+    return replace(result, against_float=against, samples=len(feeds),
                    finite=_is_finite_where(expected, outputs),
                    layers=compare_layers(bundle, network, feeds) if layers else None)
 

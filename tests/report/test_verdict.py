@@ -34,6 +34,7 @@ def line(sqnr_db: float, top1: float | None = None, output: str = "y") -> dict[s
     ([line(40.0, 7 / 8)], "Doubtful", "87.5 % of the samples keep their best class"),
     ([line(40.0, 1 / 8)], "Broken", "12.5 % of the samples"), ([line(24.9, 1.0)], "Doubtful", "24.9 dB"),
     ([line(9.7)], "Broken", "9.7 dB"), ([line(-200.0)], "Broken", "has nothing in common with the float model's"),
+    ([{**line(40.0), "neighbours": 0.95}], "Good", "95.0 % keep their nearest neighbour"),
     ([line(30.0), line(40.0, 0.5, "z"), line(28.0, 1.0, "a")], "Doubtful", "output 'z'"),
 ])
 def test_the_worst_output_decides(lines: list[dict[str, Any]], word: str, sentence: str) -> None:

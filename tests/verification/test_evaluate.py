@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from edgeq.errors import CalibrationError, EvaluationError, UsageError
@@ -66,7 +67,7 @@ def test_an_iterator_of_pairs_is_walked_more_than_once() -> None:
 
 def test_fidelity_is_that_of_the_worst_output() -> None:
     feeds = [{"x": row[None]} for row in DATA]
-    evaluation = fidelity(feeds, map(echo, feeds))
+    evaluation = fidelity(feeds, map(echo, feeds), ir.Graph([], [], nodes=[]))
     assert evaluation.score(echo) == 200
     assert evaluation.score(lambda feed: {**echo(feed), "z": -0.9 * feed["x"]}) == pytest.approx(20, abs=1e-3)
 
