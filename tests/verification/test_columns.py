@@ -1,11 +1,14 @@
 """What one output joins is judged apart where sizes differ by orders, and every kind of output by what it is for."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from small_graphs import feeds, network, normal
 
+from edgeq import convert
 from edgeq.inference.columns import Parts, apart
 from edgeq.inference.reference import run_onnx
 from edgeq.inference.session import Arrays
@@ -62,6 +65,16 @@ def test_lost_scores_do_not_hide_behind_boxes() -> None:
 def embeddings() -> list[Arrays]:
     rows = normal(6, 16, seed=3)
     return [{"y": row[None] / np.linalg.norm(row)} for row in rows]
+
+
+def test_a_conversion_tests_the_whole_output(tmp_path: Path) -> None:
+    """A device knows outputs, not parts of them."""
+    bundle = convert(head("joined"), target="tflite", calibration=feeds(SHAPE, count=8), output=tmp_path / "b")
+    assert {line["output"] for line in bundle.report["verification"]["against_float"]} == {"y[0:4]", "y[4:6]"}
+    found = bundle.self_test()
+    assert found.ok
+    assert set(found.tolerance.error) == {"y"}
+    assert found.tolerance.error["y"] > 0
 
 
 def test_embeddings_keep_neighbours_and_no_class() -> None:
