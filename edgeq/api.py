@@ -43,9 +43,9 @@ def convert(
     keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
     about: str | Path | Mapping[str, str] | None = None,
     product: str = "", version: str = "", gguf_type: str = "", gguf_file: str | Path | None = None,
-    bits_per_weight: float | None = None, resume: bool = False, strict: bool = False, trust: bool = False,
-    verify: bool = True, force: bool = False, dry_run: bool = False,
-    progress: Progress | None = None,
+    bits_per_weight: float | None = None, adapter: str | Path | None = None, requantize: bool = False,
+    resume: bool = False, strict: bool = False, trust: bool = False, verify: bool = True, force: bool = False,
+    dry_run: bool = False, progress: Progress | None = None,
 ) -> Bundle | list[Bundle]:
     """Convert a model into a verified bundle; `edgeq convert`.
 
@@ -102,6 +102,8 @@ def convert(
         gguf_type: how a GGUF file stores weights, such as "Q4_0" or "Q5_K_S", where `bits` should not say it.
         gguf_file: save the GGUF file here, too, without the rest of the bundle.
         bits_per_weight: of a language model: choose the type of every weight for so many bits on average.
+        adapter: of a language model: the folder of a LoRA or DoRA (peft), which is merged into the weights.
+        requantize: of a language model that came quantized: its weights count as floats, and get codes of our own.
         resume: of a language model: go on from the layers that a conversion had fitted which was ended.
         trust: read the pickles in a .pt2 file, which can run any code.
         strict: refuse a model of which a target runs more in float than is planned, and a bundle that is broken.

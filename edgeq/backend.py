@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgeq.frontends.decoder.checkpoint import Checkpoint
     from edgeq.frontends.decoder.spec import Spec
     from edgeq.graph import NodeNote
-    from edgeq.quant.decoder import QuantizedDecoder
+    from edgeq.quant.decoder import QuantizedDecoder, Stored
     from edgeq.scheme import FloatType, QuantParams
     from edgeq.targets import Target
     from edgeq_runtime.manifest import Manifest, TensorSpec
@@ -237,6 +237,7 @@ class DecoderBackend:
     file: the ending of a file that holds all, tokenizer too, and needs no bundle; "" where there is none.
     ladder: types among which a budget of bits may choose for each weight; none: it takes no budget. fused: role -> the
         tensor of the file that it is a part of, which has one type.
+    keeps: (role, weight as another tool stored it) -> what holds its codes as they are, or why nothing does.
     is_graph: its entry is an ONNX graph, which onnxruntime runs here.
     """
 
@@ -249,6 +250,7 @@ class DecoderBackend:
     file: str = ""
     ladder: tuple[str, ...] = ()
     fused: Callable[[Spec], Mapping[str, str]] = lambda spec: {}
+    keeps: Callable[[str, Stored], Stored | str] = lambda role, found: "the target takes none of other tools"
     is_graph: bool = False
 
 

@@ -18,6 +18,9 @@ CONFIG: dict[str, Any] = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 512,
     "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 600,
     "tie_word_embeddings": True, "max_position_embeddings": 64, "rms_norm_eps": 1e-5}
+# https://huggingface.co/docs/safetensors
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "uint8": "U8", "int32": "I32",
+         "uint32": "U32", "int64": "I64"}
 GENERATION = {"eos_token_id": [2, 0], "temperature": 0.6, "top_p": 0.9, "max_length": 20}
 
 
@@ -35,11 +38,13 @@ def tensors_of(spec: Spec) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def save_shard(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+def save_shard(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:
     """https://github.com/huggingface/safetensors#format"""
-    header, data = {}, b""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    data = b""
     for name, array in tensors.items():
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [len(data), len(data) + array.nbytes]}
+        header[name] = {"dtype": TYPES[array.dtype.name], "shape": array.shape,
+                        "data_offsets": [len(data), len(data) + array.nbytes]}
         data += array.tobytes()
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)

@@ -52,6 +52,7 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
         "--compute gpu": ("compute", "gpu"),
         "--gguf-type Q4_0": ("gguf_type", "Q4_0"), "--gguf-file m.gguf": ("gguf_file", Path("m.gguf")),
         "--bits-per-weight 4.5": ("bits_per_weight", 4.5), "--resume": ("resume", True),
+        "--adapter .": ("adapter", Path()), "--requantize": ("requantize", True),
         "--keep-qdq q.onnx": ("keep_qdq", Path("q.onnx")), "--strict": ("strict", True),
         "--about data.npz": ("about", Path("data.npz")),
         "--product doorbell": ("product", "doorbell"), "--version 1.4.2": ("version", "1.4.2"), **TRUST,

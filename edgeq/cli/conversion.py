@@ -83,6 +83,10 @@ from edgeq.cli.shared import (
               help="Language models: save the GGUF file here, too.")
 @click.option("--bits-per-weight", type=float, metavar="4.5",
               help="Language models: choose the type of every weight for so many bits on average.")
+@click.option("--adapter", type=click.Path(file_okay=False, path_type=Path),
+              help="Language models: merge this LoRA or DoRA (peft) into the weights.")
+@click.option("--requantize", is_flag=True,
+              help="Language models: codes that another tool chose count as floats; they are kept otherwise.")
 @click.option("--resume", is_flag=True,
               help="Language models: go on from the layers that a conversion had fitted which was ended.")
 @click.option("--keep-qdq", type=click.Path(dir_okay=False, path_type=Path), help="Save the quantized ONNX graph here.")

@@ -24,6 +24,7 @@ from edgeq.conversion import words
 from edgeq.conversion.decoder_budget import measured_choices, types_for_budget
 from edgeq.conversion.decoder_figures import Figures, Judge
 from edgeq.conversion.decoder_fit import Types, fit_decoder, key_groups, nearest_decoder
+from edgeq.conversion.decoder_kept import Kept, kept_codes
 from edgeq.conversion.decoder_request import DecoderRequest, read_decoder_request
 from edgeq.conversion.decoder_store import LayerStore
 from edgeq.conversion.decoder_text import Text, text_of_file, text_of_model
@@ -49,7 +50,7 @@ def convert_checkpoint(model: str | Path, targets: words.Target, options: Option
             layers where the disk was full, which --resume goes on from.
     """
     request = read_decoder_request(targets, options)
-    original = open_checkpoint(Path(model))
+    original = open_checkpoint(Path(model), request.adapter)
     checkpoint = original.padded()
     with tokenizer_files(original) as tokenizer:
         return write_bundles(
@@ -70,10 +71,14 @@ class _Source:
 def _convert(source: _Source, request: DecoderRequest, paths: Mapping[str, Path]) -> dict[str, EdgeqError]:
     """Write one bundle to each path -> the targets whose bundle failed, and why."""
     warnings: dict[str, str] = {}
+    kept: dict[str, Kept] = {}
     for backend in request.targets:
         assert backend.decoder is not None
         backend.decoder.check(source.checkpoint, source.tokenizer, request.words)
         warnings[backend.target.name] = _device_warning(backend.decoder, source.checkpoint, request)
+        kept[backend.target.name] = _kept(backend.decoder, source.checkpoint, request)
+    if all(one.hold_layers() for one in kept.values()):
+        request = replace(request, fits=False)
     text = _text(source, request)
     judge = None if text is None else Judge(source.checkpoint.spec, source.checkpoint.weights, text.judged,
                                             request.progress)
@@ -83,13 +88,21 @@ def _convert(source: _Source, request: DecoderRequest, paths: Mapping[str, Path]
         path = paths[backend.target.name]
         try:
             types = _types(backend.decoder, source.checkpoint, request, text)
-            with _quantized(source, request, types, text, path) as (decoder, seconds), \
+            held = kept[backend.target.name]
+            with _quantized(source, request, types, held, text, path) as (decoder, seconds), \
                     new_bundle(path, force=request.options.force) as folder:
-                _write_bundle(folder, backend, source, request, decoder, text, judge, seconds,
+                _write_bundle(folder, backend, source, request, decoder, held, text, judge, seconds,
                               warnings[backend.target.name])
         except EdgeqError as error:
             failed[backend.target.name] = error
     return failed
+
+
+def _kept(target: DecoderBackend, checkpoint: Checkpoint, request: DecoderRequest) -> Kept:
+    """Raises ModelError: what another tool stored is damaged."""
+    if not checkpoint.quantized_by or request.requantize or request.budget is not None:
+        return Kept(checkpoint, target)
+    return kept_codes(checkpoint, target, target.types(checkpoint.spec, request.words), request.words)
 
 
 def _types(target: DecoderBackend, checkpoint: Checkpoint, request: DecoderRequest, text: Text | None) -> Types:
@@ -120,19 +133,19 @@ def _text(source: _Source, request: DecoderRequest) -> Text | None:
 
 
 @contextmanager
-def _quantized(source: _Source, request: DecoderRequest, types: Types, text: Text | None, path: Path,
+def _quantized(source: _Source, request: DecoderRequest, types: Types, kept: Kept, text: Text | None, path: Path,
                ) -> Iterator[tuple[QuantizedDecoder, float]]:
     """The quantized weights and the seconds that they took. Their files are kept beside `path` while the block runs,
     and beyond it where the process or the disk gives out.
     """
     checkpoint, started = source.checkpoint, time.perf_counter()
-    store = LayerStore(path.parent / f".{path.name}.layers", _job(checkpoint, types, text), resume=request.resume)
+    store = LayerStore(path.parent / f".{path.name}.layers", _job(checkpoint, types, kept, text), resume=request.resume)
     spec, weights = checkpoint.spec, checkpoint.weights
     try:
         if text is None or not request.fits:
-            decoder = nearest_decoder(spec, weights, types, progress=request.progress, store=store)
+            decoder = nearest_decoder(spec, weights, types, progress=request.progress, store=store, kept=kept)
         else:
-            decoder = fit_decoder(spec, weights, types, text.fitted, request.progress, store)
+            decoder = fit_decoder(spec, weights, types, text.fitted, request.progress, store, kept)
         yield decoder, time.perf_counter() - started
     except BundleError:
         raise
@@ -142,24 +155,26 @@ def _quantized(source: _Source, request: DecoderRequest, types: Types, text: Tex
     store.remove()
 
 
-def _job(checkpoint: Checkpoint, types: Types, text: Text | None) -> str:
+def _job(checkpoint: Checkpoint, types: Types, kept: Kept, text: Text | None) -> str:
     """What quantized layers follow from."""
-    files = sorted(checkpoint.path.iterdir()) if checkpoint.path.is_dir() else [checkpoint.path]
+    files = [file for path in (checkpoint.path, checkpoint.adapter) if path is not None
+             for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     tokens = hashlib.sha256(b"" if text is None else b"".join(row.tobytes() for row in text.fitted))
-    named = {f"{role} {layer}": types(role, layer) for keys in key_groups(checkpoint.spec) for role, layer in keys}
+    named = {f"{role} {layer}": "" if (role, layer) in kept else types(role, layer)
+             for keys in key_groups(checkpoint.spec) for role, layer in keys}
     return json.dumps({"edgeq": __version__, "types": named, "tokens": tokens.hexdigest(), "files": [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]})
 
 
 def _write_bundle(folder: Path, backend: Backend, source: _Source, request: DecoderRequest, decoder: QuantizedDecoder,
-                  text: Text | None, judge: Judge | None, seconds: float, warning: str) -> None:
+                  kept: Kept, text: Text | None, judge: Judge | None, seconds: float, warning: str) -> None:
     """Emit, verify and describe one bundle. judge: of what is held out of the text. warning: of the device."""
     target, emitter, checkpoint = backend.target.name, backend.decoder, source.checkpoint
     assert emitter is not None
     request.progress(f"writing {target}")
     artifact = emitter.emit(checkpoint, source.tokenizer, decoder, folder, request.words)
     copy_bundled(source.tokenizer, folder)
-    manifest = _manifest(backend, artifact, source, request, decoder, text)
+    manifest = _manifest(backend, artifact, source, request, decoder, kept, text)
     if request.device is not None:
         manifest = request.device.fitted(manifest)
     figures, run = None, None
@@ -178,30 +193,31 @@ def _write_bundle(folder: Path, backend: Backend, source: _Source, request: Deco
 
 
 def _manifest(backend: Backend, artifact: Artifact, source: _Source, request: DecoderRequest,
-              decoder: QuantizedDecoder, text: Text | None) -> Manifest:
+              decoder: QuantizedDecoder, kept: Kept, text: Text | None) -> Manifest:
     assert backend.decoder is not None
     inputs, outputs = backend.decoder.signature(source.checkpoint.spec)
     path = source.checkpoint.path
     return Manifest(
         name=source.checkpoint.name, target=backend.target.name, engine=artifact.engine,
         engine_version=artifact.engine_version, entry=artifact.entry, inputs=inputs, outputs=outputs, files=(),
-        options=dict(artifact.options), quantization=_quantization(request, decoder),
+        options=dict(artifact.options), quantization=_quantization(request, decoder, kept),
         calibration=None if text is None else text.to_json(), language=source.language,
         source_sha256=sha256(path) if path.is_file() else "", edgeq_version=__version__,
         product=request.options.product, version=request.options.version)
 
 
-def _quantization(request: DecoderRequest, decoder: QuantizedDecoder) -> dict[str, Any]:
+def _quantization(request: DecoderRequest, decoder: QuantizedDecoder, kept: Kept) -> dict[str, Any]:
     """By type how many weights there are, in how many bytes."""
     types: dict[str, dict[str, int]] = {}
     for matrix in decoder.matrices.values():
         row = types.setdefault(matrix.type, {"tensors": 0, "weights": 0, "bytes": 0})
         row["tensors"] += 1
-        row["weights"] += len(matrix.data) * matrix.columns
-        row["bytes"] += matrix.data.size
+        row["weights"] += matrix.size
+        row["bytes"] += matrix.bytes
     weights, size = (sum(row[name] for row in types.values()) for name in ("weights", "bytes"))
     return {"weight_bits": request.words.bits, "type": request.words.type, "bits_per_weight": 8 * size / weights,
-            "method": "fitted" if request.fits else "nearest", "types": types}
+            "method": "fitted" if request.fits else "nearest", "types": types,
+            **({"kept": kept.to_json()} if kept or kept.anew else {})}
 
 
 def _report(manifest: Manifest, source: _Source, figures: Figures | None, run: EngineRun | None, text: Text | None,
@@ -212,7 +228,7 @@ def _report(manifest: Manifest, source: _Source, figures: Figures | None, run: E
         "architecture": source.checkpoint.spec.architecture, "weights": weights,
         "quantize_seconds": round(seconds, 3), "quantization": manifest.quantization,
         "calibration": None if text is None else text.to_json(),
-        "chat": bool(source.language.template), **_accuracy(figures, run),
+        "chat": bool(source.language.template), "adapter": source.checkpoint.adapted(), **_accuracy(figures, run),
     }
 
 

@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from edgeq.frontends.decoder.steps import PAST, Step, build_step, takes_past
 from edgeq.frontends.decoder.weights import linear_roles
 from edgeq.inference.session import open_session
 from edgeq.progress import Progress, silent
-from edgeq.quant.decoder import Key, QuantizedDecoder, StoredMatrix
+from edgeq.quant.decoder import Key, Layered, QuantizedDecoder, Stored, StoredMatrix
 from edgeq.quant.formats import FORMATS
 from edgeq.quant.formats.fit import fit_codes
 from edgeq.quant.solve.layer import DEFAULT, best_correction
@@ -31,6 +32,8 @@ from edgeq.quant.solve.moments import Moments, objective
 
 Array: TypeAlias = NDArray[np.float32]
 Tokens: TypeAlias = NDArray[np.int64]
+Kept: TypeAlias = Mapping[Key, Stored]
+NONE_KEPT: Final[Kept] = MappingProxyType({})
 Types: TypeAlias = Callable[[str, "int | None"], str]  # role, layer -> a name of FORMATS, or F32, F16, BF16
 
 
@@ -43,45 +46,50 @@ class DecoderWeights(Protocol):
 
 
 def nearest_decoder(spec: Spec, weights: DecoderWeights, types: Types, importance: Mapping[Key, Array] | None = None,
-                    progress: Progress = silent, store: Store | None = None) -> QuantizedDecoder:
-    """Every weight on the nearest level of its type. importance: of the columns, by role and layer, where known."""
+                    progress: Progress = silent, store: Store | None = None, kept: Kept = NONE_KEPT,
+                    ) -> QuantizedDecoder:
+    """Every weight on the nearest level of its type. importance: of the columns, by role and layer, where known. kept:
+    weights that are quantized already.
+    """
     known, kept_in = importance or {}, InMemory() if store is None else store
     groups = key_groups(spec)
     for number, keys in enumerate(groups):
         progress("quantizing layers", number, len(groups))
-        kept_in.keep({key: _nearest(types(*key), weights.matrix(*key), known.get(key)) for key in keys})
-    return QuantizedDecoder(kept_in, weights.vector)
+        if left := [key for key in keys if key not in kept]:
+            kept_in.keep({key: _nearest(types(*key), weights.matrix(*key), known.get(key)) for key in left})
+    return QuantizedDecoder(Layered(kept_in, kept), weights.vector)
 
 
 def fit_decoder(spec: Spec, weights: DecoderWeights, types: Types, tokens: Sequence[Tokens],
-                progress: Progress = silent, store: Store | None = None) -> QuantizedDecoder:
+                progress: Progress = silent, store: Store | None = None, kept: Kept = NONE_KEPT) -> QuantizedDecoder:
     """Codes that lose the least of each linear layer's output on tokens [T] of every sequence.
 
     A layer's inputs are those of the network with all layers in front quantized, and what it aims at is the float
     layer's output in the float network (GPTAQ, see `solve.moments.objective`), as far as sequences that took no part
     confirm. Embedding and head take their nearest levels, a head of its own by the squares of what enters it. Which
-    type rows take that fit no blocks is the caller's to choose.
+    type rows take that fit no blocks is the caller's to choose. kept: as of `nearest_decoder`.
 
     Raises:
         UsageError: fewer than two sequences.
     """
     if len(tokens) < 2:
         raise UsageError("fitting a decoder takes at least two sequences of tokens: one judges what another taught")
-    found = InMemory() if store is None else store
+    made = InMemory() if store is None else store
+    found = Layered(made, kept)
     if ("embedding", None) not in found:
-        found.keep({("embedding", None): _nearest(types("embedding", None), weights.matrix("embedding", None), None)})
+        made.keep({("embedding", None): _nearest(types("embedding", None), weights.matrix("embedding", None), None)})
     exact = embedded(spec, weights, weights.matrix, tokens)
     seen = embedded(spec, weights, lambda role, layer: found[role, layer].real(), tokens)
     for layer in range(len(spec.layers)):
         progress("fitting layers", layer, len(spec.layers))
-        if found.has_layer(layer):  # by an earlier conversion
+        if all((role, layer) in found for role in linear_roles(spec)):  # kept, or of an earlier conversion
             exact = _behind(spec, weights, weights.matrix, layer, exact)
             seen = _behind(spec, weights, _real(found), layer, seen)
         else:
-            exact, seen = _Block(spec, weights, types, layer, found).fitted(exact, seen)
+            exact, seen = _Block(spec, weights, types, layer, made, kept).fitted(exact, seen)
     if not spec.tied and ("head", None) not in found:
         importance = _squares(head_inputs(spec, weights, seen))
-        found.keep({("head", None): _nearest(types("head", None), weights.matrix("head", None), importance)})
+        made.keep({("head", None): _nearest(types("head", None), weights.matrix("head", None), importance)})
     return QuantizedDecoder(found, weights.vector)
 
 
@@ -107,7 +115,7 @@ def head_inputs(spec: Spec, weights: DecoderWeights, states: States) -> States:
     return _run(spec, weights, weights.matrix, "head_input", 0, states)
 
 
-def _real(store: Store) -> Matrix:
+def _real(store: Mapping[Key, Stored]) -> Matrix:
     return lambda role, layer: store[role, layer].real()
 
 
@@ -145,13 +153,14 @@ def input_squares(spec: Spec, weights: DecoderWeights, tokens: Sequence[Tokens])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """One layer of the network. store: takes up what is quantized."""
+    """One layer of the network. store: takes up what is quantized. kept: what is already."""
 
     spec: Spec
     weights: DecoderWeights
     types: Types
     layer: int
     store: Store
+    kept: Kept
 
     def fitted(self, exact: States, seen: States) -> tuple[States, States]:
         """States in front of the layer, of the float network and of the quantized one -> those behind it."""
@@ -163,14 +172,18 @@ class _Block:
         for true, real in zip(ahead, behind, strict=True):
             (roles, inside, exact), (_, seen_inside, seen) = true, real
             for role, matrix in self._fit(roles, inside, seen_inside, floats):
-                stored[role, self.layer], quantized[role] = matrix, matrix.real()
+                quantized[role] = matrix.real()
+                if isinstance(matrix, StoredMatrix) and (role, self.layer) not in self.kept:
+                    stored[role, self.layer] = matrix
             del true, real, inside, seen_inside
         self.store.keep(stored)
         return exact, seen
 
     def _fit(self, roles: tuple[str, ...], true: States, real: States, floats: Mapping[str, Array],
-             ) -> Iterator[tuple[str, StoredMatrix]]:
+             ) -> Iterator[tuple[str, Stored]]:
         """Roles that read the same inputs and have the same type are solved together: their rows are independent."""
+        yield from ((role, self.kept[role, self.layer]) for role in roles if (role, self.layer) in self.kept)
+        roles = tuple(role for role in roles if (role, self.layer) not in self.kept)
         if not roles:
             return
         training, validation = (_moments(true, real, held_out) for held_out in (False, True))

@@ -18,7 +18,7 @@ METHODS: Final = ("auto", "nearest")
 # Words that mean for a language model what they mean for any network, and those that are for it alone.
 _SHARED: Final = frozenset({"bits", "calibration", "samples", "method", "product", "version", "verify", "force",
                             "dry_run", "progress", "device"})
-OWN: Final = ("gguf_type", "gguf_file", "bits_per_weight", "resume")
+OWN: Final = ("gguf_type", "gguf_file", "bits_per_weight", "adapter", "requantize", "resume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class DecoderRequest:
     words: of the weights. fits: codes are fitted to calibration tokens; else they are the nearest ones. text: file
     that the tokens come from; None: the model writes it itself. sequences: at most so many are fitted to, None: the
     usual number. budget: bits per weight that types are chosen for, None: the words say them. file: where to save the
-    artifact without its bundle. resume: go on from layers that an earlier conversion left. device: what it is for.
-    options: the words.
+    artifact without its bundle. adapter: folder of what is merged into the weights. requantize: codes of another tool
+    are not kept. resume: go on from layers that an earlier conversion left. device: what it is for. options: the words.
     """
 
     targets: tuple[Backend, ...]
@@ -39,6 +39,8 @@ class DecoderRequest:
     sequences: int | None
     budget: float | None
     file: Path | None
+    adapter: Path | None
+    requantize: bool
     resume: bool
     device: Device | None
     options: Options
@@ -73,7 +75,8 @@ def read_decoder_request(targets: words.Target, options: Options) -> DecoderRequ
     return DecoderRequest(
         chosen, DecoderWords(_bits(chosen, options), options.gguf_type), options.method != "nearest",
         words.path("--calibration", options.calibration), options.samples, options.bits_per_weight,
-        words.path("--gguf-file", options.gguf_file), options.resume, device, options)
+        words.path("--gguf-file", options.gguf_file), words.path("--adapter", options.adapter), options.requantize,
+        options.resume, device, options)
 
 
 def _bits(targets: Sequence[Backend], options: Options) -> int:
@@ -92,6 +95,7 @@ def _plain(options: Options) -> Options:
         gguf_type=words.text("--gguf-type", options.gguf_type),
         bits_per_weight=words.number("--bits-per-weight", options.bits_per_weight),
         product=words.text("--product", options.product), version=words.version("--version", options.version),
+        requantize=words.switch("--requantize", options.requantize),
         resume=words.switch("--resume", options.resume), verify=words.switch("--verify", options.verify),
         force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
 

@@ -25,9 +25,6 @@ class Store(Mapping[Key, StoredMatrix]):
         """Matrices of one layer, or some that are of none."""
         raise NotImplementedError
 
-    def has_layer(self, layer: int) -> bool:
-        return any(key[1] == layer for key in self)
-
 
 class InMemory(Store):
     """The store that ends with the process."""

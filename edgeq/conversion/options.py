@@ -58,6 +58,8 @@ class Options:
     gguf_type: str = ""
     gguf_file: str | Path | None = None
     bits_per_weight: float | None = None
+    adapter: str | Path | None = None
+    requantize: bool = False
     resume: bool = False
     strict: bool = False
     trust: bool = False
@@ -104,6 +106,8 @@ class Words(TypedDict, total=False):
     gguf_type: str
     gguf_file: str | Path | None
     bits_per_weight: float | None
+    adapter: str | Path | None
+    requantize: bool
     resume: bool
     strict: bool
     trust: bool

@@ -1,7 +1,7 @@
 """A decoder whose weights are stored as integers: what the back ends for language models write down."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.quant.codes import Codes
 from edgeq.quant.formats import FORMATS
 
 Array: TypeAlias = NDArray[np.float32]
@@ -50,8 +51,40 @@ class StoredMatrix:
         return StoredMatrix(self.type, self.data[order], self.columns)
 
     @property
+    def size(self) -> int:
+        """Weights."""
+        return len(self.data) * self.columns
+
+    @property
+    def bytes(self) -> int:
+        return self.data.size
+
+    @property
     def bits_per_weight(self) -> float:
-        return 8 * self.data.size / (len(self.data) * self.columns)
+        return 8 * self.bytes / self.size
+
+
+Stored: TypeAlias = StoredMatrix | Codes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layered(Mapping[Key, Stored]):
+    """What lies in either of two."""
+
+    first: Mapping[Key, Stored]
+    second: Mapping[Key, Stored]
+
+    def __getitem__(self, key: Key) -> Stored:
+        return self.first[key] if key in self.first else self.second[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(dict.fromkeys((*self.first, *self.second)))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.first or key in self.second
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +93,8 @@ class QuantizedDecoder:
     weight or a bias, in float32.
     """
 
-    matrices: Mapping[Key, StoredMatrix]
+    matrices: Mapping[Key, Stored]
     vector: Callable[[str, str, int | None], Array]
 
     def bytes(self) -> int:
-        return sum(matrix.data.size for matrix in self.matrices.values())
+        return sum(matrix.bytes for matrix in self.matrices.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeq.report.console import console, size, table
 from edgeq.report.html import FILE_NAME, document
+from edgeq.report.text import SHOWN_NODES
 
 
 def is_language(row: Mapping[str, Any]) -> bool:
@@ -43,6 +44,9 @@ def sentences(row: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield (f"weights: fitted to {text['tokens']} tokens of {text['source']}; judged on "
                f"{text['held_out_tokens']} others")
+    if row.get("adapter") is not None:
+        yield f"the adapter {row['adapter']['name']} is merged into {row['adapter']['weights']} weights"
+    yield from _kept(row)
     if figures is not None:
         yield from (f"{row['target']}: {sentence}" for sentence in figures["said"])
     if run is None:
@@ -54,6 +58,17 @@ def sentences(row: Mapping[str, Any]) -> Iterator[str]:
                f"{run['kl']:.2g} nats a token from its weights in float")
     if not row["chat"]:
         yield "the tokenizer has no chat template: the model continues plain prompts"
+
+
+def _kept(row: Mapping[str, Any]) -> Iterator[str]:
+    """What became of another tool's codes."""
+    kept = row["quantization"].get("kept")
+    if kept is None:
+        return
+    yield f"{row['target']}: {kept['weights']} weights keep the codes of {kept['by']}"
+    for reason, names in kept["anew"].items():
+        shown = ", ".join([*names[:SHOWN_NODES], *(["..."] if len(names) > SHOWN_NODES else [])])
+        yield f"{row['target']}: {len(names)} weights are quantized anew: {reason} ({shown})"
 
 
 def warnings(row: Mapping[str, Any]) -> Iterator[str]:

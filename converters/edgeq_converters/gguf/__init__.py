@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from edgeq.frontends.decoder.checkpoint import Checkpoint
     from edgeq.frontends.decoder.spec import Spec
-    from edgeq.quant.decoder import QuantizedDecoder
+    from edgeq.quant.decoder import QuantizedDecoder, Stored
     from edgeq_runtime.manifest import TensorSpec
 
 __all__ = ["BACKEND"]
@@ -44,6 +44,12 @@ def _fused(spec: Spec) -> Mapping[str, str]:
     return backend.fused_roles(spec)
 
 
+def _keeps(role: str, found: Stored) -> Stored | str:
+    from edgeq_converters.gguf import backend
+
+    return backend.keeps(found)
+
+
 def _emit(checkpoint: Checkpoint, tokenizer: Path, decoder: QuantizedDecoder, folder: Path, words: DecoderWords,
           ) -> Artifact:
     from edgeq_converters.gguf import backend
@@ -68,4 +74,4 @@ _WHEEL: Final = Recipe(frozenset({"x86_64", "aarch64"}), "xllamacpp", ("numpy", 
 BACKEND: Final = Backend(target=GGUF, devices=dict.fromkeys(
     ("pi4", "pi5", "jetson-orin", "android", "iphone"), _THERE), recipes=(_WHEEL,), decoder=DecoderBackend(
     bits=(2, 3, 4, 5, 6, 8, 16), check=_check, signature=_signature, types=_types, emit=_emit, read=_read, file=".gguf",
-    ladder=("Q2_K", "Q3_K", "Q4_K", "IQ4_NL", "Q5_K", "Q5_0", "Q6_K", "Q8_0"), fused=_fused))
+    ladder=("Q2_K", "Q3_K", "Q4_K", "IQ4_NL", "Q5_K", "Q5_0", "Q6_K", "Q8_0"), fused=_fused, keeps=_keeps))

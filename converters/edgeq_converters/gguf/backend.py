@@ -16,8 +16,9 @@ from edgeq.frontends.decoder.gguf_source import GgufWeights, open_gguf
 from edgeq.frontends.decoder.gguf_tokenizer import gguf_tokenizer_of_folder
 from edgeq.frontends.decoder.spec import Spec
 from edgeq.frontends.decoder.weights import shape_of
-from edgeq.quant.decoder import QuantizedDecoder
+from edgeq.quant.decoder import QuantizedDecoder, Stored, StoredMatrix
 from edgeq.quant.formats.mixes import Mix, Place, mix_named, type_of
+from edgeq.quant.kept import held
 from edgeq_converters.gguf.metadata import metadata
 from edgeq_converters.gguf.tensors import tensors
 from edgeq_converters.gguf.writer import write
@@ -28,6 +29,7 @@ ENTRY: Final = "model.gguf"
 _OF_BITS: Final[Mapping[int, str]] = MappingProxyType({
     2: "Q2_K", 3: "Q3_K_M", 4: "Q4_K_M", 5: "Q5_K_M", 6: "Q6_K", 8: "Q8_0", 16: "F16"})
 
+_SYMMETRIC, _WITH_MINIMA = ("Q4_0", "Q5_0", "Q8_0"), ("Q4_1", "Q5_1")
 _ENGINE_VERSION: Final = ">=0"
 
 
@@ -59,6 +61,13 @@ def fused_roles(spec: Spec) -> Mapping[str, str]:
     """Role -> the tensor of the file that it is a part of."""
     groups = FUSED.get(ARCHITECTURES[spec.architecture].gguf, {})
     return {role: name for name, roles in groups.items() for role in roles}
+
+
+def keeps(found: Stored) -> StoredMatrix | str:
+    """What holds another tool's codes: the type with the fewest bits of those with one level of scales."""
+    if isinstance(found, StoredMatrix):
+        return found
+    return held(found, _SYMMETRIC if found.offset is None else _WITH_MINIMA)
 
 
 def emit(checkpoint: Checkpoint, tokenizer: Path, decoder: QuantizedDecoder, folder: Path, words: DecoderWords,

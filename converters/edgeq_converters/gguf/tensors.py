@@ -18,7 +18,7 @@ Tensor: TypeAlias = "tuple[str, StoredMatrix | NDArray[np.float32]]"
 def tensors(spec: Spec, architecture: str, decoder: QuantizedDecoder) -> Iterator[Tensor]:
     """(name, rows as stored or a float32 array) of every tensor, in file order. architecture: as GGUF names it."""
     yield from _scaled_rotations(spec)
-    yield NAMES["embedding"] + ".weight", decoder.matrices["embedding", None]
+    yield NAMES["embedding"] + ".weight", _rows(decoder, "embedding", None)
     if spec.learned_positions:
         yield NAMES["positions"] + ".weight", decoder.vector("positions", "weight", None)
     for layer in range(len(spec.layers)):
@@ -27,7 +27,13 @@ def tensors(spec: Spec, architecture: str, decoder: QuantizedDecoder) -> Iterato
         yield from _linear(spec, architecture, decoder, layer)
     yield from _norm(spec, decoder, "final_norm", None)
     if ("head", None) in decoder.matrices:
-        yield NAMES["head"] + ".weight", decoder.matrices["head", None]
+        yield NAMES["head"] + ".weight", _rows(decoder, "head", None)
+
+
+def _rows(decoder: QuantizedDecoder, role: str, layer: int | None) -> StoredMatrix:
+    found = decoder.matrices[role, layer]
+    assert isinstance(found, StoredMatrix), "codes are kept in types of GGUF alone"
+    return found
 
 
 def _norm(spec: Spec, decoder: QuantizedDecoder, role: str, layer: int | None) -> Iterator[Tensor]:
@@ -41,7 +47,7 @@ def _linear(spec: Spec, architecture: str, decoder: QuantizedDecoder, layer: int
     inside = {role for roles in fused.values() for role in roles}
     groups = {**{role: (role,) for role in linear_roles(spec) if role not in inside}, **fused}
     for name, roles in groups.items():
-        matrices = [_ordered(spec, architecture, role, decoder.matrices[role, layer]) for role in roles]
+        matrices = [_ordered(spec, architecture, role, _rows(decoder, role, layer)) for role in roles]
         yield f"{NAMES[name].format(layer)}.weight", _joined(matrices)
         if roles[0] in spec.biases:
             biases = [decoder.vector(role, "bias", layer) for role in roles]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from edgeq.frontends.decoder.checkpoint import Checkpoint
     from edgeq.frontends.decoder.spec import Spec
-    from edgeq.quant.decoder import QuantizedDecoder
+    from edgeq.quant.decoder import QuantizedDecoder, Stored
     from edgeq_runtime.manifest import Manifest, TensorSpec
 
 __all__ = ["BACKEND", "emit"]
@@ -72,6 +72,12 @@ def _types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
     return decoder.types(spec, words)
 
 
+def _keeps(role: str, found: Stored) -> Stored | str:
+    from edgeq_converters.onnxruntime import decoder_parts
+
+    return decoder_parts.kept(role, found)
+
+
 def _emit_decoder(checkpoint: Checkpoint, tokenizer: Path, weights: QuantizedDecoder, folder: Path,
                   words: DecoderWords) -> Artifact:
     from edgeq_converters.onnxruntime import decoder
@@ -111,7 +117,7 @@ BACKEND: Final = Backend(
     arithmetic=Arithmetic(rounds=_rounds, same_bits=_same_bits),
     costs=Path(__file__).with_name("costs.json"),
     decoder=DecoderBackend(bits=(4, 8, 16, 32), check=_check, types=_types, emit=_emit_decoder,
-                           read=_read, signature=_signature, is_graph=True, ladder=("Q4_0", "Q8_0")),
+                           read=_read, signature=_signature, is_graph=True, ladder=("Q4_0", "Q8_0"), keeps=_keeps),
     devices={
         "pi4": _NOT_1_21_0, "pi5": Available(), "android": _NOT_1_21_0,
         # JetPack 6 has Python 3.10.

@@ -19,12 +19,14 @@ from edgeq.frontends.decoder.spec import Spec
 from edgeq.frontends.decoder.weights import shape_of
 from edgeq.graph import NodeNote
 from edgeq.inference.session import open_session
-from edgeq.quant.decoder import QuantizedDecoder
+from edgeq.quant.codes import Codes
+from edgeq.quant.decoder import QuantizedDecoder, Stored
+from edgeq.quant.formats import FORMATS
 from edgeq.quant.formats.mixes import fitting_type
 from edgeq_converters.onnxfile import DATA, MODEL
 from edgeq_converters.onnxruntime.backend import FAST_MATMUL
 from edgeq_converters.onnxruntime.decoder_graph import build_shared
-from edgeq_converters.onnxruntime.decoder_parts import INTEGERS, LAYER_TYPES, refuse_types, stored_parts
+from edgeq_converters.onnxruntime.decoder_parts import LAYER_TYPES, stored_parts
 
 GENAI_CONFIG: Final = "genai_config.json"
 # The first release with the operators of opset 23, and the first whose windows are as wide as they say (measured with
@@ -46,11 +48,11 @@ def types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
     if chosen not in LAYER_TYPES:
         raise UsageError(f"ONNX Runtime has no kernel for weights of the type {chosen}; there are "
                          f"{', '.join(LAYER_TYPES)}")
-    table = _TABLE if chosen in INTEGERS else chosen
+    table = _TABLE if chosen in FORMATS else chosen
 
     def type_for(role: str, layer: int | None) -> str:
         wanted = table if layer is None else chosen
-        return fitting_type(wanted, shape_of(spec, role, "weight")[1]) if wanted in INTEGERS else wanted
+        return fitting_type(wanted, shape_of(spec, role, "weight")[1]) if wanted in FORMATS else wanted
 
     return type_for
 
@@ -62,9 +64,8 @@ def emit(checkpoint: Checkpoint, tokenizer: Path, decoder: QuantizedDecoder, fol
     tokenizer: the folder with config.json and perhaps generation_config.json.
 
     Raises:
-        UnsupportedModel: a type of weights or a size of heads that has no kernel.
+        UnsupportedModel: a size of heads that has no kernel.
     """
-    refuse_types(decoder)
     spec = checkpoint.spec
     model = build_shared(spec, stored_parts(spec, decoder))
     ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=_EXTERNAL)
@@ -110,11 +111,17 @@ def _notes(decoder: QuantizedDecoder) -> list[NodeNote]:
     """What costs bytes or time, and no number."""
     notes = []
     for (role, layer), matrix in decoder.matrices.items():
-        if matrix.type in INTEGERS and INTEGERS[matrix.type].shifted:
+        if _has_minima(matrix):
             notes.append(NodeNote(weight_name(role, layer), "MatMul", (
                 f"{matrix.type}: minima are no whole multiples of their scales, as zero points would have to be; they "
                 "are added by a second product, of the sums of blocks")))
     return notes
+
+
+def _has_minima(matrix: Stored) -> bool:
+    if isinstance(matrix, Codes):
+        return matrix.offset is not None
+    return matrix.type in FORMATS and FORMATS[matrix.type].has_minimum
 
 
 def read(entry: Path, spec: Spec) -> Callable[[str, int | None], NDArray[Any]]:
@@ -122,11 +129,14 @@ def read(entry: Path, spec: Spec) -> Callable[[str, int | None], NDArray[Any]]:
     graph = ir.load(entry).graph
     nodes = {node.name: node for node in graph}
 
+    def first(name: str) -> ir.Node:
+        return nodes.get(f"{name}.ordered", nodes[f"{name}.product"])
+
     def matrix(role: str, layer: int | None) -> NDArray[Any]:
         is_table = role == "embedding" or (role == "head" and spec.tied)
         name = "embedding" if is_table else weight_name(role, layer)
         rows, columns = shape_of(spec, role, "weight")
-        source = graph.inputs[0] if is_table else nodes[f"{name}.product"].inputs[0]
+        source = graph.inputs[0] if is_table else first(name).inputs[0]
         last = nodes["embedding.rows"] if is_table else nodes.get(f"{name}.sum", nodes[f"{name}.product"])
         assert source is not None
         part = ir.convenience.extract(graph, [source], [last.outputs[0]])

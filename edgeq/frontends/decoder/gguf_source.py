@@ -15,6 +15,8 @@ from edgeq.frontends.decoder.architectures import ARCHITECTURES, Architecture
 from edgeq.frontends.decoder.gguf_names import FUSED, NAMES, file_order
 from edgeq.frontends.decoder.spec import RMSNorm, Spec
 from edgeq.frontends.decoder.weights import shape_of
+from edgeq.quant.decoder import StoredMatrix
+from edgeq.quant.formats import FORMATS
 
 Array = NDArray[np.float32]
 # Key of the file, without its architecture -> key of config.json.
@@ -54,24 +56,52 @@ class GgufWeights:
     def matrix(self, role: str, layer: int | None = None) -> Array:
         return self._read("embedding" if role == "head" and self.spec.tied else role, "weight", layer)
 
+    def codes(self, role: str, layer: int | None = None) -> StoredMatrix | None:
+        """A matrix as the file has it, its rows in our order; None of one in floats."""
+        role = "embedding" if role == "head" and self.spec.tied else role
+        tensor = self._tensor(role, "weight", layer)
+        if tensor.tensor_type.name not in FORMATS:
+            return None
+        found = self._rows(np.asarray(tensor.data), role, "weight")
+        rows, columns = shape_of(self.spec, role, "weight")
+        if len(found) != rows or columns != tensor.shape[0]:
+            raise ModelError(f"tensor '{tensor.name}' has shape {tuple(reversed(tensor.shape.tolist()))} where the "
+                             f"metadata says {(rows, columns)}")
+        return StoredMatrix(tensor.tensor_type.name, found, columns)
+
     def vector(self, role: str, part: str, layer: int | None = None) -> Array:
         found = self._read(role, part, layer)
         is_norm = role.endswith("norm") and isinstance(self.spec.norm, RMSNorm)
         return found - np.float32(self.spec.norm.offset) if is_norm and isinstance(self.spec.norm, RMSNorm) else found
 
     def _read(self, role: str, part: str, layer: int | None) -> Array:
-        fused = next(((name, roles) for name, roles in FUSED.get(self.row.gguf, {}).items() if role in roles), None)
-        name = f"{NAMES[role if fused is None else fused[0]].format(layer)}.{part}"
-        if name not in self.file.tensors:
-            raise ModelError(f"{self.file.path.name} has no tensor '{name}'")
-        found = _dequantized(self.file.tensors[name])
-        if fused is not None:
-            sizes = [shape_of(self.spec, other, part)[0] for other in fused[1]]
-            found = np.split(found, np.cumsum(sizes)[:-1])[fused[1].index(role)]
+        tensor = self._tensor(role, part, layer)
+        found: Array = self._rows(_dequantized(tensor), role, part)
         expected = shape_of(self.spec, role, part)
         if found.shape != expected:
-            raise ModelError(f"tensor '{name}' has shape {found.shape} where the metadata says {expected}")
-        return found[np.argsort(file_order(self.spec, self.row.gguf, role))] if role in "qk" else found
+            raise ModelError(f"tensor '{tensor.name}' has shape {found.shape} where the metadata says {expected}")
+        return found
+
+    def _fused(self, role: str) -> tuple[str, tuple[str, ...]]:
+        """The tensor that a role is in, and all roles in it."""
+        return next(((name, roles) for name, roles in FUSED.get(self.row.gguf, {}).items() if role in roles),
+                    (role, (role,)))
+
+    def _tensor(self, role: str, part: str, layer: int | None) -> Any:
+        name = f"{NAMES[self._fused(role)[0]].format(layer)}.{part}"
+        if name not in self.file.tensors:
+            raise ModelError(f"{self.file.path.name} has no tensor '{name}'")
+        return self.file.tensors[name]
+
+    def _rows(self, found: NDArray[Any], role: str, part: str) -> NDArray[Any]:
+        """Of a tensor, those of a role, in our order."""
+        roles = self._fused(role)[1]
+        if len(roles) > 1:
+            sizes = [shape_of(self.spec, other, part)[0] for other in roles]
+            found = np.split(found, np.cumsum(sizes)[:-1])[roles.index(role)]
+        if role in "qk":
+            found = found[np.argsort(file_order(self.spec, self.row.gguf, role))]
+        return found
 
 
 def open_gguf(path: Path) -> GgufFile:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
+from edgeq.quant.codes import Codes
 
 _INDEX: Final = "model.safetensors.index.json"
 _SINGLE: Final = "model.safetensors"
@@ -19,6 +20,9 @@ _MOST_HEADER: Final = 100_000_000  # bytes, the format's own limit
 # https://huggingface.co/docs/safetensors: the types that a float network's tensors may have.
 _TYPES: Final[Mapping[str, Any]] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
                                     "F64": np.float64}
+# Those of quantized ones, too.
+_ALL_TYPES: Final[Mapping[str, Any]] = {**_TYPES, "I8": np.int8, "U8": np.uint8, "I32": np.int32, "U32": np.uint32,
+                                        "I64": np.int64, "BOOL": np.bool_}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +47,29 @@ class Tensors(Mapping[str, NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         place = self.places[name]
-        kind = _TYPES.get(place.type)
-        if kind is None:
+        if place.type not in _TYPES:
             raise ModelError(f"tensor '{name}' has type {place.type}; a float checkpoint has {', '.join(_TYPES)}")
-        count = int(np.prod(place.shape, dtype=np.int64))
-        with place.file.open("rb") as file:
-            file.seek(place.start)
-            data = np.fromfile(file, np.dtype(kind), count)
-        found = data.reshape(place.shape).astype(np.float32)
+        found = self.stored(name).astype(np.float32)
         if not np.isfinite(found).all():
             raise ModelError(f"tensor '{name}' of {place.file.name} holds NaN or infinite numbers")
         return found
+
+    def stored(self, name: str) -> NDArray[Any]:
+        """In the type that the file has."""
+        place = self.places[name]
+        kind = _ALL_TYPES.get(place.type)
+        if kind is None:
+            raise ModelError(f"tensor '{name}' has type {place.type}, which edgeq does not read")
+        with place.file.open("rb") as file:
+            file.seek(place.start)
+            return np.fromfile(file, np.dtype(kind), int(np.prod(place.shape, dtype=np.int64))).reshape(place.shape)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.places[name].shape
+
+    def codes(self, name: str) -> Codes | None:
+        """None: they are floats. See `quantized.QuantizedTensors`."""
+        return None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -75,14 +91,14 @@ def open_tensors(folder: Path) -> Tensors:
         shards = [_SINGLE]
     else:
         raise ModelError(_nothing_to_read(folder))
-    places: dict[str, Place] = {}
+    found: dict[str, Place] = {}
     for shard in shards:
         if Path(shard).name != shard:
             raise ModelError(f"{index} names a shard outside of its folder: {shard}")
-        places.update(_places(folder / shard))
-    if index.is_file() and not set(names) <= set(places):
-        raise ModelError(f"{index} names tensors that no shard has: {', '.join(sorted(set(names) - set(places))[:3])}")
-    return Tensors(places)
+        found.update(places(folder / shard))
+    if index.is_file() and not set(names) <= set(found):
+        raise ModelError(f"{index} names tensors that no shard has: {', '.join(sorted(set(names) - set(found))[:3])}")
+    return Tensors(found)
 
 
 def _nothing_to_read(folder: Path) -> str:
@@ -93,19 +109,15 @@ def _nothing_to_read(folder: Path) -> str:
     return f"{folder} holds no {_SINGLE} and no {_INDEX}"
 
 
-def _places(file: Path) -> dict[str, Place]:
-    """Of one file, from its header: 8 bytes of length, JSON, then the tensors."""
-    if not file.is_file():
-        raise ModelError(f"a shard is missing: {file}")
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if size < 8 or length > min(size - 8, _MOST_HEADER):
-            raise ModelError(f"{file} is cut short or no safetensors file: its header should have {length} bytes")
-        try:
-            header = json.loads(opened.read(length))
-        except ValueError as error:
-            raise ModelError(f"{file}: its header is damaged: {error}") from None
+def metadata(file: Path) -> dict[str, str]:
+    """What a file says beside its tensors."""
+    found: dict[str, str] = _header(file)[0].get("__metadata__", {})
+    return found
+
+
+def places(file: Path) -> dict[str, Place]:
+    """Of one file, from its header."""
+    header, length, size = _header(file)
     found = {}
     for name, entry in header.items():
         if name == "__metadata__":
@@ -117,8 +129,24 @@ def _places(file: Path) -> dict[str, Place]:
             raise ModelError(f"{file}: the entry of '{name}' is damaged: {error}") from None
         if not 0 <= first <= last <= size - 8 - length:
             raise ModelError(f"{file} is cut short: it ends before tensor '{name}'")
-        width = np.dtype(_TYPES[kind]).itemsize if kind in _TYPES else None
+        width = np.dtype(_ALL_TYPES[kind]).itemsize if kind in _ALL_TYPES else None
         if width is not None and last - first != width * int(np.prod(shape, dtype=np.int64)):
             raise ModelError(f"{file}: tensor '{name}' has {last - first} bytes, which do not fit its shape {shape}")
         found[name] = Place(file, 8 + length + first, kind, shape)
     return found
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int, int]:
+    """8 bytes of length, JSON, then the tensors. -> (the JSON, its bytes, the file's)"""
+    if not file.is_file():
+        raise ModelError(f"a shard is missing: {file}")
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if size < 8 or length > min(size - 8, _MOST_HEADER):
+            raise ModelError(f"{file} is cut short or no safetensors file: its header should have {length} bytes")
+        try:
+            header = json.loads(opened.read(length))
+        except ValueError as error:
+            raise ModelError(f"{file}: its header is damaged: {error}") from None
+    return header, length, size

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ModelError
 from edgeq.frontends.decoder.architectures import Architecture
 from edgeq.frontends.decoder.spec import LayerNorm, Spec
+from edgeq.quant.codes import Codes
 
 Array: TypeAlias = NDArray[np.float32]
 _PREFIXES: Final = ("", "model.", "transformer.")  # a file may hold the bare model, or the one inside of a head
@@ -20,7 +21,8 @@ _FUSED: Final = re.compile(r"(.+)\[(.+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Read one at a time. tensors: name -> float32 array.
+    """Read one at a time. tensors: name -> float32 array. codes_of: name -> the codes of a weight that another tool
+    quantized, None of one in floats.
 
     Raises:
         ModelError: a tensor is missing, or its shape does not fit the configuration.
@@ -29,6 +31,19 @@ class Weights:
     spec: Spec
     row: Architecture
     tensors: Mapping[str, Array]
+    codes_of: Callable[[str], Codes | None] = lambda name: None
+
+    def codes(self, role: str, layer: int | None = None) -> Codes | None:
+        """Of a matrix, where another tool quantized it."""
+        name = self._name("embedding" if role == "head" and self.spec.tied else role, "weight", layer)
+        found = None if name is None else self.codes_of(name)
+        if found is None:
+            return None
+        fused, expected = _FUSED.fullmatch(self.row.names[role]), shape_of(self.spec, role, "weight")
+        found = found if fused is None else found.rows(self._part(len(found.codes), fused[2]))
+        if found.codes.shape != expected:
+            raise ModelError(f"'{name}' has {found.codes.shape} codes where config.json says {expected}")
+        return found
 
     def matrix(self, role: str, layer: int | None = None) -> Array:
         """A linear layer or a table, [outputs, inputs] or [rows, width]. A tied head is the embedding's table."""
@@ -42,24 +57,26 @@ class Weights:
         name = self._name(role, part, layer)
         if name is None:
             raise ModelError(f"the checkpoint has no tensor '{self._template(role, part, layer)}'")
-        found = np.asarray(self.tensors[name], np.float32)
-        if self.row.transposed and part == "weight" and role in ("q", "k", "v", "o", "up", "down"):
+        codes = self.codes_of(name)  # of which rows are outputs, whatever the floats' are
+        found = np.asarray(self.tensors[name], np.float32) if codes is None else codes.real()
+        if codes is None and self.row.transposed and part == "weight" and role in ("q", "k", "v", "o", "up", "down"):
             found = np.ascontiguousarray(found.T)
         fused = _FUSED.fullmatch(self.row.names[role])
-        found = found if fused is None else self._part(found, fused[2])
+        found = found if fused is None else found[self._part(len(found), fused[2])]
         expected = shape_of(self.spec, role, part)
         if found.shape != expected:
             raise ModelError(f"tensor '{name}' has shape {found.shape} where config.json says {expected}")
         return found
 
-    def _part(self, fused: Array, part: str) -> Array:
+    def _part(self, rows: int, part: str) -> slice:
+        """Which rows of a fused tensor are a role's."""
         query, key = self.spec.heads * self.spec.head_size, self.spec.kv_heads * self.spec.head_size
         if part in "qkv":
             start = {"q": 0, "k": query, "v": query + key}[part]
-            return fused[start:start + (query if part == "q" else key)]
+            return slice(start, start + (query if part == "q" else key))
         number, count = (int(text) for text in part.split("/"))
-        size = len(fused) // count
-        return fused[number * size:(number + 1) * size]
+        size = rows // count
+        return slice(number * size, (number + 1) * size)
 
     def _template(self, role: str, part: str, layer: int | None) -> str:
         name = self.row.names[role]

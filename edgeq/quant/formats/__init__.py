@@ -22,7 +22,7 @@ FORMATS: Final[Mapping[str, BlockFormat]] = MappingProxyType({row.name: row for 
     BlockFormat("Q4_1", 3, 32, 32, Whole(0, 15), (Scale(), Minimum(), Bits(4, 0, 16))),
     BlockFormat("Q5_0", 6, 32, 32, Whole(-16, 15), (Scale(), Bits(1, 4, 1), Bits(4, 0, 16))),
     BlockFormat("Q5_1", 7, 32, 32, Whole(0, 31), (Scale(), Minimum(), Bits(1, 4, 1), Bits(4, 0, 16))),
-    BlockFormat("Q8_0", 8, 32, 32, Whole(-127, 127), (Scale(), Signed())),
+    BlockFormat("Q8_0", 8, 32, 32, Whole(-127, 127, -128), (Scale(), Signed())),
     BlockFormat("Q2_K", 10, 256, 16, Whole(0, 3), (Nibbles(), Bits(2, 0, 32), Scale(), Minimum())),
     BlockFormat("Q3_K", 11, 256, 16, Whole(-4, 3), (Bits(1, 2, 32), Bits(2, 0, 32), SignedSixes(), Scale())),
     BlockFormat("Q4_K", 12, 256, 32, Whole(0, 15), (Scale(), Minimum(), Sixes(), Bits(4, 0, 32))),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq import policy
-from edgeq.quant.formats.grid import Array, Grid, Levels, Storage, Whole
+from edgeq.quant.formats.grid import Array, Grid, Levels, Storage, Table, Whole
 from edgeq.quant.formats.layout import (
     Minimum,
     Nibbles,
@@ -50,6 +50,10 @@ class BlockFormat:
     @property
     def bits_per_weight(self) -> float:
         return 8 * self.unit_bytes / self.unit
+
+    @property
+    def code_bits(self) -> int:
+        return 4 if isinstance(self.levels, Table) else (self.levels.high - self.levels.low).bit_length()
 
     @property
     def has_minimum(self) -> bool:

@@ -14,20 +14,28 @@ Codes: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Levels are the whole numbers from low to high; code 0 is low."""
+    """Levels are the whole numbers from low to high; code 0 is low.
+
+    first: what code 0 is where that is below low: a level that files may hold and that nothing is rounded to.
+    """
 
     low: int
     high: int
+    first: int | None = None
 
     def nearest(self, values: Array) -> Array:
         """The level next to each value, both in units of the block's scale."""
         return np.clip(np.rint(values), self.low, self.high)
 
     def codes(self, levels: Array) -> Codes:
-        return (levels - self.low).astype(np.uint8)
+        return (levels - self.lowest).astype(np.uint8)
 
     def of(self, codes: Codes) -> Array:
-        return codes.astype(np.float32) + self.low
+        return codes.astype(np.float32) + self.lowest
+
+    @property
+    def lowest(self) -> int:
+        return self.low if self.first is None else self.first
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -41,7 +41,7 @@ class Bits:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """Whole codes, as 8-bit numbers around 0."""
+    """Whole codes, as 8-bit numbers around 0, which is code 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def packed(part: Part, unit: Unit) -> Bytes:
         case Bits(bits, shift, run):
             return pack_fields((unit.codes >> np.uint8(shift)) & np.uint8((1 << bits) - 1), bits, run)
         case Signed():
-            return (unit.codes.astype(np.int16) - 127).astype(np.int8).view(np.uint8)
+            return unit.codes ^ np.uint8(128)
     assert unit.scales is not None
     match part:
         case SignedSixes():
@@ -126,7 +126,7 @@ def read(part: Part, data: Bytes, unit: Unit) -> None:
         case Bits(bits, shift, run):
             unit.codes = unit.codes | (unpack_fields(data, bits, run) << np.uint8(shift))
         case Signed():
-            unit.codes = (data.view(np.int8).astype(np.int16) + 127).astype(np.uint8)
+            unit.codes = data ^ np.uint8(128)
         case Nibbles():
             unit.scales, unit.minima = data & 15, data >> 4
         case Sixes():
