@@ -35,9 +35,10 @@ def convert(
     device: str | None = None, bits: int = 8, calibration: Any = None, samples: int | None = None,
     activations: str | int = "auto", weights: str = "per-channel", calibrator: str = "auto",
     calibration_cache: str | Path | None = None, method: str = "auto", keep_float: Names = (),
-    inputs: Inputs | None = None, example_inputs: Any = None, preprocess: Before | None = None,
-    postprocess: After | None = None, labels: str | Path | Sequence[str] = (), layout: str = "keep",
-    io: str = "float", full_integer: bool = False, prefer: str | None = None, eval: Any = None, metric: Any = None,
+    inputs: Inputs | None = None, example_inputs: Any = None, state: Mapping[str, str] | Names | None = None,
+    preprocess: Before | None = None, postprocess: After | None = None,
+    labels: str | Path | Sequence[str] = (), layout: str = "keep", io: str = "float",
+    full_integer: bool = False, prefer: str | None = None, eval: Any = None, metric: Any = None,
     max_drop: float | str | None = None, min_metric: float | None = None,
     max_bytes: int | str | None = None, min_db: float | None = None,
     keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
@@ -76,6 +77,8 @@ def convert(
         inputs: input name -> shape, where dimensions are free: (1, 3, 224, 224), "1x3x224x224", "1x1..128" (a range
             that stays free), "1xT".
         example_inputs: of a torch module: a tensor, a tuple (positional) or a dict (by name).
+        state: of a streaming model, input name -> the output that it is in the next step, or "in=out", or several;
+            "none": there is no such thing. Found by names without: see docs/streaming.md.
         preprocess: how an image or sound becomes the input: "imagenet", a JSON file, a dict, or an object of
             edgeq_runtime.preprocess or .sound.
         postprocess: what the outputs mean: "classify", a JSON file, a dict, or an object of

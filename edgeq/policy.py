@@ -248,6 +248,8 @@ HELD_OUT_MOST: Final = Parameter(
     32, "samples", "of them, at most", NotMeasured("more would take from the ranges, and verification runs 8"))
 HELD_OUT_FROM: Final = Parameter(
     10, "samples", "below, none can be spared, and the report says so", NotMeasured("two are left out of 10"))
+ROLLED_STEPS: Final = Parameter(256, "steps", "of a stream that a network with a state is compared with float over",
+                                NotMeasured("8 seconds of a voice detector"))
 REPORTED_ONE_IN: Final = Parameter(
     3, "one in", "samples of --eval that a search does not see, and that its result is reported on",
     NotMeasured("of 100 samples 33 are left to report on"))

@@ -42,6 +42,7 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
         "--method gptq": ("method", "gptq"), "--calibrator mse": ("calibrator", "mse"),
         "--calibration-cache c": ("calibration_cache", Path("c")),
         "--keep-float a.* --keep-float b": ("keep_float", ("a.*", "b")), **SHAPE,
+        "--state a=b --state c=d": ("state", ("a=b", "c=d")),
         "--preprocess imagenet": ("preprocess", "imagenet"), "--postprocess classify": ("postprocess", "classify"),
         "--labels data.npz": ("labels", Path("data.npz")), "--layout nhwc": ("layout", "nhwc"),
         "--io uint8,float": ("io", "uint8,float"), "--full-integer": ("full_integer", True),

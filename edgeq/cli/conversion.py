@@ -47,6 +47,9 @@ from edgeq.cli.shared import (
 @click.option("--keep-float", multiple=True, metavar="REGEX",
               help="Nodes whose name matches stay float. Repeatable.")
 @input_option
+@click.option("--state", multiple=True, metavar="IN=OUT",
+              help="An input that is an output of the step before; none: there is none. Repeatable; found by names "
+                   "without.")
 @click.option("--preprocess", metavar="FILE|PRESET",
               help="How an image or sound becomes the input: a JSON file or a preset.")
 @click.option("--postprocess", metavar="FILE|PRESET", help="What the outputs mean: a JSON file or a preset.")

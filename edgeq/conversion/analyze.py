@@ -38,7 +38,8 @@ def analyze_layers(model: Any, targets: Target, options: Options, scored: int = 
         raise UsageError("the damage is measured on real samples: add --calibration DATA")
     request = read_request(targets, replace(options, method=METHOD, calibrator=CALIBRATOR))
     network = load_model(model, inputs=request.inputs, tell=sample_sizes(request),
-                         example_inputs=request.example_inputs, open_sizes=True, trust=options.trust)
+                         example_inputs=request.example_inputs, state=request.state, open_sizes=True,
+                         trust=options.trust)
     if is_quantized(network):
         raise UsageError("the model is quantized already; give its float original")
     canonicalize(network)

@@ -50,7 +50,7 @@ class Layers:
             return "The layers were not compared: the float model is larger than what is held in memory at once."
         try:
             count = FEEDS if self.references.real else GENERATED_FEEDS
-            return compare_graphs(self.network, self.graph, self.references.feeds[:count])
+            return compare_graphs(self.network, self.graph, self.references.alone[:count])
         except EdgeqError as error:  # the page is no reason to lose the bundle
             return f"The layers could not be compared: {error}"
 

@@ -65,6 +65,7 @@ def _model(source: str, model: ir.Model) -> dict[str, Any]:
     from edgeq.graph import real_inputs
     from edgeq.passes.shapes import largest_run
     from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+    from edgeq.state import state_pairs
 
     graph, free = model.graph, free_dimensions(model)
     quantized = any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in graph)
@@ -72,7 +73,7 @@ def _model(source: str, model: ir.Model) -> dict[str, Any]:
     return {
         "kind": "model", "path": source, "quantized": quantized,
         "inputs": [_value(value, free) for value in real_inputs(graph)],
-        "outputs": [_value(value, free) for value in graph.outputs],
+        "outputs": [_value(value, free) for value in graph.outputs], "state": state_pairs(model),
         "ops": dict(Counter(node.op_type for node in graph).most_common()),
         "parameters": sum(tensor.size for tensor in tensors),
         "bytes": {"as it is": sum(tensor.nbytes for tensor in tensors)} if quantized else

@@ -26,6 +26,7 @@ from edgeq.quant.feeds import InputSpec
 from edgeq.quant.plan import QuantPlan
 from edgeq.quant.samples import Samples
 from edgeq.scheme import QuantParams
+from edgeq.state import state_pairs
 from edgeq.verification.verify_artifact import Verification
 from edgeq_runtime import __version__
 from edgeq_runtime.dimensions import Free
@@ -80,7 +81,8 @@ class Metadata:
             preprocessing=self.preprocessing(made.pixels),
             postprocessing=None if postprocess is None else postprocess.to_dict(), labels=self.request.labels,
             quantization=self.quantization(artifact), calibration=self.calibration, source_sha256=self.source_sha256,
-            edgeq_version=__version__, product=self.request.options.product, version=self.request.options.version)
+            edgeq_version=__version__, product=self.request.options.product, version=self.request.options.version,
+            state=state_pairs(self.graph))
         return manifest if self.request.device is None else self.request.device.fitted(manifest)
 
     def report(self, manifest: Manifest, artifact: Artifact, verification: Verification | None,
@@ -100,6 +102,7 @@ class Metadata:
             "notes": [asdict(note) for note in artifact.notes],
             "verification": None if verification is None else verification.to_json(),
             "mixed_precision": quantized.mixed.to_json(),
+            **({} if not manifest.state else {"state": manifest.state}),
             **({} if evaluation is None else {"evaluation": evaluation}),
             **({} if trial is None else {"device": {"said": trial.said, **trial.facts}}),
         }
@@ -198,8 +201,9 @@ def on_grid(spec: TensorSpec, grid: QuantParams | None) -> TensorSpec:
 
 
 def input_specs(network: ir.Model) -> dict[str, InputSpec]:
-    """What every input of a network expects: dtype and shape."""
-    return {spec.name: InputSpec(spec.dtype, spec.shape)
+    """What every input of a network expects: dtype and shape, and where a state comes from."""
+    pairs = state_pairs(network)
+    return {spec.name: InputSpec(spec.dtype, spec.shape, pairs.get(spec.name, ""))
             for spec in specs(real_inputs(network.graph), free_dimensions(network))}
 
 

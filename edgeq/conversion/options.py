@@ -36,6 +36,7 @@ class Options:
     keep_float: Names = ()
     inputs: Inputs | None = None
     example_inputs: Any = None
+    state: Mapping[str, str] | Names | None = None
     preprocess: Before | None = None
     postprocess: After | None = None
     labels: str | Path | Sequence[str] = ()
@@ -84,6 +85,7 @@ class Words(TypedDict, total=False):
     keep_float: Names
     inputs: Inputs | None
     example_inputs: Any
+    state: Mapping[str, str] | Names | None
     preprocess: Before | None
     postprocess: After | None
     labels: str | Path | Sequence[str]

@@ -34,7 +34,7 @@ from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import in_steps, selftest_cases, selftest_tolerance
 from edgeq.conversion.suspicions import suspicions
 from edgeq.conversion.words import Target
-from edgeq.errors import EdgeqError, ModelError, TooFarFromFloat, UnsupportedModel
+from edgeq.errors import EdgeqError, ModelError, TooFarFromFloat, UnsupportedModel, UsageError
 from edgeq.external_weights import is_large
 from edgeq.frontends import check_there, load_source
 from edgeq.frontends.decoder.checkpoint import is_checkpoint
@@ -46,9 +46,11 @@ from edgeq.passes.dynamic import without_dynamic_rounding
 from edgeq.passes.images import arrays_channels_last, channels_first_names, make_channels_last
 from edgeq.quant.calibrate.advice import Survey, survey
 from edgeq.quant.qdq import without_rounding
+from edgeq.quant.recordings import roll_out
 from edgeq.quant.samples import Samples, open_samples
 from edgeq.report.html import write_page
 from edgeq.report.verdict import from_float, verdict
+from edgeq.state import filled, state_pairs
 from edgeq.verification.evaluate import LabelledData
 from edgeq.verification.interface import as_taken
 from edgeq.verification.references import Origin, References
@@ -82,7 +84,7 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
     """Write one bundle to each path -> the targets whose bundle failed, and why. paths: by the name of the target."""
     sizes = sample_sizes(request)
     network, source = load_source(model, inputs=request.inputs, tell=sizes, example_inputs=request.example_inputs,
-                                  open_sizes=all(target.open_sizes for target in request.targets),
+                                  state=request.state, open_sizes=all(target.open_sizes for target in request.targets),
                                   exact=request.weights == "float32", trust=request.options.trust)
     check_meaning(network, request.postprocess, request.labels)
     canonicalize(network)
@@ -166,7 +168,7 @@ def _largest(metadata: Metadata, references: References) -> dict[str, float]:
     if isinstance(metadata.request.preprocess, Preprocess):
         gain = 1.0  # no pixel is larger than those of the samples may be
     try:
-        found = largest_values(metadata.quantized.network, references.feeds, gain)
+        found = largest_values(metadata.quantized.network, references.alone, gain)
     except ModelError:
         return {}  # verification will say so
     for name, seen in metadata.quantized.statistics.items():
@@ -181,7 +183,7 @@ def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Mo
     arithmetic = backend_named(manifest.target).arithmetic
     tolerance = selftest_tolerance(graph, artifact, arithmetic, verification, outputs)
     write_selftest(folder / SELFTEST_NAME, selftest_cases(
-        [as_taken(manifest, feed) for feed in references.feeds],
+        [as_taken(manifest, feed) for feed in filled(references.feeds, outputs, references.pairs)],
         [{spec.name: to_integers(spec, found[spec.name]) for spec in manifest.outputs} for found in outputs],
     ), in_steps(tolerance, manifest.outputs))
     return verification
@@ -216,16 +218,21 @@ def _to_verify_on(network: ir.Model, request: Request, samples: Samples | None, 
     are some.
     """
     if unseen is not None:
-        return unseen.chosen(policy.VERIFIED_SAMPLES.value), HELD_OUT
+        return unseen.stretch or unseen.chosen(policy.VERIFIED_SAMPLES.value), HELD_OUT
     measure = request.measure
     if isinstance(measure, LabelledData) and measure.metric is not None and not request.is_search:
         return measure.feeds(input_specs(network), preprocess=request.preprocess), "--eval"
-    return samples, TOO_FEW if samples is not None and is_fitted(network, request) else "calibration samples"
+    if samples is None:
+        return None, "calibration samples"
+    return samples.running(), TOO_FEW if is_fitted(network, request) else "calibration samples"
 
 
 def open_calibration(network: ir.Model, request: Request) -> Samples | None:
-    """The calibration samples as a network takes them."""
+    """The calibration samples as a network takes them, with the state that it has at each."""
     if request.calibration is None:
         return None
-    return open_samples(request.calibration, input_specs(network), limit=request.sample_limit,
-                        preprocess=request.preprocess)
+    if request.calibration_cache is not None and state_pairs(network):
+        raise UsageError("--calibration-cache goes on where samples ended, and a streaming model's state does not: "
+                         "leave it out, or take --state none")
+    return roll_out(network, open_samples(request.calibration, input_specs(network), limit=request.sample_limit,
+                                          preprocess=request.preprocess))

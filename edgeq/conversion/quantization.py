@@ -37,6 +37,7 @@ from edgeq.quant.float16 import store_half
 from edgeq.quant.methods import Method
 from edgeq.quant.plan import QuantPlan, make_plan
 from edgeq.quant.qdq import DEQUANTIZE, QUANTIZE
+from edgeq.quant.recordings import roll_out
 from edgeq.quant.samples import Samples
 from edgeq.quant.scaling.accept import Scaled
 from edgeq.scheme import QuantType
@@ -193,7 +194,7 @@ def _calibrators(network: ir.Model, plan: QuantPlan, statistics: Statistics, lea
     if learn is None or judge is None:
         return CALIBRATORS[DEFAULT]
     skipped = policy.AUTO_CHOOSING.value if learn is judge else 0
-    judges = judge.chosen(policy.AUTO_JUDGES.value, skipped)
+    judges = judge.stretch or judge.chosen(policy.AUTO_JUDGES.value, skipped)
     chosen = choose_calibrators(network, plan, statistics, learn.chosen(policy.AUTO_CHOOSING.value), judges,
                                 lambda done, total: request.progress("choosing ranges", done, total))
     return with_pixel_grid({name: chosen.get(leader, CALIBRATORS[DEFAULT]) for name, leader in plan.groups.items()},
@@ -230,15 +231,15 @@ def _evaluations(network: ir.Model, specs: Mapping[str, InputSpec], seen: Sample
         return fidelity(feeds, run_onnx(network, feeds, fused=True), network.graph)
 
     if measure is not None and measure.data is not None:
-        given = evaluation_samples(measure.data, specs, preprocess=request.preprocess)
+        given = roll_out(network, evaluation_samples(measure.data, specs, preprocess=request.preprocess))
         if not request.is_search or given.count < policy.HELD_OUT_FROM.value:
-            return (outputs(list(given)), SEARCHED if request.is_search else "--eval"), None
-        led_by, kept = given.split(policy.REPORTED_ONE_IN.value)
-        return (outputs(list(led_by)), SEARCHED), (outputs(list(kept)), "--eval, unseen by the search")
+            return (outputs(list(given.running())), SEARCHED if request.is_search else "--eval"), None
+        led_by, kept = (list(part.running()) for part in given.split(policy.REPORTED_ONE_IN.value))
+        return (outputs(led_by), SEARCHED), (outputs(kept), "--eval, unseen by the search")
     assert seen is not None
     if unseen is None:
-        return (outputs(seen.chosen(policy.FIDELITY_SAMPLES.value)), TOO_FEW), None
+        return (outputs(seen.stretch or seen.chosen(policy.FIDELITY_SAMPLES.value)), TOO_FEW), None
     if not request.is_search:
-        return (outputs(unseen.chosen(policy.FIDELITY_SAMPLES.value)), HELD_OUT), None
-    return (outputs(seen.chosen(policy.FIDELITY_SAMPLES.value)), "calibration samples"), (
-        outputs(unseen.chosen(policy.FIDELITY_SAMPLES.value)), HELD_OUT)
+        return (outputs(unseen.stretch or unseen.chosen(policy.FIDELITY_SAMPLES.value)), HELD_OUT), None
+    return (outputs(seen.stretch or seen.chosen(policy.FIDELITY_SAMPLES.value)), "calibration samples"), (
+        outputs(unseen.stretch or unseen.chosen(policy.FIDELITY_SAMPLES.value)), HELD_OUT)

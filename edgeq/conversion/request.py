@@ -64,6 +64,7 @@ class Request:
     what engines that leave the choice compute floats in. table_channels: 4-bit weights are indices into tables of 16
     numbers, one for so many channels; 0: they are integers. calibrator: None: chosen for each tensor by what it costs
     the outputs. is_measured: single layers get another precision where measuring them on the samples advises it.
+    state: input -> the output that it is in the next step; None: found by names.
     measure, limits: what the user wants scored, and what a search must keep of it. options: the words, of which the
     report repeats some; `strict`, `verify`, `force` and `dry_run` mean what they say.
     """
@@ -83,6 +84,7 @@ class Request:
     calibration_cache: Path | None
     inputs: Mapping[str, tuple[Dimension, ...]]
     example_inputs: Any
+    state: Mapping[str, str] | None
     preprocess: Preprocess | LogMel | None
     postprocess: Classify | Detect | None
     labels: tuple[str, ...]
@@ -150,7 +152,7 @@ def read_request(targets: words.Target, options: Options) -> Request:
         keep_float=words.patterns("--keep-float", options.keep_float),
         calibration=_kept(options.calibration, options.samples), sample_limit=options.samples,
         calibration_cache=words.path("--calibration-cache", options.calibration_cache),
-        inputs=words.shapes(options.inputs), example_inputs=options.example_inputs,
+        inputs=words.shapes(options.inputs), example_inputs=options.example_inputs, state=words.state(options.state),
         preprocess=words.preprocess(options.preprocess), postprocess=words.postprocess(options.postprocess),
         labels=words.labels(options.labels),
         channels_last=options.layout == "nhwc", io=_interface(options),

@@ -15,6 +15,7 @@ from edgeq.conversion.request import FloatOutputs, Request
 from edgeq.errors import CalibrationError
 from edgeq.quant.feeds import Feed, InputSpec
 from edgeq.quant.samples import ARRAYS, Samples, open_samples
+from edgeq.state import state_of
 from edgeq.verification.evaluate import evaluation_samples
 from edgeq_runtime.dimensions import Choice, Dimension, Free, Range
 
@@ -54,12 +55,12 @@ class SampleSizes:
         return known
 
     def _sizes(self, inputs: Mapping[ir.Value, tuple[Dimension, ...]]) -> dict[str, int | Free]:
-        specs = {str(value.name): InputSpec(value.dtype.numpy().name, shape) for value, shape in inputs.items()
-                 if value.dtype is not None}
+        specs = {str(value.name): InputSpec(value.dtype.numpy().name, shape, state_of(value))
+                 for value, shape in inputs.items() if value.dtype is not None}
         seen: dict[str, set[int]] = {}
         for feed in islice(self.open(specs), 1 if self.is_uniform else None):
             for name, spec in specs.items():
-                for size, dimension in zip(feed[name].shape, spec.shape, strict=True):
+                for size, dimension in zip(feed[name].shape, spec.shape, strict=True) if name in feed else ():
                     if isinstance(dimension, str):
                         seen.setdefault(dimension, set()).add(size)
         return {name: _dimension(name, sorted(sizes)) for name, sizes in seen.items() if min(sizes) > 0}

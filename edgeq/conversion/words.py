@@ -103,6 +103,21 @@ def patterns(flag: str, given: Any) -> tuple[str, ...]:
     return tuple(text(flag, one) for one in ([given] if isinstance(given, str) else _listed(flag, given)))
 
 
+def state(given: Any) -> dict[str, str] | None:
+    """Input -> the output that it is in the next step, of `state` in Python and --state; {} of "none", None of what
+    names tell.
+    """
+    if given is None or isinstance(given, Mapping):
+        return given if given is None else {text("--state", name): text("--state", given[name]) for name in given}
+    said = patterns("--state", given)
+    if said == ("none",):
+        return {}
+    pairs = dict((one.split("=") * 2)[:2] for one in said)
+    if len(pairs) != len(said) or not all(one.count("=") == 1 for one in said):
+        raise UsageError(f"--state {' '.join(said)}: give INPUT=OUTPUT for each state, or none")
+    return pairs or None
+
+
 def shapes(given: Any) -> dict[str, tuple[Dimension, ...]]:
     """Input name -> shape, of `inputs` in Python and --input."""
     if given is None:

@@ -24,6 +24,7 @@ from edgeq.frontends.versions import to_opset
 from edgeq.graph import IR_VERSION, OPSET, real_inputs
 from edgeq.passes.interface import Tell, forget_no_names
 from edgeq.passes.shapes import fix_shapes
+from edgeq.state import check_state, mark_state
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -33,16 +34,16 @@ Source: TypeAlias = Union[str, Path, onnx.ModelProto, ir.Model, "ExportedProgram
 
 
 def load_model(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell | None = None,
-               example_inputs: Any = None, open_sizes: bool = False, exact: bool = False, trust: bool = False,
-               ) -> ir.Model:
+               example_inputs: Any = None, state: Mapping[str, str] | None = None, open_sizes: bool = False,
+               exact: bool = False, trust: bool = False) -> ir.Model:
     """Read a network; see `load_source`."""
-    return load_source(source, inputs=inputs, tell=tell, example_inputs=example_inputs, open_sizes=open_sizes,
-                       exact=exact, trust=trust)[0]
+    return load_source(source, inputs=inputs, tell=tell, example_inputs=example_inputs, state=state,
+                       open_sizes=open_sizes, exact=exact, trust=trust)[0]
 
 
 def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell | None = None,
-                example_inputs: Any = None, open_sizes: bool = False, exact: bool = False, trust: bool = False,
-                ) -> tuple[ir.Model, Reference | None]:
+                example_inputs: Any = None, state: Mapping[str, str] | None = None, open_sizes: bool = False,
+                exact: bool = False, trust: bool = False) -> tuple[ir.Model, Reference | None]:
     """Read a network -> it, and the source as an engine computes that has seen no rewrite of ours (None where its
     weights are too large for that).
 
@@ -54,6 +55,7 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell 
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
         What is given as a range or choice stays free.
     tell: knows the sizes of which nothing is said, as the samples do; see `edgeq.passes.interface`.
+    state: input -> the output that it is in the next step; None: found, see `edgeq.state`.
     open_sizes: sizes that depend on the data (of NonZero, NonMaxSuppression, a computed Slice) may stay open.
     trust: read pickles in a .pt2 file, which can run any code.
     exact: bfloat16 is rounded inside an Attention too; it costs time, and below 32 bits nothing is left of it.
@@ -71,7 +73,9 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell 
     long_indices(model)
     check_model(model)
     _check_interface(model.graph)
+    mark_state(model, state)
     fix_shapes(model, inputs, tell=tell, open_sizes=open_sizes)
+    check_state(model, state)
     _check_interface(model.graph)  # again: a file may call a sequence a tensor
     check_values(model)
     return model, reference(model)

@@ -13,6 +13,7 @@ from edgeq.errors import ModelError
 from edgeq.external_weights import is_large
 from edgeq.inference.partition import Part, parts_of
 from edgeq.inference.session import Arrays, open_session
+from edgeq.state import fed_back
 
 __all__ = ["PART", "Arrays", "predictor", "run_onnx", "run_parts"]
 
@@ -31,7 +32,8 @@ def run_onnx(model: ir.Model, feeds: Iterable[Arrays], *, fused: bool = False) -
 
 def predictor(model: ir.Model | Path | bytes, *, fused: bool = False, arena: bool = True,
               entries: Mapping[str, Any] = MappingProxyType({})) -> Callable[[Arrays], dict[str, NDArray[Any]]]:
-    """A function feed -> outputs of `model`, in the model's order. Arguments are those of `open_session`.
+    """A function feed -> outputs of `model`, in the model's order; of a streaming model for one stream of feeds, see
+    `fed_back`. Arguments are those of `open_session`.
 
     Raises:
         ModelError: onnxruntime refuses the model, or fails on a feed.
@@ -46,7 +48,7 @@ def predictor(model: ir.Model | Path | bytes, *, fused: bool = False, arena: boo
             raise ModelError(f"onnxruntime, the reference of every check, cannot run the model: {error}") from error
         return dict(zip(names, outputs, strict=True))
 
-    return predict
+    return fed_back(predict, model) if isinstance(model, ir.Model) else predict
 
 
 def run_parts(model: ir.Model, feeds: Iterable[Arrays], most: int, *, fused: bool = False,

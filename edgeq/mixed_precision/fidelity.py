@@ -17,15 +17,19 @@ from edgeq.verification.evaluate import Evaluation, fidelity
 
 @dataclass(frozen=True)
 class Fidelity:
-    """feeds: what is compared on."""
+    """feeds: samples that single roundings may be measured on. compared: what whole networks are compared on, over time
+    where they stream.
+    """
 
     network: ir.Model
     feeds: Sequence[Arrays]
+    compared: Sequence[Arrays]
 
     @classmethod
     def of(cls, network: ir.Model, samples: Samples) -> Fidelity:
         """On a few of the samples."""
-        return cls(network, samples.chosen(policy.FIDELITY_SAMPLES.value))
+        feeds = samples.chosen(policy.FIDELITY_SAMPLES.value)
+        return cls(network, feeds, samples.stretch or feeds)
 
     def sqnr_db(self, graph: ir.Model) -> float:
         """Of the worst output."""
@@ -34,7 +38,7 @@ class Fidelity:
     @cached_property
     def _evaluation(self) -> Evaluation:
         network = with_comparable_outputs(self.network)
-        return fidelity(self.feeds, run_onnx(network, self.feeds, fused=True), network.graph)
+        return fidelity(self.compared, run_onnx(network, self.compared, fused=True), network.graph)
 
 
 def score_graph(evaluation: Evaluation, graph: ir.Model) -> float:

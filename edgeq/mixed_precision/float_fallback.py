@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from edgeq import policy
 from edgeq.errors import ModelError
-from edgeq.graph import constant_bytes
+from edgeq.graph import constant_bytes, label
 from edgeq.mixed_precision.candidates import layer_bytes, measured_path
 from edgeq.mixed_precision.fidelity import Fidelity
 from edgeq.mixed_precision.greedy_path import Assignment
@@ -25,8 +25,12 @@ from edgeq.mixed_precision.price import Price
 from edgeq.mixed_precision.result import Measurement, MixedPrecision, Trial
 from edgeq.mixed_precision.trial_builder import LARGEST, TrialBuilder, precisions
 from edgeq.quant.plan import Precision, QuantPlan
+from edgeq.quant.plan.units import weights_of
+from edgeq.state import loop_nodes, state_pairs
+from edgeq.targets import Same
 
 _FASTER: Final = "computes faster in float, by the measured costs of its operators"
+_STATE: Final = "at 8 bits a state drifts here, step by step"
 
 
 def float_fallback(builder: TrialBuilder, fidelity: Fidelity, price: Price) -> MixedPrecision:
@@ -34,26 +38,34 @@ def float_fallback(builder: TrialBuilder, fidelity: Fidelity, price: Price) -> M
     trying = _Trying(builder, fidelity, price)
     plain = best = trying.trial({})
     enough = policy.SCORES_DB.value if _gives_scores(builder.network) else policy.VALUES_DB.value
+    ended = f"From {enough:g} dB on nothing more is tried."
     measured = Measurement("8-bit weights and activations", plain.score, budget=policy.FALLBACK_TRIALS.value,
                            times=price.reference(), slower=price.slower())
     trials = list[Trial]()
-    faster = _faster(builder, price)
-    if faster:
-        best = trying.trial(_in_float(builder, faster))
+    first = _in_float(builder, _faster(builder, price))
+    if first:
+        best = trying.trial(first)
         trials.append(best)
     if plain.score >= enough or not builder.plan({}).groups:
         return MixedPrecision.of(replace(measured, chosen=trials[0] if trials else None, trials=tuple(trials),
-                                         stopped=f"From {enough:g} dB on nothing more is tried."))
+                                         stopped=ended))
     if constant_bytes(builder.network.graph) > LARGEST:
         return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))
+    carrying = _carrying_state(builder)
+    if carrying and price.allows(builder.plan(first | carrying), saves=best.score < policy.BROKEN_DB.value):
+        trials.append(trying.trial(first | carrying))
+        if trials[-1].score >= best.score + policy.FALLBACK_GAIN_DB.value:
+            best, first = trials[-1], first | carrying
+        if best.score >= enough:
+            return MixedPrecision.of(replace(measured, chosen=best, trials=tuple(trials), stopped=ended))
     try:
         path = measured_path(builder, fidelity.feeds[:policy.FALLBACK_NOISE_SAMPLES.value], (8, 16),
-                             policy.FALLBACK_MOST_BYTES.value, price.extra, faster)
+                             policy.FALLBACK_MOST_BYTES.value, price.extra, frozenset(first))
     except ModelError as error:  # plain W8A8 is what the user gets then, and is told
         note = f"the layers could not be measured one by one: {error}"
         return MixedPrecision.of(replace(measured, note=note))
     for place in _worth_trying(path, price, saves=best.score < policy.BROKEN_DB.value):
-        layers = _with_reasons(path[:place + 1])
+        layers = _with_reasons(path[:place + 1], first)
         if not trying.allows(layers, saves=best.score < policy.BROKEN_DB.value):
             continue  # more than was predicted, where float spreads to the neighbours
         trials.append(trying.trial(layers))
@@ -62,7 +74,7 @@ def float_fallback(builder: TrialBuilder, fidelity: Fidelity, price: Price) -> M
             best = trials[-1]
         if trials[-1].score >= enough:
             break
-    stopped = f"From {enough:g} dB on nothing more is tried." if trials and trials[-1].score >= enough else price.limit
+    stopped = ended if trials and trials[-1].score >= enough else price.limit
     return MixedPrecision.of(replace(measured, chosen=None if best is plain else best, trials=tuple(trials),
                                      stopped=stopped))
 
@@ -107,13 +119,28 @@ def _in_float(builder: TrialBuilder, nodes: Collection[str]) -> dict[str, Precis
     return precisions({name: 16 for name in builder.layers if name in nodes}, nodes, _FASTER)
 
 
+def _carrying_state(builder: TrialBuilder) -> dict[str, Precision]:
+    """What computes a state from itself without weights: a rounding there comes back in every step, where one of what a
+    layer reads does not.
+    """
+    integers = builder.integers
+    nodes = [] if integers is None or not state_pairs(builder.network) else [
+        node for node in loop_nodes(builder.network) if node in integers.nodes
+        and not weights_of(node) and builder.units.constraint(node, Same) is None]
+    return precisions({}, map(label, nodes), _STATE)
+
+
 def _worth(trial: Trial, price: Price) -> float:
     return trial.score - (0.0 if price.is_timed else policy.FALLBACK_WORTH_DB.value * trial.float_share)
 
 
 def _gives_scores(network: ir.Model) -> bool:
-    """True when every output is one row of scores, of which the largest counts; or one for each of a free batch."""
-    shapes = [list(value.shape) for value in network.graph.outputs if value.shape is not None]
+    """True when every output but state is one row of scores, of which the largest counts; or one for each of a free
+    batch.
+    """
+    state = state_pairs(network).values()
+    outputs = [value for value in network.graph.outputs if value.name not in state]
+    shapes = [list(value.shape) for value in outputs if value.shape is not None]
     return all(shape and isinstance(shape[-1], int) and shape[-1] > 1 and all(
         size == 1 or (axis == 0 and not isinstance(size, int)) for axis, size in enumerate(shape[:-1]))
         for shape in shapes)
@@ -136,9 +163,10 @@ def _worth_trying(path: Sequence[Assignment], price: Price, *, saves: bool) -> l
     return [found[(k + 1) * len(found) // most - 1] for k in range(most)] if len(found) > most else found
 
 
-def _with_reasons(path: Sequence[Assignment]) -> dict[str, Precision]:
-    """The last assignment of a path; each node says what its step won."""
-    found = precisions(path[-1].bits, path[0].floats, _FASTER)
+def _with_reasons(path: Sequence[Assignment], first: Mapping[str, Precision]) -> dict[str, Precision]:
+    """The last assignment of a path; each node says what its step won. first: what was in float at its beginning."""
+    found = precisions(path[-1].bits, ())
+    found |= {name: replace(given, weight_bits=found.get(name, given).weight_bits) for name, given in first.items()}
     for before, after in pairwise(path):
         gain = before.noise - after.noise
         lost = 10 * math.log10(path[0].noise / max(path[0].noise - gain, 1e-30))

@@ -16,6 +16,7 @@ from edgeq.errors import UsageError
 from edgeq.inference.reference import predictor
 from edgeq.inference.session import Arrays
 from edgeq.metrics import Metric
+from edgeq.state import filled, state_pairs
 from edgeq.verification.evaluate import Evaluation
 
 _NUMBERS_KEPT, _FEEDS_KEPT = 1024, 1000  # memory: 4 MB for each input
@@ -110,22 +111,25 @@ def goal_on(network: ir.Model, evaluation: Evaluation, limits: Limits, told: str
             ) -> Goal:
     """Score the float network, and note what it is fed."""
     seen: list[Arrays] = []
+    given: list[Arrays] = []
     numbers: dict[str, list[NDArray[Any]]] = {}
     count = 0
-    predict = predictor(network, fused=True)
+    predict, pairs = predictor(network, fused=True), state_pairs(network)
 
     def noting(feed: Arrays) -> Mapping[str, Any]:
         nonlocal count
         count += 1
         for name, array in feed.items():
-            if array.dtype.kind == "f" and count <= _FEEDS_KEPT:
+            if array.dtype.kind == "f" and name not in pairs and count <= _FEEDS_KEPT:
                 numbers.setdefault(name, []).append(array.reshape(-1)[::max(1, array.size // _NUMBERS_KEPT)])
         if len(seen) < policy.NOISE_SAMPLES.value:
             seen.append(feed)
+            given.append(predict(feed))
+            return given[-1]
         return predict(feed)
 
     score = evaluation.score(noting)
-    return Goal(evaluation, limits, score, tuple(seen), count, told,
+    return Goal(evaluation, limits, score, tuple(filled(seen, given, pairs)), count, told,
                 {name: np.concatenate(parts) for name, parts in numbers.items()}, unseen)
 
 

@@ -12,6 +12,7 @@ from edgeq.errors import UsageError
 from edgeq.graph import attribute, constant, real_inputs
 from edgeq.graph import rank as rank_of
 from edgeq.ops import KEEPING_AXES, POOLING, SPATIAL
+from edgeq.state import state_of
 
 Order: TypeAlias = tuple[int, ...]  # which axis of a public tensor stands where in a value inside
 CHANNELS_FIRST: Final = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
@@ -86,13 +87,14 @@ def _makers(value: ir.Value) -> Iterator[Order]:
 
 
 def channels_first_names(graph: ir.Graph) -> list[str]:
-    """What `--layout nhwc` changes.
+    """What `--layout nhwc` changes. State stays as it is: both of its ends have one shape.
 
     Raises:
         UsageError: nothing; says what is known of each input and output.
     """
     known = layouts(graph)
-    names = [name for name, layout in known.items() if layout in CHANNELS_FIRST.values()]
+    state = {name for value in real_inputs(graph) if (after := state_of(value)) for name in (value.name, after)}
+    names = [name for name, layout in known.items() if layout in CHANNELS_FIRST.values() and name not in state]
     if not names:
         found = ", ".join(f"'{value.name}' {known.get(value.name or '', 'no image that is known')}"
                           for value in (*real_inputs(graph), *graph.outputs))

@@ -10,6 +10,10 @@
                                     or of dicts by name, each a sample with its batch axis or without, or a batch
 
 Arrays may be torch tensors. What a sample holds beyond the inputs, labels say, is left out.
+
+Of a streaming model, samples are steps in the order of time, and a state that they leave out is fed back: an .npz, an
+.npy, each file of arrays in a folder and each batch is a recording, which begins with zeros, or with the state that it
+holds once. A sample that holds a state of its own begins with that.
 """
 from __future__ import annotations
 
@@ -34,14 +38,18 @@ from edgeq.quant.feeds import (
     InputSpec,
     Located,
     batched,
+    begun,
     check_names,
     checked,
     expected,
     fits_specs,
+    given,
+    initial_state,
     is_array,
     named,
     samples_of,
 )
+from edgeq_runtime.dimensions import fits
 from edgeq_runtime.sound import LogMel, read_wav
 
 Preprocess: TypeAlias = Callable[..., NDArray[Any]]
@@ -64,7 +72,7 @@ class Samples:
                  ranks: Callable[[], tuple[int, ...]] | None = None):
         """prepared: by the declared preprocessing. ranks: where they are known without reading."""
         self.prepared = prepared
-        self._specs, self._read, self._name, self._limit = specs, read, name, limit
+        self.specs, self._read, self._name, self._limit = specs, read, name, limit
         self._length = length if length is None or limit is None else min(length, limit)
         self._find_ranks = ranks or (lambda: places([digest_of(feed) for feed in self]))
         self._ranks: tuple[int, ...] | None = None
@@ -84,14 +92,26 @@ class Samples:
     def __iter__(self) -> Iterator[Feed]:
         empty = True
         for located in itertools.islice(self._read(), self._limit):
+            found = checked(located, self.specs)
+            yield begun(found, self.specs) if empty else found
             empty = False
-            yield checked(located, self._specs)
         if empty:
-            raise CalibrationError(f"{self._name} holds no samples; give at least one for {expected(self._specs)}")
+            raise CalibrationError(f"{self._name} holds no samples; give at least one for {expected(self.specs)}")
+
+    @property
+    def stretch(self) -> list[Feed] | None:
+        """Of a streaming model, steps as `running` gives them, enough to see errors grow; None of samples that stand
+        alone.
+        """
+        return None
+
+    def running(self) -> Iterable[Feed]:
+        """As a model takes them: of a streaming model, the state at the beginning of each recording alone."""
+        return self
 
     def first(self, count: int) -> Samples:
         """At most so many of them, from the beginning."""
-        return Samples(self._specs, self._read, self._name, self._length,
+        return Samples(self.specs, self._read, self._name, self._length,
                        count if self._limit is None else min(count, self._limit))
 
     def hold_out(self, *, in_order: bool = False) -> tuple[Samples, Samples | None]:
@@ -130,7 +150,7 @@ class Samples:
         def read() -> Iterator[Located]:
             return itertools.compress(itertools.islice(self._read(), self._limit), is_in())
 
-        return Samples(self._specs, read, self._name, length,
+        return Samples(self.specs, read, self._name, length,
                        ranks=lambda: places(list(itertools.compress(self.ranks, is_in()))))
 
     def digest(self, count: int | None = None) -> str:
@@ -205,13 +225,7 @@ def open_samples(source: Source, specs: Mapping[str, InputSpec], *, limit: int |
 
 def _from_file(path: Path, specs: Mapping[str, InputSpec], limit: int | None) -> Samples:
     columns = _Columns(path, specs)
-    with columns.opened() as streams:
-        lengths = {name: stream.rows for name, stream in streams.items()}
-    if len(set(lengths.values())) != 1:
-        listing = ", ".join(f"{name}: {rows}" for name, rows in lengths.items())
-        raise CalibrationError(f"'{path}' holds different numbers of samples ({listing}); the first axis of every "
-                               "array counts the samples")
-    return Samples(specs, columns.read, f"'{path}'", next(iter(lengths.values())), limit)
+    return Samples(specs, columns.read, f"'{path}'", columns.rows(), limit)
 
 
 class _Stream:
@@ -250,14 +264,35 @@ class _Columns:
                 yield {name: _Stream(stack.enter_context(open(self.path, "rb")))}
             else:
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
-                check_names(f"'{self.path}'", _member_names(archive), self.specs)
-                yield {name: _Stream(stack.enter_context(archive.open(f"{name}.npy"))) for name in self.specs}
+                names = _member_names(archive)
+                check_names(f"'{self.path}'", names, self.specs)
+                yield {name: _Stream(stack.enter_context(archive.open(f"{name}.npy")))
+                       for name in given(self.specs, names)}
+
+    def rows(self) -> int:
+        """Number of samples. Raises CalibrationError where the arrays hold different numbers."""
+        with self.opened() as streams:
+            lengths = {name: stream.rows for name, stream in streams.items() if not self._is_initial(name, stream)}
+        if len(set(lengths.values())) != 1:
+            listing = ", ".join(f"{name}: {rows}" for name, rows in lengths.items())
+            raise CalibrationError(f"'{self.path}' holds different numbers of samples ({listing}); the first axis of "
+                                   "every array counts the samples")
+        return next(iter(lengths.values()))
 
     def read(self) -> Iterator[Located]:
+        """Of a streaming model, the steps of one recording."""
         with self.opened() as streams:
-            for index in range(min(stream.rows for stream in streams.values())):
-                yield Located(f"'{self.path}' sample {index}", {
-                    name: batched(stream.row(), self.specs[name]) for name, stream in streams.items()})
+            initial = {name: np.stack([stream.row() for _ in range(stream.rows)])
+                       for name, stream in streams.items() if self._is_initial(name, stream)}
+            columns = {name: stream for name, stream in streams.items() if name not in initial}
+            for index in range(min(stream.rows for stream in columns.values())):
+                row = {name: batched(stream.row(), self.specs[name]) for name, stream in columns.items()}
+                yield Located(f"'{self.path}' sample {index}",
+                              row if index else begun(row | initial, self.specs))
+
+    def _is_initial(self, name: str, stream: _Stream) -> bool:
+        """The state before the first step alone."""
+        return bool(self.specs[name].state) and fits((stream.rows, *stream.shape), self.specs[name].shape, {})
 
 
 def _member_names(archive: zipfile.ZipFile) -> list[str]:
@@ -289,6 +324,10 @@ def open_files(files: Sequence[Path], name: str, specs: Mapping[str, InputSpec],
         raise CalibrationError(f"{name} holds no .npz, .npy, image or .wav files")
     if len(kinds) > 1:
         raise CalibrationError(f"{name} holds {' and '.join(kinds)}; separate them")
+    if kinds == ["arrays"] and any(spec.state for spec in specs.values()):
+        recordings = [_Columns(file, specs) for file in files]
+        return Samples(specs, lambda: itertools.chain.from_iterable(each.read() for each in recordings), name,
+                       sum(each.rows() for each in recordings), limit)
     load = _array_loader(specs) if kinds == ["arrays"] else _source_loader(kinds[0], name, specs, preprocess)
 
     def read() -> Iterator[Located]:
@@ -409,20 +448,23 @@ def _located(source: Any, specs: Mapping[str, InputSpec], name: str) -> Iterator
 def _rows_of_columns(source: Any, specs: Mapping[str, InputSpec], name: str) -> Iterator[Located]:
     """Arrays whose first axis counts the samples; what fits an input as it is is one sample."""
     columns = named(source, specs, name)
-    if not columns.keys() >= specs.keys():  # the check of a sample tells which are missing
+    wanted = given(specs, columns)
+    if not columns.keys() >= wanted.keys():  # the check of a sample tells which are missing
         yield Located(name, columns)
         return
-    lengths = {column: len(columns[column]) if columns[column].ndim else 0 for column in specs}
+    initial = initial_state(columns, wanted)
+    lengths = {column: len(columns[column]) if columns[column].ndim else 0 for column in wanted
+               if column not in initial}
     if len(set(lengths.values())) > 1:
         listing = ", ".join(f"{column}: {length}" for column, length in lengths.items())
         raise CalibrationError(f"{name} holds different numbers of samples ({listing}); the first axis of every array "
                                "counts the samples")
     for index in range(max(lengths.values(), default=0)):
         row = {column: batched(columns[column][index], specs[column]) for column in lengths}
-        if not fits_specs(row, specs) and fits_specs(columns, specs):
+        if not fits_specs(row | initial, wanted) and fits_specs(columns, wanted):
             yield Located(name, columns)
             return
-        yield Located(f"{name} sample {index}", row)
+        yield Located(f"{name} sample {index}", row if index else begun(row | initial, specs))
 
 
 @contextmanager
@@ -437,10 +479,11 @@ def _current_folder_importable() -> Iterator[None]:
 
 
 def _only_input(where: str, specs: Mapping[str, InputSpec]) -> str:
-    if len(specs) != 1:
+    needed = given(specs, ())
+    if len(needed) != 1:
         raise CalibrationError(f"{where} holds data for one input, but the model takes {expected(specs)}; "
                                "give an .npz with these names")
-    return next(iter(specs))
+    return next(iter(needed))
 
 
 @contextmanager

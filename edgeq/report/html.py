@@ -11,7 +11,7 @@ from typing import Any, Final
 from edgeq.report.console import share, size
 from edgeq.report.mixed_precision import precision_html, precision_sentence, score_sentence
 from edgeq.report.plots import COLORS, Weights, color, errors_by_layer, histograms
-from edgeq.report.text import reasons, sizes_sentence
+from edgeq.report.text import reasons, sizes_sentence, state_sentence
 from edgeq.report.verdict import decibels, remedies, verdict
 from edgeq.verification.layers import Layer, LayerComparison
 
@@ -152,6 +152,7 @@ def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
                                              if source else ""))]
     told = sizes_sentence(report)
     rows += [("Free dimensions", escape(told))] if told else []
+    rows += [("State", escape(state_sentence(report)))] if "state" in report else []
     if "weight_bits" in quantization:
         activation = quantization["activation_bits"]
         rows += [("Weights", f"{quantization['weight_bits']} bits, {escape(quantization['weights'])}, method "

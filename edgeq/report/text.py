@@ -44,7 +44,8 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
     for said in filter(None, dict.fromkeys((*map(precision_sentence, rows), *map(_tried, rows)))):
         out.print(said, soft_wrap=True)
-    for told in filter(None, dict.fromkeys((*map(interface_sentence, rows), *map(sizes_sentence, rows)))):
+    for told in filter(None, dict.fromkeys((
+            *map(interface_sentence, rows), *map(sizes_sentence, rows), *map(state_sentence, rows)))):
         out.print(told, soft_wrap=True)
     if any("scheme" in row["quantization"] for row in rows):
         out.print("The model came quantized: its integers and grids are kept, so --bits, --weights, --method and "
@@ -79,6 +80,12 @@ def sizes_sentence(row: Mapping[str, Any]) -> str:
     return "" if found is None else (f"{found['what']} tell the sizes of "
                                      + ", ".join(f"{name}:{sizes}" for name, sizes in found["inputs"].items())
                                      + "; --input gives others")
+
+
+def state_sentence(row: Mapping[str, Any]) -> str:
+    """What a streaming model carries from step to step."""
+    found = ", ".join(f"{name}={output}" for name, output in row.get("state", {}).items())
+    return f"state, fed back from one step to the next: {found} (--state tells others, or none)" if found else ""
 
 
 def _verdict(out: Console, row: Mapping[str, Any]) -> None:
@@ -166,6 +173,8 @@ def _model(found: Mapping[str, Any]) -> None:
     rows.add_row("model", found["path"] + (", quantized already" if found["quantized"] else ""))
     rows.add_row("inputs", "\n".join(map(shape, found["inputs"])))
     rows.add_row("outputs", "\n".join(map(shape, found["outputs"])))
+    if found["state"]:
+        rows.add_row("state", ", ".join(f"{name}={output}" for name, output in found["state"].items()))
     rows.add_row("parameters", f"{found['parameters']:,}")
     rows.add_row("weights", ", ".join(f"{size(count)} {name if name == 'as it is' else f'at {name}'}"
                                       for name, count in found["bytes"].items()))

@@ -100,17 +100,22 @@ class LabelledData:
 
     def split(self, specs: Mapping[str, InputSpec], *, preprocess: Preprocess | None = None,
               ) -> tuple[Evaluation, Evaluation | None]:
-        """(what a search is led by, what its result is reported on). The second is every third sample, and None where
-        there are too few, or where a function of the user's holds them. Raises as `open`.
+        """(what a search is led by, what its result is reported on). The second is every third sample, of a streaming
+        model the last third, and None where there are too few, or where a function of the user's holds them. Raises as
+        `open`.
         """
         if self.metric is None:
             return self.open(specs, preprocess=preprocess), None
         pairs = self._pairs(specs, None, preprocess)
         if pairs.count < policy.HELD_OUT_FROM.value:
             return Evaluation(self.metric, _scored(self.metric, pairs)), None
-        led = _scored(self.metric, pairs, lambda number: not is_nth(number, policy.REPORTED_ONE_IN.value))
-        reported = _scored(self.metric, pairs, lambda number: is_nth(number, policy.REPORTED_ONE_IN.value))
-        return Evaluation(self.metric, led), Evaluation(self.metric, reported)
+        step = policy.REPORTED_ONE_IN.value
+
+        def is_reported(number: int) -> bool:
+            return number >= pairs.count - pairs.count // step if pairs.streams else is_nth(number, step)
+
+        led = _scored(self.metric, pairs, lambda number: not is_reported(number))
+        return Evaluation(self.metric, led), Evaluation(self.metric, _scored(self.metric, pairs, is_reported))
 
     def _pairs(self, specs: Mapping[str, InputSpec], limit: int | None, preprocess: Preprocess | None) -> _Pairs:
         return _Pairs(self.data, specs, limit, preprocess, self.labels, self.postprocess)
@@ -151,9 +156,12 @@ def _scored(metric: Metric, pairs: _Pairs, chosen: Callable[[int], bool] = lambd
     def run(predict: Predict) -> float:
         predictions, targets = [], []
         for number, (feed, target) in enumerate(pairs):
-            if chosen(number):
-                predictions.append(pairs.prediction(metric, number, predict(feed)))
-                targets.append(target)
+            if not chosen(number):
+                if pairs.streams:
+                    predict(feed)  # the state of those behind it
+                continue
+            predictions.append(pairs.prediction(metric, number, predict(feed)))
+            targets.append(target)
         return metric.score(predictions, targets)
 
     return run
@@ -221,6 +229,7 @@ class _Pairs:
     def __init__(self, data: Any, specs: Mapping[str, InputSpec], limit: int | None, preprocess: Preprocess | None,
                  names: Sequence[str], after: Classify | Detect | None):
         path = Path(data) if isinstance(data, str | Path) else None
+        self.streams = any(spec.state for spec in specs.values())
         self._names, self._files = names, labelled_boxes(data) or labelled_files(data)
         self._decode = self._files.decoder(preprocess, after) if isinstance(self._files, LabelledBoxes) else None
         if self._files is not None:
@@ -232,7 +241,8 @@ class _Pairs:
             if not files:
                 raise EvaluationError(f"{DATA} '{path}' hold no labels: give .npz files with labels, one subfolder for "
                                       "each class, or a CSV of file,label")
-            self._targets = lambda: (_labels(file, specs) for file in files)
+            self._targets = lambda: (label for file in files for label in (
+                np.atleast_1d(_labels(file, specs)) if self.streams else [_labels(file, specs)]))
             self._feeds = open_samples(path, specs, limit=limit, preprocess=preprocess)
         elif path is not None and not is_reference(str(data)):
             if not path.exists():

@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 from edgeq import policy
 from edgeq.dimensions import Sizes, extremes
 from edgeq.inference.reference import Arrays
-from edgeq.quant.feeds import InputSpec
+from edgeq.quant.feeds import InputSpec, begun, given
 from edgeq_runtime.dimensions import Dimension, Free
 
 
 def generated_feeds(specs: Mapping[str, InputSpec], *, integers: tuple[int, int] = (0, 1)) -> Iterator[Arrays]:
     """Standard normal numbers for float inputs, numbers between the two `integers` for integers (0 and 1 are legal as
-    token, index and flag), their digits for text; from a fixed seed. Free dimensions have all their `extremes`.
+    token, index and flag), their digits for text; from a fixed seed. Free dimensions have all their `extremes`. A state
+    is left to the step before.
 
     Never used for calibration: ranges come from real data or not at all.
     """
     generator = np.random.default_rng(0)
-    for sizes in list(extremes(_free(specs))) or [{}] * policy.GENERATED_SAMPLES.value:
+    for number, sizes in enumerate(list(extremes(_free(specs))) or [{}] * policy.GENERATED_SAMPLES.value):
         feed = {}
-        for name, spec in specs.items():
+        for name, spec in given(specs, ()).items():
             shape = _shape(spec, sizes)
             dtype = np.dtype(spec.dtype)
             if dtype.kind == "f":
@@ -31,7 +32,7 @@ def generated_feeds(specs: Mapping[str, InputSpec], *, integers: tuple[int, int]
             else:
                 numbers = generator.integers(integers[0], integers[1] + 1, size=shape)
                 feed[name] = numbers.astype(str).astype(object) if dtype.kind == "O" else numbers.astype(dtype)
-        yield feed
+        yield feed if number else begun(feed, specs)
 
 
 def cover_sizes(feeds: Sequence[Arrays], specs: Mapping[str, InputSpec]) -> list[Arrays]:

@@ -22,6 +22,7 @@ from edgeq.inference.reference import Arrays, run_onnx
 from edgeq.ops import TAKING, facts
 from edgeq.passes.images import arrays_channels_first, arrays_channels_last
 from edgeq.quant.feeds import InputSpec
+from edgeq.state import filled, state_pairs
 from edgeq.verification.compare import compare
 from edgeq.verification.inputs import cover_sizes, generated_feeds
 from edgeq.verification.row_sets import RowSet, row_sets
@@ -65,8 +66,9 @@ class References:
         self._pixels = pixels
         self._origin = origin
         self._network, self._graph, self._specs = network, graph, specs
-        self.large = is_large(network)
+        self.large, self.pairs = is_large(network), state_pairs(network)
         self.real = samples is not None
+        told += ", step by step with its own state" if self.pairs else ""
         self.inputs = told if samples is not None else "generated (no samples were given)"
         # An integer may be a divisor, which 0 is not; or an index into one element, which 1 is not.
         self._choices: list[Iterable[Arrays]] = [samples] if samples is not None else [
@@ -75,7 +77,8 @@ class References:
     @cached_property
     def _run(self) -> tuple[list[Arrays], list[Arrays]]:
         """Feeds that the float network takes, and what it makes of them."""
-        feeds = list(islice(self._choices[0], policy.VERIFIED_SAMPLES.value))
+        most = policy.ROLLED_STEPS if self.pairs else policy.VERIFIED_SAMPLES
+        feeds = list(islice(self._choices[0], most.value))
         if self.real:
             feeds = cover_sizes(feeds, self._specs)
         feeds = list(map(self._of_pixels, feeds))
@@ -104,7 +107,13 @@ class References:
 
     @property
     def feeds(self) -> list[Arrays]:
+        """Of a streaming model, one stream; see `edgeq.state.fed_back`."""
         return self._run[0]
+
+    @property
+    def alone(self) -> list[Arrays]:
+        """The same, each with the float network's state, to run by itself."""
+        return list(filled(self.feeds, self._run[1], self.pairs))
 
     @cached_property
     def source(self) -> tuple[list[Arrays] | None, str]:
@@ -116,7 +125,7 @@ class References:
         if self._origin is None:
             return None, "edgeq's own graph: the weights are too large to be held twice"
         try:
-            outputs = self._origin.run(self.feeds)
+            outputs = self._origin.run(self.alone)
         except ModelError as error:
             return None, f"edgeq's own graph: {error}"
         by = self._origin.source.by

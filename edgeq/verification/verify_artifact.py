@@ -67,7 +67,7 @@ def verify_artifact(folder: Path, manifest: Manifest, references: References,
     wrong = [message for message, is_near in complaints if message and not is_near]
     if wrong:
         wrong += filter(None, [backend_named(manifest.target).explain(
-            folder, manifest, [as_taken(manifest, feed) for feed in references.feeds])])
+            folder, manifest, [as_taken(manifest, feed) for feed in references.alone])])
         raise VerificationError(f"{manifest.target}: the artifact does not compute what the quantized "
                                 "graph computes:\n" + "\n".join(f"  - {message}" for message in wrong))
     doubts = [message for message, _ in complaints if message] + _lost_infinities(quantized, references)

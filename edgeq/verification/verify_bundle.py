@@ -19,6 +19,7 @@ from edgeq.passes import canonicalize
 from edgeq.passes.images import arrays_channels_last, channels_first_shape, make_channels_last, name_channels_first
 from edgeq.quant.feeds import InputSpec
 from edgeq.quant.samples import open_samples
+from edgeq.state import filled
 from edgeq.verification.compare import Difference, compare
 from edgeq.verification.interface import as_float, as_given, as_taken
 from edgeq.verification.layers import LayerComparison, compare_layers
@@ -89,7 +90,7 @@ def verify_bundle(bundle: Path, data: Any = None, reference: Any = None, limit: 
     against = compare(expected, outputs, parts=apart(network.graph, expected))
     return replace(result, against_float=against, samples=len(feeds),
                    finite=_is_finite_where(expected, outputs),
-                   layers=compare_layers(bundle, network, feeds) if layers else None)
+                   layers=compare_layers(bundle, network, filled(feeds, expected, manifest.state)) if layers else None)
 
 
 def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None, transposed: frozenset[str]) -> list[Arrays]:
@@ -102,7 +103,8 @@ def _feeds(bundle: Path, manifest: Manifest, data: Any, limit: int | None, trans
 
 def source_specs(manifest: Manifest) -> dict[str, InputSpec]:
     """The inputs as the float model takes them."""
-    return {spec.name: InputSpec(spec.dtype if spec.scale is None else "float32", _source_shape(spec))
+    return {spec.name: InputSpec(spec.dtype if spec.scale is None else "float32", _source_shape(spec),
+                                 manifest.state.get(spec.name, ""))
             for spec in manifest.inputs}
 
 
@@ -130,7 +132,8 @@ def float_network(reference: Any, manifest: Manifest, transposed: Collection[str
     """With the interface of the bundle. transposed: what is channels last in it; nothing keeps the source's layout."""
     shapes = {spec.name: _source_shape(spec) for spec in manifest.inputs
               if not any(isinstance(d, str) for d in spec.shape)}
-    network = load_model(reference, inputs=shapes, example_inputs=example_inputs, open_sizes=True, trust=trust)
+    network = load_model(reference, inputs=shapes, example_inputs=example_inputs, state=manifest.state,
+                         open_sizes=True, trust=trust)
     canonicalize(network)
     make_channels_last(network, transposed)
     for kind, values, specs in (("inputs", network.graph.inputs, manifest.inputs),

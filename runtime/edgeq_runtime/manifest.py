@@ -4,7 +4,19 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from .dimensions import Choice, Dimension, Range, from_json
 from .errors import BundleError
@@ -14,7 +26,8 @@ from .integrity import check_files, inside
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 4  # the newest: a language model. 3: product and version. 2: the size of an axis may have limits. 1: none
+# the newest: state. 4: a language model. 3: product and version. 2: the size of an axis may have limits. 1: none
+FORMAT = 5
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 24  # of a manifest, with thousands of labels
 MAX_FILES = 10_000  # a .mlpackage has four
@@ -88,7 +101,8 @@ class Manifest:
     outputs mean, or None. quantization: scheme, and the nodes kept in float with their reasons. calibration: number of
     samples, the sha256 of the data and the range of each input, or None. accuracy: what verification measured on the
     host. product: what the bundle is a version of, or "" for its name. version: numbers such as "1.4.2", or "".
-    language: of a language model, else None.
+    language: of a language model, else None. state: input -> the output that it is in the next step, of a streaming
+    model.
     """
 
     name: str
@@ -111,13 +125,17 @@ class Manifest:
     product: str = ""
     version: str = ""
     language: Optional[Language] = None
+    state: Dict[str, str] = field(default_factory=dict)
     format: int = 1
 
     def __post_init__(self) -> None:
         """Older runtimes go on reading whatever they understand."""
         if self.version and not VERSION.fullmatch(self.version):
             raise BundleError(f"the version '{self.version}' must be numbers with dots, such as 1.4.2")
-        if self.language is not None:
+        if self.state:
+            _check_state(self.state, self.inputs, self.outputs)
+            object.__setattr__(self, "format", 5)
+        elif self.language is not None:
             object.__setattr__(self, "format", 4)
         elif self.product or self.version:
             object.__setattr__(self, "format", 3)
@@ -188,7 +206,21 @@ class Manifest:
         return manifest
 
 
-_SINCE = {"product": 3, "version": 3, "language": 4}  # the format that a key came with
+_SINCE = {"product": 3, "version": 3, "language": 4, "state": 5}  # the format that a key came with
+
+
+def _check_state(state: Mapping[str, Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    taken, given = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
+    for name, output in state.items():
+        before, after = taken.get(name), given.get(output) if isinstance(output, str) else None
+        if before is None or after is None or before.shape != after.shape or _real(before) != _real(after):
+            raise BundleError(f"{FILE_NAME}: state: '{name}' and {output!r} are no input and output of one type")
+        if not all(isinstance(size, int) for size in before.shape):
+            raise BundleError(f"{FILE_NAME}: state: '{name}' has no fixed shape")
+
+
+def _real(spec: TensorSpec) -> str:
+    return spec.dtype if spec.scale is None else "float32"
 
 
 def decode_kind(kinds: Mapping[str, Any], value: Any, where: str, default: str = "") -> Any:

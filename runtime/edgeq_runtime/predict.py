@@ -30,10 +30,11 @@ def steps(manifest: Manifest) -> Tuple[Before, After]:
 def predict(model: Runnable, source: Any) -> Any:
     """See Model.predict."""
     before, after = model.steps
-    if len(model.inputs) != 1:
+    inputs = [spec for spec in model.inputs if spec.name not in model.manifest.state]
+    if len(inputs) != 1:
         names = ", ".join(spec.name for spec in model.inputs)
         raise InputError(f"predict is for models with one input; this one has {names}: use run")
-    spec = model.inputs[0]
+    spec = inputs[0]
     outputs = model.run({spec.name: source if before is None else as_taken(spec, before(source))})
     if after is None:
         return outputs

@@ -9,6 +9,7 @@ import numpy as np
 from .dimensions import Dimension, fits
 from .engines import Engine, open_engine
 from .errors import BundleError, EdgeqError, EngineError, InputError
+from .integers import to_integers, to_reals
 from .manifest import FILE_NAME, Manifest, TensorSpec
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Model:
         self.engine: str = engine.description
         self.accelerator: str = engine.accelerator
         self._output_names = [spec.name for spec in manifest.outputs]
+        self._state: Dict[str, Any] = {}
+        self.reset()
         # What the hot path compares; one with free dimensions never equals a shape and takes the slow path.
         self._expected = [(spec.name, np.dtype(spec.dtype), spec.shape) for spec in manifest.inputs]
 
@@ -88,12 +91,17 @@ class Model:
         Arrays of another dtype are converted where no value can change (uint8 to float32), otherwise refused.
         out: arrays to write outputs into, by name, as a loop without allocations wants; they are returned too.
 
+        Of a streaming model, inputs that are outputs of the run before (`manifest.state`) may be left out: the model
+        keeps them, for one stream at a time, and begins with zeros. One that is given counts instead.
+
         Raises:
             InputError: a wrong name, shape or dtype. EngineError: the model is closed, or the engine failed.
         """
         engine = self._engine
         if engine is None:
             raise EngineError("the model is closed")
+        if self._state:
+            inputs = {**self._state, **inputs}
         arrays = []
         for name, dtype, shape in self._expected:
             array = inputs.get(name)
@@ -111,7 +119,21 @@ class Model:
             raise
         except Exception as error:  # engines raise classes of their own without a common base
             raise EngineError(f"{self.engine} failed: {error}") from error
-        return dict(zip(self._output_names, outputs, strict=True))
+        found = dict(zip(self._output_names, outputs, strict=True))
+        if self._state:
+            self._keep(found)
+        return found
+
+    def reset(self) -> None:
+        """Begin a new stream: the state of a streaming model is zeros again."""
+        self._state = {spec.name: to_integers(spec, np.zeros(spec.shape, "float32" if spec.scale else spec.dtype))
+                       for spec in self.inputs if spec.name in self.manifest.state}
+
+    def _keep(self, found: Mapping[str, Any]) -> None:
+        """What goes into the next run. An array that the caller gave for an output is the caller's: copied."""
+        taken, given = ({spec.name: spec for spec in specs} for specs in (self.inputs, self.outputs))
+        self._state = {name: to_integers(taken[name], to_reals(given[output], found[output])).copy()
+                       for name, output in self.manifest.state.items()}
 
     async def run_async(self, inputs: Mapping[str, Any], *, out: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
         """`run` in a thread of the event loop, which serves others meanwhile: engines compute without Python's lock.
@@ -193,6 +215,7 @@ class Model:
         inputs = example(self)
         for _ in range(runs):
             self.run(inputs)
+        self.reset()
 
     def drift(self) -> List[Drift]:
         """For each float input: how many of its values lay outside the range of the calibration samples so far.
@@ -226,10 +249,14 @@ class Model:
         return [_fit(spec, np.asarray(inputs[spec.name]), sizes) for spec in self.inputs]
 
     def self_test(self) -> SelfTestResult:
-        """Run the bundle's own samples: does this device compute what the converter promised? See selftest."""
+        """Run the bundle's own samples: does this device compute what the converter promised? See selftest. A stream
+        begins anew behind it.
+        """
         from .selftest import self_test
 
-        return self_test(self)
+        found = self_test(self)
+        self.reset()
+        return found
 
     def close(self) -> None:
         """Give the engine's memory back. A run in another thread ends first or raises EngineError."""

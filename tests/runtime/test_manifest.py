@@ -87,7 +87,7 @@ def test_refuses_limits(bundle: Path, limits: dict[str, Any], message: str) -> N
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"format": FORMAT + 1}, "format 5, this runtime reads up to 4: update"),
+    ({"format": FORMAT + 1}, "format 6, this runtime reads up to 5: update"),
     ({"format": "1"}, "no format number"),
     ({"format": True}, "no format number"),
     ({"colour": "red"}, "unknown key 'colour'"),
