@@ -225,10 +225,10 @@ def estimate(model: Source, *, inputs: Inputs | None = None, example_inputs: Any
     from edgeq.conversion.estimate import estimate_sizes
     from edgeq.conversion.estimate_language import estimate_language_sizes
     from edgeq.errors import UsageError
-    from edgeq.frontends.decoder.checkpoint import is_checkpoint
+    from edgeq.frontends import is_language_model
 
     length = words.count("--context", context)
-    if is_checkpoint(model):
+    if is_language_model(model):
         if inputs:
             raise UsageError("--input: a language model's sizes are in its configuration; --context tells its tokens")
         return estimate_language_sizes(Path(model), length)

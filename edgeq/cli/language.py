@@ -1,4 +1,4 @@
-"""Commands on a bundle that is a language model."""
+"""Commands on a bundle that reads or writes text."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -104,3 +104,33 @@ def serve(bundle: Path, host: str, port: int, threads: int | None) -> None:
 
     with _opened(bundle, threads) as model:
         run_until_interrupted(serving(model, str(bundle), terminal(), host, port))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1, metavar="TEXT...")
+@click.option("--input", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Further texts, one a line.")
+@click.option("--truncate", is_flag=True, help="Leave out the end of a text that is too long, instead of refusing it.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the vectors here, as .npy.")
+@common
+def embed(bundle: Path, texts: tuple[str, ...], file: Path | None, truncate: bool, threads: int | None,
+          output: Path | None, as_json: bool) -> None:
+    """Make a vector of each text, and show how alike they are: the cosine of every two."""
+    from edgeq.report.text import embeddings
+    from edgeq_runtime import load
+    from edgeq_runtime.language.commands import lines_of, similarities
+
+    given = [*texts, *(() if file is None else lines_of(str(file)))]
+    if not given:
+        raise click.UsageError("give texts, or a file of them with --input")
+    with load(bundle, threads=threads) as model:
+        found = model.embed(given, truncate=truncate)
+    if output is not None:
+        import numpy as np
+
+        np.save(output, found)
+    alike = similarities(found)
+    print_result({"vectors": found.tolist(), "cosines": alike}, as_json,
+                 lambda: embeddings(given, found.shape[1], alike))

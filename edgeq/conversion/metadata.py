@@ -14,8 +14,10 @@ from edgeq.bundle.folder import sha256
 from edgeq.conversion.interface import Public
 from edgeq.conversion.quantization import QuantizedNetwork
 from edgeq.conversion.request import Request
+from edgeq.conversion.text import text_of
 from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import ModelError
+from edgeq.frontends.transformer.source import is_transformer
 from edgeq.graph import real_inputs
 from edgeq.mixed_precision import Goal
 from edgeq.passes.images import CHANNELS_FIRST, layouts, name_channels_last
@@ -82,7 +84,7 @@ class Metadata:
             postprocessing=None if postprocess is None else postprocess.to_dict(), labels=self.request.labels,
             quantization=self.quantization(artifact), calibration=self.calibration, source_sha256=self.source_sha256,
             edgeq_version=__version__, product=self.request.options.product, version=self.request.options.version,
-            state=state_pairs(self.graph))
+            state=state_pairs(self.graph), text=text_of(self.source))
         return manifest if self.request.device is None else self.request.device.fitted(manifest)
 
     def report(self, manifest: Manifest, artifact: Artifact, verification: Verification | None,
@@ -169,7 +171,9 @@ class Metadata:
 
     @property
     def source_bytes(self) -> int | None:
-        """Bytes of a source file with its external data."""
+        """Bytes of a source file with its external data, or of a folder's tensors."""
+        if is_transformer(self.source):
+            return sum(path.stat().st_size for path in Path(self.source).glob("*.safetensors"))
         if not _is_file(self.source):
             return None
         return sum(path.stat().st_size for path in (Path(self.source), Path(f"{self.source}.data")) if path.is_file())
@@ -180,6 +184,8 @@ def model_name(source: Any) -> str:
     if not isinstance(source, (str, Path)):
         return "model"
     path = Path(source)
+    if path.is_dir():
+        return path.resolve().name
     return path.stem if path.suffix else str(source).rpartition(":")[2]
 
 

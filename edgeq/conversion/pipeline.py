@@ -33,11 +33,11 @@ from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import in_steps, selftest_cases, selftest_tolerance
 from edgeq.conversion.suspicions import suspicions
+from edgeq.conversion.text import copy_text_files, with_text_samples
 from edgeq.conversion.words import Target
 from edgeq.errors import EdgeqError, ModelError, TooFarFromFloat, UnsupportedModel, UsageError
 from edgeq.external_weights import is_large
-from edgeq.frontends import check_there, load_source
-from edgeq.frontends.decoder.checkpoint import is_checkpoint
+from edgeq.frontends import check_there, is_language_model, load_source
 from edgeq.inference.magnitudes import largest_values
 from edgeq.inference.session import Arrays
 from edgeq.mixed_precision import Goal
@@ -72,10 +72,10 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
     Raises:
         EdgeqError: its subclasses name what is wrong and what helps; nothing is left on the disk then.
     """
-    if is_checkpoint(model):
+    if is_language_model(model):
         return convert_checkpoint(model, targets, options, output)
     check_there(model)
-    request = read_request(targets, options)
+    request = read_request(targets, with_text_samples(model, options))
     return write_bundles(model_name(model), request.target_names, output, lambda paths: _convert(model, request, paths),
                          force=options.force, dry_run=options.dry_run)
 
@@ -137,6 +137,7 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     options = replace(made.options, largest=lambda: _largest(metadata, references))
     artifact = backend_named(target).emit(made.graph, folder, options)
     refuse_artifact(target, artifact, folder, request)
+    copy_text_files(metadata.source, folder)
     seconds = time.perf_counter() - started
     manifest = metadata.manifest(target, artifact, made)
     verification = None

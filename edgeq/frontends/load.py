@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union
 
 import onnx
 import onnx_ir as ir
@@ -19,6 +19,7 @@ from edgeq.frontends.network import check_model, check_values
 from edgeq.frontends.onnx import from_ir, from_proto, read_onnx
 from edgeq.frontends.qoperator import qoperator_to_qdq
 from edgeq.frontends.reference import Reference, onnx_reference, torch_reference
+from edgeq.frontends.transformer.source import is_transformer, limits_of, open_folder
 from edgeq.frontends.types import long_indices
 from edgeq.frontends.versions import to_opset
 from edgeq.graph import IR_VERSION, OPSET, real_inputs
@@ -47,9 +48,9 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell 
     """Read a network -> it, and the source as an engine computes that has seen no rewrite of ours (None where its
     weights are too large for that).
 
-    source: a path (.onnx, with external data beside it or without; .pt2), "module:function" returning a torch module
-        and its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as it is: a copy is returned), a torch
-        ExportedProgram, or a torch module.
+    source: a path (.onnx, with external data beside it or without; .pt2; the folder of a text encoder's checkpoint),
+        "module:function" returning a torch module and its example inputs, an onnx.ModelProto, an onnx_ir.Model (left as
+        it is: a copy is returned), a torch ExportedProgram, or a torch module.
     example_inputs: of a torch module, which is exported with them: a tensor or a tuple (positional) or a dict (by
         name), of torch or numpy.
     inputs: shapes of graph inputs, by name. Only free dimensions need one; a free batch axis (the first) is 1 without.
@@ -66,6 +67,7 @@ def load_source(source: Source, *, inputs: Mapping[str, Shape] = {}, tell: Tell 
         MissingExtra: a torch source without torch. UsageError: example inputs for what needs none.
     """
     model, reference = _read(source, example_inputs, trust)
+    inputs = {**limits_of(source), **inputs} if is_transformer(source) else inputs
     forget_no_names(model)
     to_opset(model, OPSET, exact=exact)
     model.ir_version = IR_VERSION
@@ -90,6 +92,11 @@ def check_there(source: object) -> None:
     if isinstance(source, str | Path) and Path(source).suffix not in (".onnx", ".pt2") and ":" not in str(source) \
             and not Path(source).exists():
         raise ModelError(f"no such file or folder: {source}")
+
+
+def is_language_model(source: Any) -> TypeGuard[str | Path]:
+    """Whether a source of a conversion is a decoder's checkpoint: a folder, which may lack files, or a .gguf."""
+    return is_checkpoint(source) and not is_transformer(source)
 
 
 def is_torch_module(source: object) -> bool:
@@ -137,6 +144,9 @@ def _read(source: Source, example_inputs: Any, trust: bool,
         from edgeq.frontends.torch import from_function
         return _with_torch_reference(*from_function(str(source)))
     check_there(source)
+    if is_transformer(path):
+        made = open_folder(path).encoder()
+        return _with_onnx_reference(from_ir(made), made)
     if is_checkpoint(path):
         raise ModelError(f"{source} is a language model's checkpoint, which is converted and estimated; what was lost "
                          "is told by edgeq eval of its bundle")

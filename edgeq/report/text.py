@@ -369,6 +369,17 @@ def outputs(found: Mapping[str, Any]) -> None:
             out.print(f"  {', '.join(f'{v:.6g}' for v in output['values'])}{more}", soft_wrap=True)
 
 
+def embeddings(texts: Sequence[str], width: int, cosines: Sequence[Sequence[float]]) -> None:
+    """The cosine of every two texts."""
+    out = console()
+    if len(texts) > 1:
+        found = table("cosine", *(f">{number}" for number in range(1, len(texts) + 1)))
+        for number, (text, row) in enumerate(zip(texts, cosines, strict=True), 1):
+            found.add_row(f"{number} {text[:NAME_WIDTH]}", *(f"{cosine:.3f}" for cosine in row))
+        out.print(found)
+    out.print(f"{len(texts)} vectors of {width} numbers: --json prints them, -o FILE.npy saves them", soft_wrap=True)
+
+
 def fields(found: Mapping[str, Any]) -> None:
     """One line per field, with the unit that its name carries."""
     rows = table("", ">")

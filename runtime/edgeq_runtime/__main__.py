@@ -111,6 +111,18 @@ def _serve(model: Model, options: argparse.Namespace) -> int:
     return 0
 
 
+def _embed(model: Model, options: argparse.Namespace) -> int:
+    from .language.commands import similarities
+
+    found = model.embed(options.texts, truncate=options.truncate)
+    if options.output:
+        np.save(options.output, found)
+    alike = similarities(found)
+    _show(options, {"vectors": found.tolist(), "cosines": alike},
+          "\n".join(" ".join(f"{cosine:7.4f}" for cosine in row) for row in alike))
+    return 0
+
+
 def _install(options: argparse.Namespace) -> None:
     from .installation import install
 
@@ -174,12 +186,13 @@ def _show(options: argparse.Namespace, data: Dict[str, Any], text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m edgeq_runtime", description="Run an edgeq bundle on this device.")
     parser.add_argument("bundle", type=Path)
-    commands = parser.add_subparsers(required=True, metavar="self-test|run|benchmark|generate|chat|serve")
+    commands = parser.add_subparsers(required=True, metavar="self-test|run|benchmark|generate|chat|serve|embed")
     for name, function, words in (("self-test", _self_test, "does this device compute what the converter promised?"),
                                   ("run", _run, "run once"), ("benchmark", _benchmark, "time it"),
                                   ("generate", _generate, "answer a prompt with a language model"),
                                   ("chat", _chat, "talk to a language model"),
-                                  ("serve", _serve, "serve a language model in OpenAI's protocol")):
+                                  ("serve", _serve, "serve a language model in OpenAI's protocol"),
+                                  ("embed", _embed, "make vectors of texts, and show the cosine of every two")):
         command = commands.add_parser(name, help=words, description=words)
         command.set_defaults(command=function)
         command.add_argument("--json", action="store_true", help="for machines")
@@ -195,6 +208,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "generate":
             command.add_argument("prompt")
             command.add_argument("--raw", action="store_true", help="continue it as it stands, without chat template")
+        if name == "embed":
+            command.add_argument("texts", nargs="+", metavar="text")
+            command.add_argument("--truncate", action="store_true", help="leave out the end of a text that is too long")
+            command.add_argument("-o", "--output", metavar="FILE.npy", help="where to keep the vectors")
         if name in ("generate", "chat"):
             _add_generation_options(command)
         if name == "serve":

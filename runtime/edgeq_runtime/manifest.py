@@ -26,8 +26,8 @@ from .integrity import check_files, inside
 if TYPE_CHECKING:
     from pathlib import Path
 
-# the newest: state. 4: a language model. 3: product and version. 2: the size of an axis may have limits. 1: none
-FORMAT = 5
+# the newest: texts. 5: state. 4: a language model. 3: product and version. 2: the size of an axis may have limits.
+FORMAT = 6
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 24  # of a manifest, with thousands of labels
 MAX_FILES = 10_000  # a .mlpackage has four
@@ -93,6 +93,20 @@ class Language:
 
 
 @dataclass(frozen=True)
+class Text:
+    """Of a network that makes a vector of a text. context: tokens that it reads at most. tokenizer: file of the bundle.
+    """
+
+    context: int
+    vocabulary: int
+    tokenizer: str = "tokenizer.json"
+
+    def __post_init__(self) -> None:
+        if min(self.context, self.vocabulary) < 1:
+            raise BundleError("text: context and vocabulary must be positive")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a device must know. Unknown keys are errors; a newer `format` is refused by name.
 
@@ -101,8 +115,8 @@ class Manifest:
     outputs mean, or None. quantization: scheme, and the nodes kept in float with their reasons. calibration: number of
     samples, the sha256 of the data and the range of each input, or None. accuracy: what verification measured on the
     host. product: what the bundle is a version of, or "" for its name. version: numbers such as "1.4.2", or "".
-    language: of a language model, else None. state: input -> the output that it is in the next step, of a streaming
-    model.
+    language: of a language model, text: of a text encoder, else None. state: input -> the output that it is in the next
+    step, of a streaming model.
     """
 
     name: str
@@ -126,6 +140,7 @@ class Manifest:
     version: str = ""
     language: Optional[Language] = None
     state: Dict[str, str] = field(default_factory=dict)
+    text: Optional[Text] = None
     format: int = 1
 
     def __post_init__(self) -> None:
@@ -134,6 +149,9 @@ class Manifest:
             raise BundleError(f"the version '{self.version}' must be numbers with dots, such as 1.4.2")
         if self.state:
             _check_state(self.state, self.inputs, self.outputs)
+        if self.text is not None:
+            object.__setattr__(self, "format", 6)
+        elif self.state:
             object.__setattr__(self, "format", 5)
         elif self.language is not None:
             object.__setattr__(self, "format", 4)
@@ -173,10 +191,11 @@ class Manifest:
             names = [item.path if kind == "files" else item.name for item in getattr(manifest, kind)]
             if (not names and kind != "inputs") or len(set(names)) != len(names):  # a model may compute constants
                 raise BundleError(f"{FILE_NAME}: '{kind}' is empty or names one thing twice: {names}")
-        language = manifest.language
-        for name in () if language is None else filter(None, (language.tokenizer, language.template)):
+        language, reads = manifest.language, manifest.text
+        needed = [] if language is None else [language.tokenizer, language.template]
+        for name in filter(None, [*needed, *([] if reads is None else [reads.tokenizer])]):
             if name not in {file.path for file in manifest.files}:
-                raise BundleError(f"{FILE_NAME}: language: '{name}' is not a file that the manifest lists")
+                raise BundleError(f"{FILE_NAME}: '{name}' is not a file that the manifest lists")
         return manifest
 
     @classmethod
@@ -206,7 +225,7 @@ class Manifest:
         return manifest
 
 
-_SINCE = {"product": 3, "version": 3, "language": 4, "state": 5}  # the format that a key came with
+_SINCE = {"product": 3, "version": 3, "language": 4, "state": 5, "text": 6}  # the format that a key came with
 
 
 def _check_state(state: Mapping[str, Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .drift import Drift, DriftWatch
+    from .language.embedding import TextEncoder
     from .language.model import LanguageModel
     from .selftest import SelfTestResult
 
@@ -203,6 +204,23 @@ class Model:
         `language.model.LanguageModel.generate`, also for what is raised.
         """
         return self.language.generate(prompt, **words)
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        """Texts to vectors, where the bundle is a text encoder.
+
+        Raises:
+            BundleError: it is none, or its tokenizer is missing or damaged. EngineError: `tokenizers` is not installed.
+        """
+        if self.manifest.text is None:
+            raise BundleError(f"'{self.manifest.name}' is no text encoder: use `run` or `predict`")
+        from .language.embedding import TextEncoder
+
+        return TextEncoder(self.folder, self.manifest.text, self.run)
+
+    def embed(self, texts: Union[str, Sequence[str]], *, truncate: bool = False) -> Any:
+        """One text -> float32 [width], several -> [texts, width]; see `language.embedding.TextEncoder.embed`."""
+        return self.text.embed(texts, truncate=truncate)
 
     def warm_up(self, runs: int = 1) -> None:
         """Run the bundle's first sample, so that the next run is as fast as all others: engines prepare in the first.

@@ -71,6 +71,16 @@ def test_refuses_a_language_model(bundle: Path, changes: dict[str, Any], message
         Manifest.read(edit(bundle, language={**LANGUAGE, **changes}))
 
 
+def test_a_text_encoder_raises_the_format(bundle: Path) -> None:
+    text = {"context": 16, "vocabulary": 20, "tokenizer": "model.onnx"}
+    found = Manifest.read(edit(bundle, text=text))
+    written = json.loads(found.to_json())
+    assert (written["format"], written["text"]) == (6, text)
+    for changes, message in (({"tokenizer": "t.json"}, "'t.json' is not a file"), ({"context": 0}, "must be positive")):
+        with pytest.raises(BundleError, match=message):
+            Manifest.read(edit(bundle, text={**text, **changes}))
+
+
 @pytest.mark.parametrize(("limits", "message"), [
     ({"name": "T", "low": 0, "high": None}, "no size lies in the range"),
     ({"name": "T", "low": 3, "high": 2}, "no size lies in the range"),
@@ -87,7 +97,7 @@ def test_refuses_limits(bundle: Path, limits: dict[str, Any], message: str) -> N
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"format": FORMAT + 1}, "format 6, this runtime reads up to 5: update"),
+    ({"format": FORMAT + 1}, "format 7, this runtime reads up to 6: update"),
     ({"format": "1"}, "no format number"),
     ({"format": True}, "no format number"),
     ({"colour": "red"}, "unknown key 'colour'"),

@@ -188,5 +188,27 @@ def run_until_interrupted(server: Server) -> None:
         server.server_close()
 
 
+def lines_of(path: str) -> List[str]:
+    """The texts of a file, one a line.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [line for line in file.read().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the texts {path}: {error}") from None
+
+
+def similarities(vectors: Any) -> List[List[float]]:
+    """float32 [texts, width] -> the cosine of every two."""
+    import numpy as np
+
+    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    cosines: List[List[float]] = (units @ units.T).tolist()
+    return cosines
+
+
 def _system(text: Optional[str]) -> List[Dict[str, str]]:
     return [] if text is None else [{"role": "system", "content": text}]

@@ -30,23 +30,8 @@ class Tokenizer:
         """Raises:
             BundleError: a file is missing, damaged, or of another vocabulary. EngineError: tokenizers is not installed.
         """
-        try:
-            import tokenizers
-        except ImportError:
-            raise missing("tokenizers", "pip install 'edgeq-runtime[language]'") from None
         self.path = inside(folder, language.tokenizer)
-        if not os.path.isfile(self.path):
-            raise BundleError(f"the bundle has no {language.tokenizer}: text cannot become tokens; convert it again")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(self.path)
-        except Exception as error:  # the package raises bare Exception
-            raise BundleError(f"{language.tokenizer} is damaged: {error}") from None
-        count = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        if count > language.vocabulary:
-            raise BundleError(f"{language.tokenizer} has {count} tokens, the model {language.vocabulary}: they are not "
-                              "of one model")
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = open_tokenizer(self.path, language.vocabulary)
         self._bos = language.bos if language.add_bos else None
         config = _config(folder)
         self._template = _template(folder, language.template, config)
@@ -61,13 +46,7 @@ class Tokenizer:
         Raises:
             InputError: no text, or one that is no Unicode.
         """
-        if not isinstance(text, str):
-            raise InputError(f"the prompt must be text, got {type(text).__name__}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the prompt is no Unicode text: {error}") from None
-        tokens: List[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        tokens: List[int] = self._tokenizer.encode(checked_text(text, "the prompt"), add_special_tokens=False).ids
         return [self._bos, *tokens] if special and self._bos is not None else tokens
 
     def decode(self, tokens: Sequence[int], special: bool = False) -> str:
@@ -84,6 +63,42 @@ class Tokenizer:
         if self._template is None:
             raise InputError("this model has no chat template: it continues plain prompts and answers no messages")
         return self._template(checked_messages(messages), **words)
+
+
+def open_tokenizer(path: str, vocabulary: int) -> Any:
+    """A tokenizer.json, without truncation and padding. vocabulary: of the network.
+
+    Raises:
+        BundleError: the file is missing, damaged, or of another vocabulary. EngineError: tokenizers is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError:
+        raise missing("tokenizers", "pip install 'edgeq-runtime[language]'") from None
+    name = os.path.basename(path)
+    if not os.path.isfile(path):
+        raise BundleError(f"the bundle has no {name}: text cannot become tokens; convert it again")
+    try:
+        found = tokenizers.Tokenizer.from_file(path)
+    except Exception as error:  # the package raises bare Exception
+        raise BundleError(f"{name} is damaged: {error}") from None
+    count = found.get_vocab_size(with_added_tokens=True)
+    if count > vocabulary:
+        raise BundleError(f"{name} has {count} tokens, the model {vocabulary}: they are not of one model")
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
+def checked_text(text: Any, what: str) -> str:
+    """Raises InputError: no text, or one that is no Unicode."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} must be text, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} is no Unicode text: {error}") from None
+    return text
 
 
 class TokenText:
