@@ -45,8 +45,8 @@ def convert(
     about: str | Path | Mapping[str, str] | None = None,
     product: str = "", version: str = "", gguf_type: str = "", gguf_file: str | Path | None = None,
     bits_per_weight: float | None = None, adapter: str | Path | None = None, requantize: bool = False,
-    resume: bool = False, strict: bool = False, trust: bool = False, verify: bool = True, force: bool = False,
-    dry_run: bool = False, progress: Progress | None = None,
+    resume: bool = False, strict: bool = False, trust: bool = False, verify: bool = True, latency: bool = False,
+    report: bool = True, force: bool = False, dry_run: bool = False, progress: Progress | None = None,
 ) -> Bundle | list[Bundle]:
     """Convert a model into a verified bundle; `edgeq convert`.
 
@@ -111,6 +111,8 @@ def convert(
         trust: read the pickles in a .pt2 file, which can run any code.
         strict: refuse a model of which a target runs more in float than is planned, and a bundle that is broken.
         verify: run the result, and compare it with the float model.
+        latency: time one call on this machine, for the report; the report of the same model then differs.
+        report: write report.html, and for several targets one page over all of them beside the bundles.
         force: replace an existing bundle.
         dry_run: do everything and leave nothing: the bundle that is returned has no folder any more.
         progress: called as progress(what, done, total).

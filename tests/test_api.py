@@ -57,7 +57,8 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
         "--keep-qdq q.onnx": ("keep_qdq", Path("q.onnx")), "--strict": ("strict", True),
         "--about data.npz": ("about", Path("data.npz")),
         "--product doorbell": ("product", "doorbell"), "--version 1.4.2": ("version", "1.4.2"), **TRUST,
-        "--no-verify": ("verify", False), "--force": ("force", True), "--dry-run": ("dry_run", True),
+        "--no-verify": ("verify", False), "--latency": ("latency", True), "--no-report": ("report", False),
+        "--force": ("force", True), "--dry-run": ("dry_run", True),
         "--output b": ("output", Path("b"))},
     "inspect": {**SHAPE, **TRUST, "--compute ane": ("compute", "ane")},
     "analyze": {

@@ -8,11 +8,12 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
 from edgeq.bundle.drafts import locked_draft, sweep, target_of
-from edgeq.bundle.folder import new_bundle
+from edgeq.bundle.folder import PAGE_NAME, new_bundle
 from edgeq.errors import BundleError, MissingExtra, UsageError
 from edgeq_runtime.archive import CHECKSUM_NAME, MAX_BYTES, SIGNATURE_NAME, checksum, extract
 from edgeq_runtime.manifest import FILE_NAME, Manifest
@@ -21,10 +22,12 @@ EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the first moment that .zip can express: 
 Add = Callable[[str, int, IO[bytes]], None]
 
 
-def pack(bundle: Path, output: Path | None = None, *, key: Path | None = None, force: bool = False) -> Path:
+def pack(bundle: Path, output: Path | None = None, *, key: Path | None = None, report: bool = False,
+         force: bool = False) -> Path:
     """Write a bundle into one file -> its path; the same bundle and key always give the same bytes.
 
     output: `.zip` or `.tar`; by default the bundle's name with `.zip`. key: a private ed25519 key (PEM) to sign with.
+    report: with report.html, which devices have no use for.
 
     Raises:
         BundleError: the bundle is damaged, or the file cannot be written. UsageError: another ending, a file that
@@ -38,13 +41,16 @@ def pack(bundle: Path, output: Path | None = None, *, key: Path | None = None, f
         raise UsageError(f"{output} exists; replace it with --force, or choose another file with -o")
     manifest = Manifest.read(bundle, verify=True)
     text = (bundle / FILE_NAME).read_bytes()
+    files = tuple(file for file in manifest.files if report or file.path != PAGE_NAME)
+    if files != manifest.files:
+        text = replace(manifest, files=files).to_json().encode()
     heads = {FILE_NAME: text, CHECKSUM_NAME: checksum(text)}
     if key is not None:
         heads[SIGNATURE_NAME] = private_key(key).sign(text)
     with _replacing(output) as file, writer(file) as add:
         for name, data in heads.items():
             add(name, len(data), io.BytesIO(data))
-        for entry in manifest.files:
+        for entry in files:
             with (bundle / entry.path).open("rb") as source:
                 add(entry.path, entry.bytes, source)
     return output

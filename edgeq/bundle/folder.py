@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeq_runtime.selftest import SelfTestResult
 
 REPORT_NAME: Final = "report.json"
+PAGE_NAME: Final = "report.html"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -15,11 +15,13 @@ _force = click.option("--force", is_flag=True, help="Replace what is there.")
 @click.argument("bundle", type=_PATH)
 @click.option("--sign", "key", type=_PATH, metavar="KEY.pem", help="Sign with this private ed25519 key (edgeq keygen).")
 @click.option("--c-array", is_flag=True, help="Write the model as C++ source for a microcontroller instead.")
+@click.option("--report", is_flag=True, help="With report.html, which devices have no use for.")
 @_force
 @click.option("-o", "--output", type=_PATH, help=".zip or .tar; the bundle's name with .zip by default. With --c-array "
               "NAME, for NAME.h and NAME.cc.")
 @common
-def pack(bundle: Path, key: Path | None, c_array: bool, output: Path | None, force: bool, as_json: bool) -> None:
+def pack(bundle: Path, key: Path | None, c_array: bool, report: bool, output: Path | None, force: bool,
+         as_json: bool) -> None:
     """Write a bundle into one file for transport.
 
     A device unpacks, tests and switches to it with: python -m edgeq_runtime install FILE FOLDER
@@ -29,7 +31,7 @@ def pack(bundle: Path, key: Path | None, c_array: bool, output: Path | None, for
         return
     from edgeq.bundle.archive import pack as write
 
-    path = write(bundle, output, key=key, force=force)
+    path = write(bundle, output, key=key, report=report, force=force)
     print_result({"path": str(path), "bytes": path.stat().st_size, "signed": key is not None}, as_json,
                  lambda: say(path))
 

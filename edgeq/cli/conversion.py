@@ -98,13 +98,15 @@ from edgeq.cli.shared import (
                    "broken.")
 @trust_option
 @click.option("--no-verify", is_flag=True, help="Do not run the result.")
+@click.option("--latency", is_flag=True, help="Time one call on this machine, for the report.")
+@click.option("--no-report", is_flag=True, help="Write no report.html.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--dry-run", is_flag=True, help="Do everything, write nothing.")
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="The bundle's folder; with several targets, their parent.")
 @common
-def convert(model: str, targets: tuple[str, ...], bits: str, no_verify: bool, dry_run: bool, as_json: bool,
-            **words: Any) -> None:
+def convert(model: str, targets: tuple[str, ...], bits: str, no_verify: bool, no_report: bool, dry_run: bool,
+            as_json: bool, **words: Any) -> None:
     """Convert a model into one bundle per target.
 
     MODEL is an .onnx or .pt2 file, or module:function; of a language model the checkpoint's folder or a .gguf file.
@@ -118,8 +120,8 @@ def convert(model: str, targets: tuple[str, ...], bits: str, no_verify: bool, dr
     failed: TargetsFailed | None = None
     with progress_bar() as progress, _float_ops(as_json):
         try:
-            bundles = edgeq.convert(model, target=list(targets), bits=int(bits), verify=not no_verify, dry_run=dry_run,
-                                    progress=progress, **words)
+            bundles = edgeq.convert(model, target=list(targets), bits=int(bits), verify=not no_verify,
+                                    report=not no_report, dry_run=dry_run, progress=progress, **words)
         except TargetsFailed as error:
             failed, bundles = error, [open_bundle(path) for path in error.written]
     rows = [{"path": None if dry_run else str(bundle.path), "bytes": bundle.artifact_bytes, **bundle.report}

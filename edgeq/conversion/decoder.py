@@ -56,7 +56,7 @@ def convert_checkpoint(model: str | Path, targets: words.Target, options: Option
         return write_bundles(
             checkpoint.name, request.target_names, output,
             lambda paths: _convert(_Source(checkpoint, tokenizer, language_of(checkpoint, tokenizer)), request, paths),
-            force=options.force, dry_run=options.dry_run)
+            options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,8 @@ def _write_bundle(folder: Path, backend: Backend, source: _Source, request: Deco
         figures = None if judge is None else judge.figures(read)
     report = _report(manifest, source, figures, run, text, seconds) | {"device_warning": warning}
     write_report(folder, report)
-    write_language_page(folder, report, artifact_bytes(folder))
+    if request.options.report:
+        write_language_page(folder, manifest, report, artifact_bytes(folder))
     write_manifest(folder, replace(manifest, accuracy=_accuracy(figures, run)))
     if request.file is not None:
         _save(folder / artifact.entry, request.file)
@@ -224,7 +225,7 @@ def _report(manifest: Manifest, source: _Source, figures: Figures | None, run: E
             seconds: float) -> dict[str, Any]:
     weights = sum(row["weights"] for row in manifest.quantization["types"].values())
     return {
-        "target": manifest.target, "name": manifest.name, "kind": "language model",
+        "target": manifest.target, "name": manifest.name, "kind": "language model", **words.source_date(),
         "architecture": source.checkpoint.spec.architecture, "weights": weights,
         "quantize_seconds": round(seconds, 3), "quantization": manifest.quantization,
         "calibration": None if text is None else text.to_json(),

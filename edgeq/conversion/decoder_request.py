@@ -16,8 +16,8 @@ from edgeq.progress import Progress
 BITS: Final = (2, 3, 4, 5, 6, 8, 16, 32)
 METHODS: Final = ("auto", "nearest")
 # Words that mean for a language model what they mean for any network, and those that are for it alone.
-_SHARED: Final = frozenset({"bits", "calibration", "samples", "method", "product", "version", "verify", "force",
-                            "dry_run", "progress", "device"})
+_SHARED: Final = frozenset({"bits", "calibration", "samples", "method", "product", "version", "verify", "report",
+                            "force", "dry_run", "progress", "device"})
 OWN: Final = ("gguf_type", "gguf_file", "bits_per_weight", "adapter", "requantize", "resume")
 
 
@@ -97,6 +97,7 @@ def _plain(options: Options) -> Options:
         product=words.text("--product", options.product), version=words.version("--version", options.version),
         requantize=words.switch("--requantize", options.requantize),
         resume=words.switch("--resume", options.resume), verify=words.switch("--verify", options.verify),
+        report=words.switch("--report", options.report),
         force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
 
 

@@ -7,29 +7,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeq.bundle.folder import Bundle, check_free, open_bundle
+from edgeq.conversion.options import Options
 from edgeq.errors import EdgeqError, TargetsFailed, all_of
+from edgeq.report.overview import write_overview
 
 
 def write_bundles(name: str, targets: Sequence[str], output: str | Path | None,
-                  write: Callable[[Mapping[str, Path]], Mapping[str, EdgeqError]], *, force: bool, dry_run: bool,
+                  write: Callable[[Mapping[str, Path]], Mapping[str, EdgeqError]], options: Options,
                   ) -> tuple[Bundle, ...]:
     """One bundle a target. name: of the model. write: takes the path of each target's bundle -> the targets whose
-    bundle failed, and why.
+    bundle failed, and why. Of several, one page over all lies beside them, `<name>.report.html`.
 
     Raises:
         EdgeqError: every target failed. TargetsFailed: some did. BundleError: something else lies where one goes.
     """
-    with _destination(output, dry_run=dry_run) as place:
+    with _destination(output, dry_run=options.dry_run) as place:
         paths = {target: _output_path(name, target, place, alone=len(targets) == 1) for target in targets}
         for path in paths.values():
-            check_free(path, force=force)
+            check_free(path, force=options.force)
         failed = dict(write(paths))
         written = [path for target, path in paths.items() if target not in failed]
         if failed and not written:
             raise all_of(list(failed.values()))
+        bundles = tuple(open_bundle(path) for path in written)
+        if len(targets) > 1 and options.report:
+            write_overview(written[0].parent / f"{name}.report.html", [
+                {**bundle.report, "path": bundle.path, "bytes": bundle.artifact_bytes} for bundle in bundles],
+                {target: str(error).removeprefix(f"{target}: ") for target, error in failed.items()})
         if failed:
             raise TargetsFailed(failed, written)
-        return tuple(open_bundle(path) for path in written)
+        return bundles
 
 
 def _output_path(name: str, target: str, output: str | Path | None, *, alone: bool) -> Path:

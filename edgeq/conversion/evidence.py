@@ -13,7 +13,8 @@ from edgeq.errors import EdgeqError
 from edgeq.graph import constant
 from edgeq.ops import LIMITING, MULTIPLY_ACCUMULATE
 from edgeq.quant.qdq import DEQUANTIZE, grid_of
-from edgeq.report.html import WORST, Evidence
+from edgeq.report.facts import LayerSize
+from edgeq.report.html import NOT_VERIFIED, WORST, Evidence
 from edgeq.report.plots import Weights
 from edgeq.scheme import broadcast
 from edgeq.verification.layers import LayerComparison, compare_graphs
@@ -37,10 +38,28 @@ class Layers:
         """Computed once for all bundles of a conversion, when the first asks for it."""
         found = self._comparison()
         if isinstance(found, str):
-            return Evidence(found)
+            return Evidence(found, sizes=self.sizes)
         named = [*found.worst(WORST), *([] if found.first_broken is None else [found.first_broken])]
         weights = {layer.value: self._weights(layer.value) for layer in named}
-        return Evidence(found, {value: some for value, some in weights.items() if some is not None})
+        return Evidence(found, {value: some for value, some in weights.items() if some is not None},
+                        self.sizes)
+
+    @property
+    def unverified(self) -> Evidence:
+        return Evidence(NOT_VERIFIED, sizes=self.sizes)
+
+    @cached_property
+    def sizes(self) -> tuple[LayerSize, ...]:
+        """The bytes of every constant of the quantized graph, by the layer that reads it first."""
+        found: dict[str, list[tuple[int, str, str, str]]] = {}
+        for value in self.graph.graph.initializers.values():
+            reader = _reader(value)
+            if reader is not None and value.const_value is not None:
+                kind = value.const_value.dtype.name.lower()
+                found.setdefault(reader.outputs[0].name or "", []).append(
+                    (value.const_value.nbytes, reader.op_type, (value.name or "").removesuffix("_q"), kind))
+        return tuple(LayerSize(layer, *max(parts)[1:], sum(part[0] for part in parts))
+                     for layer, parts in found.items())
 
     def _comparison(self) -> LayerComparison | str:
         """Every layer of the quantized graph, or why there is none."""
@@ -75,6 +94,14 @@ class Layers:
                 return Weights(weight.name or "", _some(steps), _some(stored.astype(np.int32)), grid.type.range,
                                grid.type.bits)
         return None
+
+
+def _reader(value: ir.Value) -> ir.Node | None:
+    """What computes with a constant, behind its dequantization."""
+    reader = next((node for node, _ in value.uses()), None)
+    while reader is not None and reader.op_type == DEQUANTIZE:
+        reader = next((node for node, _ in reader.outputs[0].uses()), None)
+    return reader
 
 
 def _some(array: NDArray[Any]) -> NDArray[Any]:

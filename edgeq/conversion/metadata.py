@@ -15,6 +15,7 @@ from edgeq.conversion.interface import Public
 from edgeq.conversion.quantization import QuantizedNetwork
 from edgeq.conversion.request import Request
 from edgeq.conversion.text import text_of
+from edgeq.conversion.words import source_date
 from edgeq.dimensions import dimensions, free_dimensions
 from edgeq.errors import ModelError
 from edgeq.frontends.transformer.source import is_transformer
@@ -97,7 +98,7 @@ class Metadata:
             "target": manifest.target, "name": model_name(self.source), "integer_interface": [
                 {key: getattr(spec, key) for key in ("name", "dtype", "scale", "zero_point")}
                 for spec in (*manifest.inputs, *manifest.outputs) if spec.scale is not None],
-            "emit_seconds": round(seconds, 3),
+            "emit_seconds": round(seconds, 3), **source_date(),
             "source_bytes": self.source_bytes, "sizes": self.sizes, "quantization": self.quantization(artifact),
             "calibration": self.advice,
             "float_on_this_engine": [asdict(node) for node in artifact.unplanned_float(quantized.kept)],

@@ -65,6 +65,8 @@ class Options:
     strict: bool = False
     trust: bool = False
     verify: bool = True
+    latency: bool = False
+    report: bool = True
     force: bool = False
     dry_run: bool = False
     progress: Progress = silent
@@ -114,6 +116,8 @@ class Words(TypedDict, total=False):
     strict: bool
     trust: bool
     verify: bool
+    latency: bool
+    report: bool
     force: bool
     dry_run: bool
     progress: Progress

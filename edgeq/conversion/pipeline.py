@@ -19,12 +19,14 @@ from edgeq.bundle.folder import (
     write_manifest,
     write_report,
 )
+from edgeq.conversion.answers import compared_answers
 from edgeq.conversion.decoder import convert_checkpoint
 from edgeq.conversion.destination import write_bundles
 from edgeq.conversion.dry_run import refuse_early, refuse_float
 from edgeq.conversion.emission import refuse_artifact
 from edgeq.conversion.evidence import Layers
 from edgeq.conversion.interface import public, taking_pixels
+from edgeq.conversion.latency import measured_latency
 from edgeq.conversion.meaning import check_meaning, check_scores
 from edgeq.conversion.metadata import Metadata, input_specs, model_name
 from edgeq.conversion.options import Options
@@ -77,7 +79,7 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
     check_there(model)
     request = read_request(targets, with_text_samples(model, options))
     return write_bundles(model_name(model), request.target_names, output, lambda paths: _convert(model, request, paths),
-                         force=options.force, dry_run=options.dry_run)
+                         options)
 
 
 def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[str, EdgeqError]:
@@ -140,10 +142,11 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
     copy_text_files(metadata.source, folder)
     seconds = time.perf_counter() - started
     manifest = metadata.manifest(target, artifact, made)
-    verification = None
+    verification: Verification | None = None
+    outputs: list[dict[str, Any]] = []
     if request.options.verify:
         request.progress(f"verifying {target}")
-        verification = _verified(folder, manifest, artifact, metadata.graph, references)
+        verification, outputs = _verified(folder, manifest, artifact, metadata.graph, references)
         _refuse_far(target, verification, request.options)
     trial = None if request.device is None else request.device.tried(
         folder, replace(manifest, files=file_entries(folder)))
@@ -156,8 +159,13 @@ def _write_bundle(folder: Path, target: str, metadata: Metadata, references: Ref
             evaluation = metadata.goal.to_json(lambda by: score_model(opened, by, metadata.transposed),
                                                artifact_bytes(folder))
     report = metadata.report(manifest, artifact, verification, evaluation, seconds, trial)
+    if request.options.latency:
+        report["latency"] = measured_latency(folder, manifest)
     write_report(folder, report)
-    write_page(folder, report, artifact_bytes(folder), None if verification is None else layers.evidence)
+    if request.options.report:
+        write_page(folder, manifest, report, artifact_bytes(folder),
+                   layers.unverified if verification is None else layers.evidence,
+                   compared_answers(manifest, references, outputs) if outputs else ())
     accuracy = ({} if verification is None else verification.to_json()) | (
         {} if evaluation is None else {"metric": evaluation})
     write_manifest(folder, replace(manifest, accuracy=accuracy))
@@ -178,8 +186,8 @@ def _largest(metadata: Metadata, references: References) -> dict[str, float]:
 
 
 def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Model, references: References,
-              ) -> Verification:
-    """Run the artifact, and write what devices will compare themselves with."""
+              ) -> tuple[Verification, list[dict[str, Any]]]:
+    """Run the artifact, and write what devices will compare themselves with -> what was found, and its outputs."""
     verification, outputs = verify_artifact(folder, manifest, references)
     arithmetic = backend_named(manifest.target).arithmetic
     tolerance = selftest_tolerance(graph, artifact, arithmetic, verification, outputs)
@@ -187,7 +195,7 @@ def _verified(folder: Path, manifest: Manifest, artifact: Artifact, graph: ir.Mo
         [as_taken(manifest, feed) for feed in filled(references.feeds, outputs, references.pairs)],
         [{spec.name: to_integers(spec, found[spec.name]) for spec in manifest.outputs} for found in outputs],
     ), in_steps(tolerance, manifest.outputs))
-    return verification
+    return verification, outputs
 
 
 def _refuse_far(target: str, verification: Verification, options: Options) -> None:

@@ -180,7 +180,8 @@ def _plain(options: Options) -> Options:
         min_os=words.system("--min-os", options.min_os, _systems()),
         product=words.text("--product", options.product), version=words.version("--version", options.version),
         strict=words.switch("--strict", options.strict), trust=words.switch("--trust", options.trust),
-        verify=words.switch("--verify", options.verify),
+        verify=words.switch("--verify", options.verify), latency=words.switch("--latency", options.latency),
+        report=words.switch("--report", options.report),
         full_integer=words.switch("--full-integer", options.full_integer),
         force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
 
@@ -236,7 +237,7 @@ def _contradictions(options: Options) -> Iterator[str]:
         yield f"--prefer {options.prefer} weighs float layers among 8-bit activations: add --calibration DATA"
     if options.min_db is not None and not options.verify:
         yield "--min-db is measured, so it excludes --no-verify"
-    for read in (_weights, _activations):
+    for read in (_weights, _activations, lambda _: words.source_date()):
         try:
             read(options)
         except UsageError as error:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -240,3 +242,19 @@ def _said(value: Any) -> str:
 def _either(names: Iterable[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def source_date() -> dict[str, str]:
+    """The day that SOURCE_DATE_EPOCH names, in seconds since 1970; none without it, so that the same conversion writes
+    the same bytes: https://reproducible-builds.org/specs/source-date-epoch/
+
+    Raises:
+        UsageError: it is no number of seconds.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given is None:
+        return {}
+    try:
+        return {"date": datetime.fromtimestamp(int(given), UTC).date().isoformat()}
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"SOURCE_DATE_EPOCH is '{given}': give seconds since 1970, or unset it") from None

@@ -31,7 +31,7 @@ def examine() -> dict[str, Any]:
     parts = list(_parts())
     packages = {name: _version(name) for part in parts for name in part.distributions}
     return {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(),
-            "cpu": _cpu(), "cpus": os.cpu_count(), "memory_bytes": _memory_bytes(), "packages": packages,
+            "cpu": processor(), "cpus": os.cpu_count(), "memory_bytes": _memory_bytes(), "packages": packages,
             "parts": [part.to_json(packages) for part in parts]}
 
 
@@ -84,7 +84,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _cpu() -> dict[str, Any]:
+def processor() -> dict[str, Any]:
     """The processor's name, and which integer instructions it has; None where the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,32 +1,38 @@
 """report.html: one page that needs no network and shows whether a conversion is good, and where it broke if not."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from edgeq.bundle.folder import PAGE_NAME
 from edgeq.report.console import share, size
+from edgeq.report.facts import LayerSize, interface_html, latency_sentence, origin_html, sizes_html, usage_html
 from edgeq.report.mixed_precision import precision_html, precision_sentence, score_sentence
+from edgeq.report.page import document, section, table
 from edgeq.report.plots import COLORS, Weights, color, errors_by_layer, histograms
+from edgeq.report.samples import Sample, samples_html
 from edgeq.report.text import reasons, sizes_sentence, state_sentence
 from edgeq.report.verdict import decibels, remedies, verdict
 from edgeq.verification.layers import Layer, LayerComparison
+from edgeq_runtime.manifest import Manifest
 
-FILE_NAME: Final = "report.html"
 WORST: Final = 3
+PICTURES: Final = 6
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What all pages of one conversion show. comparison: every layer of the quantized graph, or why there is none.
-    weights: by the value that a layer computes; of those that are named.
+    weights: by the value that a layer computes; of those that are named. sizes: of all layers with constants.
     """
 
     comparison: LayerComparison | str
     weights: Mapping[str, Weights] = field(default_factory=dict)
+    sizes: Sequence[LayerSize] = ()
 
     @cached_property
     def worst(self) -> list[Layer]:
@@ -49,75 +55,39 @@ class Evidence:
         return errors_by_layer(found.layers, self.worst), histograms(self.worst, weights) if self.worst else ""
 
 
-NOT_VERIFIED: Final = Evidence("Not verified, as was asked (--no-verify).")
+NOT_VERIFIED: Final = "Not verified, as was asked (--no-verify)."
 
 
-def write_page(folder: Path, report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence | None) -> None:
-    """Write folder/report.html. report: as in report.json. evidence: None where nothing was verified."""
-    (folder / FILE_NAME).write_text(page(report, artifact_bytes, evidence or NOT_VERIFIED), encoding="utf-8")
+def write_page(folder: Path, manifest: Manifest, report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence,
+               samples: Sequence[Sample] = ()) -> None:
+    """Write folder/report.html. report: as in report.json. samples: what was answered, what changed first."""
+    text = page(manifest, report, artifact_bytes, evidence, samples)
+    (folder / PAGE_NAME).write_text(text, encoding="utf-8")
 
 
-def page(report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence) -> str:
+def page(manifest: Manifest, report: Mapping[str, Any], artifact_bytes: int, evidence: Evidence,
+         samples: Sequence[Sample]) -> str:
     """The whole page as text."""
-    found = evidence.comparison
-    parts = [_verdict(report, found, evidence), _facts(report, artifact_bytes),
-             _accuracy(report["verification"], report.get("evaluation"))]
+    found, verification = evidence.comparison, report["verification"]
+    parts = [origin_html(manifest, report), _verdict(report, found, evidence), _facts(report, artifact_bytes),
+             _accuracy(verification, report.get("evaluation")),
+             samples_html(samples, PICTURES, (verification or {"inputs": ""})["inputs"]),
+             interface_html(manifest), usage_html(manifest)]
     if isinstance(found, str):
-        parts.append(_section("Error by layer", f"<p>{escape(found)}</p>"))
+        parts.append(section("Error by layer", f"<p>{escape(found)}</p>"))
     else:
         parts += _plots(evidence, found)
-    parts += [precision_html(report), _kept(report), _calibration(report["calibration"])]
+    parts += [precision_html(report), sizes_html(evidence.sizes, artifact_bytes), _kept(report),
+              _calibration(report["calibration"])]
     if not isinstance(found, str):
         parts.append(_layer_table(found))
-    title = escape(f"{report['name']} for {report['target']}")
-    return document(title, [part for part in parts if part])
-
-
-def document(title: str, parts: Sequence[str]) -> str:
-    """A whole page. title, parts: HTML already."""
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
-            f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n'
-            + "\n".join(parts) + "\n</body>\n</html>\n")
+    return document(escape(f"{report['name']} for {report['target']}"), [part for part in parts if part])
 
 
 EXPLANATION: Final = (
     "<p>Left, the weights before and after rounding: 4 bits have 15 steps between the dashed ends of the grid, 8 bits "
     "255. Right, the layer's output: numbers outside the dashed lines are cut off, and a range much wider than the "
     "numbers wastes steps.</p>")
-STYLE: Final = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1c2530; --soft: #566; --box: #f0f3f6; --rule: #ccd; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14181d; --ink: #dfe6ee; --soft: #9ab; --box: #222a33; --rule: #3a4654; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 62em;
-  margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere; }
-h1 { font-size: 1.6em; margin-bottom: .3em; } h2 { font-size: 1.15em; margin: 1.8em 0 .4em; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-td, th { padding: .2em 1em .2em 0; text-align: left; vertical-align: top; overflow-wrap: normal; }
-th { font-weight: 600; border-bottom: 1px solid var(--rule); }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-.verdict { border-left: .5em solid; padding: .6em 1em; background: var(--box); } .verdict p b { font-size: 1.15em; }
-.verdict p, .verdict ul { margin: .2em 0; }
-section { overflow-x: auto; } svg { max-width: 100%; min-width: 42em; height: auto; }
-.note { color: var(--soft); } code { background: var(--box); padding: 0 .25em; }
-"""
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>\n{body}</section>"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns that start with > are numbers; cells are HTML already."""
-    classes = [' class="number"' if column.startswith(">") else "" for column in columns]
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        inner = "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(classes, cells, strict=True))
-        return f"<tr>{inner}</tr>"
-
-    head = line("th", [column.removeprefix(">") for column in columns]) if any(columns) else ""
-    return f"<table>{head}{''.join(line('td', row) for row in rows)}</table>"
 
 
 def _verdict(report: Mapping[str, Any], found: LayerComparison | str, evidence: Evidence) -> str:
@@ -150,6 +120,8 @@ def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
     quantization = report["quantization"]
     rows = [("Size", size(artifact_bytes) + (f", {artifact_bytes / source:.2f} of the source model's {size(source)}"
                                              if source else ""))]
+    timed = latency_sentence(report.get("latency"))
+    rows += [("Latency here", escape(timed))] if timed else []
     told = sizes_sentence(report)
     rows += [("Free dimensions", escape(told))] if told else []
     rows += [("State", escape(state_sentence(report)))] if "state" in report else []
@@ -165,7 +137,7 @@ def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
             methods = dict.fromkeys(line["method"] for line in quantization["scaled_channels"])
             rows.append(("Scaled channels", f"at {len(quantization['scaled_channels'])} places, by "
                                             f"{escape(', '.join(methods))}"))
-    return _section("Size and scheme", _table(("", ""), rows))
+    return section("Size and scheme", table(("", ""), rows))
 
 
 def _accuracy(verification: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None) -> str:
@@ -176,12 +148,12 @@ def _accuracy(verification: Mapping[str, Any] | None, evaluation: Mapping[str, A
              f"{decibels(line['sqnr_db'])}</span>", f"{line['cosine']:.5f}", f"{line['max_abs']:.3g}",
              share(line["top1"]), decibels(graph["sqnr_db"]))
             for line, graph in zip(verification["against_float"], verification["against_graph"], strict=True)]
-    table = _table(("output", ">to the float model", ">cosine", ">largest error", ">same best class",
+    shown = table(("output", ">to the float model", ">cosine", ">largest error", ">same best class",
                     ">to the quantized graph"), rows)
     note = (f"{verification['samples']} inputs, {escape(verification['inputs'])}, run by "
             f"{escape(verification['engine'])}. The last column is the engine's own part: how far it is from what "
             "quantization alone does.")
-    return _section("Accuracy beside the float model", f'{scored}{table}<p class="note">{note}</p>')
+    return section("Accuracy beside the float model", f'{scored}{shown}<p class="note">{note}</p>')
 
 
 def _plots(evidence: Evidence, found: LayerComparison) -> list[str]:
@@ -191,9 +163,9 @@ def _plots(evidence: Evidence, found: LayerComparison) -> list[str]:
     named = "; ".join(f"<b>{number}</b> {evidence.named(layer)}" for number, layer in enumerate(evidence.worst, 1))
     text = ("<p>How far each layer of the quantized graph is from the float model's. A drop is where error enters; "
             f"behind it, layers only inherit. Most is added by {named or 'none'}.</p>")
-    parts = [_section("Error by layer", text + first)]
+    parts = [section("Error by layer", text + first)]
     if second:
-        parts.append(_section("The layers that add most error", EXPLANATION + second))
+        parts.append(section("The layers that add most error", EXPLANATION + second))
     return parts
 
 
@@ -209,12 +181,12 @@ def _kept(report: Mapping[str, Any]) -> str:
         body += f"<p>Runs in float on {escape(report['target'])} all the same:</p>{items(fallbacks)}"
     if report["notes"]:
         body += f"<p>Otherwise than planned on {escape(report['target'])}:</p>{items(reasons(report['notes']))}"
-    return _section("What stayed float, and why", body)
+    return section("What stayed float, and why", body)
 
 
 def _calibration(found: Mapping[str, Any] | None) -> str:
     if found is None:
-        return _section("Calibration", "<p>No samples were given: activations are float. Real samples allow 8 bits "
+        return section("Calibration", "<p>No samples were given: activations are float. Real samples allow 8 bits "
                         "(<code>--calibration</code>).</p>")
     warnings = "".join(f"<li><b>{escape(warning)}</b></li>" for warning in found["warnings"])
     rows = [(f"<code>{escape(line['name'])}</code>", *(f"{line[key]:.4g}" for key in (
@@ -223,10 +195,10 @@ def _calibration(found: Mapping[str, Any] | None) -> str:
     held = f", of which {found['held_out']} were held out for the figures above" if found.get("held_out") else ""
     body = (f"<p>{found['samples']} samples{held}{movement}.</p>"
             + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing about them looks suspicious.</p>")
-            + _table(("input", ">smallest", ">largest", ">mean", ">deviation"), rows)
+            + table(("input", ">smallest", ">largest", ">mean", ">deviation"), rows)
             + f'<p class="note">The data\'s sha256 is <code>{escape(found["sha256"][:16])}...</code>, so that a later '
               "conversion can be told from this one.</p>")
-    return _section("Calibration", body)
+    return section("Calibration", body)
 
 
 def _layer_table(found: LayerComparison) -> str:
@@ -234,5 +206,5 @@ def _layer_table(found: LayerComparison) -> str:
              f'<span style="color: {color(layer.sqnr_db)}">{decibels(layer.sqnr_db)}</span>',
              f"{layer.drop_db:.1f}" if abs(layer.drop_db) < 100 else "-", share(layer.range_used),
              share(layer.saturated)) for layer in found.layers]
-    table = _table(("layer", "op", ">to the float model", ">lost here [dB]", ">range used", ">saturated"), rows)
-    return _section("All layers", f"<details><summary>{len(rows)} layers</summary>{table}</details>")
+    shown = table(("layer", "op", ">to the float model", ">lost here [dB]", ">range used", ">saturated"), rows)
+    return section("All layers", f"<details><summary>{len(rows)} layers</summary>{shown}</details>")

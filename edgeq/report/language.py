@@ -6,9 +6,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from edgeq.bundle.folder import PAGE_NAME
 from edgeq.report.console import console, size, table
-from edgeq.report.html import FILE_NAME, document
+from edgeq.report.facts import origin_html
+from edgeq.report.page import document
 from edgeq.report.text import SHOWN_NODES
+from edgeq_runtime.manifest import Manifest
 
 
 def is_language(row: Mapping[str, Any]) -> bool:
@@ -80,7 +83,7 @@ def warnings(row: Mapping[str, Any]) -> Iterator[str]:
     yield from (row["on_text"] or {}).get("warnings", ())
 
 
-def write_language_page(folder: Path, report: Mapping[str, Any], artifact_bytes: int) -> None:
+def write_language_page(folder: Path, manifest: Manifest, report: Mapping[str, Any], artifact_bytes: int) -> None:
     """Write folder/report.html."""
     title = escape(f"{report['name']} for {report['target']}")
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{row['tensors']}</td><td>{row['weights']}</td>"
@@ -91,8 +94,9 @@ def write_language_page(folder: Path, report: Mapping[str, Any], artifact_bytes:
         f"<th>perplexity</th><th>of float</th></tr><tr>{''.join(f'<td>{cell}</td>' for cell in _numbers(figures))}"
         "</tr></table>")
     said = [f"<p>{escape(sentence)}.</p>" for sentence in (*sentences(report), *warnings(report))]
-    (folder / FILE_NAME).write_text(document(title, [
-        *said, f"<p>{size(artifact_bytes)}, {report['quantization']['bits_per_weight']:.2f} bits per weight.</p>",
+    (folder / PAGE_NAME).write_text(document(title, [
+        origin_html(manifest, report), *said,
+        f"<p>{size(artifact_bytes)}, {report['quantization']['bits_per_weight']:.2f} bits per weight.</p>",
         measured, "<h2>Types</h2><table><tr><th>type</th><th>tensors</th><th>weights</th><th>size</th></tr>"
         f"{rows}</table>"]), encoding="utf-8")
 

@@ -106,8 +106,11 @@ def test_of_several_targets_the_good_bundles_are_written_and_the_failing_one_is_
     with pytest.raises(TargetsFailed, match="tflite failed, and is not written") as caught:
         edgeq.convert(residual(), target=["tflite", "onnxruntime"], **words)
     assert isinstance(caught.value.failed["tflite"], VerificationError)
-    assert [path.name for path in caught.value.written] == [path.name for path in (tmp_path / "both").iterdir()] == [
-        "model.onnxruntime.edgeq"]
+    assert [path.name for path in caught.value.written] == ["model.onnxruntime.edgeq"]
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["model.onnxruntime.edgeq",
+                                                                          "model.report.html"]
+    page = re.sub("<[^>]+>", " ", (tmp_path / "both/model.report.html").read_text())
+    assert re.search(r"tflite\s+no bundle.*tflite\s*: the artifact does not compute", page, re.DOTALL)
     ir.save(residual(), tmp_path / "net.onnx")
     result = CliRunner().invoke(main, ["convert", str(tmp_path / "net.onnx"), "--target", "tflite", "--target",
                                        "onnxruntime", "-o", str(tmp_path / "c")])

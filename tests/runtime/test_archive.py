@@ -86,6 +86,18 @@ def test_a_bundle_survives_the_journey(bundle: Path, tmp_path: Path, ending: str
     assert again.read_bytes() == archive.read_bytes()
 
 
+@pytest.mark.parametrize("report", [False, True])
+def test_the_report_stays_behind(bundle: Path, tmp_path: Path, report: bool) -> None:
+    """Devices have no use for it; what travels is a whole bundle without."""
+    page = b"<!DOCTYPE html>"
+    listed = with_manifest(bundle, entry("report.html", page))
+    (bundle / "report.html").write_bytes(page)
+    (bundle / FILE_NAME).write_bytes(listed[FILE_NAME])
+    folder = unpack(pack(bundle, tmp_path / "a.zip", report=report), tmp_path / "back.edgeq")
+    assert ("report.html" in content(folder)) is report
+    assert len(Manifest.read(folder, verify=True).files) == len(listed) - (not report)
+
+
 def test_what_other_tools_wrote_is_read(bundle: Path, write: Callable[[Files], Path], tmp_path: Path) -> None:
     assert content(opened(write(content(bundle)), tmp_path)) == content(bundle)
 
