@@ -40,12 +40,13 @@ def sentences(row: Mapping[str, Any]) -> Iterator[str]:
     """What was done and measured."""
     text, figures, run = row["calibration"], row["on_text"], row["engine"]
     method = row["quantization"]["method"]
+    which = "what had no codes" if row["quantization"].get("kept") else "weights"
     if text is None:
-        yield "weights: the nearest levels; no figures, because there is no text: --calibration TEXT gives some"
+        yield f"{which}: the nearest levels; no figures, because there is no text: --calibration TEXT gives some"
     elif method == "nearest":
-        yield f"weights: the nearest levels; judged on {text['held_out_tokens']} tokens of {text['source']}"
+        yield f"{which}: the nearest levels; judged on {text['held_out_tokens']} tokens of {text['source']}"
     else:
-        yield (f"weights: fitted to {text['tokens']} tokens of {text['source']}; judged on "
+        yield (f"{which}: fitted to {text['tokens']} tokens of {text['source']}; judged on "
                f"{text['held_out_tokens']} others")
     if row.get("adapter") is not None:
         yield f"the adapter {row['adapter']['name']} is merged into {row['adapter']['weights']} weights"
@@ -69,9 +70,11 @@ def _kept(row: Mapping[str, Any]) -> Iterator[str]:
     if kept is None:
         return
     yield f"{row['target']}: {kept['weights']} weights keep the codes of {kept['by']}"
+    figures = row["on_text"]
+    lost = "" if figures is None else f"; with all of them KL {figures['kl']['mean']:.2g} nats a token"
     for reason, names in kept["anew"].items():
         shown = ", ".join([*names[:SHOWN_NODES], *(["..."] if len(names) > SHOWN_NODES else [])])
-        yield f"{row['target']}: {len(names)} weights are quantized anew: {reason} ({shown})"
+        yield f"{row['target']}: {len(names)} weights are quantized anew: {reason} ({shown}){lost}"
 
 
 def warnings(row: Mapping[str, Any]) -> Iterator[str]:

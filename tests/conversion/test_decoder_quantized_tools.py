@@ -224,15 +224,48 @@ def test_weights_are_those_of_the_tool(tool: Any, tmp_path: Path) -> None:
         assert max(apart(gguf, name, weight.real, tool.rounds_minima) for name, weight in expected.items()) <= 1
 
 
+def tiny_llama(folder: Path) -> Any:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2,
+        vocab_size=101))
+    model.save_pretrained(folder)
+    return model
+
+
+def configurations() -> dict[str, Any]:
+    """transformers' word for a tool -> (its configuration, a layer -> the weight that the tool makes of it)."""
+    transformers, functional = (pytest.importorskip(name) for name in ("transformers", "bitsandbytes.functional"))
+    quantization = pytest.importorskip("torchao.quantization")
+    return {
+        "nf4": (transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                                bnb_4bit_use_double_quant=True),
+                lambda layer: functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)),
+        "int8": (transformers.BitsAndBytesConfig(load_in_8bit=True),
+                 lambda layer: functional.int8_vectorwise_dequant(layer.weight.CB, layer.weight.SCB)),
+        "torchao": (transformers.TorchAoConfig(quantization.Int8WeightOnlyConfig(version=2)),
+                    lambda layer: layer.weight.dequantize())}
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8", "torchao"])
+def test_folders_that_transformers_saves(name: str, tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "float")
+    words, weight_of = configurations()[name]
+    model = pytest.importorskip("transformers").AutoModelForCausalLM.from_pretrained(
+        tmp_path / "float", quantization_config=words, device_map="cpu", dtype=torch.float32)
+    model.save_pretrained(tmp_path / "net")
+    weights = open_checkpoint(tmp_path / "net").weights
+    for role, layer in (("k", model.model.layers[1].self_attn.k_proj), ("down", model.model.layers[1].mlp.down_proj)):
+        assert weights.codes(role, 1) is not None
+        np.testing.assert_allclose(weights.matrix(role, 1), weight_of(layer).numpy(), rtol=1e-6, atol=0)
+    assert weights.codes("head") is None
+
+
 @pytest.mark.parametrize("words", [{}, {"use_dora": True}, {"use_rslora": True, "rank_pattern": {"q_proj": 2}}],
                          ids=["lora", "dora", "rslora"])
 def test_adapters_are_merged_as_peft_merges_them(words: dict[str, Any], tmp_path: Path) -> None:
-    peft, transformers = (pytest.importorskip(name) for name in ("peft", "transformers"))
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(hidden_size=64, intermediate_size=96, num_attention_heads=4,
-                                      num_key_value_heads=2, num_hidden_layers=2, vocab_size=101)
-    model = transformers.LlamaForCausalLM(config)
-    model.save_pretrained(tmp_path / "net")
+    peft, model = pytest.importorskip("peft"), tiny_llama(tmp_path / "net")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", **words))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:

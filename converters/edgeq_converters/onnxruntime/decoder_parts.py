@@ -128,7 +128,7 @@ class _Stored:
         if codes.order is not None:
             x = w("Gather", x, w.constant(f"{name}.order", codes.order), axis=-1, name=f"{name}.ordered")
         if codes.table is not None:
-            return _product_with_table_codes(w, x, name, codes)
+            return self._product_with_table_codes(w, x, role, layer, codes)
         kind, dtype = _KINDS[form.bits, form.is_signed]
 
         def stored() -> NDArray[Any]:
@@ -141,6 +141,19 @@ class _Stored:
         weight = w("DequantizeLinear", w.later(f"{name}.codes", kind, (columns, rows), stored), *grid, axis=0,
                    block_size=form.block)
         return _with_minima(w, x, w("MatMul", x, weight, name=f"{name}.product"), name, form)
+
+    def _product_with_table_codes(self, w: Writer, x: ir.Value, role: str, layer: int | None, codes: Codes) -> ir.Value:
+        """Of bitsandbytes' codes, the higher half of a byte first."""
+        name, block = weight_name(role, layer), codes.group & -codes.group
+        scales = np.repeat(codes.scale, codes.group // block, axis=1).reshape(-1)
+
+        def stored() -> NDArray[np.uint8]:
+            flat = form_of(self.matrices[role, layer]).codes.codes.reshape(-1)
+            return flat[::2] << np.uint8(4) | flat[1::2]
+
+        return w("MatMulBnb4", x, w.later(f"{name}.codes", ir.DataType.UINT8, (codes.size // 2,), stored),
+                 _half(w, f"{name}.scales", scales), name=f"{name}.product", domain=MICROSOFT, K=codes.columns,
+                 N=len(codes.codes), block_size=block, quant_type=_table_kind(codes))
 
     def embedding(self, w: Writer, tokens: ir.Value) -> ir.Value:
         matrix = self.matrices["embedding", None]
@@ -197,16 +210,6 @@ class _Stored:
             return (found if form.bits == 8 else _pairs(found)).reshape(shape)
 
         return w.later("embedding.codes", ir.DataType.UINT8, shape, make)
-
-
-def _product_with_table_codes(w: Writer, x: ir.Value, name: str, codes: Codes) -> ir.Value:
-    """Of bitsandbytes' codes, the higher half of a byte first."""
-    block = codes.group & -codes.group
-    scales = np.repeat(codes.scale, codes.group // block, axis=1).reshape(-1)
-    flat = codes.codes.reshape(-1)
-    return w("MatMulBnb4", x, w.constant(f"{name}.codes", flat[::2] << np.uint8(4) | flat[1::2]),
-             _half(w, f"{name}.scales", scales), name=f"{name}.product", domain=MICROSOFT, K=codes.columns,
-             N=len(codes.codes), block_size=block, quant_type=_table_kind(codes))
 
 
 def _table_kind(codes: Codes) -> int | None:
