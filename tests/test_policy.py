@@ -60,6 +60,7 @@ NOT_POLICY = {
     **{f"edgeq/conversion/selftest.py:{name}": "how far devices may be off: benchmarks/boards.py measures it"
        for name in ("HALF_ERROR", "FLOAT_ERROR", "SAMPLES", "BYTES")},
     "edgeq/conversion/decoder_verify.py:TOKENS": "as of selftest.py",
+    "edgeq/conversion/pair.py:TESTED": "as of selftest.py",
     **{f"edgeq/conversion/{name}": "what words may say" for name in ("options.py:bits", "options.py:min_os",
                                                                        "decoder_request.py:BITS", "request.py:BITS")},
     **{f"edgeq/mixed_precision/{name}": "what operators are counted in: the measured costs fit it" for name in (

@@ -92,6 +92,6 @@ def completion(shell: str) -> None:
 
 for command in (conversion.convert, models.inspect, models.analyze, models.estimate, bundles.verify, bundles.evaluate,
                 bundles.run, bundles.benchmark, language.generate, language.chat, language.serve, language.embed,
-                boards.test, boards.board, archives.pack, archives.unpack, archives.keygen, models.targets,
-                models.doctor):
+                language.transcribe, language.translate, boards.test, boards.board, archives.pack, archives.unpack,
+                archives.keygen, models.targets, models.doctor):
     main.add_command(command)

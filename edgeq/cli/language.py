@@ -134,3 +134,45 @@ def embed(bundle: Path, texts: tuple[str, ...], file: Path | None, truncate: boo
     alike = similarities(found)
     print_result({"vectors": found.tolist(), "cosines": alike}, as_json,
                  lambda: embeddings(given, found.shape[1], alike))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("sound", type=click.Path(path_type=Path), metavar="SPEECH.wav")
+@click.option("--timestamps", is_flag=True, help="Say when each part was spoken.")
+@click.option("--language", metavar="en", help="Of the speech, where the model knows several.")
+@click.option("--task", type=click.Choice(["transcribe", "translate"]), default="transcribe", show_default=True,
+              help="translate: to English, where the model can.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.")
+@common
+def transcribe(bundle: Path, sound: Path, threads: int | None, as_json: bool, **words: Any) -> None:
+    """Write down what is spoken, in a sound of any length."""
+    from dataclasses import asdict
+
+    from edgeq.cli.shared import say
+    from edgeq_runtime import load
+    from edgeq_runtime.language.speech import written_down
+    from edgeq_runtime.sound import read_wav
+
+    with load(bundle, threads=threads) as model:
+        found = model.transcribe(*read_wav(sound), **words)
+    print_result(asdict(found), as_json, lambda: say(written_down(found, times=words["timestamps"])))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Of a text; as many as the context holds by default.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of the engine; its own choice by default.")
+@common
+def translate(bundle: Path, texts: tuple[str, ...], max_tokens: int | None, threads: int | None, as_json: bool) -> None:
+    """Write a text for each text, with an encoder and a decoder such as T5 or Marian.
+
+    T5 is told its task in the text: "translate English to German: Good morning."
+    """
+    from edgeq.cli.shared import say
+    from edgeq_runtime import load
+
+    with load(bundle, threads=threads) as model:
+        found = [model.translate(text, max_tokens=max_tokens) for text in texts]
+    print_result(found, as_json, lambda: say("\n".join(found)))

@@ -30,6 +30,7 @@ from edgeq.conversion.latency import measured_latency
 from edgeq.conversion.meaning import check_meaning, check_scores
 from edgeq.conversion.metadata import Metadata, input_specs, model_name
 from edgeq.conversion.options import Options
+from edgeq.conversion.pair import convert_pair
 from edgeq.conversion.quantization import HELD_OUT, TOO_FEW, is_fitted, open_goal, quantize_network
 from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.sample_sizes import sample_sizes
@@ -40,6 +41,7 @@ from edgeq.conversion.words import Target
 from edgeq.errors import EdgeqError, ModelError, TooFarFromFloat, UnsupportedModel, UsageError
 from edgeq.external_weights import is_large
 from edgeq.frontends import check_there, is_language_model, load_source
+from edgeq.frontends.transformer.source import is_pair
 from edgeq.inference.magnitudes import largest_values
 from edgeq.inference.session import Arrays
 from edgeq.mixed_precision import Goal
@@ -76,6 +78,8 @@ def convert_all(model: Any, targets: Target, options: Options, output: str | Pat
     """
     if is_language_model(model):
         return convert_checkpoint(model, targets, options, output)
+    if is_pair(model):
+        return convert_pair(model, targets, options, output, convert_all)
     check_there(model)
     request = read_request(targets, with_text_samples(model, options))
     return write_bundles(model_name(model), request.target_names, output, lambda paths: _convert(model, request, paths),

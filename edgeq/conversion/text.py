@@ -15,6 +15,7 @@ from edgeq.errors import CalibrationError, MissingExtra, ModelError
 from edgeq.frontends.transformer.source import is_transformer, open_folder
 from edgeq_runtime.errors import BundleError, EngineError
 from edgeq_runtime.language.embedding import TextEncoder
+from edgeq_runtime.language.text import open_tokenizer
 from edgeq_runtime.manifest import Text
 
 TOKENIZER: Final = "tokenizer.json"
@@ -57,13 +58,21 @@ def with_text_samples(source: Any, options: Options) -> Options:
 
 
 def _encoder(source: Path) -> TextEncoder:
+    text = text_of(source)
+    assert text is not None
+    checked_tokenizer(source, text.vocabulary)
+    return TextEncoder(str(source), text, lambda inputs: {})
+
+
+def checked_tokenizer(source: Path, vocabulary: int) -> None:
+    """Raises:
+        ModelError: the folder has no tokenizer, or a damaged one. MissingExtra: tokenizers is not installed.
+    """
     if not (source / TOKENIZER).is_file():
         raise ModelError(f"{source} holds no {TOKENIZER}; save it with transformers: "
                          "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
-    text = text_of(source)
-    assert text is not None
     try:
-        return TextEncoder(str(source), text, lambda inputs: {})
+        open_tokenizer(str(source / TOKENIZER), vocabulary)
     except EngineError:
         raise MissingExtra("a tokenizer", "decoder") from None
     except BundleError as error:

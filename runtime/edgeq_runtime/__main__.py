@@ -123,6 +123,22 @@ def _embed(model: Model, options: argparse.Namespace) -> int:
     return 0
 
 
+def _transcribe(model: Model, options: argparse.Namespace) -> int:
+    from .language.speech import written_down
+    from .sound import read_wav
+
+    found = model.transcribe(*read_wav(options.sound), timestamps=options.timestamps, language=options.language,
+                             task=options.task)
+    _show(options, asdict(found), written_down(found, times=options.timestamps))
+    return 0
+
+
+def _translate(model: Model, options: argparse.Namespace) -> int:
+    found = [model.translate(text, max_tokens=options.max_tokens) for text in options.texts]
+    print(json.dumps(found, indent=2) if options.json else printable("\n".join(found)))
+    return 0
+
+
 def _install(options: argparse.Namespace) -> None:
     from .installation import install
 
@@ -186,13 +202,15 @@ def _show(options: argparse.Namespace, data: Dict[str, Any], text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m edgeq_runtime", description="Run an edgeq bundle on this device.")
     parser.add_argument("bundle", type=Path)
-    commands = parser.add_subparsers(required=True, metavar="self-test|run|benchmark|generate|chat|serve|embed")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, function, words in (("self-test", _self_test, "does this device compute what the converter promised?"),
                                   ("run", _run, "run once"), ("benchmark", _benchmark, "time it"),
                                   ("generate", _generate, "answer a prompt with a language model"),
                                   ("chat", _chat, "talk to a language model"),
                                   ("serve", _serve, "serve a language model in OpenAI's protocol"),
-                                  ("embed", _embed, "make vectors of texts, and show the cosine of every two")):
+                                  ("embed", _embed, "make vectors of texts, and show the cosine of every two"),
+                                  ("transcribe", _transcribe, "write down what is spoken"),
+                                  ("translate", _translate, "write a text for each text")):
         command = commands.add_parser(name, help=words, description=words)
         command.set_defaults(command=function)
         command.add_argument("--json", action="store_true", help="for machines")
@@ -212,6 +230,14 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("texts", nargs="+", metavar="text")
             command.add_argument("--truncate", action="store_true", help="leave out the end of a text that is too long")
             command.add_argument("-o", "--output", metavar="FILE.npy", help="where to keep the vectors")
+        if name == "transcribe":
+            command.add_argument("sound", metavar="SPEECH.wav")
+            command.add_argument("--timestamps", action="store_true", help="say when each part was spoken")
+            command.add_argument("--language", help="of the speech, where the model knows several")
+            command.add_argument("--task", choices=("transcribe", "translate"), default="transcribe")
+        if name == "translate":
+            command.add_argument("texts", nargs="+", metavar="text")
+            command.add_argument("--max-tokens", type=int, metavar="N", help="of a text")
         if name in ("generate", "chat"):
             _add_generation_options(command)
         if name == "serve":

@@ -26,7 +26,7 @@ from .integrity import check_files, inside
 if TYPE_CHECKING:
     from pathlib import Path
 
-# the newest: texts. 5: state. 4: a language model. 3: product and version. 2: the size of an axis may have limits.
+# The newest: texts, encoders with decoders. 5: state. 4: a language model. 3: product, version. 2: limits of an axis.
 FORMAT = 6
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 24  # of a manifest, with thousands of labels
@@ -107,6 +107,39 @@ class Text:
 
 
 @dataclass(frozen=True)
+class EncoderDecoder:
+    """Of an encoder in front of a decoder, the network of the manifest, which writes what the encoder has read.
+
+    encoder: folder of the bundle that is the encoder's own bundle. context: tokens that the decoder writes at most.
+    start: tokens that a text begins with; eos: that end one. suppressed: never written; suppressed_first: nor as the
+    first. tokenizer: file of the bundle. timestamps: the token of 0 s, behind which each is .02 s later; no_timestamps:
+    the token that asks for none. languages, tasks: tokens behind `start`, by name.
+    """
+
+    encoder: str
+    context: int
+    vocabulary: int
+    start: Tuple[int, ...]
+    eos: Tuple[int, ...]
+    suppressed: Tuple[int, ...] = ()
+    suppressed_first: Tuple[int, ...] = ()
+    tokenizer: str = "tokenizer.json"
+    timestamps: Optional[int] = None
+    no_timestamps: Optional[int] = None
+    languages: Dict[str, Any] = field(default_factory=dict)
+    tasks: Dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.context, self.vocabulary) < 1 or not self.start or not self.eos:
+            raise BundleError("encoder_decoder: sizes must be positive, and tokens that begin and end a text known")
+        several = (*self.start, *self.eos, *self.suppressed, *self.suppressed_first, self.timestamps,
+                   self.no_timestamps, *self.languages.values(), *self.tasks.values())
+        for token in several:
+            if token is not None and not (type(token) is int and 0 <= token < self.vocabulary):
+                raise BundleError(f"encoder_decoder: there is no token {token!r} among {self.vocabulary}")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a device must know. Unknown keys are errors; a newer `format` is refused by name.
 
@@ -115,8 +148,8 @@ class Manifest:
     outputs mean, or None. quantization: scheme, and the nodes kept in float with their reasons. calibration: number of
     samples, the sha256 of the data and the range of each input, or None. accuracy: what verification measured on the
     host. product: what the bundle is a version of, or "" for its name. version: numbers such as "1.4.2", or "".
-    language: of a language model, text: of a text encoder, else None. state: input -> the output that it is in the next
-    step, of a streaming model.
+    language: of a language model, text: of a text encoder, encoder_decoder: of an encoder with a decoder, else None.
+    state: input -> the output that it is in the next step, of a streaming model.
     """
 
     name: str
@@ -141,6 +174,7 @@ class Manifest:
     language: Optional[Language] = None
     state: Dict[str, str] = field(default_factory=dict)
     text: Optional[Text] = None
+    encoder_decoder: Optional[EncoderDecoder] = None
     format: int = 1
 
     def __post_init__(self) -> None:
@@ -149,7 +183,7 @@ class Manifest:
             raise BundleError(f"the version '{self.version}' must be numbers with dots, such as 1.4.2")
         if self.state:
             _check_state(self.state, self.inputs, self.outputs)
-        if self.text is not None:
+        if self.text is not None or self.encoder_decoder is not None:
             object.__setattr__(self, "format", 6)
         elif self.state:
             object.__setattr__(self, "format", 5)
@@ -191,9 +225,11 @@ class Manifest:
             names = [item.path if kind == "files" else item.name for item in getattr(manifest, kind)]
             if (not names and kind != "inputs") or len(set(names)) != len(names):  # a model may compute constants
                 raise BundleError(f"{FILE_NAME}: '{kind}' is empty or names one thing twice: {names}")
-        language, reads = manifest.language, manifest.text
+        language, reads, pair = manifest.language, manifest.text, manifest.encoder_decoder
         needed = [] if language is None else [language.tokenizer, language.template]
-        for name in filter(None, [*needed, *([] if reads is None else [reads.tokenizer])]):
+        needed += [] if reads is None else [reads.tokenizer]
+        needed += [] if pair is None else [pair.tokenizer, f"{pair.encoder}/{FILE_NAME}"]
+        for name in filter(None, needed):
             if name not in {file.path for file in manifest.files}:
                 raise BundleError(f"{FILE_NAME}: '{name}' is not a file that the manifest lists")
         return manifest
@@ -225,7 +261,8 @@ class Manifest:
         return manifest
 
 
-_SINCE = {"product": 3, "version": 3, "language": 4, "state": 5, "text": 6}  # the format that a key came with
+# The format that a key came with.
+_SINCE = {"product": 3, "version": 3, "language": 4, "state": 5, "text": 6, "encoder_decoder": 6}
 
 
 def _check_state(state: Mapping[str, Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

@@ -143,7 +143,9 @@ def example(model: Runnable) -> Dict[str, Any]:
     """
     path = Path(model.folder, FILE_NAME)
     if path.is_file():
-        return dict(read_selftest(path)[0][0].inputs)
+        found = dict(read_selftest(path)[0][0].inputs)
+        if set(found) == {spec.name for spec in model.inputs}:  # else they are of an encoder in front of the model
+            return found
     free = [spec.name for spec in model.inputs if not all(isinstance(d, int) for d in spec.shape)]
     if free:
         raise BundleError(f"the shape of '{free[0]}' is free and the bundle has no {FILE_NAME} to take one from")

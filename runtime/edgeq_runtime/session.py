@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 
 import numpy as np
 
-from .dimensions import Dimension, fits
+from .dimensions import Dimension, Range, fits
 from .engines import Engine, open_engine
 from .errors import BundleError, EdgeqError, EngineError, InputError
 from .integers import to_integers, to_reals
+from .integrity import inside
 from .manifest import FILE_NAME, Manifest, TensorSpec
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .drift import Drift, DriftWatch
     from .language.embedding import TextEncoder
     from .language.model import LanguageModel
+    from .language.pair import Pair, Translator
+    from .language.speech import Transcriber, Transcript
     from .selftest import SelfTestResult
 
 MAX_THREADS = 256  # no device has more cores, and an engine makes a thread for each at once
@@ -58,7 +61,7 @@ def open_model(folder: str, manifest: Manifest, *, threads: Optional[int] = None
     wanted = threads if threads is not None else manifest.options.get("threads")
     if wanted is not None and not (type(wanted) is int and 1 <= wanted <= MAX_THREADS):
         raise BundleError(f"the bundle asks for {wanted!r} threads; 1 to {MAX_THREADS} are allowed")
-    return Model(folder, manifest, _opened(folder, manifest, wanted), drift)
+    return Model(folder, manifest, _opened(folder, manifest, wanted), drift, wanted)
 
 
 def _opened(folder: str, manifest: Manifest, threads: Optional[int]) -> Engine:
@@ -72,7 +75,9 @@ def _opened(folder: str, manifest: Manifest, threads: Optional[int]) -> Engine:
 class Model:
     """A model that is ready to run. Safe to use from several threads; closing it is idempotent."""
 
-    def __init__(self, folder: str, manifest: Manifest, engine: Engine, watch: Optional[DriftWatch] = None) -> None:
+    def __init__(self, folder: str, manifest: Manifest, engine: Engine, watch: Optional[DriftWatch] = None,
+                 threads: Optional[int] = None) -> None:
+        self._threads = threads
         self.folder, self.manifest = folder, manifest
         self.inputs: Tuple[TensorSpec, ...] = manifest.inputs
         self.outputs: Tuple[TensorSpec, ...] = manifest.outputs
@@ -222,6 +227,54 @@ class Model:
         """One text -> float32 [width], several -> [texts, width]; see `language.embedding.TextEncoder.embed`."""
         return self.text.embed(texts, truncate=truncate)
 
+    @cached_property
+    def encoder(self) -> Model:
+        """The network in front of this one, where the bundle is an encoder with a decoder.
+
+        Raises:
+            BundleError: it is none, or its encoder is damaged. EngineError: see `load`.
+        """
+        about = self.manifest.encoder_decoder
+        if about is None:
+            raise BundleError(f"'{self.manifest.name}' is no encoder with a decoder: use `run` or `predict`")
+        folder = inside(self.folder, about.encoder)
+        return open_model(folder, Manifest.read(folder), threads=self._threads, watch=False)
+
+    @cached_property
+    def pair(self) -> Pair:
+        """Encoder and decoder together; raises as `encoder`."""
+        from .language.pair import Pair
+
+        return Pair(self.manifest, self.encoder.run, self.run)
+
+    @cached_property
+    def _transcriber(self) -> Transcriber:
+        from .language.speech import Transcriber
+        from .sound import LogMel
+
+        before = self.encoder.steps[0]
+        if not isinstance(before, LogMel):
+            raise BundleError(f"'{self.manifest.name}' reads no sound: use `translate`")
+        return Transcriber(self.folder, self.pair, before, self.encoder.inputs[0].name)
+
+    def transcribe(self, sound: Any, rate: Optional[int] = None, *, timestamps: bool = False,
+                   language: Optional[str] = None, task: str = "transcribe") -> Transcript:
+        """Speech to text, of any length; see `language.speech.Transcriber.transcribe`."""
+        return self._transcriber.transcribe(sound, rate, timestamps=timestamps, language=language, task=task)
+
+    @cached_property
+    def _translator(self) -> Translator:
+        from .language.pair import Translator
+
+        size = self.encoder.inputs[0].shape[-1]
+        if self.encoder.steps[0] is not None or not isinstance(size, Range) or size.high is None:
+            raise BundleError(f"'{self.manifest.name}' reads no text: use `transcribe`")
+        return Translator(self.folder, self.pair, size.high)
+
+    def translate(self, text: str, *, max_tokens: Optional[int] = None) -> str:
+        """A text to a text, as the model was trained to; see `language.pair.Translator.translate`."""
+        return self._translator.translate(text, max_tokens=max_tokens)
+
     def warm_up(self, runs: int = 1) -> None:
         """Run the bundle's first sample, so that the next run is as fast as all others: engines prepare in the first.
 
@@ -272,12 +325,19 @@ class Model:
         """
         from .selftest import self_test
 
+        if self.manifest.encoder_decoder is not None:
+            from .language.pair import PairTest
+
+            return self_test(PairTest(self.folder, self.pair, self.outputs[0]))
         found = self_test(self)
         self.reset()
         return found
 
     def close(self) -> None:
         """Give the engine's memory back. A run in another thread ends first or raises EngineError."""
+        encoder = vars(self).pop("encoder", None)
+        if encoder is not None:
+            encoder.close()
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()

@@ -22,7 +22,8 @@ class LogMel:
     reflected at its ends, as torch.stft and librosa do; otherwise it begins there, as tf.signal.stft. power: of the
     magnitude. mels, low_hz, high_hz (None: half the sample rate): the filters. scale: "htk" or "slaney". norm: "slaney"
     for filters of equal area, or "none" for a peak of 1. log: of max(x, floor) + offset, "natural", "log10" or "db"
-    (ten times log10). layout: "NMT", "NTM", "NCMT", "NCTM", "NMTC" or "NTMC", with M the mels, T the frames and C = 1.
+    (ten times log10). below: what is further under the loudest is raised to there, in units of `log`. frames: no more
+    than so many. layout: "NMT", "NTM", "NCMT", "NCTM", "NMTC" or "NTMC", with M the mels, T the frames and C = 1.
     """
 
     sample_rate: int
@@ -43,6 +44,8 @@ class LogMel:
     mean: float = 0.0
     std: float = 1.0
     layout: str = "NMT"
+    below: Optional[float] = None
+    frames: Optional[int] = None
 
     def __post_init__(self) -> None:
         for field, known in (("scale", ("htk", "slaney")), ("norm", ("none", "slaney")), ("log", tuple(_LOGS)),
@@ -62,7 +65,9 @@ class LogMel:
         return self.sample_rate / 2 if self.high_hz is None else self.high_hz
 
     def to_dict(self) -> Dict[str, Any]:
-        return {"kind": "log-mel", **asdict(self)}
+        later = {"below", "frames"}  # older runtimes know no such word
+        return {"kind": "log-mel", **{name: value for name, value in asdict(self).items()
+                                      if name not in later or value is not None}}
 
     def __call__(self, sound: Any, rate: Optional[int] = None) -> Any:
         """sound float32 [samples], -1 to 1 -> float32 in `layout`, one sample. rate: where it is known, to be checked.
@@ -75,10 +80,12 @@ class LogMel:
             raise InputError(f"a sound is a float array [samples], got {sound.dtype} {list(sound.shape)}")
         if rate is not None and rate != self.sample_rate:
             raise InputError(f"the sound has {rate} samples a second, the model takes {self.sample_rate}: resample it")
-        mels = _mel_filters(self) @ self._spectrum(self._cut(sound.astype(np.float64)))
+        mels = _mel_filters(self) @ self._spectrum(self._cut(sound.astype(np.float64)))[:, :self.frames]
         log, factor = _LOGS[self.log]
-        found = (factor * log(np.maximum(mels, self.floor) + self.offset) - self.mean) / self.std
-        return self._laid_out(found.astype(np.float32))
+        found = factor * log(np.maximum(mels, self.floor) + self.offset)
+        if self.below is not None:
+            found = np.maximum(found, found.max() - self.below)
+        return self._laid_out(((found - self.mean) / self.std).astype(np.float32))
 
     def _cut(self, sound: Any) -> Any:
         if self.samples is None:

@@ -119,7 +119,8 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType({row.type: row for row 
            defaults={"layer_norm_eps": 1e-5, "activation_function": "gelu"}),
     Family("t5", _t5("encoder"), _t5("decoder"), positions="none", rms=True, pre_norm=True, biases=frozenset(),
            scaled=False, defaults={"n_positions": 512, "relative_attention_num_buckets": 32,
-                                   "relative_attention_max_distance": 128, "feed_forward_proj": "relu"}),
+                                   "relative_attention_max_distance": 128, "feed_forward_proj": "relu",
+                                   "layer_norm_epsilon": 1e-6}),
 )})
 # What families call the same number; "side" is encoder or decoder. The first that is there counts.
 _WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({

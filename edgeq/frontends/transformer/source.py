@@ -56,7 +56,8 @@ class Folder:
             ModelError: the row has a decoder; or see `sentence`.
         """
         if self.row.decoder is not None:
-            raise ModelError(f"{self.path} is an encoder with a decoder, two networks: it can be converted alone")
+            raise ModelError(f"{self.path} is an encoder with a decoder, two networks: it is converted, and "
+                             "nothing else is done with it")
         stack, sentence = self.stack(), self.sentence
         encoder = Encoder(replace(stack, context=sentence.context), self._reader(self.row.encoder, stack))
         return encoder.sentence(sentence.pooling, normalized=sentence.normalized)
@@ -77,7 +78,7 @@ class Folder:
             if there is None:
                 raise ModelError(f"the checkpoint has no tensor '{ends[0]}'")
             found = self.tensors[there]
-            expected = _shape(stack, role, part)
+            expected = shape_of(stack, role, part)
             if expected is not None and found.shape != expected:
                 raise ModelError(f"tensor '{there}' has shape {found.shape} where config.json says {expected}")
             return np.ascontiguousarray(found, np.float32)
@@ -93,6 +94,14 @@ def is_transformer(source: Any) -> TypeGuard[str | Path]:
         return family_of(_config(Path(source))) is not None
     except ModelError:
         return False  # whoever reads checkpoints says it
+
+
+def is_pair(source: Any) -> TypeGuard[str | Path]:
+    """Whether it is one of an encoder with a decoder."""
+    if not is_transformer(source):
+        return False
+    row = family_of(_config(Path(source)))
+    return row is not None and row.decoder is not None
 
 
 def limits_of(source: str | Path) -> dict[str, tuple[Dimension, ...]]:
@@ -165,7 +174,7 @@ def _pooling(file: Path) -> Pooling:
     return asked[0]
 
 
-def _shape(stack: Stack, role: str, part: str) -> tuple[int, ...] | None:
+def shape_of(stack: Stack, role: str, part: str) -> tuple[int, ...] | None:
     """What a tensor must have; None where the graph does not depend on it."""
     heads = stack.heads * stack.head_size
     plain = role.removeprefix("cross_")

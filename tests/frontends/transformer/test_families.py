@@ -1,6 +1,7 @@
 """Every family against transformers, whose code shares nothing with ours."""
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from encoder_decoders import WHISPER, save_pair
 from frontends.transformer.families import ENCODERS, PAIRS
 
+from edgeq.conversion.pair import log_mel
 from edgeq.frontends.transformer.source import open_folder
+from edgeq_runtime.language.speech import Transcriber
+from edgeq_runtime.manifest import EncoderDecoder
 
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")]
@@ -76,3 +81,33 @@ def test_encoders_with_decoders(name: str, tmp_path: Path) -> None:
         for key, value in found.items():
             if key.startswith("new."):
                 past[f"past.{key[4:]}"][:, :, place] = value[:, :, 0]
+
+
+def test_what_whisper_hears() -> None:
+    transformers = pytest.importorskip("transformers", reason="installed by `make test-full`")
+    before = log_mel(2 * 1500, 80)
+    sound = (np.random.default_rng(0).normal(size=50_001) * np.linspace(0, .3, 50_001)).astype(np.float32)
+    expected = transformers.WhisperFeatureExtractor()(sound, sampling_rate=16000, return_tensors="np").input_features
+    np.testing.assert_allclose(before(sound, 16000), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_when_whisper_says_times(tmp_path: Path) -> None:
+    """The rules for tokens of time, on random logits behind random texts."""
+    transformers = pytest.importorskip("transformers", reason="installed by `make test-full`")
+    about = EncoderDecoder("e", 40, 101, (3,), (2,), timestamps=50, no_timestamps=49)
+    folder = save_pair(tmp_path / "tiny", WHISPER)
+    told = transformers.GenerationConfig(eos_token_id=2, no_timestamps_token_id=49, max_initial_timestamp_index=50)
+    theirs = transformers.WhisperTimeStampLogitsProcessor(told, begin_index=1)
+    pair = Namespace(about=about)
+    ours = Transcriber(str(folder), pair, log_mel(60, 20), "input_features")  # type: ignore[arg-type]
+    random, forced = np.random.default_rng(0), 0
+    for _ in range(300):
+        times = np.sort(random.integers(50, 80, 6)).tolist()
+        tokens = [int(times.pop(0)) if random.random() < .4 else int(random.integers(4, 49))
+                  for _ in range(random.integers(0, 6))]
+        logits = (random.normal(size=101) * 3).astype(np.float32)
+        expected = theirs(torch.tensor([[3, *tokens]]), torch.tensor(logits[None].copy()))[0].numpy()
+        ours._allow_times(logits, tokens, 100, timed=True)
+        np.testing.assert_array_equal(np.isinf(logits), np.isinf(expected), str(tokens))
+        forced += np.isinf(logits[:49]).all()
+    assert 30 < forced < 270
