@@ -74,8 +74,9 @@ def _write(draft: Path, folder: Folder, about: EncoderDecoder, target: str, opti
     with tempfile.TemporaryDirectory(prefix="edgeq-") as name:
         made: dict[str, Bundle] = {}
         for side, network in networks.items():
-            said = replace(options, inputs=_limits(folder, network),
-                           **({"preprocess": before, "report": False} if side == "encoder" else {}))
+            is_first = side == "encoder"
+            said = replace(options, inputs=_limits(folder, network), preprocess=before if is_first else None,
+                           report=options.report and not is_first)
             made[side], = convert(network, [target], said, Path(name) / side)
         shares = [_share(bundle) for bundle in made.values()]
         for side, place in (("decoder", draft), ("encoder", draft / ENCODER)):
