@@ -45,8 +45,9 @@ def convert(
     about: str | Path | Mapping[str, str] | None = None,
     product: str = "", version: str = "", gguf_type: str = "", gguf_file: str | Path | None = None,
     bits_per_weight: float | None = None, adapter: str | Path | None = None, requantize: bool = False,
-    resume: bool = False, strict: bool = False, trust: bool = False, verify: bool = True, latency: bool = False,
-    report: bool = True, force: bool = False, dry_run: bool = False, progress: Progress | None = None,
+    recover: Any = None, recover_weights: bool = False, resume: bool = False, strict: bool = False,
+    trust: bool = False, verify: bool = True, latency: bool = False, report: bool = True, force: bool = False,
+    dry_run: bool = False, progress: Progress | None = None,
 ) -> Bundle | list[Bundle]:
     """Convert a model into a verified bundle; `edgeq convert`.
 
@@ -107,7 +108,11 @@ def convert(
         bits_per_weight: of a language model: choose the type of every weight for so many bits on average.
         adapter: of a language model: the folder of a LoRA or DoRA (peft), which is merged into the weights.
         requantize: of a language model that came quantized: its weights count as floats, and get codes of our own.
-        resume: of a language model: go on from the layers that a conversion had fitted which was ended.
+        recover: real samples without labels, in any form of `calibration`: the quantized model learns on them to say
+            what the float one says. Scales, biases and norms move; kept where samples that it never saw gain.
+        recover_weights: with `recover`: the integers of weights move, too.
+        resume: go on from what a conversion had done that was ended: with `recover` what it had learned, of a language
+            model the layers that it had fitted.
         trust: read the pickles in a .pt2 file, which can run any code.
         strict: refuse a model of which a target runs more in float than is planned, and a bundle that is broken.
         verify: run the result, and compare it with the float model.

@@ -7,57 +7,11 @@ A fact about an engine is no policy: it is a row of that engine's tables, with a
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final
 
-T = TypeVar("T", int, float, tuple[float, ...])
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """found: what the command shows."""
-
-    found: str
-    command: str
-
-    def __str__(self) -> str:
-        return f"measured: {self.found} (`{self.command}`)"
-
-
-@dataclass(frozen=True, slots=True)
-class Convention:
-    """What others use. source: where they say so."""
-
-    source: str
-
-    def __str__(self) -> str:
-        return f"convention: {self.source}"
-
-
-@dataclass(frozen=True, slots=True)
-class NotMeasured:
-    """thought: why this number all the same, where that is known."""
-
-    thought: str = ""
-
-    def __str__(self) -> str:
-        return f"not measured yet: {self.thought}" if self.thought else "not measured yet"
-
+from edgeq.parameter import Convention, Measured, NotMeasured, Parameter
 
 _HQQ: Final = "https://github.com/mobiusml/hqq, hqq/core/optimize.py"
-
-Evidence: TypeAlias = Measured | Convention | NotMeasured
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter(Generic[T]):
-    """decides: what the value is of, and what happens there."""
-
-    value: T
-    unit: str
-    decides: str
-    evidence: Evidence
-
 
 # -- what is good: the five answers, the worst first -------------------------------------------------------------------
 
@@ -430,6 +384,37 @@ HQQ_TURNS: Final = Parameter(20, "iterations", "of half-quadratic splitting", Co
 HQQ_BETA: Final = Parameter(
     (10.0, 1.01), "", "weight of the split, and what it grows by in each iteration",
     Convention(_HQQ))
+
+# -- recovery: the quantized network learns from the float one ---------------------------------------------------------
+
+RECOVERY_JUDGES_ONE_IN: Final = Parameter(
+    8, "one in", "samples of --recover that nothing is learned from: they stop the learning and accept its result",
+    NotMeasured())
+RECOVERY_SAMPLES: Final = Parameter(
+    2048, "samples", "that are learned from, at most: they and the teacher's outputs are held", NotMeasured())
+RECOVERY_LEAST_SAMPLES: Final = Parameter(
+    8, "samples", "below which nothing can be learned and judged", NotMeasured())
+RECOVERY_STEPS: Final = Parameter(
+    320, "steps", "of learning, at most", NotMeasured())
+RECOVERY_JUDGED_EVERY: Final = Parameter(
+    20, "steps", "between two judgements", NotMeasured())
+RECOVERY_PATIENCE: Final = Parameter(
+    6, "judgements", "that bring nothing, after which learning ends", NotMeasured())
+RECOVERY_BATCH: Final = Parameter(
+    16, "samples", "that a step learns from, at most", NotMeasured())
+RECOVERY_LEAST_BATCH: Final = Parameter(
+    2, "samples", "that a step learns from, at least", NotMeasured())
+RECOVERY_ROWS: Final = Parameter(
+    512, "rows of outputs", "that a step learns from, where that needs no more samples than RECOVERY_BATCH",
+    NotMeasured())
+RECOVERY_RATE: Final = Parameter(
+    2e-3, "of a scale's, bias's or norm's own size", "that a step moves it, where codes are frozen", NotMeasured())
+RECOVERY_BEGIN: Final = Parameter(
+    0.4, "of a step of the grid", "that a weight begins beside its code at most, towards its float number",
+    NotMeasured("from 0.5, where the code becomes another, noise alone would change those that the fit chose against "
+                "the nearest"))
+RECOVERY_WEIGHT_RATE: Final = Parameter(
+    1.5e-3, "of a step of the grid, and as RECOVERY_RATE", "that a step moves a weight", NotMeasured())
 
 # -- scaling and rotating channels -------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
         "--gguf-type Q4_0": ("gguf_type", "Q4_0"), "--gguf-file m.gguf": ("gguf_file", Path("m.gguf")),
         "--bits-per-weight 4.5": ("bits_per_weight", 4.5), "--resume": ("resume", True),
         "--adapter .": ("adapter", Path()), "--requantize": ("requantize", True),
+        "--recover data.npz": ("recover", "data.npz"), "--recover-weights": ("recover_weights", True),
         "--keep-qdq q.onnx": ("keep_qdq", Path("q.onnx")), "--strict": ("strict", True),
         "--about data.npz": ("about", Path("data.npz")),
         "--product doorbell": ("product", "doorbell"), "--version 1.4.2": ("version", "1.4.2"), **TRUST,

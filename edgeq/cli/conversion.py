@@ -90,8 +90,11 @@ from edgeq.cli.shared import (
               help="Language models: merge this LoRA or DoRA (peft) into the weights.")
 @click.option("--requantize", is_flag=True,
               help="Language models: codes that another tool chose count as floats; they are kept otherwise.")
+@click.option("--recover", metavar="DATA",
+              help="Samples without labels, as of --calibration: on them the quantized model learns from float.")
+@click.option("--recover-weights", is_flag=True, help="With --recover: integers of weights move too, not scales alone.")
 @click.option("--resume", is_flag=True,
-              help="Language models: go on from the layers that a conversion had fitted which was ended.")
+              help="Go on with --recover, or with the layers of a language model, where a conversion was ended.")
 @click.option("--keep-qdq", type=click.Path(dir_okay=False, path_type=Path), help="Save the quantized ONNX graph here.")
 @click.option("--strict", is_flag=True,
               help="Write nothing, and exit with 3, when a target runs more in float than is planned or the result is "

@@ -17,8 +17,8 @@ BITS: Final = (2, 3, 4, 5, 6, 8, 16, 32)
 METHODS: Final = ("auto", "nearest")
 # Words that mean for a language model what they mean for any network, and those that are for it alone.
 _SHARED: Final = frozenset({"bits", "calibration", "samples", "method", "product", "version", "verify", "report",
-                            "force", "dry_run", "progress", "device"})
-OWN: Final = ("gguf_type", "gguf_file", "bits_per_weight", "adapter", "requantize", "resume")
+                            "force", "dry_run", "progress", "device", "resume"})
+OWN: Final = ("gguf_type", "gguf_file", "bits_per_weight", "adapter", "requantize")
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class Metadata:
             "float_on_this_engine": [asdict(node) for node in artifact.unplanned_float(quantized.kept)],
             "notes": [asdict(note) for note in artifact.notes],
             "verification": None if verification is None else verification.to_json(),
-            "mixed_precision": quantized.mixed.to_json(),
+            "mixed_precision": quantized.mixed.to_json(), "recovery": quantized.recovery,
             **({} if not manifest.state else {"state": manifest.state}),
             **({} if evaluation is None else {"evaluation": evaluation}),
             **({} if trial is None else {"device": {"said": trial.said, **trial.facts}}),

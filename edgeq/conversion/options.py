@@ -61,6 +61,8 @@ class Options:
     bits_per_weight: float | None = None
     adapter: str | Path | None = None
     requantize: bool = False
+    recover: Any = None
+    recover_weights: bool = False
     resume: bool = False
     strict: bool = False
     trust: bool = False
@@ -112,6 +114,8 @@ class Words(TypedDict, total=False):
     bits_per_weight: float | None
     adapter: str | Path | None
     requantize: bool
+    recover: Any
+    recover_weights: bool
     resume: bool
     strict: bool
     trust: bool

@@ -32,6 +32,7 @@ from edgeq.conversion.metadata import Metadata, input_specs, model_name
 from edgeq.conversion.options import Options
 from edgeq.conversion.pair import convert_pair
 from edgeq.conversion.quantization import HELD_OUT, TOO_FEW, is_fitted, open_goal, quantize_network
+from edgeq.conversion.recovery import check_recovery, forget_learning, recovered
 from edgeq.conversion.request import Request, read_request
 from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import in_steps, selftest_cases, selftest_tolerance
@@ -94,6 +95,7 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
                                   exact=request.weights == "float32", trust=request.options.trust)
     check_meaning(network, request.postprocess, request.labels)
     canonicalize(network)
+    check_recovery(network, request)
     transposed = channels_first_names(network.graph) if request.channels_last else []
     samples = open_calibration(network, request)
     check_scores(network, request.postprocess, samples)
@@ -103,7 +105,7 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
     if samples is not None and is_fitted(network, request):
         seen, unseen = samples.hold_out(in_order=request.calibration_cache is not None)
     goal = open_goal(network, input_specs(network), seen, unseen, request)
-    result = quantize_network(network, request, seen, goal)
+    result = recovered(network, quantize_network(network, request, seen, goal), request, unseen, paths)
     looked, warnings = (None, ()) if samples is None else _look_at(network, request, samples, goal)
     verified = _to_verify_on(network, request, samples, unseen)
     for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():
@@ -125,6 +127,8 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
                 _write_bundle(folder, name, metadata, references, layers)
         except EdgeqError as error:
             failed[name] = error
+    if not failed:
+        forget_learning(paths)
     return failed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import onnx_ir as ir
 
@@ -57,7 +57,7 @@ def _nothing_seen() -> Statistics:
 class QuantizedNetwork:
     """network: the float one that was quantized, with the channels that `scaled` lists scaled. plan: None where the
     source was quantized already, and keeps its scales. mixed: what single layers get, as far as that was measured.
-    trials: builds the same with other precisions.
+    trials: builds the same with other precisions. recovery: what --recover did, for the report.
     """
 
     network: ir.Model
@@ -67,6 +67,7 @@ class QuantizedNetwork:
     scaled: Sequence[Scaled] = ()
     mixed: MixedPrecision = field(default_factory=MixedPrecision)
     trials: TrialBuilder | None = None
+    recovery: Mapping[str, Any] | None = None
 
     @property
     def kept(self) -> list[str]:

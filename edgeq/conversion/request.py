@@ -174,6 +174,8 @@ def _plain(options: Options) -> Options:
         layout=words.one_of("--layout", options.layout, LAYOUTS),
         compute=words.one_of("--compute", options.compute, COMPUTE_UNITS),
         device=options.device if options.device is None else words.text("--device", options.device),
+        recover_weights=words.switch("--recover-weights", options.recover_weights),
+        resume=words.switch("--resume", options.resume),
         weights=words.text("--weights", options.weights), method=words.text("--method", options.method),
         samples=words.count("--samples", options.samples), min_metric=words.number("--min-metric", options.min_metric),
         min_db=words.number("--min-db", options.min_db),
@@ -237,11 +239,25 @@ def _contradictions(options: Options) -> Iterator[str]:
         yield f"--prefer {options.prefer} weighs float layers among 8-bit activations: add --calibration DATA"
     if options.min_db is not None and not options.verify:
         yield "--min-db is measured, so it excludes --no-verify"
+    yield from _recovery_contradictions(options)
     for read in (_weights, _activations, lambda _: words.source_date()):
         try:
             read(options)
         except UsageError as error:
             yield str(error)
+
+
+def _recovery_contradictions(options: Options) -> Iterator[str]:
+    if options.recover is None:
+        yield from (f"--{word} belongs to --recover: add it with DATA, or leave --{word} out"
+                    for word in ("recover-weights", "resume") if getattr(options, word.replace("-", "_")))
+        return
+    if options.bits >= 16:
+        yield f"--recover moves scales of integers: --bits {options.bits} has none"
+    if options.recover_weights and options.weights.partition(":")[0] == "table":
+        yield "--recover-weights moves weights from step to step, so it excludes --weights table"
+    if options.max_drop is not None or options.min_metric is not None or options.max_bytes is not None:
+        yield "--recover follows one plan, so it excludes a search: --max-drop, --min-metric and --max-bytes"
 
 
 def _refused_tables(targets: Sequence[Target], options: Options) -> Iterator[str]:

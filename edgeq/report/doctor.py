@@ -19,6 +19,7 @@ PURPOSES: Final[Mapping[str, str]] = MappingProxyType({
     "torch": ".pt2 files and torch modules as source", "image": "images as samples and inputs",
     "sign": "signed archives: edgeq pack --sign, keygen", "decoder": "language models: GGUF files and tokenizers",
     "language": "language models: prompts and chats", "llamacpp": "language models on llama.cpp",
+    "recover": "learning from the float model: edgeq convert --recover", "sweep": "edgeq sweep",
     "json": "language models: answers that follow a JSON schema",
     "mcu": "microcontrollers: TensorFlow Lite Micro, and Arm's compiler for Ethos-U",
 })

@@ -15,7 +15,7 @@ from edgeq.report.mixed_precision import precision_html, precision_sentence, sco
 from edgeq.report.page import document, section, table
 from edgeq.report.plots import COLORS, Weights, color, errors_by_layer, histograms
 from edgeq.report.samples import Sample, samples_html
-from edgeq.report.text import reasons, sizes_sentence, state_sentence
+from edgeq.report.text import reasons, recovery_sentence, sizes_sentence, state_sentence
 from edgeq.report.verdict import decibels, remedies, verdict
 from edgeq.verification.layers import Layer, LayerComparison
 from edgeq_runtime.manifest import Manifest
@@ -133,6 +133,8 @@ def _facts(report: Mapping[str, Any], artifact_bytes: int) -> str:
                   f"{activation} bits, ranges by {escape(str(quantization['calibrator']))}")]
         mixed = precision_sentence(report)
         rows += [("Mixed precision", escape(mixed))] if mixed else []
+        learned = recovery_sentence(report)
+        rows += [("Recovery", escape(learned.removeprefix("Recovery: ")))] if learned else []
         if quantization["scaled_channels"]:
             methods = dict.fromkeys(line["method"] for line in quantization["scaled_channels"])
             rows.append(("Scaled channels", f"at {len(quantization['scaled_channels'])} places, by "

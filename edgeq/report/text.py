@@ -42,7 +42,8 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if row.get("evaluation"):
             out.print(f"{row['target']}: {score_sentence(row['evaluation'])}", soft_wrap=True)
-    for said in filter(None, dict.fromkeys((*map(precision_sentence, rows), *map(_tried, rows)))):
+    sentences = (say(row) for say in (precision_sentence, recovery_sentence, _tried) for row in rows)
+    for said in filter(None, dict.fromkeys(sentences)):
         out.print(said, soft_wrap=True)
     for told in filter(None, dict.fromkeys((
             *map(interface_sentence, rows), *map(sizes_sentence, rows), *map(state_sentence, rows)))):
@@ -65,6 +66,18 @@ def conversion(rows: Sequence[Mapping[str, Any]]) -> None:
 def _tried(row: Mapping[str, Any]) -> str:
     """What the device's own engine made of it."""
     return str(row.get("device", {}).get("said", ""))
+
+
+def recovery_sentence(row: Mapping[str, Any]) -> str:
+    """What --recover did."""
+    found = row.get("recovery")
+    if not found:
+        return ""
+    moved = "scales, biases, norms and integers" if found["learned"] == "weights" else "scales, biases and norms"
+    kept = "" if found["accepted"] else ", so that the bundle is as without --recover"
+    return (f"Recovery: {found['steps']} steps on {found['samples']} samples moved {moved}; the loss against the float "
+            f"model on {found['held_out']} others went from {found['before']:.4g} to {found['after']:.4g}{kept} "
+            f"({found['ended']}).")
 
 
 def interface_sentence(row: Mapping[str, Any]) -> str:
