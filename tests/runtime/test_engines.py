@@ -131,7 +131,7 @@ def test_coreml_is_interpreted_here_and_says_so(make_bundle: MakeBundle, monkeyp
         def __init__(self, path: Path) -> None:
             assert path.name == "model.onnx"
 
-        def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        def run(self, inputs: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
             return {"count_": inputs["image"].size, "sum": (inputs["image"] * 2 + inputs["offset"]).astype(np.float16)}
 
     stand_in = ModuleType("edgeq.verification.mlpackage")

@@ -72,7 +72,8 @@ def write_package(model: ir.Model, path: Path, options: EmitOptions,
         write(lowered, path, options)
     return Artifact(entry=path.name, engine="coreml", engine_version=f">={said}", names=lowered.names,
                     options={"compute_units": options.compute, "min_os": said,
-                             **({"images": dict(options.images)} if options.images else {})},
+                             **({"images": dict(options.images)} if options.images else {}),
+                             **({"states": list(lowered.states)} if lowered.states else {})},
                     float_nodes=lowered.float_nodes, activation_bits=16 if lowered.float_nodes else None,
                     notes=lowered.notes)
 

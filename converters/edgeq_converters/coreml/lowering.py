@@ -12,6 +12,7 @@ from edgeq.backend import EmitOptions
 from edgeq.errors import Problem, UnsupportedModel
 from edgeq.graph import NodeNote, quant, shape
 from edgeq.scheme import QuantParams
+from edgeq.state import state_of
 from edgeq_converters.coreml import many_axes
 from edgeq_converters.coreml.builder import MAX_RANK, Builder, Storage, sanitise
 from edgeq_converters.coreml.table import TABLE
@@ -30,8 +31,9 @@ INTEGERS: Final = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.I
                              ir.DataType.BOOL})
 WITHIN: Final = frozenset({*SMALL_FLOATS, *NARROW})  # between two nodes, numbers of these types are held in wider ones
 
-# https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html, iOS 17
+# https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html, iOS 17 and 18
 QUANTIZE_SINCE: Final = 17
+STATE_SINCE: Final = 18
 NO_QUANTIZE: Final = ("iOS 16 cannot round activations: only weights have their bits, activations are float16 within "
                       "the calibrated range; --min-os 17 rounds them")
 
@@ -40,15 +42,18 @@ NO_QUANTIZE: Final = ("iOS 16 cannot round activations: only weights have their 
 class Lowered:
     """program: coremltools' Program. names: graph input or output -> its name in the program, where they differ.
 
-    interface: the program's names of all inputs and outputs. weight_bytes4: bytes that the 4-bit weights must take
-    in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made for. float_nodes:
-    those whose results the plan rounds to 8 bits and the program does not. notes: inputs and outputs that have another
-    shape in the program, and nodes that half precision is too narrow for.
+    interface: the program's names of all inputs and outputs. states: graph inputs that are none of these, because the
+    program keeps them from run to run, together with the outputs that they are. weight_bytes4: bytes that the 4-bit
+    weights must take in the written file. nodes: name of an op -> label and operator of the ONNX node that it was made
+    for. float_nodes: those whose results the plan rounds to 8 bits and the program does not. notes: inputs and outputs
+    that have another shape in the program, states that it does not keep, and nodes that half precision is too narrow
+    for.
     """
 
     program: Any
     names: dict[str, str]
     interface: frozenset[str]
+    states: tuple[str, ...]
     weight_bytes4: int
     nodes: Mapping[str, tuple[str, str]]
     float_nodes: tuple[NodeNote, ...] = ()
@@ -76,18 +81,25 @@ def lower(graph: ir.Graph, options: EmitOptions, precision: Precision) -> Lowere
     program = Program()
     for name in names.values():
         builder.unique(name)
-    with Function({names[_name(v)]: _placeholder(builder, v) for v in inputs}, _target(ct, options)) as function:
+    beyond = beyond_float16(graph) if precision == "float16" else {}
+    builder.in_float32 = in_float32(graph) | beyond.keys() if precision == "float16" else set()
+    kept, outside = _states(builder, graph)
+    with Function({names[_name(v)]: _placeholder(builder, v, v in kept) for v in inputs},
+                  _target(ct, options)) as function:
         values: dict[ir.Value, Operand] = {}
         for value in inputs:
-            values[value] = _entering(builder, value, function.inputs[names[_name(value)]])
-        beyond = beyond_float16(graph) if precision == "float16" else {}
-        builder.in_float32 = in_float32(graph) | beyond.keys() if precision == "float16" else set()
+            values[value] = _entering(builder, value, function.inputs[names[_name(value)]], value in kept)
         Nodes(builder, TABLE, values).nodes(graph)
-        function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in graph.outputs])
+        for value, after in kept.items():
+            _keep(builder, function.inputs[names[_name(value)]], values[after], interface_shape(shape(value)))
+        outputs = [value for value in graph.outputs if value not in kept.values()]
+        function.set_outputs([_leaving(builder, v, values[v], names[_name(v)]) for v in outputs])
     program.add_function("main", function)
-    return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names.values()),
-                   sum(map(len, builder.packed4)), builder.nodes, tuple(builder.float_nodes.values()),
-                   (*_reshaped("input", inputs), *_reshaped("output", graph.outputs), *beyond.values()))
+    public = [value for value in (*inputs, *outputs) if value not in kept]
+    return Lowered(program, {k: v for k, v in names.items() if k != v}, frozenset(names[_name(v)] for v in public),
+                   tuple(map(_name, kept)), sum(map(len, builder.packed4)), builder.nodes,
+                   tuple(builder.float_nodes.values()),
+                   (*_reshaped("input", inputs), *_reshaped("output", graph.outputs), *beyond.values(), *outside))
 
 
 def _target(ct: Any, options: EmitOptions) -> Any:
@@ -126,16 +138,52 @@ def _reshaped(kind: str, values: Iterable[ir.Value]) -> list[NodeNote]:
             for value in values if value.shape is not None and len(value.shape) > MAX_RANK]
 
 
-def _placeholder(b: Builder, value: ir.Value) -> Any:
+def _states(b: Builder, graph: ir.Graph) -> tuple[dict[ir.Value, ir.Value], list[NodeNote]]:
+    """(input -> output: the pairs of state that the program keeps, why it does not keep others)"""
+    outputs = {value.name: value for value in graph.outputs}
+    pairs = {value: outputs[state_of(value)] for value in graph.inputs if state_of(value) in outputs}
+    why = {value: reason for value, after in pairs.items() if (reason := _stays_outside(b, value, after))}
+    kept = {value: after for value, after in pairs.items() if value not in why}
+    if kept and len(kept) == len(outputs):
+        kept.popitem()  # a program gives something
+    return kept, [NodeNote(_name(value), "input", f"a state that the caller feeds back: {reason}")
+                  for value, reason in why.items()]
+
+
+def _stays_outside(b: Builder, value: ir.Value, after: ir.Value) -> str:
+    """Why a package does not keep a state, or ''. Its states are float16:
+    https://github.com/apple/coremltools/blob/main/coremltools/converters/mil/backend/mil/load.py
+    """
+    if b.options.min_os < STATE_SINCE:
+        return f"packages keep state from iOS {STATE_SINCE} on: --min-os {STATE_SINCE}"
+    if value.dtype not in FLOATS:
+        return f"packages keep float16, no {value.dtype.name if value.dtype else 'such'} numbers"
+    if b.precision != "float16":
+        return "packages keep float16, and this one computes in float32: --bits 16"
+    return "float16 is too narrow for it" if after.producer() in b.in_float32 else ""
+
+
+def _keep(b: Builder, state: Var, operand: Operand, sizes: tuple[int, ...]) -> None:
+    b.node = None
+    var = b.var(b.reshape(operand, sizes))
+    half = var if b.float_bits(var) == 16 else b.op("cast", x=var, dtype="fp16")
+    b.op("coreml_update_state", state=state, value=half)
+
+
+def _placeholder(b: Builder, value: ir.Value, is_kept: bool) -> Any:
     """float32 for floats, int32 for integers and bool: what every iOS version takes."""
     import coremltools.converters.mil as mil
     from coremltools.converters.mil.mil import types
 
+    if is_kept:
+        return mil.Builder.state_tensor_placeholder(interface_shape(shape(value)), types.fp16)
     return mil.Builder.placeholder(interface_shape(shape(value)), types.fp32 if value.dtype in FLOATS else types.int32)
 
 
-def _entering(b: Builder, value: ir.Value, var: Var) -> Var:
-    if value.dtype in FLOATS and b.precision == "float16":
+def _entering(b: Builder, value: ir.Value, var: Var, is_kept: bool) -> Var:
+    if is_kept:
+        var = b.op("read_state", input=var)
+    elif value.dtype in FLOATS and b.precision == "float16":
         half = b.op("cast", x=var, dtype="fp16", name=b.unique(f"{value.name}_to_fp16"))
         b.singles[half.name], var = var, half
     elif value.dtype == ir.DataType.BOOL:

@@ -51,7 +51,8 @@ class CoreMLProbe:
     def run(self, feed: Arrays) -> Mapping[str, Seen]:
         inputs = {self._inputs[name]: array.astype(np.float32 if array.dtype.kind == "f" else np.int32).reshape(
             interface_shape(array.shape)) for name, array in feed.items()}
-        found = self._program.run(inputs, keep=[held for held, _ in self._values.values()])
+        state = {spec.name: inputs.pop(spec.name) for spec in self._program.states}
+        found = self._program.run(inputs, state, keep=[held for held, _ in self._values.values()])
         return {name: Seen(found[held]) if grid is None else Seen(dequantize(found[held], grid), found[held], grid)
                 for name, (held, grid) in self._values.items()}
 

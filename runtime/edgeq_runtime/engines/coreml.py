@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from functools import partial
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -25,6 +26,7 @@ INTERPRETER = "edgeq.verification.mlpackage"  # found by name, because the slim 
 OPTIONS = {
     "compute_units", "min_os",
     "images",  # input that the package declares as an image -> the order of the channels in our array
+    "states",  # inputs that the package keeps from run to run, together with the outputs that they are
 }
 ORDERS = ("RGB", "BGR", "GRAY")
 MAX_RANK = 5  # https://github.com/apple/coremltools/issues/2536
@@ -37,7 +39,7 @@ COMPUTE_UNITS = {
     "ane": ("CPU_AND_NE", 3, "CPU and Neural Engine"),
 }
 
-Predict = Callable[[Dict[str, Any]], Dict[str, Any]]
+Predict = Callable[[Dict[str, Any], Dict[str, Any]], Dict[str, Any]]  # inputs, states -> outputs and states
 
 
 def interface_shape(shape: Sequence[int]) -> Tuple[int, ...]:
@@ -52,7 +54,9 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> CoreML:
     unknown = sorted(set(manifest.options) - OPTIONS)
     units = manifest.options.get("compute_units", "all")
     images = manifest.options.get("images", {})
-    known = isinstance(images, dict) and all(order in ORDERS for order in images.values())
+    states = manifest.options.get("states", [])
+    known = isinstance(images, dict) and all(order in ORDERS for order in images.values()) and (
+        isinstance(states, list) and all(name in manifest.state for name in states))
     if unknown or not known or not isinstance(units, str) or units not in COMPUTE_UNITS:
         strange = ", ".join(unknown) or (units if known else images)
         raise BundleError(f"options that this runtime does not know: {strange}; update edgeq-runtime")
@@ -73,14 +77,20 @@ class CoreML:
         self._predict: Optional[Predict] = predict
         self._lock = Lock()
         self._inputs = [spec.engine_name or spec.name for spec in manifest.inputs]
-        self._outputs = [(spec.engine_name or spec.name, np.dtype(spec.dtype), spec.shape) for spec in manifest.outputs]
+        states = {spec.name: spec.engine_name or spec.name for spec in manifest.inputs
+                  if spec.name in manifest.options.get("states", ())}
+        self._states = set(states.values())
+        after = {manifest.state[name]: state for name, state in states.items()}
+        self._outputs = [(after.get(spec.name, spec.engine_name or spec.name), np.dtype(spec.dtype), spec.shape)
+                         for spec in manifest.outputs]
 
     def run(self, arrays: Sequence[Any], out: Optional[Sequence[Any]] = None) -> List[Any]:
         with self._lock:
             if self._predict is None:
                 raise EngineError("the model is closed")
-            found = self._predict({name: array.reshape(interface_shape(array.shape))
-                                   for name, array in zip(self._inputs, arrays, strict=True)})
+            given = {name: array.reshape(interface_shape(array.shape))
+                     for name, array in zip(self._inputs, arrays, strict=True)}
+            found = self._predict(given, {name: given.pop(name).astype(np.float16) for name in self._states})
         outputs = [np.asarray(found[name], dtype) for name, dtype, _ in self._outputs]
         outputs = [array if 1 <= len(shape) <= MAX_RANK else array.reshape([d for d in shape if isinstance(d, int)])
                    for array, (_, _, shape) in zip(outputs, self._outputs, strict=True)]
@@ -100,10 +110,11 @@ def _open_interpreter(path: Path, units: str, manifest: Manifest) -> CoreML:
     program = module.open_package(path)
     images = _images(manifest)
 
-    def predict(feed: Dict[str, Any]) -> Dict[str, Any]:
-        found: Dict[str, Any] = program.run({name: array.astype(np.float32) if name in images else array
-                                             for name, array in feed.items()})
-        return found
+    def predict(feed: Dict[str, Any], states: Dict[str, Any]) -> Dict[str, Any]:
+        kept = {name: array.astype(np.float32) for name, array in states.items()}
+        found = program.run({name: array.astype(np.float32) if name in images else array
+                             for name, array in feed.items()}, kept)
+        return {**found, **kept}
 
     return CoreML(predict, "edgeq's .mlpackage interpreter", "interpreter, slow", manifest)
 
@@ -118,10 +129,14 @@ def _open_macos(path: Path, units: str, manifest: Manifest) -> CoreML:
     model = coremltools.models.MLModel(str(path), compute_units=getattr(coremltools.ComputeUnit, name))
     images = _images(manifest)
 
-    def predict(feed: Dict[str, Any]) -> Dict[str, Any]:
+    state: Any = model.make_state() if manifest.options.get("states") else None
+
+    def predict(feed: Dict[str, Any], states: Dict[str, Any]) -> Dict[str, Any]:
+        for held, array in states.items():
+            state.write_state(held, array)
         found: Dict[str, Any] = model.predict({name: _to_pillow(array, images[name]) if name in images else array
-                                               for name, array in feed.items()})
-        return found
+                                               for name, array in feed.items()}, state)
+        return {**found, **{held: state.read_state(held) for held in states}}
 
     return CoreML(predict, f"Core ML through coremltools {coremltools.__version__}", f"up to {words}", manifest)
 
@@ -181,15 +196,24 @@ def _open_ios(path: Path, units: str, manifest: Manifest) -> CoreML:
     url = ObjCClass("NSURL").fileURLWithPath_(str(path))
     compiled = _checked(model_class.compileModelAtURL_error_, url)
     model = _checked(model_class.modelWithContentsOfURL_configuration_error_, compiled, configuration)
-    outputs, images = [spec.engine_name or spec.name for spec in manifest.outputs], _images(manifest)
+    held = manifest.options.get("states", ())
+    after, images = {manifest.state[name] for name in held}, _images(manifest)
+    outputs = [spec.engine_name or spec.name for spec in manifest.outputs if spec.name not in after]
+    state = model.newState() if held else None
 
-    def predict(feed: Dict[str, Any]) -> Dict[str, Any]:
+    def predict(feed: Dict[str, Any], states: Dict[str, Any]) -> Dict[str, Any]:
         values = {name: ObjCClass("MLFeatureValue").featureValueWithPixelBuffer_(_to_pixel_buffer(array, images[name]))
                   if name in images else ObjCClass("MLFeatureValue").featureValueWithMultiArray_(_to_multi_array(array))
                   for name, array in feed.items()}
         provider = _checked(ObjCClass("MLDictionaryFeatureProvider").alloc().initWithDictionary_error_, values)
-        result = _checked(model.predictionFromFeatures_error_, provider)
-        return {name: _from_multi_array(result.featureValueForName_(name).multiArrayValue) for name in outputs}
+        for name, array in states.items():
+            _with_state(state, name, partial(_fill, array=array))
+        result = _checked(model.predictionFromFeatures_error_, provider) if state is None else _checked(
+            model.predictionFromFeatures_usingState_error_, provider, state)
+        found = {name: _from_multi_array(result.featureValueForName_(name).multiArrayValue) for name in outputs}
+        for name in states:
+            _with_state(state, name, partial(_take, found=found, name=name))
+        return found
 
     return CoreML(predict, "Core ML through rubicon-objc", f"up to {COMPUTE_UNITS[units][2]}", manifest)
 
@@ -216,10 +240,31 @@ def _to_multi_array(array: Any) -> Any:
     return target
 
 
+def _with_state(state: Any, name: str, use: Callable[[Any], Any]) -> None:
+    """Call with the MLMultiArray of a state, which lives as long as the call. CoreML/MLState.h"""
+    from rubicon.objc import Block, ObjCInstance
+    from rubicon.objc.runtime import objc_id
+
+    state.getMultiArrayForStateNamed_handler_(name, Block(lambda buffer: use(ObjCInstance(buffer)), None, objc_id))
+
+
+def _fill(target: Any, array: Any) -> None:
+    _view(target)[...] = array
+
+
+def _take(source: Any, found: Dict[str, Any], name: str) -> None:
+    found[name] = _from_multi_array(source)
+
+
 def _from_multi_array(source: Any) -> Any:
-    """Rows may be padded to 64 bytes, so the strides count; the data is copied because Core ML reuses the buffer."""
+    """The data is copied because Core ML reuses the buffer."""
+    return _view(source).copy()
+
+
+def _view(source: Any) -> Any:
+    """Rows may be padded to 64 bytes, so the strides count."""
     shape, dtype = [int(n) for n in source.shape], np.dtype(_DTYPES[int(source.dataType)])
     strides = [int(n) * dtype.itemsize for n in source.strides]
     size = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + dtype.itemsize
     buffer = (ctypes.c_char * size).from_address(int(source.dataPointer))
-    return np.ndarray(shape, dtype, memoryview(buffer), strides=strides).copy()
+    return np.ndarray(shape, dtype, memoryview(buffer), strides=strides)
