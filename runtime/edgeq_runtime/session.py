@@ -9,7 +9,6 @@ import numpy as np
 from .dimensions import Dimension, Range, fits
 from .engines import Engine, open_engine
 from .errors import BundleError, EdgeqError, EngineError, InputError
-from .integers import to_integers, to_reals
 from .integrity import inside
 from .manifest import FILE_NAME, Manifest, TensorSpec
 
@@ -132,11 +131,17 @@ class Model:
 
     def reset(self) -> None:
         """Begin a new stream: the state of a streaming model is zeros again."""
+        if not self.manifest.state:
+            return
+        from .integers import to_integers
+
         self._state = {spec.name: to_integers(spec, np.zeros(spec.shape, "float32" if spec.scale else spec.dtype))
                        for spec in self.inputs if spec.name in self.manifest.state}
 
     def _keep(self, found: Mapping[str, Any]) -> None:
         """What goes into the next run. An array that the caller gave for an output is the caller's: copied."""
+        from .integers import to_integers, to_reals
+
         taken, given = ({spec.name: spec for spec in specs} for specs in (self.inputs, self.outputs))
         self._state = {name: to_integers(taken[name], to_reals(given[output], found[output])).copy()
                        for name, output in self.manifest.state.items()}
