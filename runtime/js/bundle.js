@@ -2,7 +2,7 @@
 import {BundleError} from "./errors.js";
 import {sha256} from "./formats.js";
 
-const FORMAT = 3; // the newest of manifest.json that this runtime reads; 4 is a language model
+const FORMAT = 6; // the newest of manifest.json that this runtime reads
 export const ARRAYS = {bool: Uint8Array, int8: Int8Array, uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array,
   int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array, uint64: BigUint64Array, float32: Float32Array,
   float64: Float64Array};

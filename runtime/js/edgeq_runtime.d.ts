@@ -41,7 +41,8 @@ export class Model {
   readonly outputs: TensorSpec[];
   /** Name and version of the engine. */
   readonly engine: string;
-  /** Arrays by name, one without dims where no dimension is free -> outputs by name. */
+  /** Arrays by name, one without dims where no dimension is free -> outputs by name. A streaming model keeps the inputs
+   * that are outputs of the run before, for one stream at a time: they may be left out. */
   run(inputs: Record<string, TypedArray | NDArray>): Promise<Record<string, NDArray>>;
   /** Preprocessing, network and postprocessing, as the bundle declares them. Without postprocessing: as of `run`. */
   predict<Result = Scored[] | Detection[] | Record<string, NDArray>>(
@@ -49,6 +50,8 @@ export class Model {
   /** Run the bundle's own samples: does this browser compute what the converter promised? */
   self_test(): Promise<SelfTestResult>;
   warm_up(): Promise<void>;
+  /** Begin a new stream: the state of a streaming model is zeros again. */
+  reset(): void;
   close(): Promise<void>;
 }
 /** source: the address of a bundle, or in node its folder. ort: the module onnxruntime-web, for bundles of --target

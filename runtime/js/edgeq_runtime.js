@@ -33,15 +33,25 @@ function step(manifest, where, kind) {
 
 /** A model that is ready to run. Arrays are {data: TypedArray, dims: number[]}; see edgeq_runtime.d.ts. */
 export class Model {
-  #engine; #file; #steps;
+  #engine; #file; #steps; #state;
   constructor(manifest, engine, steps, file) {
     Object.assign(this, {manifest, inputs: manifest.inputs, outputs: manifest.outputs, engine: engine.description});
     [this.#engine, this.#steps, this.#file] = [engine, steps, file];
+    this.reset();
   }
 
-  /** inputs: name -> a typed array, or {data, dims} where a dimension is free -> outputs by name. */
-  async run(inputs) {
+  /** Begin a new stream: the state of a streaming model is zeros again. */
+  reset() {
+    const of = (spec) => spec.scale == null ? ARRAYS[spec.dtype] : Float32Array;
+    this.#state = Object.fromEntries(this.inputs.filter(({name}) => name in (this.manifest.state ?? {})).map((spec) => [
+      spec.name, to_integers(spec, new (of(spec))(spec.shape.reduce((a, b) => a * b, 1)))]));
+  }
+
+  /** inputs: name -> a typed array, or {data, dims} where a dimension is free -> outputs by name. Of a streaming model,
+   * inputs that are outputs of the run before may be left out: one stream at a time is kept. */
+  async run(given) {
     if (!this.#engine) throw new EngineError("the model is closed");
+    const inputs = {...this.#state, ...given};
     const unknown = Object.keys(inputs).find((name) => !this.inputs.some((spec) => spec.name === name));
     if (unknown !== undefined) throw new InputError(`unknown input '${unknown}'; the model takes ${this.#taken()}`);
     const sizes = {}, arrays = this.inputs.map((spec) => this.#fit(spec, inputs[spec.name], sizes));
@@ -51,6 +61,11 @@ export class Model {
     } catch (error) {
       if (error instanceof EdgeqError) throw error;
       throw new EngineError(`${this.engine} failed: ${error.message ?? error}`);
+    }
+    for (const [name, output] of Object.entries(this.manifest.state ?? {})) {
+      const [taken, k] = [this.inputs.find((spec) => spec.name === name),
+        this.outputs.findIndex((spec) => spec.name === output)];
+      this.#state[name] = to_integers(taken, to_reals(this.outputs[k], found[k].data));
     }
     return Object.fromEntries(this.outputs.map((spec, k) => [spec.name, found[k]]));
   }
@@ -72,8 +87,8 @@ export class Model {
    * the image. source: what the preprocessing takes (see `pixels`, or a sound), without one an array for the only
    * input. Without postprocessing the outputs come back as of `run`. */
   async predict(source) {
-    const [before, after] = this.#steps, [spec] = this.inputs;
-    if (this.inputs.length !== 1) throw new InputError("predict is for models with one input; this one takes " +
+    const [before, after] = this.#steps, [spec, ...others] = this.inputs.filter(({name}) => !(name in this.#state));
+    if (!spec || others.length) throw new InputError("predict is for models with one input; this one takes " +
       `${this.#taken()}: use run`);
     const isImage = before instanceof Preprocess, image = isImage ? await pixels(source) : source;
     let input = image;
@@ -113,6 +128,7 @@ export class Model {
         }
       }
     }
+    this.reset();
     const exact = Object.values(largest).every((each) => each === 0);
     return {status: exact ? "pass" : difference ? "fail" : "within tolerance", ok: !difference, cases: cases.length,
       largest_error: largest, tolerance, difference};
@@ -136,6 +152,7 @@ export class Model {
   /** Run the bundle's first sample, so that the next run is as fast as all others: engines prepare in the first. */
   async warm_up() {
     await this.run((await this.#samples()).cases[0].input);
+    this.reset();
   }
 
   /** Give the engine's memory back. */

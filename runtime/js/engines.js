@@ -23,7 +23,9 @@ export async function openEngine(manifest, file, modules, options) {
     return await opened(manifest, file, modules[word], options);
   } catch (error) {
     if (error instanceof BundleError || error instanceof EngineError) throw error;
-    throw new EngineError(`${name} cannot load ${manifest.entry}: ${error.message ?? error}`);
+    const said = `${name} cannot load ${manifest.entry}: ${error.message ?? error}`;
+    throw new EngineError(/no available backend/.test(said) ? `${said} Does the server give out its .wasm files, beside ` +
+      "its script or where ort.env.wasm.wasmPaths says?" : said);
   }
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from javascript import PACKAGE, ROOT, javascript, needs_chromium, needs_node, served
+from javascript import MODULES, PACKAGE, ROOT, javascript, needs_chromium, needs_node, served
 
 import edgeq_runtime
 from edgeq import convert
@@ -77,6 +77,17 @@ def test_a_dtype_that_litert_does_not_move_is_refused(bundles: Path, site: str, 
 
 
 LOAD = "return (await (await runtime.load(given, {ort})).self_test()).ok"
+
+
+def test_an_engine_without_its_wasm(bundles: Path, tmp_path: Path) -> None:
+    script = Path("onnxruntime-web/dist/ort.wasm.bundle.min.mjs")
+    (tmp_path / script).parent.mkdir(parents=True)
+    (tmp_path / script).write_bytes((MODULES / script).read_bytes())
+    with served({"/js/": PACKAGE, "/js/node_modules/onnxruntime-web/": tmp_path / "onnxruntime-web",
+                 "/bundles/": bundles}) as address:
+        found = javascript(tmp_path, LOAD, "/bundles/onnxruntime.float.edgeq", address=f"{address}/js/test.html")
+    assert found["error"] == "EngineError"
+    assert "Does the server give out its .wasm files, beside its script or where" in found["message"]
 
 
 def test_what_a_browser_does_not_allow(bundles: Path, site: str, tmp_path: Path) -> None:

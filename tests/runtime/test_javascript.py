@@ -220,6 +220,29 @@ def test_an_input_that_does_not_fit_is_refused(bundle: Path, samples: Any) -> No
     assert "'image' has 60 numbers" in found["message"]
 
 
+STREAM = """
+const model = await runtime.load(given.source, {ort}), run = async (words) => (await model.run(words)).y.data;
+const found = [];
+for (const x of given.steps) found.push(await run({x: Float32Array.from(x)}));
+const [first] = given.steps.map((x) => Float32Array.from(x)), tested = await model.self_test();
+found.push(await run({x: first}), await run({x: first, s: new Float32Array(2)}));
+return [found, tested.ok];
+"""
+
+
+def test_a_stream_keeps_its_state_as_in_python(tmp_path: Path) -> None:
+    """The self-test begins the stream anew, and a state that is given counts."""
+    net = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 21]> net (float[1,2] x, float[1,2] s) => '
+                                  "(float[1,2] y, float[1,2] t) { t = Add (x, s) y = Mul (t, t) }")
+    steps = np.arange(6, dtype=np.float32).reshape(3, 1, 2)
+    bundle = convert(net, target="onnxruntime", bits=32, state="s=t", output=tmp_path / "b").path
+    found, tested = javascript(tmp_path, STREAM, {"source": str(bundle), "steps": steps.reshape(3, 2)})["found"]
+    with edgeq_runtime.load(bundle) as model:
+        expected = [model.run({"x": step})["y"][0].tolist() for step in steps]
+    assert tested
+    assert found == [*expected, expected[0], expected[0]]
+
+
 # -- the steps before and behind the network ---------------------------------------------------------------------------
 
 def picture(height: int, width: int) -> Any:
