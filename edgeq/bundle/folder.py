@@ -20,6 +20,7 @@ from edgeq.bundle.drafts import DRAFT, OLD, held, locked_draft, sweep, target_of
 from edgeq.errors import BundleError, InputError
 from edgeq_runtime.installation import sync, sync_folder
 from edgeq_runtime.manifest import FILE_NAME, FileEntry, Manifest
+from edgeq_runtime.valid_json import json_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -212,7 +213,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n")
+    (folder / REPORT_NAME).write_text(json_text(report) + "\n")
 
 
 def open_bundle(path: Path) -> Bundle:

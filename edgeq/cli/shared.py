@@ -1,7 +1,6 @@
 """What the commands share: exit codes, options, and how a result and its progress are shown."""
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,7 +99,9 @@ def say(text: object, *, err: bool = False) -> None:
 
 def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        from edgeq_runtime.valid_json import json_text
+
+        click.echo(json_text(result))
     else:
         show()
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import EdgeqError, InputError, printable
 from .session import Model, load
+from .valid_json import json_text
 
 TOP = 5
 
@@ -90,7 +91,7 @@ def _generate(model: Model, options: argparse.Namespace) -> int:
     result = generate(model.language, options.prompt, silent if options.json else screen, raw=options.raw,
                       **_generation_words(options))
     if options.json:
-        print(json.dumps(asdict(result), indent=2))
+        print(json_text(asdict(result)))
     else:
         screen.show("\n")
         screen.note(summary(result))
@@ -196,7 +197,7 @@ def _line(found: Any) -> str:
 
 
 def _show(options: argparse.Namespace, data: Dict[str, Any], text: str) -> None:
-    print(json.dumps(data, indent=2) if options.json else printable(text))
+    print(json_text(data) if options.json else printable(text))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -195,10 +195,10 @@ class Manifest:
             object.__setattr__(self, "format", 2)
 
     def to_json(self) -> str:
-        import json
+        from .valid_json import json_text
 
         words = {key: value for key, value in asdict(self).items() if self.format >= _SINCE.get(key, 1)}
-        return json.dumps(words, indent=2) + "\n"
+        return json_text(words) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
