@@ -12,7 +12,6 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from jsonschema import Draft202012Validator
 
 from edgeq.boards.cache import Forgotten
 from edgeq.boards.facts import Facts
@@ -23,9 +22,11 @@ from edgeq.verification.language import Divergence
 from edgeq_runtime.__main__ import _parser
 from edgeq_runtime.__main__ import main as runtime_main
 from edgeq_runtime.language.generation import Generation
+from edgeq_runtime.language.speech import Segment, Transcript
 from edgeq_runtime.manifest import FORMAT, Manifest
 from edgeq_runtime.valid_json import json_text
 
+jsonschema = pytest.importorskip("jsonschema", reason="of edgeq[decoder]")
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "samples/digits"
 SCHEMAS = ROOT / "docs/schemas"
@@ -60,13 +61,15 @@ MADE: list[tuple[str, Any]] = [
     ("board refresh", [asdict(Forgotten("wheels", 1, 2, 3))]),
     ("generate", asdict(Generation("Yes", (1, 2), "stop", 3, 0, 0.1, None))),
     ("embed", {"vectors": [[.5, .5]], "cosines": [[1.0]]}),
+    ("translate", ["Guten Morgen"]),
+    ("transcribe", asdict(Transcript("Yes", (Segment(0.0, 1.5, "Yes"),)))),
     ("eval", LanguageScore((), Divergence(.1, .2, 1.0), (TaskCounts("choice", 2, 1),), ("lost",)).to_json()),
 ]
 
 
 def errors(name: str, data: Any) -> list[str]:
     schema = {**OUTPUTS, "$ref": f"#/$defs/{name}"}
-    return [error.message for error in Draft202012Validator(schema).iter_errors(data)]
+    return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(data)]
 
 
 def strict(text: str) -> Any:
@@ -110,7 +113,7 @@ def test_what_is_printed_is_what_the_schema_says(printed: list[tuple[str, Any]])
 
 def test_a_key_more_or_less_is_noticed(printed: list[tuple[str, Any]]) -> None:
     """The planted error: in what every command prints, but for lists and objects of any names."""
-    loose = {"board list", "runtime run", "inspect"}
+    loose = {"board list", "runtime run", "inspect", "translate"}
     for name, data in printed:
         row = data[0] if isinstance(data, list) else data
         if name in loose:
@@ -138,9 +141,9 @@ def test_every_command_has_a_schema() -> None:
 
 def test_manifest_and_report(printed: list[tuple[str, Any]]) -> None:
     manifest = strict(Path(BUNDLE, "manifest.json").read_text())
-    check = Draft202012Validator(MANIFEST)
+    check = jsonschema.Draft202012Validator(MANIFEST)
     assert not [error.message for error in check.iter_errors(manifest)]
-    assert not errors("report.json", strict(Path(BUNDLE, "report.json").read_text()))
+    assert not errors("convert", [{"path": BUNDLE, "bytes": 1, **strict(Path(BUNDLE, "report.json").read_text())}])
     assert not check.is_valid({**manifest, "news": 1})
     assert not check.is_valid({**manifest, "format": FORMAT + 1})
     assert {field.name for field in fields(Manifest)} == set(MANIFEST["properties"])
