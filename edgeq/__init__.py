@@ -4,11 +4,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeq.api import analyze, convert, estimate, evaluate, inspect, verify
+    from edgeq.api import analyze, convert, estimate, evaluate, inspect, sweep, verify
     from edgeq.bundle.folder import Bundle
     from edgeq_runtime import __version__
 
-__all__ = ["Bundle", "__version__", "analyze", "convert", "estimate", "evaluate", "inspect", "verify"]
+__all__ = ["Bundle", "__version__", "analyze", "convert", "estimate", "evaluate", "inspect", "sweep", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -334,6 +334,34 @@ def evaluate(bundle: Folder, *, data: Any = None, metric: Any = None, reference:
                            words.switch("--trust", trust))
 
 
+def sweep(file: str | Path, *, scheduler: str | None = None, workers: int = 2, output: str | Path | None = None,
+          progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Convert every combination of models and words that a TOML file names; `edgeq sweep`.
+
+        rows = edgeq.sweep("sweep.toml", workers=4)      # edgeq.sweeps.grid says what the file holds
+
+    Args:
+        file: the sweep's.
+        scheduler: the address of a Dask scheduler, "tcp://host:8786", whose workers have the same edgeq and see the
+            same files; without, processes of this machine.
+        workers: so many of these, with one core each.
+        output: a folder for sweep.json and sweep.html.
+        progress: called as progress(what, done, total).
+
+    Returns:
+        A row for each combination, in the order of the file: its words, bytes, worst SQNR, score, digest of the
+        artifact, and whether none of its model is both smaller and better; or why it is refused. Rows depend neither on
+        the number of workers nor on what became of these.
+
+    Raises:
+        UsageError: a key that means nothing, a scheduler that is not there, a worker with another edgeq. MissingExtra:
+            Dask is not installed. BundleError: the output cannot be written.
+    """
+    from edgeq.sweeps.run import run_sweep
+
+    return run_sweep(file, scheduler, workers, None if output is None else Path(output), progress or silent)
+
+
 def _folder(bundle: Any) -> Path:
     from edgeq.bundle.folder import Bundle
     from edgeq.errors import UsageError

@@ -27,7 +27,7 @@ from edgeq.verification import verify_bundle
 from edgeq_runtime.preprocess import imagenet
 
 VERBS = {"convert": "convert", "inspect": "inspect", "analyze": "analyze", "estimate": "estimate", "verify": "verify",
-         "eval": "evaluate"}
+         "eval": "evaluate", "sweep": "sweep"}
 # A torch module is given in Python alone, and the command line draws a bar.
 PYTHON = {"example_inputs", "progress"}
 TERMINAL = {"--json", "--debug", "--help"}
@@ -76,6 +76,8 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
              "--tasks t.jsonl": ("tasks", "t.jsonl"),
              "--max-drop 1%": ("max_drop", "1%"), "--min-metric 90": ("min_metric", 90.0), **TRUST},
 }
+WORDS["sweep"] = {"--scheduler tcp://h:1": ("scheduler", "tcp://h:1"), "--workers 3": ("workers", 3),
+                  "--output b": ("output", Path("b"))}
 NEEDED = {"analyze": ["--calibration", "data.npz"]}
 QUICK: dict[str, Any] = {"target": "onnxruntime", "method": "nearest", "calibrator": "minmax", "verify": False}
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from edgeq.cli import archives, boards, bundles, conversion, language, models
+from edgeq.cli import sweep as sweeps
 from edgeq.cli.shared import BAD_INPUT, BELOW_WHAT_WAS_ASKED, INTERRUPTED, TERMINATED, USAGE, say
 
 
@@ -93,5 +94,5 @@ def completion(shell: str) -> None:
 for command in (conversion.convert, models.inspect, models.analyze, models.estimate, bundles.verify, bundles.evaluate,
                 bundles.run, bundles.benchmark, language.generate, language.chat, language.serve, language.embed,
                 language.transcribe, language.translate, boards.test, boards.board, archives.pack, archives.unpack,
-                archives.keygen, models.targets, models.doctor):
+                archives.keygen, models.targets, sweeps.sweep, models.doctor):
     main.add_command(command)

@@ -54,6 +54,9 @@ class Panel:
     def level(self, y: float, color: str, *, dashed: bool = False) -> None:
         self._line(self.at(self.x[0], y), self.at(self.x[1], y), color, dashed=dashed)
 
+    def line(self, start: tuple[float, float], stop: tuple[float, float], color: str) -> None:
+        self._line(self.at(*start), self.at(*stop), color, dashed=False)
+
     def dot(self, x: float, y: float, radius: float, color: str) -> None:
         across, down = self.at(x, y)
         self.parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{radius:g}" fill="{color}"/>')
