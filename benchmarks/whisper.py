@@ -30,7 +30,7 @@ import edgeq
 from edgeq_runtime.sound import read_wav
 
 RATE = 16000
-ROWS: tuple[tuple[int, str], ...] = ((8, "per-channel"), (4, "block:32"), (4, "per-channel"))  # bits, --weights
+ROWS = ((8, "per-channel"), (4, "block:32"))  # bits, --weights
 SENTENCES = tuple("""The old man walked slowly down the road.
 She bought three apples and a loaf of bread.
 Where did you put the keys to the car?

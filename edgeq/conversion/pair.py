@@ -16,6 +16,7 @@ from edgeq.conversion import words
 from edgeq.conversion.decoder_tokenizer import read_json
 from edgeq.conversion.destination import write_bundles
 from edgeq.conversion.options import Options
+from edgeq.conversion.request import read_request
 from edgeq.conversion.text import TOKENIZER, checked_tokenizer
 from edgeq.errors import EdgeqError, ModelError, UsageError, all_of
 from edgeq.frontends.transformer.builder import TOKENS
@@ -49,9 +50,7 @@ def convert_pair(model: str | Path, targets: words.Target, options: Options, out
     if refused:
         raise all_of([UsageError(reason) for reason in refused])
     about = _about(folder)
-    names = words.targets(targets)
-    if not names:
-        raise UsageError("name what to convert for: --target")
+    names = read_request(targets, options).target_names
     checked_tokenizer(folder.path, about.vocabulary)
 
     def write(paths: Mapping[str, Path]) -> dict[str, EdgeqError]:

@@ -273,7 +273,10 @@ class Decoder(Blocks):
         if stack.pre_norm:
             x = self.norm(x, "final_norm", None)
         x = x if stack.logit_scale == 1.0 else w("Mul", x, w.number(stack.logit_scale))
-        y = self.linear(w("Reshape", x, w.ints(1, stack.hidden)), "head", None)
+        head, words = (self.read(role, "weight", None) for role in ("head", "embedding"))
+        # Where it is the table of words it is that very constant, so that both are stored once, at any number of bits.
+        table = w.constant("embedding" if np.array_equal(head, words) else "head.weight", head)
+        y = w("Gemm", w("Reshape", x, w.ints(1, stack.hidden)), table, name="head", transB=1)
         return w("Add", y, w.constant("head_bias", self.read("head_bias", "", None))) if stack.head_bias else y
 
 
