@@ -39,8 +39,10 @@ function reader(source) {
   return async (path) => {
     const page = globalThis.location?.href;
     const address = new URL(path.split("/").map(encodeURIComponent).join("/"), new URL(text, page));
-    if (address.protocol === "file:") throw new BundleError(`cannot read ${address}: browsers let no page read files; ` +
-      "serve the folder (python -m http.server --bind 127.0.0.1) and open http://localhost:8000");
+    if (address.protocol === "file:") {
+      throw new BundleError(`cannot read ${address}: browsers let no page read files; ` +
+        "serve the folder (python -m http.server --bind 127.0.0.1) and open http://localhost:8000");
+    }
     let answer;
     try {
       answer = await fetch(address);

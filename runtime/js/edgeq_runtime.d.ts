@@ -1,5 +1,6 @@
 /** A number, the name of a size that each run chooses, or its limits. */
-export type Dimension = number | string | {name: string; low: number; high: number | null} | {name: string; sizes: number[]};
+export type Dimension = number | string | {name: string; low: number; high: number | null}
+  | {name: string; sizes: number[]};
 export type TypedArray = Int8Array | Uint8Array | Int16Array | Uint16Array | Int32Array | Uint32Array | BigInt64Array
   | BigUint64Array | Float32Array | Float64Array;
 /** scale, zero_point: where the array holds integers of a grid. layout: "NCHW", "NHWC", ... or "". */
@@ -62,4 +63,5 @@ export function load(source: string | URL,
 /** What a page has of an image, as the preprocessing takes it. */
 export function pixels(source: ImageSource): Promise<Pixels>;
 export function to_integers(spec: TensorSpec, real: ArrayLike<number>): ArrayLike<number>;
-export function to_reals(spec: TensorSpec, integers: ArrayLike<number> | ArrayLike<bigint>): ArrayLike<number> | ArrayLike<bigint>;
+export function to_reals(spec: TensorSpec, integers: ArrayLike<number> | ArrayLike<bigint>,
+): ArrayLike<number> | ArrayLike<bigint>;

@@ -73,7 +73,9 @@ export class Model {
   #taken() { return this.inputs.map(describe).join(", "); }
 
   #fit(spec, given, sizes) {
-    if (given === undefined) throw new InputError(`no input '${spec.name}' was given; the model takes ${this.#taken()}`);
+    if (given === undefined) {
+      throw new InputError(`no input '${spec.name}' was given; the model takes ${this.#taken()}`);
+    }
     const {data, dims = []} = ArrayBuffer.isView(given) ? {data: given, dims: spec.shape} : given ?? {};
     if (!(data instanceof ARRAYS[spec.dtype])) throw new InputError(`input '${spec.name}' is ` +
       `${data?.constructor?.name}, expected ${describe(spec)}: pass a ${ARRAYS[spec.dtype].name}` +
@@ -103,7 +105,8 @@ export class Model {
     if (!isImage || !(after instanceof Detect)) return found;
     const [height, width] = image.dims, moved = (point) => before.to_image(point, height, width);
     return found.map(({box: [x0, y0, x1, y1], keypoints, ...rest}) => ({...rest,
-      box: [...moved([x0, y0]), ...moved([x1, y1])], keypoints: keypoints.map(([x, y, sure]) => [...moved([x, y]), sure])}));
+      box: [...moved([x0, y0]), ...moved([x1, y1])],
+      keypoints: keypoints.map(([x, y, sure]) => [...moved([x, y]), sure])}));
   }
 
   /** Run the bundle's own samples: does this browser compute what the converter promised? */
@@ -117,7 +120,8 @@ export class Model {
         if (String(got.dims) !== String(expected?.dims)) throw new BundleError(`selftest.npz: '${name}' is ` +
           `[${expected?.dims}], the model gives [${got.dims}]`);
         const errors = Float64Array.from(expected.data, (value, k) => error(Number(value), Number(got.data[k])));
-        const place = errors.reduce((worst, each, k) => each > errors[worst] ? k : worst, 0), worst = errors[place] ?? 0;
+        const place = errors.reduce((worst, each, k) => each > errors[worst] ? k : worst, 0);
+        const worst = errors[place] ?? 0;
         const noise = Math.sqrt(errors.reduce((sum, each) => sum + each * each, 0) / (errors.length || 1));
         largest[name] = Math.max(largest[name], worst);
         const allowed = tolerance.error?.[name] ?? 0, average = tolerance.noise?.[name] ?? Infinity;

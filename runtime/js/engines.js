@@ -14,8 +14,10 @@ const ENGINES = {onnxruntime: ["ort", "onnxruntime-web", onnxRuntime], tflite: [
 /** modules: what the caller has handed over. options: for the engine itself. */
 export async function openEngine(manifest, file, modules, options) {
   const [word, name, opened] = ENGINES[manifest.engine] ?? [];
-  if (!opened) throw new EngineError(`the bundle is for '${manifest.engine}', which runs in no web page: convert with ` +
-    "--target onnxruntime or --target tflite");
+  if (!opened) {
+    throw new EngineError(`the bundle is for '${manifest.engine}', which runs in no web page: convert with ` +
+      "--target onnxruntime or --target tflite");
+  }
   if (!modules[word]) throw new EngineError(`no engine: load(source, {${word}}) wants the module ${name}`);
   if (!WebAssembly.validate(SIMD)) throw new EngineError(`no WebAssembly SIMD, which ${name} needs: update the ` +
     "browser");
@@ -24,8 +26,8 @@ export async function openEngine(manifest, file, modules, options) {
   } catch (error) {
     if (error instanceof BundleError || error instanceof EngineError) throw error;
     const said = `${name} cannot load ${manifest.entry}: ${error.message ?? error}`;
-    throw new EngineError(/no available backend/.test(said) ? `${said} Does the server give out its .wasm files, beside ` +
-      "its script or where ort.env.wasm.wasmPaths says?" : said);
+    throw new EngineError(/no available backend/.test(said) ? `${said} Does the server give out its .wasm files, ` +
+      "beside its script or where ort.env.wasm.wasmPaths says?" : said);
   }
 }
 
@@ -64,8 +66,10 @@ const names = (specs) => specs.map((spec) => spec.engine_name || spec.name);
 function sessionOptions({options}) {
   const found = options?.session_options ?? {};
   for (const [key, value] of Object.entries(found)) {
-    if (!OPTIONS.test(key) || !/^\d{1,12}$/.test(value)) throw new BundleError(`the session option ${key}=${value} is ` +
-      "not one that this runtime passes on");
+    if (!OPTIONS.test(key) || !/^\d{1,12}$/.test(value)) {
+      throw new BundleError(`the session option ${key}=${value} is ` +
+        "not one that this runtime passes on");
+    }
   }
   return Object.fromEntries(Object.entries(found).map(([key, value]) => [key, String(value)]));
 }

@@ -1,4 +1,5 @@
 /** sha256, zip and npy. */
+import {BundleError, EngineError} from "./errors.js";
 
 const KINDS = {"|b1": Uint8Array, "|i1": Int8Array, "|u1": Uint8Array, "<i2": Int16Array, "<u2": Uint16Array,
   "<i4": Int32Array, "<u4": Uint32Array, "<i8": BigInt64Array, "<u8": BigUint64Array, "<f4": Float32Array,
@@ -47,7 +48,7 @@ export async function unzip(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   let end = bytes.length - 22;
   while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end--;
-  if (end < 0) throw new Error("selftest.npz is no zip archive");
+  if (end < 0) throw new BundleError("selftest.npz is no zip archive");
   const found = [];
   for (let at = view.getUint32(end + 16, true), left = view.getUint16(end + 10, true); left; left--) {
     const [method, size, start] = [view.getUint16(at + 10, true), view.getUint32(at + 20, true),
@@ -63,6 +64,9 @@ export async function unzip(bytes) {
 }
 
 async function inflate(bytes) {
+  if (!globalThis.DecompressionStream) {
+    throw new EngineError("no DecompressionStream, which the self-test needs: update the browser");
+  }
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -74,7 +78,9 @@ export function array(bytes) {
   const header = new TextDecoder("latin1").decode(bytes.subarray(10, start));
   const [, type] = /'descr': '([^']+)'/.exec(header), rest = bytes.slice(start).buffer;
   if (type.startsWith("<U")) return String.fromCodePoint(...new Uint32Array(rest)).replace(/\0+$/, "");
-  if (!(type in KINDS) || header.includes("'fortran_order': True")) throw new Error(`selftest.npz: no array of ${type}`);
+  if (!(type in KINDS) || header.includes("'fortran_order': True")) {
+    throw new BundleError(`selftest.npz: no array of ${type}`);
+  }
   const dims = /'shape': \(([^)]*)\)/.exec(header)[1].split(",").filter((each) => each.trim()).map(Number);
   return {data: new KINDS[type](rest), dims};
 }

@@ -3,7 +3,8 @@
  * printed as JSON, or the error that it throws. */
 import {readFile} from "node:fs/promises";
 
-const {script, steps, given, address, chromium, arguments: more = [], context = {}} = JSON.parse(await readFile(process.argv[2], "utf8"));
+const {script, steps, given, address, chromium, arguments: more = [], context = {}} =
+  JSON.parse(await readFile(process.argv[2], "utf8"));
 // A text, because it goes into the page too. Typed arrays become lists.
 const RUN = `async (script, words) => {
   const plain = (_, value) => ArrayBuffer.isView(value) ? [...value].map(Number) : value;
@@ -16,7 +17,8 @@ const RUN = `async (script, words) => {
 }`;
 
 async function inNode() {
-  const parts = await Promise.all(["formats", "preprocess", "postprocess", "sound"].map((name) => import(`./${name}.js`)));
+  const parts = await Promise.all(["formats", "preprocess", "postprocess", "sound"].map(
+    (name) => import(`./${name}.js`)));
   return eval(RUN)(script, {given, runtime: await import("./edgeq_runtime.js"), ort: await import("onnxruntime-web"),
     parts: Object.assign({}, ...parts)});
 }

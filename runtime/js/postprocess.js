@@ -30,8 +30,10 @@ export class Classify {
 export class Detect {
   constructor(given) {
     Object.assign(this, declared(DETECT, given, "postprocessing"));
-    if (!(this.form in FORMS)) throw new BundleError(`postprocessing: form is one of ${Object.keys(FORMS).join(", ")}; ` +
-      `got ${this.form}`);
+    if (!(this.form in FORMS)) {
+      throw new BundleError(`postprocessing: form is one of ${Object.keys(FORMS).join(", ")}; ` +
+        `got ${this.form}`);
+    }
   }
 
   /** {data, dims} by name, of one image -> the best first, with boxes in pixels of the model's input. */

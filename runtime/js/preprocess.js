@@ -19,16 +19,20 @@ export class Preprocess {
     }
     const sizes = [this.resize, this.letterbox, this.crop].filter((size) => size !== null);
     if (sizes.some((size) => size.length !== 2 || !size.every((side) => Number.isInteger(side) && side > 0)) ||
-        (this.resize_shorter !== null && !(this.resize_shorter > 0))) throw new BundleError("preprocessing: 'resize', " +
-      "'letterbox' and 'crop' are (height, width), and positive");
+        (this.resize_shorter !== null && !(this.resize_shorter > 0))) {
+      throw new BundleError("preprocessing: 'resize', " +
+        "'letterbox' and 'crop' are (height, width), and positive");
+    }
   }
 
   /** {data: Uint8Array, dims: [H, W, channels]} -> {data, dims} for the model. */
   apply({data, dims = []}) {
     const [height, width, channels = 1] = dims;
     if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray) || ![2, 3].includes(dims.length) ||
-        !data.length || data.length !== height * width * channels) throw new InputError("an image is {data: Uint8Array, " +
-      "dims: [H, W, channels]}, or what `pixels` takes");
+        !data.length || data.length !== height * width * channels) {
+      throw new InputError("an image is {data: Uint8Array, " +
+        "dims: [H, W, channels]}, or what `pixels` takes");
+    }
     for (const {length} of [this.mean, this.std]) {
       if (![0, 1, channels].includes(length)) throw new InputError(`the image has ${channels} channels, the ` +
         `preprocessing is for ${length}`);
@@ -76,8 +80,10 @@ export class Preprocess {
     }
     if (this.crop === null) return [0, 0, high, wide];
     const [rows, columns] = this.crop;
-    if (high < rows || wide < columns) throw new InputError(`an image of ${high} x ${wide} pixels is smaller than the ` +
-      `crop of ${rows} x ${columns}`);
+    if (high < rows || wide < columns) {
+      throw new InputError(`an image of ${high} x ${wide} pixels is smaller than the ` +
+        `crop of ${rows} x ${columns}`);
+    }
     return [even((high - rows) / 2), even((wide - columns) / 2), rows, columns];
   }
 
@@ -149,15 +155,17 @@ export async function pixels(source) {
   if (!(found?.data instanceof Uint8ClampedArray)) {
     const [width, height] = [found?.naturalWidth ?? found?.videoWidth ?? found?.width,
       found?.naturalHeight ?? found?.videoHeight ?? found?.height];
-    if (!(width > 0 && height > 0)) throw new InputError("the preprocessing takes {data: Uint8Array, dims: [H, W, 3]}, " +
-      "ImageData, a Blob, or an image, canvas or video that is loaded");
+    if (!(width > 0 && height > 0)) {
+      throw new InputError("the preprocessing takes {data: Uint8Array, dims: [H, W, 3]}, " +
+        "ImageData, a Blob, or an image, canvas or video that is loaded");
+    }
     const context = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
     context.drawImage(found, 0, 0);
     try {
       found = context.getImageData(0, 0, width, height);
     } catch (problem) {
-      throw new InputError(`the page may not read this image: ${problem.message}. Load it with crossorigin="anonymous" ` +
-        "from a server that allows it (CORS: Access-Control-Allow-Origin)");
+      throw new InputError(`the page may not read this image: ${problem.message}. Load it with ` +
+        `crossorigin="anonymous" from a server that allows it (CORS: Access-Control-Allow-Origin)`);
     }
   }
   const {data, width, height} = found, rgb = new Uint8Array(width * height * 3);

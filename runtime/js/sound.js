@@ -18,11 +18,15 @@ export class LogMel {
   constructor(given) {
     Object.assign(this, declared(DEFAULTS, given, "preprocessing"));
     for (const [key, known] of Object.entries(WORDS)) {
-      if (!known.includes(this[key])) throw new BundleError(`preprocessing: ${key} is one of ${known.join(", ")}; got ` +
-        this[key]);
+      if (!known.includes(this[key])) {
+        throw new BundleError(`preprocessing: ${key} is one of ${known.join(", ")}; got ` +
+          this[key]);
+      }
     }
     if (Math.min(this.sample_rate, this.window, this.hop, this.mels, this.samples ?? 1) < 1 || this.fft < this.window ||
-        this.std === 0) throw new BundleError("preprocessing: sizes are positive, fft is at least window, std is not 0");
+        this.std === 0) {
+      throw new BundleError("preprocessing: sizes are positive, fft is at least window, std is not 0");
+    }
   }
 
   /** sound: Float32Array, -1 to 1, or an AudioBuffer, whose channels become their mean -> {data, dims}. */
@@ -54,7 +58,9 @@ export class LogMel {
   /** The magnitudes to the power, [frames][fft / 2 + 1]. */
   #spectrum(sound) {
     const half = this.fft >> 1, shortest = this.center ? half + 1 : this.window;
-    if (sound.length < shortest) throw new InputError(`the sound has ${sound.length} samples; a frame needs ${shortest}`);
+    if (sound.length < shortest) {
+      throw new InputError(`the sound has ${sound.length} samples; a frame needs ${shortest}`);
+    }
     // A frame of torch is fft long with the window in its middle: the same magnitudes as the window's part alone.
     const first = this.center ? (this.fft - this.window >> 1) - half : 0, last = sound.length - 1;
     const end = this.center ? sound.length + 2 * half - this.fft : sound.length - this.window;

@@ -45,7 +45,9 @@ function show({answers}, found) {
   answers.replaceChildren(...found.slice(0, 5).map(({label, score}) => {
     const line = document.createElement("li"), percent = `${(100 * score).toFixed(1)} %`;
     line.style.setProperty("--share", percent.replace(" ", ""));
-    for (const text of [label, percent]) line.append(Object.assign(document.createElement("span"), {textContent: text}));
+    for (const textContent of [label, percent]) {
+      line.append(Object.assign(document.createElement("span"), {textContent}));
+    }
     return line;
   }));
 }
@@ -69,8 +71,8 @@ async function digitModel() {
   return await (models[engine] ??= opened(digit, `bundles/digits.${engine}.edgeq`));
 }
 
-/** The drawing -> [1,1,8,8], 0 to 1, as the training data came about: the digit scaled to 32 x 32 pixels of ink or none,
- * and counted in squares of 4 x 4 (https://doi.org/10.24432/C50P49). */
+/** The drawing -> [1,1,8,8], 0 to 1, as the training data came about: the digit scaled to 32 x 32 pixels of ink or
+ * none, and counted in squares of 4 x 4 (https://doi.org/10.24432/C50P49). */
 function scanned() {
   const {data, width, height} = pen.getImageData(0, 0, pad.width, pad.height);
   let [left, top, right, bottom] = [width, height, 0, 0];
@@ -79,7 +81,8 @@ function scanned() {
   }
   if (right === 0) return null;
   const scan = new OffscreenCanvas(32, 32).getContext("2d", {willReadFrequently: true});
-  const factor = 32 / Math.max(right - left, bottom - top), wide = (right - left) * factor, high = (bottom - top) * factor;
+  const factor = 32 / Math.max(right - left, bottom - top);
+  const wide = (right - left) * factor, high = (bottom - top) * factor;
   scan.imageSmoothingQuality = "high";
   scan.drawImage(pad, left, top, right - left, bottom - top, (32 - wide) / 2, (32 - high) / 2, wide, high);
   const ink = scan.getImageData(0, 0, 32, 32).data, image = new Float32Array(64);
@@ -156,7 +159,8 @@ async function classify(file) {
 /** A detection's box, in pixels of the photograph. */
 function outline(context, [x0, y0, x1, y1], label) {
   const unit = Math.max(context.canvas.width, context.canvas.height) / 200;
-  Object.assign(context, {lineWidth: unit, strokeStyle: "#ffd400", fillStyle: "#ffd400", font: `${7 * unit}px sans-serif`});
+  Object.assign(context, {lineWidth: unit, strokeStyle: "#ffd400", fillStyle: "#ffd400",
+    font: `${7 * unit}px sans-serif`});
   context.strokeRect(x0, y0, x1 - x0, y1 - y0);
   context.fillText(label, x0 + 2 * unit, y0 + 8 * unit);
 }

@@ -76,6 +76,7 @@ def test_a_dtype_that_litert_does_not_move_is_refused(bundles: Path, site: str, 
         "EngineError", "LiteRT.js knows no int8, the dtype of 'image': convert with --io uint8 or --io float")
 
 
+PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>'
 LOAD = "return (await (await runtime.load(given, {ort})).self_test()).ok"
 
 
@@ -95,8 +96,15 @@ def test_what_a_browser_does_not_allow(bundles: Path, site: str, tmp_path: Path)
     page = f"{site}/js/test.html"
     with served({"/": bundles}) as elsewhere:
         blocked = javascript(tmp_path, LOAD, f"{elsewhere}/onnxruntime.float.edgeq", address=page)
+        (bundles / "picture.svg").write_text(PICTURE)
+        tainted = javascript(tmp_path, """const image = new Image(); image.src = given; await image.decode();
+            await runtime.pixels(image)""", f"{elsewhere}/picture.svg", address=page)
     assert blocked["error"] == "BundleError"
     assert "does it allow this page to read from it (CORS: Access-Control-Allow-Origin)?" in blocked["message"]
+    assert tainted["error"] == "InputError"
+    assert 'Load it with crossorigin="anonymous" from a server that allows it' in tainted["message"]
+    broken = javascript(tmp_path, "await runtime.pixels(new Blob(['nothing']))", address=page)
+    assert (broken["error"], broken["message"][:21]) == ("InputError", "cannot read the image")
     absent = javascript(tmp_path, LOAD, "/bundles/no.edgeq", address=page)
     assert "the server answers 404; is the whole bundle there?" in absent["message"]
     plain = javascript(tmp_path, f"if (crypto.subtle) throw new Error('a safe page'); {LOAD}",
