@@ -25,11 +25,15 @@ def write_overview(page: Path, rows: Sequence[Mapping[str, Any]], failed: Mappin
     said = [f"<li><b>{escape(row['target'])}</b>: {escape('; '.join(_sentences(row)))}.</li>" for row in rows]
     said += [f"<li><b>{escape(target)}</b>: {escape(reason)}</li>" for target, reason in failed.items()]
     source = rows[0].get("source_bytes")
-    above = f'<p class="note">The source model has {size(source)}. A target\'s name leads to its own report.</p>'
-    shown = table(("target", "verdict", "size", ">of source", ">to the float model", ">same best class",
-                   ">one call here"), cells)
+    origin = f"The source model has {size(source)}. " if source else ""
+    above = f'<p class="note">{origin}A target\'s name leads to its own report.</p>'
+    told = [k for k in range(len(_COLUMNS)) if any(row[k] != "-" for row in cells)]
+    shown = table([_COLUMNS[k] for k in told], [[row[k] for k in told] for row in cells])
     page.write_text(document(title, [above, shown, section("In words", f"<ul>{''.join(said)}</ul>")]),
                     encoding="utf-8")
+
+
+_COLUMNS = ("target", "verdict", ">to the float model", ">same best class", "size", ">of source", ">one call here")
 
 
 def _row(folder: Path, row: Mapping[str, Any], largest: int) -> tuple[str, ...]:
@@ -38,10 +42,11 @@ def _row(folder: Path, row: Mapping[str, Any], largest: int) -> tuple[str, ...]:
     said = None if found is None else verdict(found)
     milliseconds = timed.get("p50_ms")
     return (f'<a href="{quote(there)}">{escape(row["target"])}</a>',
-            "-" if said is None else _colored(said.word, said.word),
+            *(("-",) * 3 if said is None else (_colored(said.word, said.word), decibels(said.sqnr_db),
+                                               share(said.top1))),
             f'<span class="bar" style="--part: {100 * row["bytes"] / largest:.1f}%">{size(row["bytes"])}</span>',
-            f"{row['bytes'] / source:.3f}" if source else "-", "-" if said is None else decibels(said.sqnr_db),
-            "-" if said is None else share(said.top1), "-" if milliseconds is None else f"{milliseconds:.3g} ms")
+            f"{row['bytes'] / source:.3f}" if source else "-",
+            "-" if milliseconds is None else f"{milliseconds:.3g} ms")
 
 
 def _colored(word: str, text: str) -> str:
