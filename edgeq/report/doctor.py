@@ -21,6 +21,7 @@ PURPOSES: Final[Mapping[str, str]] = MappingProxyType({
     "language": "language models: prompts and chats", "llamacpp": "language models on llama.cpp",
     "recover": "learning from the float model: edgeq convert --recover", "sweep": "edgeq sweep",
     "json": "language models: answers that follow a JSON schema",
+    "litertlm": "language models for LiteRT-LM (--target tflite)",
     "mcu": "microcontrollers: TensorFlow Lite Micro, and Arm's compiler for Ethos-U",
 })
 # Instructions that integer kernels use; without them INT8 is slower than it could be, or than float.

@@ -215,7 +215,7 @@ def test_weight_only_may_be_left_to_the_kernel() -> None:
     for dynamic, dequantized, tolerance in ((True, 0, 2e-2), (False, 1, 1e-5)):
         program, _ = lower(lower_form(model), dynamic=dynamic)
         assert sum(op.kernel == "DEQUANTIZE" for op in program.operators) == dequantized
-        model_t, contents = flatbuffer.to_model(program)
+        model_t, contents = flatbuffer.to_model({flatbuffer.SIGNATURE: program})
         for buffer, content in zip(model_t.buffers[1:], contents, strict=True):
             buffer.data = content
         validate(model_t)

@@ -28,7 +28,7 @@ ROWS = {row.id: row for row in (
 def model_of(id: str) -> Any:
     model, _ = quantize(ROWS[id], bits=4 if id.endswith("4") else 8)
     program, _ = lower(lower_form(model))
-    made, contents = flatbuffer.to_model(program)
+    made, contents = flatbuffer.to_model({flatbuffer.SIGNATURE: program})
     for buffer, content in zip(made.buffers[1:], contents, strict=True):
         buffer.data = content.copy()
     return made

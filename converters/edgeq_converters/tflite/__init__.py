@@ -1,16 +1,31 @@
 """LiteRT (TensorFlow Lite): a .tflite file, written without TensorFlow."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.backend import Artifact, Available, Backend, EmitOptions, Probe, Recipe, Trial
+from edgeq.backend import (
+    Artifact,
+    Available,
+    Backend,
+    DecoderBackend,
+    DecoderWords,
+    EmitOptions,
+    Probe,
+    Recipe,
+    Trial,
+)
 from edgeq_converters.tflite.target import TFLITE
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
-    from edgeq_runtime.manifest import Manifest
+    from edgeq.frontends.decoder.checkpoint import Checkpoint
+    from edgeq.frontends.decoder.spec import Spec
+    from edgeq.quant.decoder import QuantizedDecoder
+    from edgeq_runtime.manifest import Manifest, TensorSpec
 
 __all__ = ["BACKEND", "emit"]
 
@@ -51,10 +66,44 @@ def _tried_edge_tpu(folder: Path, manifest: Manifest) -> Trial:
     return npu.edge_tpu(folder, manifest)
 
 
+def _check_decoder(checkpoint: Checkpoint, tokenizer: Path, words: DecoderWords) -> None:
+    from edgeq_converters.tflite import decoder
+
+    decoder.check(checkpoint, tokenizer, words)
+
+
+def _types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
+    from edgeq_converters.tflite import decoder
+
+    return decoder.types(spec, words)
+
+
+def _emit_decoder(checkpoint: Checkpoint, tokenizer: Path, weights: QuantizedDecoder, folder: Path, words: DecoderWords,
+                  ) -> Artifact:
+    from edgeq_converters.tflite import decoder
+
+    return decoder.emit(checkpoint, tokenizer, weights, folder, words)
+
+
+def _read(entry: Path, spec: Spec) -> Callable[[str, int | None], NDArray[Any]]:
+    from edgeq_converters.tflite import decoder
+
+    return decoder.read(entry, spec)
+
+
+def _signature(spec: Spec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    from edgeq_runtime.manifest import TensorSpec
+
+    return ((TensorSpec("input_ids", "int64", (1, "tokens")),),
+            (TensorSpec("logits", "float32", (1, "tokens", spec.vocabulary)),))
+
+
 _FIRST: Final = Available(preferred=True)
 
 BACKEND: Final = Backend(
     target=TFLITE, emit=emit, probe=_probe, in_place=True, costs=Path(__file__).with_name("costs.json"),
+    decoder=DecoderBackend(bits=(4, 8, 32), check=_check_decoder, types=_types, emit=_emit_decoder, read=_read,
+                           signature=_signature, file=".litertlm"),
     devices={
         "pi4": _FIRST, "pi5": _FIRST, "android": _FIRST, "jetson-orin": Available(),
         # Its CONV_2D, FULLY_CONNECTED and DEQUANTIZE are of versions that know no 4-bit weights.

@@ -1,6 +1,7 @@
 """A Program becomes the bytes of a .tflite file."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,13 @@ PLAIN_TYPES: Final = SCHEMA_TYPES.keys() - {"int4"}  # those of values; 4-bit te
 
 def write(program: Program, path: Path, external_bytes: int = EXTERNAL_BYTES, *, said: bytes = b"") -> Any:
     """Write the file -> the schema's ModelT, for the validator. said: its metadata."""
-    model, contents = to_model(program, said)
+    return write_several({SIGNATURE: program}, path, external_bytes, said=said)
+
+
+def write_several(programs: Mapping[str, Program], path: Path, external_bytes: int = EXTERNAL_BYTES, *,
+                  said: bytes = b"") -> Any:
+    """The same for programs by signature, each a subgraph; equal constants of all of them are stored once."""
+    model, contents = to_model(programs, said)
     streamed = _streamed(contents, external_bytes)
     for index, content in enumerate(contents):
         if index not in streamed:
@@ -70,36 +77,40 @@ def _pack(model: Any) -> Any:
     return builder.Output()
 
 
-def to_model(program: Program, said: bytes = b"") -> tuple[Any, list[NDArray[np.uint8]]]:
+def to_model(programs: Mapping[str, Program], said: bytes = b"") -> tuple[Any, list[NDArray[np.uint8]]]:
     """-> (ModelT whose buffers are still empty, content of buffer 1, 2, ..: buffer 0 is empty by the schema's rule)."""
     from ai_edge_litert import schema_py_generated as schema
 
-    tensors = program.tensors()
-    index = {id(tensor): number for number, tensor in enumerate(tensors)}
-    graph = schema.SubGraphT()
-    contents: list[NDArray[np.uint8]] = []
-    graph.name = b"main"
+    model, contents, codes = schema.ModelT(), list[NDArray[np.uint8]](), dict[tuple[str, int], int]()
+    model.version, model.description, model.subgraphs, model.signatureDefs = 3, b"edgeq", [], []
     digests: dict[bytes, int] = {}
-    graph.tensors = [_tensor(schema, tensor, contents, digests) for tensor in tensors]
-    graph.inputs = [index[id(tensor)] for tensor in program.inputs.values()]
-    graph.outputs = [index[id(tensor)] for tensor in program.outputs.values()]
-    model = schema.ModelT()
-    model.version, model.description, model.subgraphs = 3, b"edgeq", [graph]
+    for number, (key, program) in enumerate(programs.items()):
+        tensors = program.tensors()
+        index = {id(tensor): place for place, tensor in enumerate(tensors)}
+        graph = schema.SubGraphT()
+        graph.name = key.encode() if number else b"main"
+        graph.tensors = [_tensor(schema, tensor, contents, digests) for tensor in tensors]
+        graph.inputs = [index[id(tensor)] for tensor in program.inputs.values()]
+        graph.outputs = [index[id(tensor)] for tensor in program.outputs.values()]
+        graph.operators = [_operator(schema, operator, index, codes) for operator in program.operators]
+        model.subgraphs.append(graph)
+        model.signatureDefs.append(_signature(schema, key, number, program, index))
     if said:
         contents.append(np.frombuffer(said, np.uint8))
         entry = schema.MetadataT()
         entry.name, entry.buffer = METADATA.encode(), len(contents)
         model.metadata = [entry]
     model.buffers = [schema.BufferT() for _ in range(len(contents) + 1)]
-    codes: dict[tuple[str, int], int] = {}
-    graph.operators = [_operator(schema, operator, index, codes) for operator in program.operators]
     model.operatorCodes = [_code(schema, kernel, number) for kernel, number in codes]
+    return model, contents
+
+
+def _signature(schema: Any, key: str, number: int, program: Program, index: Mapping[int, int]) -> Any:
     signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
+    signature.signatureKey, signature.subgraphIndex = key.encode(), number
     signature.inputs = [_named(schema, name, index[id(tensor)]) for name, tensor in program.inputs.items()]
     signature.outputs = [_named(schema, name, index[id(tensor)]) for name, tensor in program.outputs.items()]
-    model.signatureDefs = [signature]
-    return model, contents
+    return signature
 
 
 def _named(schema: Any, name: str, tensor: int) -> Any:

@@ -136,6 +136,7 @@ KERNELS: Final[Mapping[str, Kernel]] = MappingProxyType({
     "GATHER": _row(MOVED, SAME, "GatherOptions"),
     "GATHER_ND": _row("f32 q8 i8 u8 i16 i32 i64 bool", SAME, "GatherNdOptions"),
     "SCATTER_ND": _row("f32 i8 u8 i32 i64 bool", options="ScatterNdOptions", data=(1,)),
+    "DYNAMIC_UPDATE_SLICE": _row("f32 q8 i8 i32 i64 bool", SAME, "DynamicUpdateSliceOptions", (0, 1)),
     "TILE": _row("f32 q8 u8 i32 i64 bool", SAME, "TileOptions"),
     "BROADCAST_TO": _row(MOVED, SAME, "BroadcastToOptions"),
     "REVERSE_V2": _row("f32 u8 i16 i32 i64 bool", options="ReverseV2Options"),

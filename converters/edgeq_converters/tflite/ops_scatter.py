@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
 from edgeq_converters.tflite.ops_index import computed_places, computed_rows, flat_index
 from edgeq_converters.tflite.ops_shape import gathered, window
@@ -31,6 +32,20 @@ def scatter_elements(b: Builder, x: Value, index: Value, updates: Value, *, axis
     places = list(np.indices(index.shape))
     places[axis] = np.where(index.data < 0, index.data + x.shape[axis], index.data)
     return scattered(b, x, updates, np.ravel_multi_index(tuple(places), x.shape).ravel(), (), reduction)
+
+
+@op("TensorScatter")
+def tensor_scatter(b: Builder, x: Value, updates: Value, index: Value | None = None, *, axis: int = -2,
+                   mode: str = "linear") -> Value:
+    """DYNAMIC_UPDATE_SLICE moves a slice that would not end inside; ONNX allows none. One place for the whole batch."""
+    axis %= x.rank
+    if mode != "linear" or (x.shape[0] > 1 and index is not None):
+        raise CannotLower(f"mode={mode} with a batch of {x.shape[0]}: LiteRT writes one slice in a row")
+    starts = [b.ints([0])] * x.rank
+    if index is not None:
+        starts[axis] = b.cast(b.read(index, integer=False), np.int32)
+    place = b.call("CONCATENATION", starts, (x.rank,), axis=0)
+    return b.result(b.call("DYNAMIC_UPDATE_SLICE", [b.read(x), b.read(updates), place], x.shape))
 
 
 @op("MaxUnpool")

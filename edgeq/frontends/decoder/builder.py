@@ -123,7 +123,7 @@ class Decoder:
         self.masks: dict[int | None, ir.Value] = {}
 
     def build(self) -> ir.Model:
-        spec, w = self.spec, self.w
+        spec = self.spec
         tokens = graph_input("input_ids", ir.DataType.INT64, ["batch", "tokens"])
         further = self.further_inputs()
         past = [graph_input(f"past_key_values.{k}.{kind}", _FLOAT, ["batch", spec.kv_heads, "past", spec.head_size])
@@ -133,10 +133,14 @@ class Decoder:
         present: list[ir.Value] = []
         for k, layer in enumerate(spec.layers):
             x = self._block(x, k, layer, past[2 * k], past[2 * k + 1], present)
-        logits = self.parts.linear(w, self.norm(self.wanted(x), "final_norm", None), "head", None)
+        return self._whole([tokens, *further, *past], self.scores(self.wanted(x)), present)
+
+    def scores(self, x: ir.Value) -> ir.Value:
+        """The logits behind tokens that have left the last layer."""
+        spec, w = self.spec, self.w
+        logits = self.parts.linear(w, self.norm(x, "final_norm", None), "head", None)
         logits = logits if spec.logit_scale == 1.0 else w("Mul", logits, w.number(spec.logit_scale))
-        logits = self._capped(logits, spec.logit_cap)
-        return self._whole([tokens, *further, *past], logits, present)
+        return self._capped(logits, spec.logit_cap)
 
     def further_inputs(self) -> list[ir.Value]:
         """What another form of the cache needs beside the tokens and the past."""

@@ -4,7 +4,9 @@ A row of FORMATS is a type of GGUF: https://github.com/ggml-org/ggml/blob/master
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Final
 
@@ -12,12 +14,12 @@ from edgeq.quant.formats.blocks import BlockFormat
 from edgeq.quant.formats.grid import Grid, Table, Whole
 from edgeq.quant.formats.layout import Bits, Minimum, Nibbles, Scale, Signed, SignedBytes, SignedSixes, Sixes
 
-__all__ = ["FORMATS", "BlockFormat", "Grid"]
+__all__ = ["FORMATS", "BlockFormat", "Grid", "row_format"]
 
 # https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h (kvalues_iq4nl)
 _IQ4: Final = Table((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
 
-FORMATS: Final[Mapping[str, BlockFormat]] = MappingProxyType({row.name: row for row in (
+_GGUF: Final[Mapping[str, BlockFormat]] = MappingProxyType({row.name: row for row in (
     BlockFormat("Q4_0", 2, 32, 32, Whole(-8, 7), (Scale(), Bits(4, 0, 16))),
     BlockFormat("Q4_1", 3, 32, 32, Whole(0, 15), (Scale(), Minimum(), Bits(4, 0, 16))),
     BlockFormat("Q5_0", 6, 32, 32, Whole(-16, 15), (Scale(), Bits(1, 4, 1), Bits(4, 0, 16))),
@@ -30,3 +32,38 @@ FORMATS: Final[Mapping[str, BlockFormat]] = MappingProxyType({row.name: row for 
     BlockFormat("Q6_K", 14, 256, 16, Whole(-32, 31), (Bits(4, 0, 64), Bits(2, 4, 32), SignedBytes(), Scale())),
     BlockFormat("IQ4_NL", 20, 32, 32, _IQ4, (Scale(), Bits(4, 0, 16))),
 )})
+
+
+class _Formats(Mapping[str, BlockFormat]):
+    """The rows of GGUF, and on top of them INT4[n] and INT8[n]: rows of n weights, each with one scale above 0."""
+
+    def __getitem__(self, name: str) -> BlockFormat:
+        found = _GGUF.get(name) or _row_format(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_GGUF)
+
+    def __len__(self) -> int:
+        return len(_GGUF)
+
+
+FORMATS: Final[Mapping[str, BlockFormat]] = _Formats()
+
+
+def row_format(bits: int, columns: int) -> str:
+    """The name of the format with one scale a row."""
+    return f"INT{bits}[{columns}]"
+
+
+@cache
+def _row_format(name: str) -> BlockFormat | None:
+    found = re.fullmatch(r"INT([48])\[(\d+)\]", name)
+    if found is None:
+        return None
+    bits, columns = int(found[1]), int(found[2])
+    high = 2 ** (bits - 1) - 1
+    layout = (Scale(), Signed()) if bits == 8 else (Scale(), Bits(4, 0, columns // 2))
+    return BlockFormat(name, -1, columns, columns, Whole(-high, high), layout)

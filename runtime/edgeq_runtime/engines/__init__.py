@@ -13,7 +13,7 @@ from edgeq_runtime.manifest import Manifest
 GROUP = "edgeq_runtime.engines"
 # Known without their entry points: a zipped app, iOS, and the copy that is pushed to a board carry no metadata, and
 # reading them takes 4 MB of modules. A test holds this against pyproject.toml.
-BUILT_IN = ("onnxruntime", "tflite", "coreml", "coreai", "llamacpp")
+BUILT_IN = ("onnxruntime", "tflite", "coreml", "coreai", "llamacpp", "litertlm")
 
 
 class Engine(Protocol):

@@ -24,8 +24,8 @@ def open(folder: str, manifest: Manifest, threads: Optional[int]) -> TFLite:
     unknown = sorted(set(manifest.options) - OPTIONS)
     if unknown:
         raise BundleError(f"options that this runtime does not know: {', '.join(unknown)}; update edgeq-runtime")
-    package, interpreter_class = _import_interpreter()
-    version = _version(package)
+    package, interpreter_class = import_interpreter()
+    version = version_of(package)
     require(package, version, specifier(package, manifest.engine_version, manifest.options))
     try:
         interpreter = interpreter_class(model_path=os.path.join(folder, manifest.entry), num_threads=threads)
@@ -81,7 +81,7 @@ class TFLite:
             self._interpreter = None
 
 
-def _import_interpreter() -> Tuple[str, Any]:
+def import_interpreter() -> Tuple[str, Any]:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -96,7 +96,7 @@ def _import_interpreter() -> Tuple[str, Any]:
     return "tflite-runtime", Interpreter
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
     """As the package says itself; its metadata are asked last, because reading them takes 4 MB of modules."""
     from importlib import import_module
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgeq_runtime.manifest import Manifest
 
 # engine of the manifest -> the module whose `open_decoder(folder, manifest, threads)` opens it
-MODULES: Dict[str, str] = {"llamacpp": "llamacpp", "onnxruntime": "onnxruntime"}
+MODULES: Dict[str, str] = {"litertlm": "litertlm", "llamacpp": "llamacpp", "onnxruntime": "onnxruntime"}
 
 
 class Decoder(Protocol):
@@ -63,7 +63,7 @@ def open_decoder(folder: str, manifest: Manifest, threads: Optional[int]) -> Dec
         raise BundleError(f"'{manifest.name}' is no language model: its manifest has no `language`; "
                           "use `run` or `predict`")
     if manifest.engine not in MODULES:
-        raise BundleError(f"this runtime generates text with {' and '.join(MODULES)}, not with '{manifest.engine}': "
+        raise BundleError(f"this runtime generates text with {', '.join(MODULES)}, not with '{manifest.engine}': "
                           "update edgeq-runtime")
     decoder: Decoder = import_module(f".{MODULES[manifest.engine]}", __package__).open_decoder(
         folder, manifest, threads)

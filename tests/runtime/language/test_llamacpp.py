@@ -109,7 +109,7 @@ def _option(**options: Any) -> Callable[[dict[str, Any]], None]:
     (_option(flash_attention=1), BundleError, "flash_attention must be true or false"),
     (lambda words: words["language"].update(vocabulary=9000), BundleError, "the manifest says 9000"),
     (lambda words: words.update(engine_version=">=99999"), EngineError, "this bundle needs"),
-    (lambda words: words.update(engine="tflite"), BundleError, "generates text with llamacpp and onnxruntime, not"),
+    (lambda words: words.update(engine="tflite"), BundleError, "with litertlm, llamacpp, onnxruntime, not with"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_refused_bundles(edit: Callable[[dict[str, Any]], None], kind: type[Exception], message: str,
                          language_bundle: Path, tmp_path: Path) -> None:
