@@ -68,7 +68,7 @@ def convert(
             arrays, tuples in the order of the inputs, or dicts by name. Of a language model: a .txt or .jsonl file;
             without, it writes the text itself.
         samples: use at most so many.
-        activations: "auto" (8 bits where there are samples), 8 or "float".
+        activations: "auto" (8 bits where there are samples), 8, 16 or "float".
         weights: "per-channel", "per-tensor", "block:SIZE", or for Core ML at 4 bits "table:CHANNELS".
         calibrator: how a range is chosen from what calibration saw: "minmax", "percentile", "mse", "entropy", or
             "auto", which tries all, tensor by tensor.

@@ -275,6 +275,10 @@ HISTOGRAM_ELEMENTS: Final = Parameter(
 HISTOGRAM_TAIL: Final = Parameter(
     64, "one in", "of a larger tensor's elements, the outermost, which are all counted",
     NotMeasured("where to clip is decided there"))
+WIDE_REACH: Final = Parameter(
+    2.0, "x what calibration saw", "that a grid of 16 bits covers",
+    NotMeasured("by no command that is kept: FastestDet, dB, where weights alone give 28.14: 27.28 at 1, 28.13 at 1.5, "
+                "28.12 at 2, 28.04 at 4"))
 AUTO_CHOOSING: Final = Parameter(
     8, "samples", "that calibrators are chosen on, value by value; others judge",
     NotMeasured("that others judge was: without, one clipped outlier cost KWT-1 9 dB (benchmarks/accuracy.py)"))

@@ -75,6 +75,11 @@ class QuantScheme:
     integer_inputs: bool = False
     integer_outputs: bool = False
 
+    @property
+    def activation_bits(self) -> int:
+        """32 where they stay float."""
+        return 32 if self.activation is None else self.activation.bits
+
 
 _A8: Final = QuantType(8, signed=False, symmetric=False)
 _A16: Final = QuantType(16, signed=True, symmetric=True)

@@ -6,7 +6,7 @@ Each row links to the source that sets the limit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -57,6 +57,10 @@ class Target:
     so that it shares no plan with the others. tables: its 4-bit weights may be indices into any 16 numbers.
     keeps_embeddings: why the tables that a Gather looks up stay float, or ''. interfaces: what inputs and outputs may
     be in place of floats, "image" for an input that is declared as one; no_integers: why not integers, and what helps.
+
+    wide: the rows of activations of 16 bits beside weights of 8; none: it has no such kernels. wide_symmetric: these
+    activations lie around 0. no_wide_4_bits: why not beside weights of 4 bits, or "". wide_bias_bits: of the biases
+    that its kernels add to such products.
     """
 
     name: str
@@ -66,12 +70,20 @@ class Target:
     activations: str
     needs: str
     rows: Mapping[str, Row]
+    wide: Mapping[str, Row] = field(default_factory=dict)
+    wide_symmetric: bool = False
+    no_wide_4_bits: str = ""
+    wide_bias_bits: int = 32
     open_sizes: bool = False
     symmetric: bool = False
     tables: bool = False
     keeps_embeddings: str = ""
     interfaces: frozenset[str] = frozenset()
     no_integers: str = "no integers go in or come out there; leave --io out"
+
+    def at(self, bits: int) -> Target:
+        """The same with the rows of activations of so many bits."""
+        return replace(self, rows=self.wide, symmetric=self.wide_symmetric) if bits == 16 else self
 
 
 FREE: Final = Free()

@@ -282,7 +282,7 @@ REFUSED: list[tuple[dict[str, Any], type[EdgeqError], str]] = [
     ({"bits": 8.0}, UsageError, "--bits 8.0"),
     ({"bits": True}, UsageError, "--bits True"),
     ({"activations": 8}, UsageError, "--activations 8 needs real samples"),
-    ({"activations": 16}, UsageError, "--activations 16: use auto, 8 or float"),
+    ({"activations": 12}, UsageError, "--activations 12: use auto, 8, 16 or float"),
     ({"layout": "nchw"}, UsageError, "--layout nchw: use keep or nhwc"),
     ({"weights": "block"}, UsageError, "--weights block: use per-channel"),
     ({"weights": 32}, UsageError, "--weights 32: give text"),

@@ -32,8 +32,8 @@ from edgeq.cli.shared import (
 @click.option("--calibration", metavar="DATA",
               help="Real samples: .npz, .npy, a folder, or module:function; of a language model .txt or .jsonl.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most this many.")
-@click.option("--activations", type=click.Choice(["auto", "8", "float"]), default="auto", show_default=True,
-              help="auto: 8 bits when there is calibration data.")
+@click.option("--activations", type=click.Choice(["auto", "8", "16", "float"]), default="auto", show_default=True,
+              help="auto: 8 bits when there is calibration data. 16, with 8-bit weights: where 8 cost too much.")
 @click.option("--weights", default="per-channel", show_default=True,
               help="per-channel, per-tensor, block:SIZE, or (Core ML, 4 bits) table:CHANNELS.")
 @click.option("--method", default="auto", show_default=True, metavar="auto|STEP+STEP...",

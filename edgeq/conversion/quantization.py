@@ -107,7 +107,7 @@ def quantize_network(network: ir.Model, request: Request, samples: Samples | Non
     mixed = MixedPrecision()
     if is_measured and judge is not None:
         mixed = choose_precisions(trials, judge, request.options.prefer,
-                                  floats=not request.options.full_integer)
+                                  floats=not request.options.full_integer and request.scheme.activation_bits == 8)
     if learn is not judge and judge is not None:
         statistics = calibrate(network, wanted, judge, resume=statistics) if wanted else statistics
         trials = replace(trials, samples=samples, statistics=statistics)
@@ -147,6 +147,8 @@ def _plan(network: ir.Model, request: Request) -> QuantPlan:
 def _scaled(network: ir.Model, plan: QuantPlan, samples: Samples | None, request: Request,
             ) -> tuple[ir.Model, list[Scaled]]:
     """The same float function, with channels as the method wants them scaled, and where that was done."""
+    if request.scheme.activation_bits == 16 and request.method.alternatives:
+        return network, []  # scales weigh the rounding of activations against that of weights; it is nothing here
     if request.method.alternatives and samples is not None and request.weight_bits == 8:
         # Below, each comparison would fit all weights: five times the time of ResNet-20's conversion, for no gain.
         request.progress("scaling channels")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -27,7 +28,7 @@ from edgeq_runtime.preprocess import Preprocess
 from edgeq_runtime.sound import LogMel
 
 BITS: Final = (4, 8, 16, 32)
-ACTIVATIONS: Final = ("auto", "8", "float")
+ACTIVATIONS: Final = ("auto", "8", "16", "float")
 LAYOUTS: Final = ("keep", "nhwc")
 INTERFACES: Final = ("float", "uint8", "int8")
 COMPUTE_UNITS: Final = ("ane", "gpu", "cpu", "all")
@@ -144,11 +145,13 @@ def read_request(targets: words.Target, options: Options) -> Request:
     weights, table_channels = _weights(options)
     limits = limits_of(options.max_drop, options.min_metric, options.max_bytes)
     compute: FloatType = "float32" if options.bits == 32 else "float16"
+    # With 16 bits there is nothing to gain from cutting a range.
+    calibrator = "minmax" if (options.calibrator, options.activations) == (AUTO, "16") else options.calibrator
     return Request(
         targets=chosen, device=device, weights=weights, table_channels=table_channels,
-        activations=_activations(options, symmetric=are_symmetric(chosen)), compute=compute,
+        activations=_activations(options, chosen), compute=compute,
         method=method_named(options.method), is_measured=not set(AUTOMATIC).isdisjoint(options.method.split("+")),
-        calibrator=None if options.calibrator == AUTO else CALIBRATORS[options.calibrator],
+        calibrator=None if calibrator == AUTO else CALIBRATORS[calibrator],
         keep_float=words.patterns("--keep-float", options.keep_float),
         calibration=_kept(options.calibration, options.samples), sample_limit=options.samples,
         calibration_cache=words.path("--calibration-cache", options.calibration_cache),
@@ -214,8 +217,8 @@ def _refuse_contradictions(targets: Sequence[Target], device: Device | None, opt
     """Everything that does not go together, at once."""
     names = [target.name for target in targets]
     refused = [*_without_graphs(names), *refused_for_networks(options), *_contradictions(options),
-               *_refused_tables(targets, options), *_refused_interfaces(targets, options), *_unread(names, options),
-               *_other_systems(names, options)]
+               *_refused_tables(targets, options), *_refused_wide(targets, options),
+               *_refused_interfaces(targets, options), *_unread(names, options), *_other_systems(names, options)]
     if device is not None:
         refused += device.refusals(names, options.bits)
     if refused:
@@ -235,12 +238,12 @@ def _contradictions(options: Options) -> Iterator[str]:
     if options.dry_run and options.keep_qdq is not None:
         yield "--dry-run writes nothing, so it excludes --keep-qdq"
     if options.prefer is not None and (options.bits >= 16 or options.calibration is None
-                                              or options.activations == "float" or options.full_integer):
+                                              or options.activations in ("16", "float") or options.full_integer):
         yield f"--prefer {options.prefer} weighs float layers among 8-bit activations: add --calibration DATA"
     if options.min_db is not None and not options.verify:
         yield "--min-db is measured, so it excludes --no-verify"
     yield from _recovery_contradictions(options)
-    for read in (_weights, _activations, lambda _: words.source_date()):
+    for read in (_weights, partial(_activations, targets=()), lambda _: words.source_date()):
         try:
             read(options)
         except UsageError as error:
@@ -254,6 +257,8 @@ def _recovery_contradictions(options: Options) -> Iterator[str]:
         return
     if options.bits >= 16:
         yield f"--recover moves scales of integers: --bits {options.bits} has none"
+    if options.activations == "16":
+        yield "--recover gives back what 8 bits of activations cost, so it excludes --activations 16"
     if options.recover_weights and options.weights.partition(":")[0] == "table":
         yield "--recover-weights moves weights from step to step, so it excludes --weights table"
     if options.max_drop is not None or options.min_metric is not None or options.max_bytes is not None:
@@ -268,14 +273,28 @@ def _refused_tables(targets: Sequence[Target], options: Options) -> Iterator[str
                f"tables of numbers exist on {' and '.join(known)} alone")
 
 
+def _refused_wide(targets: Sequence[Target], options: Options) -> Iterator[str]:
+    """16-bit activations that an engine has no kernels for, or computes wrong."""
+    if options.activations != "16":
+        return
+    without = [target.name for target in targets if not target.wide]
+    if without:
+        known = [backend.target.name for backend in backends() if backend.target.wide]
+        yield (f"--activations 16: {' and '.join(without)} has no integers of 16 bits; {' and '.join(known)} have; "
+               "use --activations float, or 8")
+    yield from (f"--activations 16 with --bits 4: {target.no_wide_4_bits}; use --bits 8" for target in targets
+                if options.bits == 4 and target.no_wide_4_bits)
+
+
 def _refused_interfaces(targets: Sequence[Target], options: Options) -> Iterator[str]:
     """Integers at an interface that an engine keeps for floats, or that nothing makes."""
     wanted, word = _interface(options), "--full-integer" if options.full_integer else f"--io {options.io}"
     for kind in dict.fromkeys((wanted.inputs, wanted.outputs)):
         without = [target for target in targets if kind != "float" and kind not in target.interfaces]
         yield from (f"{word}: {target.no_integers}" for target in without)
-    if not wanted.is_float and (options.calibration is None or options.bits >= 16 or options.activations == "float"):
-        yield f"{word} needs 8-bit activations: add --calibration DATA, with --bits 8 or 4"
+    if not wanted.is_float and (options.calibration is None or options.bits >= 16
+                                or options.activations in ("16", "float")):
+        yield f"{word} needs 8-bit activations: add --calibration DATA, with --bits 8 or 4, and leave --activations out"
 
 
 def _interface(options: Options) -> Interface:
@@ -306,17 +325,22 @@ def _other_systems(targets: Sequence[str], options: Options) -> Iterator[str]:
                    f"for {options.min_os} use --target {' or '.join(other)}")
 
 
-def _activations(options: Options, *, symmetric: bool = False) -> QuantType | None:
-    """What activations are rounded to. symmetric: of targets whose activations have zero point 0."""
-    if options.activations == "8" and options.calibration is None:
-        raise UsageError("--activations 8 needs real samples: add --calibration DATA (an .npz, or a folder of samples)")
+def _activations(options: Options, targets: Sequence[Target]) -> QuantType | None:
+    """What activations are rounded to."""
+    said = options.activations
+    if said in ("8", "16") and options.calibration is None:
+        raise UsageError(f"--activations {said} needs real samples: add --calibration DATA (an .npz, or a folder of "
+                         "samples)")
     if options.bits >= 16:
-        if options.activations == "8":
-            raise UsageError("--activations 8 goes with --bits 8 or 4: engines do not multiply integers with floats")
+        if said in ("8", "16"):
+            raise UsageError(f"--activations {said} goes with --bits 8 or 4: engines do not multiply integers with "
+                             "floats")
         return None
-    if options.calibration is None or options.activations == "float":
+    if options.calibration is None or said == "float":
         return None
-    return QuantType(8, signed=symmetric, symmetric=symmetric)
+    bits = 16 if said == "16" else 8
+    symmetric = are_symmetric([target.at(bits) for target in targets])
+    return QuantType(bits, signed=symmetric, symmetric=symmetric)
 
 
 def _weights(options: Options) -> tuple[QuantType | FloatType, int]:

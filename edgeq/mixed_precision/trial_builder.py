@@ -119,7 +119,7 @@ class TrialBuilder:
 
     @cached_property
     def units(self) -> Units:
-        return Units(self.network.graph, self.targets)
+        return Units(self.network.graph, [target.at(self.scheme.activation_bits) for target in self.targets])
 
     @cached_property
     def layers(self) -> dict[str, ir.Node]:

@@ -1,6 +1,7 @@
 """Between the standard QDQ graph and the folded graph that the backends lower."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,20 +46,20 @@ def fold_qdq(model: ir.Model) -> None:
         raise UnsupportedModel("any backend", problems)
 
 
-def without_rounding(model: ir.Model, *, above: int = 0) -> ir.Model:
+def without_rounding(model: ir.Model, *, where: Callable[[QuantParams], bool] = lambda grid: True) -> ir.Model:
     """A copy of a QDQ model that clips activations to their grids but does not round them: its float counterpart.
 
-    above: only those on grids of more bits than this; the model itself where there are none.
+    where: which grids are meant; the model itself where there are none.
 
         x -> Q -> DQ -> y      =>      x -> Clip(lowest, highest of the grid) -> y
 
     The clip stays because many quantizers leave it to the grid to be the Relu.
     """
-    if not any(_rounds(node, above) for node in model.graph):
+    if not any(_rounds(node, where) for node in model.graph):
         return model
     model = model.clone()
     graph = model.graph
-    for node in [node for node in graph if _rounds(node, above)]:
+    for node in [node for node in graph if _rounds(node, where)]:
         rounding, params = node.inputs[0].producer(), grid_of(node)  # type: ignore[union-attr]
         assert rounding is not None
         assert params is not None
@@ -73,14 +74,14 @@ def without_rounding(model: ir.Model, *, above: int = 0) -> ir.Model:
     return model
 
 
-def _rounds(node: ir.Node, above: int) -> bool:
+def _rounds(node: ir.Node, where: Callable[[QuantParams], bool]) -> bool:
     """A DequantizeLinear of what a QuantizeLinear wrote, with one scale for all."""
     stored = node.inputs[0] if node.op_type == DEQUANTIZE else None
     rounding = stored.producer() if stored is not None else None
     if rounding is None or rounding.op_type != QUANTIZE:
         return False
     params = grid_of(node)
-    return params is not None and not params.scale.ndim and params.type.bits > above
+    return params is not None and not params.scale.ndim and where(params)
 
 
 def _fold_quantize(graph: ir.Graph, node: ir.Node, params: QuantParams) -> list[Problem]:

@@ -30,7 +30,7 @@ from edgeq.quant.weights import (
     weight_params,
     widen_for_bias,
 )
-from edgeq.scheme import PerBlock, PerChannel, QuantParams, QuantType, dequantize
+from edgeq.scheme import PerBlock, PerChannel, QuantParams, QuantType, broadcast, dequantize
 from edgeq.scheme import quantize as to_integers
 from edgeq.targets import Fixed
 
@@ -112,14 +112,15 @@ class _Writer:
         weight = self._data(name)
         params = weight_params(weight, kind, self.search) if fitted is None else fitted.params
         for bias in biases:
-            params = widen_for_bias(params, float(self.grids[bias.activation].scale), self._data(bias.value), weight)
+            params = widen_for_bias(params, self.grids[bias.activation], self._data(bias.value), weight, bias.bits)
         if fitted is not None and not np.array_equal(params.scale, fitted.params.scale):
-            if params.type.bits == kind.bits:
-                fitted = None  # its integers belong to another step
+            if params.type.bits == kind.bits:  # where a channel's step is another one, its integers are too
+                kept = broadcast(params.scale == fitted.params.scale, kind.granularity, weight.shape)
+                stored = np.where(kept, fitted.stored, quantize_weight(weight, params, self.rounding))
             else:  # a table, whose numbers move to the new step
-                real = dequantize(fitted.stored, fitted.params)
-                fitted = replace(fitted, stored=to_integers(real, params).astype(np.int8))
-        for bias in biases:
+                stored = to_integers(dequantize(fitted.stored, fitted.params), params).astype(np.int8)
+            fitted = replace(fitted, stored=stored)
+        for bias in [bias for bias in biases if bias.bits == 32]:
             addend = self._data(bias.value)
             offsets = bias_params(params, np.float32(self.grids[bias.activation].scale), addend.size)
             self._store(self.graph.initializers[bias.value], quantize_bias(addend, offsets), offsets,

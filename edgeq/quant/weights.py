@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,10 @@ from edgeq.quant.rounding import Rounding
 from edgeq.quant.scale_search import ScaleSearch, full
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantParams, QuantType, broadcast
 
-_LARGEST_INPUT: Final = 255  # steps of an input of 8 bits away from its zero point
-_ACCUMULATOR: Final = 2**30  # half of what int32 holds: integers are rounded up, too
+# Half of what int32 holds: integers are rounded up, too. Of 64 bits as much as LiteRT's QuantizeMultiplier makes two
+# steps of, whatever the output's grid: it takes a factor below 2**-32 for 0.
+# https://github.com/google-ai-edge/LiteRT/blob/main/tflite/kernels/internal/quantization_util.cc
+_ACCUMULATOR: Final = {32: 2**30, 64: 2**33}
 _SMALLEST_PRODUCT: Final = 2.0**-120  # of an input's scale and a weight's: a bias is divided by it
 _SLICE: Final = 2**22  # elements: what is computed with at once, so that a layer does not need ten times its memory
 
@@ -37,19 +39,19 @@ def weight_params(weight: NDArray[np.float32], kind: QuantType, search: ScaleSea
     return QuantParams(kind, np.asarray(scales, np.float32), np.zeros(shape, np.int32))
 
 
-def widen_for_bias(params: QuantParams, input_scale: float, bias: NDArray[np.float32],
-                   weight: NDArray[np.float32]) -> QuantParams:
-    """Raise the scale of a channel whose int32 accumulator would overflow: bias [C] and all products together.
+def widen_for_bias(params: QuantParams, inputs: QuantParams, bias: NDArray[np.float32], weight: NDArray[np.float32],
+                   bits: Literal[32, 64] = 32) -> QuantParams:
+    """Raise the scale of a channel whose accumulator of so many bits would overflow: bias [C] and all products.
 
-    An accumulator starts at bias / (input scale * scale) and adds up to 255 steps of the input times every weight's
-    integer. Kernels do not saturate there, they wrap. A bias below a quarter of int32 leaves room enough.
+    An accumulator starts at bias / (input scale * scale) and adds up to 255 steps of the input (of 8 bits) times every
+    weight's integer. Kernels do not saturate there, they wrap. A bias below a quarter of it leaves room enough.
     """
-    step = np.float64(input_scale)
-    reach = _LARGEST_INPUT * _channel_sums(weight, params.type.granularity)
+    step, limit = np.float64(inputs.scale), _ACCUMULATOR[bits]
+    reach = (2**inputs.type.bits - 1) * _channel_sums(weight, params.type.granularity)
     held = np.abs(bias.astype(np.float64)) / step
     if isinstance(params.type.granularity, PerTensor):
         held = held.max(initial=0.0)
-    least = np.where(held > params.scale * np.float64(_ACCUMULATOR // 2), (held + reach) / _ACCUMULATOR, 0.0)
+    least = np.where(held > params.scale * np.float64(limit // 2), (held + reach) / limit, 0.0)
     scale = np.asarray(np.maximum(params.scale, least), np.float32)
     scale = np.asarray(np.maximum(scale, np.float32(min(_SMALLEST_PRODUCT / step, 1.0))))
     return replace(params, scale=scale.reshape(params.scale.shape))

@@ -17,6 +17,7 @@ from edgeq.ops import LIMITING, MOVING
 from edgeq.passes import canonicalize
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.plan import make_plan
+from edgeq.quant.qdq import without_rounding
 from edgeq.quant.quantize import quantize as quantize_model
 from edgeq.scheme import PRESETS
 from edgeq.targets import Same
@@ -123,6 +124,21 @@ def test_what_the_planner_puts_on_integers_has_a_kernel(name: str, foreign: bool
             assert np.abs(found[output] - expected).max() <= 1.01 * row.steps * steps[output]
 
 
+@pytest.mark.parametrize("name", [name for name, row in INTEGER.items() if row.op in TFLITE.wide])
+def test_what_the_planner_puts_on_16_bits_has_a_kernel(name: str) -> None:
+    """Its numbers are 1/256 of those of 8 bits as far from onnxruntime's."""
+    row = INTEGER[name]
+    model, steps = quantize(row, wide=True)
+    content, artifact = emitted(model)
+    assert not artifact.float_nodes
+    assert kernels(content)["DEQUANTIZE"] == len(model.graph.outputs)
+    allowed = {"Exp": 42, "Tanh": 2}.get(row.op, 1)  # of these two the kernel interpolates in a table
+    for resolver in RESOLVERS:
+        found = run(content, sample(row), resolver)
+        for output, expected in run_onnxruntime(model, sample(row)).items():
+            assert np.abs(found[output] - expected).max() <= 1.01 * allowed * steps[output]
+
+
 def test_the_planner_and_the_lowering_know_the_same_ops() -> None:
     assert INTEGER.keys() >= TFLITE.rows.keys() - {"Dropout"}, "an op that no row of the table shows"
     assert {op for op, row in TFLITE.rows.items() if isinstance(row.constraint, Same)} > MOVING
@@ -141,6 +157,28 @@ def test_a_chain_between_two_convolutions_is_all_integers() -> None:
     assert not artifact.float_nodes
     assert kernels(content)["DEQUANTIZE"] == 1
     assert off(run(content, feeds[0])["y"], run_onnxruntime(model, feeds[0])["y"]) < 0.03
+
+
+def test_sixteen_bits_hold_biases_that_no_32_bits_hold() -> None:
+    """Channels of hardly any weights beside biases, and small numbers that are concatenated with large ones and without
+    them: rounding costs nothing.
+    """
+    weight, bias = normal(4, 3, 3, 3), np.array([3, -40, 0.5, 2], np.float32)
+    weight[1] *= 1e-7
+    weight[2] *= 1e-12
+    model = network("""g (float[1,3,9,7] x) => (float[1,4,7,5] y, float[1,4,7,5] z) {
+        a = Conv <pads = [1,1,1,1]> (x, w, b) c = Relu (a) d = Conv <pads = [1,1,1,1]> (x, u)
+        e = Concat <axis = 1> (d, d) f = Concat <axis = 1> (c, d) y = Conv (e, v) z = Conv (f, v) }""",
+                    w=weight, b=bias, u=1e-3 * normal(4, 3, 3, 3, seed=1), v=normal(4, 8, 3, 3, seed=2))
+    canonicalize(model)
+    feeds = [{"x": normal(1, 3, 9, 7, seed=seed)} for seed in range(4)]
+    plan = make_plan(model, [TFLITE], PRESETS["w8a16"])
+    graph = quantize_model(model, plan, calibrate(model, plan.sources, feeds), CALIBRATORS["minmax"])
+    content, artifact = emitted(graph)
+    assert not artifact.float_nodes
+    found = run(content, feeds[0])
+    for name, expected in run_onnxruntime(without_rounding(graph), feeds[0]).items():
+        assert off(found[name], expected) < 1e-3
 
 
 ROWS4 = {

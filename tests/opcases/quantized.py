@@ -29,6 +29,8 @@ SAME_GRID: Final = frozenset({
 # Output grids that integer kernels fix themselves.
 FIXED_GRID: Final[Mapping[str, Fixed]] = {
     op: row.constraint for op, row in TFLITE.rows.items() if isinstance(row.constraint, Fixed)}
+WIDE_FIXED_GRID: Final[Mapping[str, Fixed]] = {
+    op: row.constraint for op, row in TFLITE.wide.items() if isinstance(row.constraint, Fixed)}
 _ALL: Final = tuple(range(8))
 # Constant inputs that are data, by position; every other constant (statistics, bounds, recurrent weights) stays float.
 CONSTANT_DATA: Final[Mapping[str, tuple[int, ...]]] = {
@@ -40,6 +42,7 @@ WEIGHT_INPUT: Final[Mapping[str, int]] = {**dict.fromkeys(MULTIPLY_ACCUMULATE, 1
 _FOREIGN: Final = QuantType(8, signed=True, symmetric=False)
 _ACTIVATION: Final = QuantType(8, signed=False, symmetric=False)
 _SYMMETRIC: Final = QuantType(8)
+_WIDE: Final = QuantType(16)
 
 
 def has_weights(case: Case) -> bool:
@@ -47,20 +50,21 @@ def has_weights(case: Case) -> bool:
     return case.op in WEIGHT_INPUT and getattr(case.inputs[WEIGHT_INPUT[case.op]], "constant", False)
 
 
-def quantize(case: Case, *, bits: int = 8, foreign: bool = False,
-             symmetric: bool = False) -> tuple[ir.Model, dict[str, float]]:
+def quantize(case: Case, *, bits: int = 8, foreign: bool = False, symmetric: bool = False,
+             wide: bool = False) -> tuple[ir.Model, dict[str, float]]:
     """The row with every float input and output on a grid -> (QDQ model, the step of each float output's grid).
 
     Activations are uint8, asymmetric, from the extremes of the float run; weights are ``bits`` wide, symmetric, narrow,
     per output channel; a bias is int32 on the product grid. Nothing lies between a row and its tail.
     foreign: as a quantizer that knows no engine would do it: int8 activations, no grid shared or fixed, every output
-    at least 1.5 times as wide as it need be. symmetric: as TensorRT wants activations, int8 around 0.
+    at least 1.5 times as wide as it need be. symmetric: as TensorRT wants activations, int8 around 0. wide: int16
+    around 0, as LiteRT has it.
     """
     model = build(case)
     feeds = sample(case)
     results = run_onnxruntime(model, feeds)
     constants = _constant_data(model, case)
-    grids = _grids(case, {**feeds, **constants}, results, foreign, symmetric)
+    grids = _grids(case, {**feeds, **constants}, results, foreign, symmetric, wide)
     graph = model.graph
     for name in [value.name for value in graph.inputs if value.name in grids]:
         _round_input(graph, str(name), grids[str(name)])
@@ -95,7 +99,8 @@ def _constant_data(model: ir.Model, case: Case) -> Arrays:
     return chosen
 
 
-def _grids(case: Case, data: Arrays, results: Arrays, foreign: bool, symmetric: bool) -> Grids:
+def _grids(case: Case, data: Arrays, results: Arrays, foreign: bool, symmetric: bool,
+           wide: bool) -> Grids:
     """A grid for every float array."""
     data = {name: array for name, array in data.items() if array.dtype == np.float32}
     results = {name: array for name, array in results.items() if array.dtype == np.float32}
@@ -106,13 +111,14 @@ def _grids(case: Case, data: Arrays, results: Arrays, foreign: bool, symmetric: 
     if foreign:
         return {**{name: _grid([array], _FOREIGN) for name, array in data.items()},
                 **{name: _grid([1.5 * array, *_reach(case, data)], _FOREIGN) for name, array in results.items()}}
+    kind, rules = (_WIDE, WIDE_FIXED_GRID) if wide else (_ACTIVATION, FIXED_GRID)
     if case.op in SAME_GRID and not case.tail:
-        return dict.fromkeys([*data, *results], _grid([*data.values(), *results.values()], _ACTIVATION))
-    grids = {name: _grid([array], _ACTIVATION) for name, array in (data | results).items()}
-    if case.op in FIXED_GRID and not case.tail:
-        fixed = FIXED_GRID[case.op]
+        return dict.fromkeys([*data, *results], _grid([*data.values(), *results.values()], kind))
+    grids = {name: _grid([array], kind) for name, array in (data | results).items()}
+    if case.op in rules and not case.tail:
+        fixed = rules[case.op]
         grids.update(dict.fromkeys(results, QuantParams(
-            _ACTIVATION, np.asarray(fixed.scale, np.float32), np.asarray(fixed.zero_point, np.int32))))
+            kind, np.asarray(fixed.scale, np.float32), np.asarray(fixed.zero_point, np.int32))))
     return grids
 
 

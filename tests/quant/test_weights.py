@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from edgeq.quant.params import grid
 from edgeq.quant.rounding import nearest, sum_preserving
 from edgeq.quant.weights import quantize_weight, weight_params, widen_for_bias
 from edgeq.scheme import Granularity, PerBlock, PerChannel, PerTensor, QuantType, dequantize
@@ -72,18 +73,21 @@ def test_an_all_zero_channel_has_a_finite_scale() -> None:
 
 
 @pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(1)])
-@pytest.mark.parametrize("bits", [4, 8])
-def test_an_accumulator_holds_its_bias_and_all_products(bits: int, granularity: Granularity) -> None:
-    """Weights of 1e-5 beside a bias of -13, under the largest input that a grid of 256 steps holds."""
+@pytest.mark.parametrize(("bits", "wide"), [(4, False), (8, False), (8, True)])
+def test_an_accumulator_holds_its_bias_and_all_products(bits: int, wide: bool, granularity: Granularity) -> None:
+    """Weights of 1e-5 beside a bias of -13, under the largest input that the grid holds; wide: of 16 bits, in 34."""
     weight = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32) * np.float32([1, 1e-5, 1e-7])
-    bias, step = np.float32([3, -13, 40]), 0.02
+    bias, levels = np.float32([3, -13, 40]), 65535 if wide else 255
+    step = 1e-6 if wide else 0.02
     kind = QuantType(bits, granularity=granularity)
-    params = widen_for_bias(weight_params(weight, kind), step, bias, weight)
+    inputs = grid(0, levels * step, QuantType(16 if wide else 8, signed=False, symmetric=False))
+    params = widen_for_bias(weight_params(weight, kind), inputs, bias, weight, 64 if wide else 32)
     stored = quantize_weight(weight, params, nearest).astype(np.int64)
     start = np.rint(bias.astype(np.float64) / (step * params.scale.astype(np.float64)))
-    assert (np.abs(start) + 255 * np.abs(stored).sum(0)).max() < 2**31
+    assert (np.abs(start) + levels * np.abs(stored).sum(0)).max() < 2**(34 if wide else 31)
     if isinstance(granularity, PerChannel):
         assert params.scale[0] == weight_params(weight, kind).scale[0]  # where there was room nothing changes
+        assert params.scale[2] > weight_params(weight, kind).scale[2]
 
 
 def test_weights_of_any_size_keep_their_steps() -> None:

@@ -39,7 +39,7 @@ def float_reason(node: ir.Node) -> str:
         return "its output is not quantized, or Relu or Clip behind it cuts the grid"
     known = [params for params in (*inputs, *outputs) if params is not None]
     if any(params.type.bits > 8 for params in known):
-        return "integer kernels take 8-bit activations"
+        return "integer kernels of the CPU take 8-bit activations"
     if any(isinstance(params.type.granularity, PerBlock) for params in known):
         return "integer kernels know no blocks"
     per_channel = any(isinstance(params.type.granularity, PerChannel) for params in known)

@@ -21,7 +21,7 @@ from edgeq_converters.optable import CannotLower, OpTable, Unreached, lower_all
 from edgeq_converters.prepare import lower_form, specialized_form
 from edgeq_converters.tflite import flatbuffer, metadata
 from edgeq_converters.tflite.branches import compute_both_branches
-from edgeq_converters.tflite.builder import Builder, NeedsFloat, int8_grid, stored_dtype
+from edgeq_converters.tflite.builder import Builder, NeedsFloat, has_kernels, held_grid, stored_dtype
 from edgeq_converters.tflite.integer import float_reason
 from edgeq_converters.tflite.interface import keep_grids, mark_grids, real_interface
 from edgeq_converters.tflite.kernels import version
@@ -75,9 +75,8 @@ def emit(model: ir.Model, folder: Path, options: EmitOptions) -> Artifact:
 def _program(model: ir.Model, path: Path) -> tuple[Program, list[NodeNote]]:
     """With free dimensions: what the programs for a few sizes have in common, in the layouts that suit the largest."""
     dynamic = is_dynamic(model.graph)
-    # Grids of more bits are float here, but they clip.
-    model = without_rounding(without_dynamic_rounding(model), above=8)
-
+    # Values on grids without kernels are float here, but they clip.
+    model = without_rounding(without_dynamic_rounding(model), where=lambda grid: not has_kernels(grid))
     model, grids = real_interface(model)
 
     def form(given: ir.Model) -> ir.Model:
@@ -165,11 +164,11 @@ class _Lowering:
             data = constant(value)
             if data is None:
                 raise Unreached
-            grid = int8_grid(value)
+            grid = held_grid(value)
             if grid is not None:
                 unsigned = quant(value).type  # type: ignore[union-attr]
                 data = data.astype(np.int32) - (0 if unsigned.signed else 2 ** (unsigned.bits - 1))
-                data = data.astype(np.int8 if unsigned.bits <= 8 else np.int32)
+                data = data.astype({16: np.int16, 32: np.int32}.get(unsigned.bits, np.int8))
             elif is_narrow(value.dtype):
                 assert value.dtype is not None
                 data = data.astype(carrier(value.dtype))

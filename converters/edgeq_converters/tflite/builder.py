@@ -23,6 +23,7 @@ from edgeq_converters.tflite.kernels import (
     FLOAT32,
     INT4,
     INT8,
+    INT16,
     KERNELS,
     SHORT,
     Grids,
@@ -86,7 +87,7 @@ class Builder:
     @property
     def grid(self) -> QuantParams | None:
         """Grid of the node's first output in integer mode, else None."""
-        return int8_grid(self.node.outputs[0]) if self.integer else None
+        return held_grid(self.node.outputs[0]) if self.integer else None
 
     def begin(self, node: ir.Node, integer: bool) -> None:
         self.node, self.integer = node, integer
@@ -131,7 +132,7 @@ class Builder:
         wanted = identity(value.rank) if layout is None else layout
         integer = self.integer if integer is None else integer
         if integer and value.grid is None and value.data is not None and value.dtype == FLOAT32:
-            value = uniform_on_grid(value)
+            value = uniform_on_grid(value, 8 if self.grid is None else self.grid.type.bits)
         if value.grid is not None and not integer:
             return self._real(value, wanted)
         return self._stored(value, wanted)
@@ -220,12 +221,16 @@ class Builder:
         row = KERNELS[kernel]
         positions = range(len(inputs)) if row.data is None else row.data
         data = [tensor for p in positions if (tensor := inputs[p]) is not None]
-        if dtype_name(data[0]) not in row.dtypes | {"q8"}:  # q8 without a kernel is refused with its own reason below
-            raise CannotLower(f"{kernel} does not take {data[0].dtype}")
+        name = dtype_name(data[0])
+        if name not in row.dtypes | {"q8"}:  # q8 without a kernel is refused with its own reason below
+            raise NeedsFloat(f"{kernel} has no int16 kernel") if name == "q16" else CannotLower(
+                f"{kernel} does not take {data[0].dtype}")
         grid = self._result_grid(kernel, data[0]) if to == "auto" else to
         if row.grids is Grids.SAME and grid is not None and data[0].grid is not None:
             inputs = [self.convert(t, grid) if p in positions and t is not None else t for p, t in enumerate(inputs)]
-        wanted = np.dtype(dtype) if dtype is not None else (INT8 if grid is not None else data[0].dtype)
+        wanted = np.dtype(dtype) if dtype is not None else (data[0].dtype if grid is None else stored_dtype(grid))
+        if name == "q16" and kernel in ("ADD", "SUB"):
+            options["potScaleInt16"] = False  # the schema's default, powers of two as scales, is an older kernel's
         outputs = [Tensor(self._unique(self._inner_name(kernel)), tuple(out), wanted, grid) for out in outs]
         operator = Operator(kernel, list(inputs), outputs, dict(options), (label(self.node), self.node.op_type))
         self.program.operators.append(operator)
@@ -233,13 +238,13 @@ class Builder:
         return outputs
 
     def _result_grid(self, kernel: str, data: Tensor) -> QuantParams | None:
-        if data.grid is None or data.dtype != INT8:
+        if data.grid is None or data.dtype not in (INT8, INT16):
             return None
         match KERNELS[kernel].grids:
             case Grids.SAME:
                 return data.grid
             case Grids.FIXED:
-                return FIXED_GRIDS[kernel]
+                return FIXED_GRIDS[kernel, data.grid.type.bits]
             case Grids.FREE:
                 return self.grid
             case Grids.NONE:
@@ -248,7 +253,7 @@ class Builder:
     def convert(self, tensor: Tensor, to: QuantParams | None) -> Tensor:
         """Quantize, dequantize or requantize, or nothing where the grids agree."""
         if tensor.grid is None:
-            return tensor if to is None else self.call("QUANTIZE", [tensor], tensor.shape, dtype=INT8, to=to)
+            return tensor if to is None else self.call("QUANTIZE", [tensor], tensor.shape, to=to)
         if to is None:
             return self.call("DEQUANTIZE", [tensor], tensor.shape, dtype=FLOAT32, to=None)
         return tensor if tensor.grid.same_grid(to) else self.call("QUANTIZE", [tensor], tensor.shape, to=to)
@@ -322,8 +327,8 @@ class Builder:
         name = dtype_name(first)
         if name in row.dtypes:
             return self.call(kernel, inputs, out, dtype=dtype, to=to, **options)
-        if name == "q8":
-            raise NeedsFloat(f"{kernel} has no int8 kernel")
+        if name in ("q8", "q16"):
+            raise NeedsFloat(f"{kernel} has no int{name[1:]} kernel")
         if name == "u64":
             return self._through_int64(kernel, inputs, out, positions, dtype, options)
         wider = next((DTYPES[t] for t in WIDER.get(name, ()) if t in row.dtypes), None)
@@ -357,14 +362,14 @@ class Builder:
         wanted = identity(len(shape(out))) if layout is None else layout
         if permute(shape(out), wanted) != tensor.shape:
             raise AssertionError(f"{self.node.op_type} wrote {tensor.shape} for {shape(out)} in layout {wanted}")
-        tensor = self.convert(tensor, int8_grid(out))
+        tensor = self.convert(tensor, held_grid(out))
         dtype = np.dtype(out.dtype.numpy()) if out.dtype is not None else tensor.dtype
         if dtype not in DTYPES.values():  # carried by another one, see narrow.py
             dtype = tensor.dtype
         if tensor.grid is None:
             tensor = self.cast(tensor, dtype)
         self._name_after(tensor, out)
-        return Value(out.name or "", shape(out), dtype, int8_grid(out), tensors={wanted: tensor}, shared=is_shared(out))
+        return Value(out.name or "", shape(out), dtype, held_grid(out), tensors={wanted: tensor}, shared=is_shared(out))
 
     def _name_after(self, tensor: Tensor, value: ir.Value) -> None:
         """The tensor that first holds a value bears its name, so that users and the layer-by-layer check find it."""
@@ -377,7 +382,7 @@ class Builder:
         """The node's output, made when somebody reads it in ONNX order; see Value.scrambled."""
         out = self.node.outputs[0]
         dtype = np.dtype(out.dtype.numpy()) if out.dtype is not None else FLOAT32
-        return Value(out.name or "", shape(out), dtype, int8_grid(out), pending=make, scrambled=scrambled, shared=True)
+        return Value(out.name or "", shape(out), dtype, held_grid(out), pending=make, scrambled=scrambled, shared=True)
 
     def known(self, data: NDArray[Any], output: int = 0) -> Value:
         """The node's output, when it can be computed now."""
@@ -404,30 +409,35 @@ class Builder:
         return f"{name}_{count}" if count else name
 
 
-def int8_grid(value: ir.Value) -> QuantParams | None:
-    """The int8 view of a value's grid; wider grids are finer than float fallbacks need, so such values stay float."""
+def held_grid(value: ir.Value) -> QuantParams | None:
+    """A value's grid as the kernels store it: int8, or int16 around 0. On another one a computed value stays float."""
     params = quant(value)
-    if params is None or (params.type.bits != 8 and value.const_value is None):
+    if params is None or (value.const_value is None and not has_kernels(params)):
         return None
     return _plain(params.as_signed())
 
 
+def has_kernels(grid: QuantParams) -> bool:
+    """Whether kernels compute activations on a grid."""
+    return grid.type.bits == 8 or (grid.type.bits == 16 and not grid.as_signed().zero_point.any())
+
+
 def _plain(grid: QuantParams) -> QuantParams:
-    """Symmetric or not says how a quantizer chose a grid; for equality of 8-bit grids only the numbers count."""
-    return replace(grid, type=replace(grid.type, symmetric=False)) if grid.type.bits == 8 else grid
+    """Symmetric or not says how a quantizer chose a grid; for equality of activations' grids only the numbers count."""
+    return replace(grid, type=replace(grid.type, symmetric=False)) if grid.type.bits in (8, 16) else grid
 
 
 def stored_dtype(grid: QuantParams) -> np.dtype[Any]:
-    """Of the integers of an 8-bit grid in the file."""
-    return INT8 if grid.type.signed else np.dtype(np.uint8)
+    """Of the integers of a grid of 8 or 16 bits in the file."""
+    return np.dtype(f"{'' if grid.type.signed else 'u'}int{grid.type.bits}")
 
 
 def is_shared(value: ir.Value) -> bool:
     return value.is_graph_output() or len(list(value.uses())) != 1
 
 
-def uniform_on_grid(value: Value) -> Value:
-    """A float constant whose elements are all equal, on a grid that holds that number exactly.
+def uniform_on_grid(value: Value, bits: int = 8) -> Value:
+    """A float constant whose elements are all equal, on a grid of 8 or 16 bits that holds that number exactly.
 
     Raises:
         NeedsFloat: the elements differ, so a grid would round them.
@@ -436,8 +446,10 @@ def uniform_on_grid(value: Value) -> Value:
     first = float(value.data.flat[0]) if value.data.size else 0.0
     if not value.data.size or not np.isfinite(first) or not np.all(value.data == first):
         raise NeedsFloat(f"its constant '{value.name}' carries no grid")
-    stored = np.full(value.shape, 127 if first > 0 else (-127 if first < 0 else 0), np.int8)
-    return replace(value, grid=grid(abs(first) / 127 if first else 1.0, 0), data=stored, tensors={}, reals={})
+    largest = 2 ** (bits - 1) - 1
+    on = grid(abs(first) / largest if first else 1.0, bits=bits)
+    stored = np.full(value.shape, largest * np.sign(first), stored_dtype(on))
+    return replace(value, grid=on, data=stored, tensors={}, reals={})
 
 
 def block_rows(value: Value) -> tuple[NDArray[Any], QuantParams, int]:

@@ -241,8 +241,8 @@ def _bounded_integers(b: Builder, tensor: Tensor, low: float, high: float) -> Te
     made = b.convert(tensor, b.grid)
     for kernel, bound, needed in (("MAXIMUM", low, first < low - half), ("MINIMUM", high, last > high + half)):
         if needed:
-            stored = np.clip(np.rint(bound / float(b.grid.scale)) + int(b.grid.zero_point), -128, 127)
-            made = b.call(kernel, [made, b.constant(stored.astype(np.int8).reshape(()), b.grid)], made.shape)
+            stored = np.clip(np.rint(bound / float(b.grid.scale)) + int(b.grid.zero_point), *b.grid.type.range)
+            made = b.call(kernel, [made, b.constant(stored.astype(made.dtype).reshape(()), b.grid)], made.shape)
     return made
 
 
@@ -297,13 +297,20 @@ def hard_sigmoid(b: Builder, x: Value, *, alpha: float = 0.2, beta: float = 0.5)
 
 
 def _gate(b: Builder, tensor: Tensor, alpha: float, beta: float) -> Tensor:
-    """Integers: alpha * x + beta on the grid of [0, 1]."""
+    """Integers: alpha * x + beta on the grid of [0, 1], whose lower end is a Relu where 0 lies in the middle."""
     assert tensor.grid is not None
-    factor = b.constant(np.full((1,) * tensor.rank, 127, np.int8), grid(alpha / 127, 0))
-    scaled = b.call("MUL", [tensor, factor], tensor.shape, to=grid(float(tensor.grid.scale) * alpha,
-                                                                   int(tensor.grid.zero_point)))
-    offset = b.constant(np.full((1,) * tensor.rank, 127, np.int8), grid(beta / 127, 0))
-    return b.call("ADD", [scaled, offset], tensor.shape, to=grid(1 / 255, -128))
+    bits = tensor.grid.type.bits
+    largest, one = 2 ** (bits - 1) - 1, (1,) * tensor.rank
+
+    def constant(number: float) -> Tensor:
+        return b.constant(np.full(one, largest, tensor.dtype), grid(number / largest, bits=bits))
+
+    scaled = b.call("MUL", [tensor, constant(alpha)], tensor.shape, to=grid(
+        float(tensor.grid.scale) * alpha, int(tensor.grid.zero_point), bits))
+    if bits == 8:
+        return b.call("ADD", [scaled, constant(beta)], tensor.shape, to=grid(1 / 255, -128))
+    return b.call("ADD", [scaled, constant(beta)], tensor.shape, to=grid(1 / largest, bits=bits),
+                  fusedActivationFunction=ACTIVATIONS[0.0, np.inf][1])
 
 
 @op("HardSwish")

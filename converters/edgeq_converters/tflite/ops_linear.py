@@ -8,7 +8,7 @@ import numpy as np
 from edgeq.scheme import PerChannel, PerTensor
 from edgeq_converters.optable import CannotLower
 from edgeq_converters.tflite.builder import Builder, NeedsFloat
-from edgeq_converters.tflite.kernels import INT4
+from edgeq_converters.tflite.kernels import INT4, INT16, grid
 from edgeq_converters.tflite.layout import identity, swapped
 from edgeq_converters.tflite.program import Tensor, Value
 from edgeq_converters.tflite.table import op
@@ -137,7 +137,10 @@ def matmul(b: Builder, x: Value, y: Value) -> Value:
     second = b.read(right, swapped(rank) if adjoint else identity(rank))
     if second.dtype == INT4:
         raise NeedsFloat("a batched product with 4-bit numbers")
-    made = b.through("BATCH_MATMUL", [b.read(left), second], out, adjY=adjoint)
+    first = b.read(left)
+    if first.dtype == INT16 and second.data is not None and second.grid is not None:  # the same numbers, wider
+        second = b.constant(second.data.astype(INT16), grid(float(second.grid.scale), bits=16), name=y.name)
+    made = b.through("BATCH_MATMUL", [first, second], out, adjY=adjoint)
     return b.result(b.reshape(made, b.shape))
 
 

@@ -77,7 +77,7 @@ def _drop_windows(b: Builder, x: Value, strides: Sequence[int] | None, pads: Seq
 
 
 def _max_pool(b: Builder, tensor: Tensor, w: Window) -> Tensor:
-    low = -128.0 if tensor.grid is not None else float(np.finfo(np.float32).min)
+    low = float(np.finfo(np.float32).min) if tensor.grid is None else tensor.grid.type.range[0]
     if w.padding is None:
         tensor = _filled(b, tensor, w.pads, low)
     if max(w.dilations) > 1:

@@ -237,7 +237,7 @@ def padded(b: Builder, tensor: Tensor, pads: Sequence[tuple[int, int]], number: 
     if not number:
         return b.through("PAD", [tensor, amounts], out)
     if tensor.grid is not None:
-        value = b.constant(np.array(_on_grid(tensor, float(number)), np.int8), tensor.grid)
+        value = b.constant(np.array(_on_grid(tensor, float(number)), tensor.dtype), tensor.grid)
     else:
         value = b.constant(np.array(number, tensor.dtype))
     return b.through("PADV2", [tensor, amounts, value], out)
@@ -245,7 +245,8 @@ def padded(b: Builder, tensor: Tensor, pads: Sequence[tuple[int, int]], number: 
 
 def _on_grid(tensor: Tensor, number: float) -> int:
     assert tensor.grid is not None
-    return int(np.clip(np.rint(number / float(tensor.grid.scale)) + int(tensor.grid.zero_point), -128, 127))
+    return int(np.clip(np.rint(number / float(tensor.grid.scale)) + int(tensor.grid.zero_point),
+                       *tensor.grid.type.range))
 
 
 def _mirrored(b: Builder, tensor: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:

@@ -20,6 +20,7 @@ from edgeq_converters.tflite.kernels import (
     FLOAT32,
     INT4,
     INT8,
+    INT16,
     KERNELS,
     WEIGHTS,
     Grids,
@@ -31,7 +32,7 @@ from edgeq_converters.tflite.program import Operator, Tensor
 
 BIAS_RTOL: Final = 1e-5  # kernels use input scale * weight scale, whatever the bias says
 WEIGHTED: Final = frozenset(row.kernel for row in WEIGHTS)
-BITS: Final = {"int4": 4, "int8": 8, "uint8": 8, "int16": 16, "int32": 32}
+BITS: Final = {"int4": 4, "int8": 8, "uint8": 8, "int16": 16, "int32": 32, "int64": 64}
 LIMITS: Final = {4: 7, 8: 127}  # the largest magnitude of a symmetric weight
 # Kernels whose result has a type of its own.
 RETYPING: Final = frozenset(("CAST", "BITCAST", "QUANTIZE", "DEQUANTIZE", "EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL",
@@ -131,6 +132,8 @@ def tensor_problems(tensor: Tensor) -> Iterator[str]:
         axis = grid.type.granularity.axis
         if axis >= tensor.rank or grid.scale.shape != (tensor.shape[axis],):
             yield f"{grid.scale.size} scales along axis {axis} of {tensor.shape}"
+    if tensor.dtype == INT16 and np.any(grid.zero_point):
+        yield "its zero point is not 0, as the int16 kernels have it"
     if tensor.dtype == INT8 and (np.abs(np.asarray(grid.zero_point)) > 128).any():
         yield "its zero point lies outside of int8"
 
@@ -178,8 +181,8 @@ def operator_problems(operator: Operator, number: int, *, resizable: bool = Fals
 
 def _grid_problems(operator: Operator, data: list[Tensor]) -> Iterator[str]:
     out, rule = operator.outputs[0], KERNELS[operator.kernel].grids
-    on_integers = dtype_name(data[0]) == "q8"
-    if operator.kernel not in ("DEQUANTIZE",) and on_integers and out.dtype == INT8 and out.grid is None:
+    on_integers = dtype_name(data[0]) in ("q8", "q16")
+    if operator.kernel not in ("DEQUANTIZE",) and on_integers and out.dtype in (INT8, INT16) and out.grid is None:
         yield "integers go in, integers without a grid come out"
     if out.grid is not None and not on_integers and operator.kernel != "QUANTIZE":
         yield "a grid on the result of a kernel that runs on other numbers"
@@ -188,9 +191,10 @@ def _grid_problems(operator: Operator, data: list[Tensor]) -> Iterator[str]:
     if any(tensor.grid is None for tensor in data):
         yield "only some of its integers carry a grid"
     elif rule is Grids.SAME and not all(tensor.grid.same_grid(other.grid)  # type: ignore[union-attr]
-                                        for tensor in data for other in operator.outputs[:1] if other.dtype == INT8):
+                                        for tensor in data for other in operator.outputs[:1]
+                                        if other.dtype in (INT8, INT16)):
         yield "its grids differ, and this kernel does not rescale"
-    elif rule is Grids.FIXED and not FIXED_GRIDS[operator.kernel].same_grid(out.grid):
+    elif rule is Grids.FIXED and not FIXED_GRIDS[operator.kernel, BITS[data[0].dtype.name]].same_grid(out.grid):
         yield "its result is not on the one grid of this kernel"
 
 
@@ -229,7 +233,7 @@ def _bias_problems(x: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[s
             yield f"a bias of {bias.dtype} on float activations"
         return
     assert weight.grid is not None
-    if bias.dtype != np.int32 or bias.grid is None:
+    if bias.dtype != (np.int64 if x.dtype == INT16 else np.int32) or bias.grid is None:
         yield f"a bias of {bias.dtype} on integers"
         return
     product = np.atleast_1d(x.grid.scale * weight.grid.scale)

@@ -43,14 +43,15 @@ def weight_tensor(b: Builder, x: Value, w: Value, form: Filter) -> Tensor:
     if w.data is None:
         raise CannotLower("its weights are computed at run time")
     if b.integer:
+        kind = "q8" if x.grid is None else f"q{x.grid.type.bits}"
         made = _integers(b, w, form) if w.grid is not None else None
         if made is None:
             raise NeedsFloat("its weights are not on a symmetric grid per output channel")
-        if made.dtype == INT4 and (not form.packed or weights_row(form.kernel, "q8", made) is None):
+        if made.dtype == INT4 and (not form.packed or weights_row(form.kernel, kind, made) is None):
             made.dtype = INT8  # the same integers, a byte each
         if _beyond_the_kernels(made):
             raise NeedsFloat("its weights reach -128, which int8 kernels exclude")
-        if weights_row(form.kernel, "q8", made) is None:
+        if weights_row(form.kernel, kind, made) is None:
             raise NeedsFloat(f"{form.kernel} has no kernel for its weights")
         return made
     if b.dynamic and w.grid is not None and x.grid is None:
@@ -100,7 +101,7 @@ def real_weights(b: Builder, w: Value, form: Filter) -> Tensor:
 
 def bias_tensor(b: Builder, x: Tensor, w: Tensor, bias: Value | None, count: int, factor: float = 1.0) -> Tensor:
     """bias [count] (or None: zeros) for `x` and `w` as the kernel sees them: float, or int32 on the product of their
-    grids.
+    grids; int64, and sums of as many bits, where `x` has 16.
 
     Raises:
         NeedsFloat: a computed bias, or one that overflows int32 there.
@@ -114,12 +115,13 @@ def bias_tensor(b: Builder, x: Tensor, w: Tensor, bias: Value | None, count: int
     stored = np.zeros(count, np.int64)
     if bias is not None:
         stored = _stored_bias(bias, scale, factor)
-    if _overflows(stored, w):
+    bits = 64 if x.grid.type.bits == 16 else 32
+    if bits == 32 and _overflows(stored, w):
         raise NeedsFloat("its bias and products overflow int32 on the product of the grids")
     granularity = PerChannel(0) if per_channel(w) else PerTensor()
-    params = QuantParams(QuantType(32, granularity=granularity), scale if per_channel(w) else scale.reshape(()),
+    params = QuantParams(QuantType(bits, granularity=granularity), scale if per_channel(w) else scale.reshape(()),
                          np.zeros(scale.shape if per_channel(w) else (), np.int32))
-    return b.constant(stored.astype(np.int32), params, name="bias" if bias is None else bias.name)
+    return b.constant(stored.astype(f"int{bits}"), params, name="bias" if bias is None else bias.name)
 
 
 def _overflows(bias: NDArray[np.int64], w: Tensor) -> bool:

@@ -19,8 +19,9 @@ class Calibrator(Protocol):
 
 
 def minmax(statistics: TensorStatistics, bits: int = 8) -> tuple[float, float]:
-    """The smallest and the largest element -> (low, high)."""
-    return min(statistics.min, 0.0), max(statistics.max, 0.0)
+    """The smallest and the largest element -> (low, high); of 16 bits, which can spare levels, several times that."""
+    reach = 1.0 if bits <= 8 else policy.WIDE_REACH.value
+    return min(statistics.min, 0.0) * reach, max(statistics.max, 0.0) * reach
 
 
 def percentile(statistics: TensorStatistics, bits: int = 8, *, percent: float = policy.PERCENTILE.value,

@@ -40,7 +40,7 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
     Raises:
         UsageError: one finds no layer; names those that come close. Or it is neither a name nor a regular expression.
     """
-    units = Units(model.graph, targets)
+    units = Units(model.graph, [target.at(scheme.activation_bits) for target in targets])
     keep = [_pattern(text, units) for text in keep_float]
     integers = (IntegerNodes(units, keep, layers, integer_outputs=scheme.integer_outputs)
                 if scheme.activation is not None else None)
@@ -53,9 +53,11 @@ def make_plan(model: ir.Model, targets: Sequence[Target], scheme: QuantScheme, *
                  if label(node) not in stored or embedding_of(node) is None)  # one that is stored looks up integers
     if scheme.activation is None or integers is None:
         return QuantPlan(None, {}, (), {}, frozenset(), frozenset(), weights, (), kept, half)
+    wide = scheme.activation_bits == 16 and all(target.wide_bias_bits == 64 for target in targets)
+    biases = plan_biases(units, integers.nodes, weights, 64 if wide else 32)
     grids = Grids(integers, integer_inputs=scheme.integer_inputs)
     return QuantPlan(scheme.activation, grids.groups(), grids.sources(), grids.fixed, frozenset(grids.rounded),
-                     frozenset(grids.readers), weights, plan_biases(units, integers.nodes, weights), kept, half)
+                     frozenset(grids.readers), weights, biases, kept, half)
 
 
 def _names(node: ir.Node) -> set[str | None]:

@@ -42,12 +42,15 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """An int32 operand on the product grid of an activation and a weight."""
+    """An operand on the product grid of an activation and a weight. bits: 32, or 64, which no standard form has: it
+    stays float then, and that grid holds it.
+    """
 
     node: str
     value: str
     activation: str
     weight: str
+    bits: Literal[32, 64] = 32
 
 
 @dataclass(frozen=True, slots=True)

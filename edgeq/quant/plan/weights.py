@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -100,8 +101,9 @@ def _has_tables(node: ir.Node, kind: QuantType) -> bool:
     return isinstance(kind.granularity, PerChannel) and node.op_type not in RECURRENT
 
 
-def plan_biases(units: Units, integer: set[ir.Node], weights: Sequence[Weight]) -> tuple[Bias, ...]:
-    """The biases of the layers that compute on integers: what their int32 accumulators start from."""
+def plan_biases(units: Units, integer: set[ir.Node], weights: Sequence[Weight], bits: Literal[32, 64] = 32,
+                ) -> tuple[Bias, ...]:
+    """The biases of the layers that compute on integers: what their accumulators of so many bits start from."""
     planned = {weight.node: weight for weight in weights}
     biases = []
     for node in units.graph:
@@ -109,7 +111,7 @@ def plan_biases(units: Units, integer: set[ir.Node], weights: Sequence[Weight]) 
         if node in integer and weight and weight.bias and not isinstance(weight.type.granularity, PerBlock):
             assert node.inputs[0] is not None
             adder = label(units.bias_add.get(node, node))
-            biases.append(Bias(adder, weight.bias, node.inputs[0].name or "", weight.value))
+            biases.append(Bias(adder, weight.bias, node.inputs[0].name or "", weight.value, bits))
     return tuple(biases)
 
 
