@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-full lint bench clean
+.PHONY: help demo test test-full lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       convert the digits sample for three engines at 8 and 4 bits and score every bundle"
 	@echo "make test       linters, types, import directions, tests"
 	@echo "make test-full  the tests that take minutes too"
+	@echo "make docs       the documents as a site, build/site; a dead link is an error"
 	@echo "make bench      the benchmark tables; JSON goes to build/benchmarks"
 	@echo "make clean      remove .venv and everything that was built"
 
@@ -26,6 +27,16 @@ lint: .venv/test.stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# In an environment of its own: it reads the sources and imports none of them.
+DOCS := build/docs-env
+docs: $(DOCS)/stamp
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+$(DOCS)/stamp: docs/requirements.txt
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip -qq --disable-pip-version-check install -r docs/requirements.txt
+	@touch $@
 
 BENCHMARKS := calibration latency conversion runtime install zoo basic_pitch coreml_interpreter bad_input
 bench: .venv/test.stamp

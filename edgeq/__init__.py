@@ -30,3 +30,19 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _warn_of_both() -> None:
+    """Two wheels that own the same files: pip neither refuses that nor tells of it."""
+    import warnings
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution("edgeq-runtime")
+    except PackageNotFoundError:
+        return
+    warnings.warn("edgeq and edgeq-runtime are both installed here, and share the module edgeq_runtime: "
+                  "uninstall both, then install edgeq alone", stacklevel=3)
+
+
+_warn_of_both()

@@ -40,7 +40,7 @@ from edgeq_runtime.postprocess import Classify, Detect
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Predict: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Outputs]
-LABELS: Final = ("labels", "targets")
+LABELS: Final = ("labels", "targets", "label")
 DATA: Final = "the evaluation data"
 
 
@@ -257,7 +257,7 @@ class _Pairs:
         elif isinstance(data, Mapping):
             name = next((name for name in LABELS if name in data and name not in specs), None)
             if name is None:
-                raise EvaluationError(f"{DATA} hold no labels: add {' or '.join(LABELS)}")
+                raise EvaluationError(f"{DATA} hold no labels: add {' or '.join(LABELS[:2])}")
             self._feeds, targets = open_samples(data, specs, limit=limit, what=DATA), as_array(data[name], name)
             self._targets = lambda: targets
             count = open_samples(data, specs, what=DATA).count
@@ -330,7 +330,7 @@ def _labels(path: Path, specs: Mapping[str, InputSpec]) -> NDArray[Any]:
                     return np.asarray(arrays[name])
     except (OSError, ValueError, TypeError) as error:  # TypeError: an .npy is no archive
         raise EvaluationError(f"'{path}' cannot be read as labelled data: {error}") from error
-    raise EvaluationError(f"'{path}' holds no labels: add an array named {' or '.join(names)}, one for each sample")
+    raise EvaluationError(f"'{path}' holds no labels: add an array named {' or '.join(names[:2])}, one for each sample")
 
 
 def _told(error: Exception) -> str:
