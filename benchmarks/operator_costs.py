@@ -15,7 +15,6 @@ import json
 import platform
 import re
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +33,7 @@ from edgeq.conversion.metadata import input_specs
 from edgeq.conversion.options import Options
 from edgeq.conversion.quantization import plain
 from edgeq.conversion.request import read_request
+from edgeq.conversion.timing import least
 from edgeq.frontends import load_model
 from edgeq.graph import label
 from edgeq.mixed_precision import TrialBuilder, observed
@@ -126,20 +126,6 @@ def _interpreter(path: Path, feed: Mapping[str, NDArray[Any]]) -> Run:
     return invoke
 
 
-def least(runs: Sequence[Run], rounds: int) -> list[float]:
-    """Seconds of each: the least of `rounds` rounds, of 4 milliseconds each or two runs."""
-    best = [float("inf")] * len(runs)
-    for _ in range(rounds):
-        for number, run in enumerate(runs):
-            until, count = time.perf_counter() + .004, 0
-            while count < 2 or time.perf_counter() < until:
-                started = time.perf_counter()
-                run()
-                best[number] = min(best[number], time.perf_counter() - started)
-                count += 1
-    return best
-
-
 def observe(chain: Chain, target: str, rounds: int) -> Iterator[Observation]:
     """In float and in 8 bits, or with the layers that `chain.mixed` finds in float."""
     feeds = [{"x": np.random.default_rng(k).normal(size=chain.shape).astype(np.float32)} for k in range(3)]
@@ -155,7 +141,7 @@ def observe(chain: Chain, target: str, rounds: int) -> Iterator[Observation]:
                 chain.mixed, node.outputs[0].name or "")]
             found += [] if kept else [network.in_float()]
             found.append(network.quantized(dict.fromkeys(kept, Precision(chain.bits, False))))
-        times = least([run for run, _ in found], rounds)
+        times, _ = least([run for run, _ in found], rounds)
     for k in range(len(found) // 2):
         (_, more), (_, fewer) = found[k], found[k + len(found) // 2]
         difference = Counter(more)
@@ -230,7 +216,7 @@ def check(targets: Sequence[str], models: Path, items: str, rounds: int) -> Iter
                          "first third in float": layers[:len(layers) // 3]}
                 found = {"float": network.in_float()} | {
                     name: network.quantized(dict.fromkeys(kept, Precision(16, False))) for name, kept in plans.items()}
-                times = least([run for run, _ in found.values()], rounds)
+                times, _ = least([run for run, _ in found.values()], rounds)
             predicted = [costs.of(quantities) / 1e6 for _, quantities in found.values()]
             for name, seconds, guess in zip(found, times, predicted, strict=True):
                 yield Row(item, target, name, 1e3 * seconds, guess, guess / (1e3 * seconds) - 1,

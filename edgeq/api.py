@@ -38,8 +38,8 @@ def convert(
     inputs: Inputs | None = None, example_inputs: Any = None, state: Mapping[str, str] | Names | None = None,
     preprocess: Before | None = None, postprocess: After | None = None,
     labels: str | Path | Sequence[str] = (), layout: str = "keep", io: str = "float",
-    full_integer: bool = False, prefer: str | None = None, eval: Any = None, metric: Any = None,
-    max_drop: float | str | None = None, min_metric: float | None = None,
+    full_integer: bool = False, prefer: str | None = None, measure: bool = False, board: str | None = None,
+    eval: Any = None, metric: Any = None, max_drop: float | str | None = None, min_metric: float | None = None,
     max_bytes: int | str | None = None, min_db: float | None = None,
     keep_qdq: str | Path | None = None, min_os: int = 18, compute: str = "ane",
     about: str | Path | Mapping[str, str] | None = None,
@@ -91,6 +91,9 @@ def convert(
         full_integer: nothing computes in float, softmax and interface included; refused where an operator cannot.
         prefer: how much slower than plain 8 bits layers in float may make the model, by prediction: "balanced" 2 %,
             "accuracy" 10 %, "speed" not at all; without, a share of the work decides.
+        measure: decide by times taken now, with every target's own engine, instead of predicted ones, and keep them in
+            the report; `prefer` is "balanced" then, if nothing is said.
+        board: take them there: a name given by `edgeq board add`, or an address.
         eval: labelled data for the metric, as of `evaluate`.
         metric: "top1", "top5", "map50", "miou", "psnr", "perplexity", "wer", "sqnr", "module:function" or a function.
         max_drop: search the smallest bundle that scores at most so much (1.0), or such a share ("1%"), below float.

@@ -126,7 +126,8 @@ ELEMENT_WORK: Final = Parameter(
 # -- mixed precision: float fallbacks at 8 bits ------------------------------------------------------------------------
 
 PREFER_ACCURACY: Final = Parameter(
-    1.1, "x plain INT8's time", "that a plan may take at most by prediction, with --prefer accuracy", NotMeasured())
+    1.1, "x plain INT8's time", "that a plan may take at most, predicted or by --measure, with --prefer accuracy",
+    NotMeasured())
 PREFER_BALANCED: Final = Parameter(
     1.02, "x plain INT8's time", "the same with --prefer balanced", NotMeasured("nobody sees 2 %"))
 PREFER_SPEED: Final = Parameter(
@@ -146,6 +147,16 @@ FALLBACK_STEP_DB: Final = Parameter(
 FALLBACK_GAIN_DB: Final = Parameter(
     0.5, "dB", "that float must gain, or all stays on integers", NotMeasured("nobody sees or hears less"))
 FALLBACK_TRIALS: Final = Parameter(8, "networks", "quantized and compared with float, at most", NotMeasured())
+
+CLOCK_ROUNDS: Final = Parameter(
+    40, "rounds", "in which --measure lets plain INT8, float and a trial take turns", NotMeasured())
+CLOCK_TURN_SECONDS: Final = Parameter(
+    0.004, "s", "of one turn, or two runs where these take longer",
+    NotMeasured("short beside what else a machine does"))
+CLOCK_BOARD_ROUNDS: Final = Parameter(
+    3, "rounds", "the same on a board, where each turn is a process", NotMeasured())
+CLOCK_BOARD_RUNS: Final = Parameter(
+    50, "runs", "of one turn on a board, of which the median counts", NotMeasured())
 
 # -- mixed precision: which layers keep 8 bits at 4 --------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ WORDS: dict[str, dict[str, tuple[str, Any]]] = {
         "--preprocess imagenet": ("preprocess", "imagenet"), "--postprocess classify": ("postprocess", "classify"),
         "--labels data.npz": ("labels", Path("data.npz")), "--layout nhwc": ("layout", "nhwc"),
         "--io uint8,float": ("io", "uint8,float"), "--full-integer": ("full_integer", True),
-        "--prefer speed": ("prefer", "speed"),
+        "--prefer speed": ("prefer", "speed"), "--measure": ("measure", True), "--board pi": ("board", "pi"),
         "--eval data.npz": ("eval", "data.npz"), "--metric top1": ("metric", "top1"),
         "--max-drop 1%": ("max_drop", "1%"), "--min-metric 90": ("min_metric", 90.0),
         "--max-bytes 6kB": ("max_bytes", "6kB"), "--min-db 30": ("min_db", 30.0), "--min-os 17": ("min_os", 17),

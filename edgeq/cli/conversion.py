@@ -62,6 +62,9 @@ from edgeq.cli.shared import (
               help="Nothing computes in float: interface (int8), softmax and all; refused where an operator cannot.")
 @click.option("--prefer", type=click.Choice(["accuracy", "balanced", "speed"]),
               help="Float layers may make it 10 %, 2 % or not at all slower than plain 8 bits, by prediction.")
+@click.option("--measure", is_flag=True,
+              help="Take these times now, with the targets' own engines, instead of predicting them.")
+@click.option("--board", metavar="NAME|ADDRESS", help="Take them on this board.")
 @click.option("--eval", metavar="DATA",
               help="Labelled data for --metric: .npz, class folders, a CSV of file,label, COCO .json, module:function.")
 @click.option("--metric", metavar="NAME",

@@ -44,6 +44,8 @@ class Options:
     io: str = "float"
     full_integer: bool = False
     prefer: str | None = None
+    measure: bool = False
+    board: str | None = None
     eval: Any = None
     metric: Any = None
     max_drop: float | str | None = None
@@ -97,6 +99,8 @@ class Words(TypedDict, total=False):
     io: str
     full_integer: bool
     prefer: str | None
+    measure: bool
+    board: str | None
     eval: Any
     metric: Any
     max_drop: float | str | None

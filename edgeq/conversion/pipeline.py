@@ -38,6 +38,7 @@ from edgeq.conversion.sample_sizes import sample_sizes
 from edgeq.conversion.selftest import in_steps, selftest_cases, selftest_tolerance
 from edgeq.conversion.suspicions import suspicions
 from edgeq.conversion.text import copy_text_files, with_text_samples
+from edgeq.conversion.timing import clock_of
 from edgeq.conversion.words import Target
 from edgeq.errors import EdgeqError, ModelError, TooFarFromFloat, UnsupportedModel, UsageError
 from edgeq.external_weights import is_large
@@ -105,7 +106,8 @@ def _convert(model: Any, request: Request, paths: Mapping[str, Path]) -> dict[st
     if samples is not None and is_fitted(network, request):
         seen, unseen = samples.hold_out(in_order=request.calibration_cache is not None)
     goal = open_goal(network, input_specs(network), seen, unseen, request)
-    result = recovered(network, quantize_network(network, request, seen, goal), request, unseen, paths)
+    result = recovered(network, quantize_network(network, request, seen, goal, clock=clock_of(request, seen)), request,
+                       unseen, paths)
     looked, warnings = (None, ()) if samples is None else _look_at(network, request, samples, goal)
     verified = _to_verify_on(network, request, samples, unseen)
     for each in {id(graph): graph for graph in (network, result.network, result.graph)}.values():

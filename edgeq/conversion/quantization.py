@@ -26,6 +26,7 @@ from edgeq.mixed_precision import (
     search,
 )
 from edgeq.mixed_precision.candidates import BITS
+from edgeq.mixed_precision.result import Clock
 from edgeq.mixed_precision.scalings import choose_scaling
 from edgeq.passes.dynamic import is_dynamic
 from edgeq.progress import silent
@@ -76,9 +77,9 @@ class QuantizedNetwork:
 
 
 def quantize_network(network: ir.Model, request: Request, samples: Samples | None, goal: Goal | None = None, *,
-                     observe_all: bool = False) -> QuantizedNetwork:
+                     observe_all: bool = False, clock: Clock | None = None) -> QuantizedNetwork:
     """The QDQ graph of a canonical network. observe_all: calibrate whatever some plan with more layers in float would
-    round, as a search needs it.
+    round, as a search needs it. clock: of the trials of the float fallback; None: their times are predicted.
 
     Raises:
         UsageError: the model is quantized already and other integers are wanted, or a method needs samples.
@@ -107,7 +108,8 @@ def quantize_network(network: ir.Model, request: Request, samples: Samples | Non
     mixed = MixedPrecision()
     if is_measured and judge is not None:
         mixed = choose_precisions(trials, judge, request.options.prefer,
-                                  floats=not request.options.full_integer and request.scheme.activation_bits == 8)
+                                  floats=not request.options.full_integer and request.scheme.activation_bits == 8,
+                                  clock=clock)
     if learn is not judge and judge is not None:
         statistics = calibrate(network, wanted, judge, resume=statistics) if wanted else statistics
         trials = replace(trials, samples=samples, statistics=statistics)
@@ -135,6 +137,8 @@ def is_quantized(network: ir.Model) -> bool:
 def _refuse_to_quantize_again(request: Request) -> None:
     if request.is_search:
         raise UsageError("the model is quantized already; a search needs its float original")
+    if request.options.measure:
+        raise UsageError("--measure times trials, and the model is quantized already: leave it out")
     if request.weight_bits in (4, 16):
         raise UsageError(f"--bits {request.weight_bits}: the model is quantized already, and its own grids are kept; "
                          "leave --bits out, or give the float original")

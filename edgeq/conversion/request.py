@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -150,7 +151,7 @@ def read_request(targets: words.Target, options: Options) -> Request:
     return Request(
         targets=chosen, device=device, weights=weights, table_channels=table_channels,
         activations=_activations(options, chosen), compute=compute,
-        method=method_named(options.method), is_measured=not set(AUTOMATIC).isdisjoint(options.method.split("+")),
+        method=method_named(options.method), is_measured=_is_automatic(options),
         calibrator=None if calibrator == AUTO else CALIBRATORS[calibrator],
         keep_float=words.patterns("--keep-float", options.keep_float),
         calibration=_kept(options.calibration, options.samples), sample_limit=options.samples,
@@ -173,7 +174,10 @@ def _plain(options: Options) -> Options:
         options, bits=words.one_of("--bits", options.bits, BITS),
         activations=words.one_of("--activations", options.activations, ACTIVATIONS),
         calibrator=words.one_of("--calibrator", options.calibrator, (*CALIBRATORS, AUTO)),
-        prefer=options.prefer and words.one_of("--prefer", options.prefer, PREFERENCES),
+        measure=words.switch("--measure", options.measure),
+        board=options.board if options.board is None else words.text("--board", options.board),
+        prefer=words.one_of("--prefer", options.prefer, PREFERENCES) if options.prefer else (
+            "balanced" if options.measure else None),
         layout=words.one_of("--layout", options.layout, LAYOUTS),
         compute=words.one_of("--compute", options.compute, COMPUTE_UNITS),
         device=options.device if options.device is None else words.text("--device", options.device),
@@ -189,6 +193,10 @@ def _plain(options: Options) -> Options:
         report=words.switch("--report", options.report),
         full_integer=words.switch("--full-integer", options.full_integer),
         force=words.switch("--force", options.force), dry_run=words.switch("--dry-run", options.dry_run))
+
+
+def _is_automatic(options: Options) -> bool:
+    return not set(AUTOMATIC).isdisjoint(options.method.split("+"))
 
 
 def _kept(data: Any, limit: int | None) -> Any:
@@ -218,7 +226,8 @@ def _refuse_contradictions(targets: Sequence[Target], device: Device | None, opt
     names = [target.name for target in targets]
     refused = [*_without_graphs(names), *refused_for_networks(options), *_contradictions(options),
                *_refused_tables(targets, options), *_refused_wide(targets, options),
-               *_refused_interfaces(targets, options), *_unread(names, options), *_other_systems(names, options)]
+               *_refused_interfaces(targets, options), *_unread(names, options), *_without_clocks(names, options),
+               *_other_systems(names, options)]
     if device is not None:
         refused += device.refusals(names, options.bits)
     if refused:
@@ -239,7 +248,10 @@ def _contradictions(options: Options) -> Iterator[str]:
         yield "--dry-run writes nothing, so it excludes --keep-qdq"
     if options.prefer is not None and (options.bits >= 16 or options.calibration is None
                                               or options.activations in ("16", "float") or options.full_integer):
-        yield f"--prefer {options.prefer} weighs float layers among 8-bit activations: add --calibration DATA"
+        said = "--measure" if options.measure else f"--prefer {options.prefer}"
+        yield f"{said} weighs float layers among 8-bit activations: add --calibration DATA"
+    if options.board is not None and not options.measure:
+        yield f"--board {options.board} is where --measure takes times: add that"
     if options.min_db is not None and not options.verify:
         yield "--min-db is measured, so it excludes --no-verify"
     yield from _recovery_contradictions(options)
@@ -311,6 +323,27 @@ def _unread(targets: Sequence[str], options: Options) -> Iterator[str]:
             readers = [backend.target.name for backend in backends() if word in backend.options]
             yield (f"--{word.replace('_', '-')} {said}: {' and '.join(targets)} cannot be told; "
                    f"it is for {' and '.join(readers)}")
+
+
+def _without_clocks(targets: Sequence[str], options: Options) -> Iterator[str]:
+    """Where --measure finds nothing to time, or nothing to time with."""
+    if not options.measure:
+        return
+    is_search = limits_of(options.max_drop, options.min_metric, options.max_bytes) != Limits()
+    if is_search or not _is_automatic(options):
+        yield "--measure times the float layers that --method auto tries: leave it out of a search or another method"
+    if options.board is not None:
+        from edgeq.boards.registry import find_board
+
+        find_board(options.board)  # raises where there is none
+    for name in targets:
+        recipes = backend_named(name).recipes
+        packages = dict.fromkeys(recipe.imports[-1].partition(".")[0] for recipe in recipes)
+        if not recipes:
+            yield f"--measure: {name} has no engine here that could be timed, nor on a board: leave --measure out"
+        elif options.board is None and not any(map(find_spec, packages)):
+            yield (f"--measure: {name}'s engine is not installed here: pip install {recipes[0].package}, or take times "
+                   "on a board with --board, or leave --measure out")
 
 
 def _other_systems(targets: Sequence[str], options: Options) -> Iterator[str]:

@@ -7,7 +7,7 @@ alone, and the path of precision assignments is followed as long as what it gain
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -40,21 +40,29 @@ def float_fallback(builder: TrialBuilder, fidelity: Fidelity, price: Price) -> M
     enough = policy.SCORES_DB.value if _gives_scores(builder.network) else policy.VALUES_DB.value
     ended = f"From {enough:g} dB on nothing more is tried."
     measured = Measurement("8-bit weights and activations", plain.score, budget=policy.FALLBACK_TRIALS.value,
-                           times=price.reference(), slower=price.slower())
+                           times=price.reference(), clocked=price.clocked(), slower=price.slower(),
+                           most_time=1 + price.room if price.is_timed else None)
     trials = list[Trial]()
     first = _in_float(builder, _faster(builder, price))
     if first:
-        best = trying.trial(first)
-        trials.append(best)
+        trials.append(trying.trial(first))
+        if not trials[0].beside or price.gains(trials[0].times, trials[0].beside["plain"]):
+            best = trials[0]
+        else:
+            first = {}
     if plain.score >= enough or not builder.plan({}).groups:
-        return MixedPrecision.of(replace(measured, chosen=trials[0] if trials else None, trials=tuple(trials),
+        return MixedPrecision.of(replace(measured, chosen=None if best is plain else best, trials=tuple(trials),
                                          stopped=ended))
     if constant_bytes(builder.network.graph) > LARGEST:
         return MixedPrecision.of(replace(measured, note="the network is too large to measure its layers one by one"))
+
+    def saves() -> bool:
+        return best.score < policy.BROKEN_DB.value
+
     carrying = _carrying_state(builder)
-    if carrying and price.allows(builder.plan(first | carrying), saves=best.score < policy.BROKEN_DB.value):
+    if carrying and price.allows(builder.plan(first | carrying), saves=saves()):
         trials.append(trying.trial(first | carrying))
-        if trials[-1].score >= best.score + policy.FALLBACK_GAIN_DB.value:
+        if trials[-1].score >= best.score + policy.FALLBACK_GAIN_DB.value and price.keeps(trials[-1], saves=saves()):
             best, first = trials[-1], first | carrying
         if best.score >= enough:
             return MixedPrecision.of(replace(measured, chosen=best, trials=tuple(trials), stopped=ended))
@@ -64,17 +72,14 @@ def float_fallback(builder: TrialBuilder, fidelity: Fidelity, price: Price) -> M
     except ModelError as error:  # plain W8A8 is what the user gets then, and is told
         note = f"the layers could not be measured one by one: {error}"
         return MixedPrecision.of(replace(measured, note=note))
-    for place in _worth_trying(path, price, saves=best.score < policy.BROKEN_DB.value):
-        layers = _with_reasons(path[:place + 1], first)
-        if not trying.allows(layers, saves=best.score < policy.BROKEN_DB.value):
-            continue  # more than was predicted, where float spreads to the neighbours
-        trials.append(trying.trial(layers))
-        if trials[-1].score >= best.score + policy.FALLBACK_GAIN_DB.value and _worth(
-                trials[-1], price) > _worth(best, price):
-            best = trials[-1]
-        if trials[-1].score >= enough:
-            break
-    stopped = ended if trials and trials[-1].score >= enough else price.limit
+    places = _worth_trying(path, price, saves=saves())
+    options = [_with_reasons(path[:place + 1], first) for place in places]
+    for trial in _in_order(trying, options, enough, saves) if price.clock is None else _halved(trying, options, enough):
+        trials.append(trial)
+        if best.score < enough and price.keeps(trial, saves=saves()) and trial.score >= (
+                best.score + policy.FALLBACK_GAIN_DB.value) and _worth(trial, price) > _worth(best, price):
+            best = trial
+    stopped = ended if best.score >= enough else price.limit
     return MixedPrecision.of(replace(measured, chosen=None if best is plain else best, trials=tuple(trials),
                                      stopped=stopped))
 
@@ -88,7 +93,7 @@ class _Trying:
     def trial(self, layers: Mapping[str, Precision]) -> Trial:
         built = self.builder.build(layers)
         return Trial(layers, self.fidelity.sqnr_db(built.graph), self._share(built.plan), constant_bytes(
-            built.graph.graph), self.price.milliseconds(built.plan))
+            built.graph.graph), *(self.price.times(built) if layers else ()))
 
     def allows(self, layers: Mapping[str, Precision], *, saves: bool) -> bool:
         plan = self.builder.plan(layers)
@@ -111,7 +116,7 @@ def _faster(builder: TrialBuilder, price: Price) -> frozenset[str]:
     plain, grown = (sum(size[k] for size in sizes.values()) for k in (0, 1))
     if not found or grown > policy.FALLBACK_MOST_BYTES.value * plain:
         return frozenset()
-    return found if price.gains(builder.plan(_in_float(builder, found))) else frozenset()
+    return found if price.gains(price.milliseconds(builder.plan(_in_float(builder, found)))) else frozenset()
 
 
 def _in_float(builder: TrialBuilder, nodes: Collection[str]) -> dict[str, Precision]:
@@ -146,11 +151,36 @@ def _gives_scores(network: ir.Model) -> bool:
         for shape in shapes)
 
 
+def _in_order(trying: _Trying, options: Sequence[Mapping[str, Precision]], enough: float, saves: Callable[[], bool],
+              ) -> Iterator[Trial]:
+    """Trials of what is predicted to be fast enough, until one is good enough."""
+    for layers in options:
+        if trying.allows(layers, saves=saves()):  # else float spreads to the neighbours, and more than was predicted
+            yield (trial := trying.trial(layers))
+            if trial.score >= enough:
+                return
+
+
+def _halved(trying: _Trying, options: Sequence[Mapping[str, Precision]], enough: float) -> list[Trial]:
+    """Trials on the way to the last option that the clock allows, or the first that is good enough: with more in float
+    both time and quality grow, nearly, so that each trial leaves half of the options. In the order of these.
+    """
+    trials, low, high = dict[int, Trial](), 0, len(options)
+    while low < high and len(trials) < policy.FALLBACK_TRIALS.value:
+        middle = (low + high) // 2
+        trial = trials[middle] = trying.trial(options[middle])
+        if trial.score >= enough or not trying.price.keeps(trial, saves=trial.score < policy.BROKEN_DB.value):
+            high = middle
+        else:
+            low = middle + 1
+    return [trials[place] for place in sorted(trials)]
+
+
 def _worth_trying(path: Sequence[Assignment], price: Price, *, saves: bool) -> list[int]:
-    """Places that are each predicted to be a step better than the one before, within the limits."""
+    """Places that are each predicted to be a step better than the one before, within the limits; all, with a clock."""
     step, last, found = 10**(-policy.FALLBACK_STEP_DB.value / 10), path[0].noise, list[int]()
     for place, assignment in enumerate(path[1:], 1):
-        if price.is_timed and not saves and assignment.price > price.room:
+        if price.is_timed and price.clock is None and not saves and assignment.price > price.room:
             break
         if not price.is_timed and assignment.float_share > policy.FALLBACK_MOST_FLOAT.value:
             break
@@ -158,6 +188,8 @@ def _worth_trying(path: Sequence[Assignment], price: Price, *, saves: bool) -> l
             last = assignment.noise
             found.append(place)
     most = policy.FALLBACK_TRIALS.value
+    if price.clock is not None:
+        return found
     if not price.is_timed:
         return found[:most]
     return [found[(k + 1) * len(found) // most - 1] for k in range(most)] if len(found) > most else found

@@ -1,4 +1,5 @@
-"""What float costs a plan: predicted time where an engine's operators were measured, else a share of the work.
+"""What float costs a plan: time, taken where there is a clock, or predicted where an engine's operators were measured;
+else a share of the work.
 
 Times are relative to plain INT8's on the same engine, so that the targets of one plan can be added up.
 """
@@ -26,7 +27,8 @@ from edgeq.mixed_precision.plan_time import (
     plan_quantities,
     quantized,
 )
-from edgeq.mixed_precision.trial_builder import TrialBuilder
+from edgeq.mixed_precision.result import Clock, Clocked, Times, Trial
+from edgeq.mixed_precision.trial_builder import Built, TrialBuilder
 from edgeq.quant.plan import QuantPlan
 
 PREFERENCES: Final[Mapping[str, float]] = MappingProxyType({
@@ -55,17 +57,20 @@ class _Value:
 
 
 class Price:
-    """Of the plans of one builder. prefer: one of PREFERENCES; None: times are told, and do not count."""
+    """Of the plans of one builder. prefer: one of PREFERENCES; None: times are told, and do not count. clock: takes the
+    times that decide; predicted ones still say what is tried.
+    """
 
-    def __init__(self, builder: TrialBuilder, prefer: str | None):
-        self.builder, self.prefer = builder, prefer
+    def __init__(self, builder: TrialBuilder, prefer: str | None, clock: Clock | None = None):
+        self.builder, self.prefer, self.clock = builder, prefer, clock
         found = {target.name: backend_named(target.name).costs for target in builder.targets}
         self.costs = {name: OperatorCosts.read(path) for name, path in found.items() if path is not None}
 
     @property
     def is_timed(self) -> bool:
-        """Whether time alone says what float costs: the user prefers so, and every target's operators were measured."""
-        return self.prefer is not None and len(self.costs) == len(self.builder.targets)
+        """Whether time alone says what float costs: the user prefers so, and it is known of every target."""
+        return self.prefer is not None and (
+            self.clock is not None or len(self.costs) == len(self.builder.targets))
 
     @property
     def room(self) -> float:
@@ -78,38 +83,66 @@ class Price:
         if not self.is_timed:
             return (f"At most {policy.FALLBACK_MOST_FLOAT.value:.0%} of the work goes to float"
                     + (f": times on {self._without} are not known." if self._without else "."))
-        return (f"Float may make the model at most {self.room:.0%} slower than plain 8 bits, and must gain "
+        by = "predicted" if self.clock is None else "measured"
+        return (f"Float may make the model at most {self.room:.0%} slower than plain 8 bits, {by}, and must gain "
                 f"{policy.FALLBACK_GAIN_DB.value:g} dB (--prefer {self.prefer}).")
 
     def milliseconds(self, plan: QuantPlan | None) -> dict[str, float]:
-        """Of a plan, or of the float network, on each engine whose operators were measured."""
+        """Predicted, of a plan or of the float network, on each engine whose operators were measured."""
         found = plan_quantities(self.builder.units, plan)
         return {name: costs.of(found) / 1e6 for name, costs in self.costs.items()}
 
-    def reference(self) -> dict[str, dict[str, float]]:
-        """Milliseconds in float and of plain INT8."""
+    def reference(self) -> Mapping[str, Times]:
+        """Times in float and of plain INT8."""
+        if self.clock is not None:
+            return self._clocked[0]
         return {"float": self._in_float, "plain": self._plain} if self.costs else {}
 
-    def allows(self, plan: QuantPlan, *, saves: bool = False) -> bool:
-        """Whether it is fast enough on every engine. saves: plain INT8 is broken, so that only float is a limit."""
-        return self.prefer is None or all(time <= max(self._in_float[name], self._plain[name]) and (
-            saves or time <= (1 + self.room) * self._plain[name]) for name, time in self.milliseconds(plan).items())
+    def clocked(self) -> Mapping[str, Clocked]:
+        """How times were taken; nothing where they are predicted."""
+        return {} if self.clock is None else self._clocked[1]
 
-    def gains(self, plan: QuantPlan) -> bool:
-        """Whether it is so much faster than plain INT8, taken together, that the bytes are worth it, and slower
-        nowhere.
+    def times(self, built: Built) -> tuple[Times, Mapping[str, Times]]:
+        """`times` and `beside` of a Trial."""
+        if self.clock is None:
+            return self.milliseconds(built.plan), {}
+        found = self.clock([self.builder.network, self._plain_graph, built.graph])
+        in_float, plain, own = ({name: times[k] for name, (times, _) in found.items()} for k in range(3))
+        return own, {"float": in_float, "plain": plain}
+
+    def allows(self, plan: QuantPlan, *, saves: bool = False) -> bool:
+        """Whether it is predicted to be fast enough; with a clock, that says so later. saves: as of `keeps`."""
+        return self.prefer is None or self.clock is not None or self._is_fast(
+            self.milliseconds(plan), self.reference(), saves)
+
+    def keeps(self, trial: Trial, *, saves: bool = False) -> bool:
+        """Whether what was timed is fast enough on every engine. saves: plain INT8 is broken, so that only float is a
+        limit.
         """
-        times = [time / self._plain[name] for name, time in self.milliseconds(plan).items()]
-        return self.is_timed and max(times) <= 1 and sum(times) <= policy.FASTER_FLOAT.value * len(times)
+        return not trial.beside or self._is_fast(trial.times, trial.beside, saves)
+
+    def _is_fast(self, times: Times, beside: Mapping[str, Times], saves: bool) -> bool:
+        return all(time <= max(beside["float"][name], beside["plain"][name]) and (
+            saves or time <= (1 + self.room) * beside["plain"][name]) for name, time in times.items())
+
+    def gains(self, times: Times, plain: Times | None = None) -> bool:
+        """Whether these are so much less than plain INT8's, taken together, that the bytes are worth it, and nowhere
+        more. plain: those of the same rounds; None: predicted.
+        """
+        ratios = [time / (plain or self._plain)[name] for name, time in times.items()]
+        return self.is_timed and max(ratios) <= 1 and sum(ratios) <= policy.FASTER_FLOAT.value * len(ratios)
 
     def slower(self) -> tuple[str, ...]:
         """Where plain INT8 is slower than float: a sentence for each engine, with the operators that cause most."""
         remedy = "--prefer speed leaves that in float" if self.prefer is None else "--bits 16 or 32 leave all in float"
-        return tuple(f"On {name} plain 8 bits would take {plain:.3g} ms, float {self._in_float[name]:.3g}: "
-                     f"{self._culprits(name)}; {remedy}"
-                     for name, plain in self._plain.items() if policy.FASTER_FLOAT.value * plain > self._in_float[name])
+        times = self.reference()
+        return tuple(f"On {name} plain 8 bits would take {plain:.3g} ms, float {times['float'][name]:.3g}"
+                     f"{self._culprits(name)}; {remedy}" for name, plain in times.get("plain", {}).items()
+                     if policy.FASTER_FLOAT.value * plain > times["float"][name])
 
     def _culprits(self, target: str) -> str:
+        if target not in self.costs:
+            return ""
         costs, units, found = self.costs[target], self.builder.units, Counter[str]()
         integers = integer_heads(units, self.builder.plan({}))
         for node in integers:
@@ -119,8 +152,19 @@ class Price:
         kinds = plan_quantities(units, self.builder.plan({}))
         found["QUANTIZE and DEQUANTIZE"] = round(costs.of(Counter({
             key: amount for key, amount in kinds.items() if "quantize" in key[0]})))
-        return " and ".join(f"{op} costs {extra / 1e6:.3g} ms more there" for op, extra in found.most_common(2)
-                            if extra > 0)
+        return ": " + " and ".join(f"{op} costs {extra / 1e6:.3g} ms more there" for op, extra in found.most_common(2)
+                                   if extra > 0)
+
+    @cached_property
+    def _plain_graph(self) -> ir.Model:
+        return self.builder.build({}).graph
+
+    @cached_property
+    def _clocked(self) -> tuple[Mapping[str, Times], Mapping[str, Clocked]]:
+        assert self.clock is not None
+        found = self.clock([self.builder.network, self._plain_graph])
+        in_float, plain = ({name: times[k] for name, (times, _) in found.items()} for k in range(2))
+        return {"float": in_float, "plain": plain}, {name: how for name, (_, how) in found.items()}
 
     @cached_property
     def _plain(self) -> dict[str, float]:

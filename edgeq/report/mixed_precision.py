@@ -3,8 +3,9 @@ the plain data of report.json.
 """
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -63,11 +64,20 @@ def _measured(part: Mapping[str, Any]) -> str:
 
 
 def _times(part: Mapping[str, Any], engine: str) -> str:
-    """Predicted: "0.41 ms (plain 0.40, float 0.71, predicted)"."""
-    known = part["milliseconds"]
-    chosen = next((trial["milliseconds"] for trial in part["trials"] if trial["chosen"]), known["plain"])
-    return (f"{chosen[engine]:.3g} ms (plain {known['plain'][engine]:.3g}, float {known['float'][engine]:.3g}; "
-            "predicted from measured operators)")
+    """Of what was chosen: "0.41 ms (plain 0.40, float 0.71; predicted from measured operators)"."""
+    chosen = next((trial for trial in part["trials"] if trial["chosen"]), None)
+    beside = _beside(chosen, part)
+    time = (chosen["milliseconds"] if chosen else beside["plain"])[engine]
+    return (f"{time:.3g} ms (plain {beside['plain'][engine]:.3g}, float {beside['float'][engine]:.3g}; "
+            f"{_taken(part, engine)})")
+
+
+def _taken(part: Mapping[str, Any], engine: str) -> str:
+    how = part["clocked"].get(engine)
+    if how is None:
+        return "predicted from measured operators"
+    return (f"measured: {how['engine']} on {how['machine']}, {how['threads']} "
+            f"{'thread' if how['threads'] == 1 else 'threads'}, at least {how['runs']} runs")
 
 
 def _score(found: Mapping[str, Any], score: float) -> str:
@@ -82,7 +92,7 @@ def precision_html(report: Mapping[str, Any]) -> str:
     parts = [f"<section><h2>Mixed precision</h2>\n<p>{escape(precision_sentence(report))}.</p>"]
     for part in found["measured"]:
         parts += [_curve(part, scored)] if scored and part["trials"] else []
-        parts += [_tried(part)] if part["trials"] else []
+        parts += [*_priced(part), _tried(part)] if part["trials"] else []
     layers = [f"<tr><td><code>{escape(layer['node'])}</code></td><td class=number>{layer['weight_bits'] or ''}</td>"
               f"<td>{'float' if layer['float'] else 'integers'}</td></tr>" for layer in found["layers"]]
     return "".join(parts) + (f"<details><summary>{len(layers)} layers</summary>"
@@ -96,6 +106,24 @@ def _curve(part: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     points = [trial for trial in part["trials"] if trial["bytes"] is not None]
     unit = f" [{part['unit']}]" if part["unit"] else ""
     return curve(points, part["metric"] + unit, scored["float_score"], scored["worst_score_allowed"]) if points else ""
+
+
+def _priced(part: Mapping[str, Any]) -> Iterator[str]:
+    """For each engine whose times are known, what every trial takes and gains, and where it stopped."""
+    from edgeq.report.plots import price_curve
+
+    plain = {"time": 1.0, "score": part["plain"], "chosen": False, "said": "plain 8 bits"}
+    for engine in part["milliseconds"].get("plain", {}):
+        trials = [{**trial, "time": trial["milliseconds"][engine] / _beside(trial, part)["plain"][engine],
+                   "said": size(trial["bytes"])} for trial in part["trials"] if trial["score"] is not None
+                  and math.isfinite(trial["score"])]
+        yield price_curve([plain, *trials], f"{part['metric']} [{part['unit']}]", engine, part["most_time"])
+
+
+def _beside(trial: Mapping[str, Any] | None, part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Times of plain INT8 and float: of the same rounds, or predicted."""
+    found: Mapping[str, Any] = (trial or {}).get("beside", part["milliseconds"])
+    return found
 
 
 def _tried(part: Mapping[str, Any]) -> str:

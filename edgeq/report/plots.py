@@ -64,13 +64,29 @@ def curve(points: Sequence[Mapping[str, Any]], metric: str, reference: float, al
     if allowed is not None:
         panel.level(allowed, BAD, dashed=True)
         panel.note(panel.x[1], allowed, "worst allowed", BAD)
-    for point, x in zip(points, across, strict=True):
-        chosen = point["chosen"]
-        panel.dot(x, point["score"], 5 if chosen else 3, GOOD if chosen else PLAIN)
-        if chosen:
-            panel.note(x, point["score"], "chosen", GOOD, anchor="start")
+    _dots(panel, across, points, ["chosen" if point["chosen"] else "" for point in points])
     panel.axes("kilobytes", metric)
     return drawing(630, 255, [panel])
+
+
+def price_curve(points: Sequence[Mapping[str, Any]], metric: str, engine: str, most: float | None) -> str:
+    """Score over "time", of plain 8 bits', of all that was tried; "said" stands at a point. most: that was allowed."""
+    across = [point["time"] for point in points]
+    panel = Panel(70, 15, 540, 200, _widened([*across, most or 1.0]), _widened([point["score"] for point in points]))
+    if most is not None:
+        panel.upright(most, BAD)
+        panel.note(most, panel.y[0], "slower is not allowed", BAD, anchor="start")
+    _dots(panel, across, points, [point["said"] for point in points])
+    panel.axes(f"time on {printable(engine)}, plain 8 bits = 1", metric)
+    return drawing(630, 255, [panel])
+
+
+def _dots(panel: Panel, across: Sequence[float], points: Sequence[Mapping[str, Any]], words: Sequence[str]) -> None:
+    for x, point, word in zip(across, points, words, strict=True):
+        shade = GOOD if point["chosen"] else PLAIN
+        panel.dot(x, point["score"], 5 if point["chosen"] else 3, shade)
+        if word:
+            panel.note(x, point["score"], word, shade, anchor="start")
 
 
 def _widened(numbers: Sequence[float]) -> tuple[float, float]:

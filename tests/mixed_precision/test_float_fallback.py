@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from boards.local import Local
 from small_graphs import feeds, network, normal
 
 import edgeq_runtime
 from edgeq import convert, policy
+from edgeq.boards import runner
+from edgeq.boards.board import Board
 from edgeq.bundle.folder import Bundle
 from edgeq.inference.reference import run_onnx
 from edgeq.mixed_precision import float_fallback
@@ -78,6 +81,33 @@ def test_the_layer_that_ruins_the_outputs_computes_in_float(tmp_path: Path) -> N
     assert "of the work stays in float; 8-bit weights and activations: sqnr" in page
     assert "predicted from measured operators" in page
     assert "<th>onnxruntime [ms]</th>" in page
+
+
+@pytest.mark.parametrize("board", [None, "ssh://kitchen"])
+def test_engines_are_timed_here_or_on_a_board(board: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                              ) -> None:
+    """The board is this machine's own Python."""
+    for name in ("CLOCK_ROUNDS", "CLOCK_BOARD_ROUNDS", "CLOCK_BOARD_RUNS", "FALLBACK_TRIALS"):
+        monkeypatch.setattr(policy, name, replace(getattr(policy, name), value=1))
+    (tmp_path / "board").mkdir()
+    monkeypatch.setattr(Board, "connect", lambda self: Local(tmp_path / "board"))
+    choose = runner.choose_packages
+    monkeypatch.setattr(runner, "choose_packages", lambda manifest, facts, _: choose(manifest, facts, "installed"))
+    names = ["onnxruntime"] if board else ["onnxruntime", "tflite"]
+    bundles = convert(gated(100.0), target=names, calibration=FEEDS, output=tmp_path / "b", measure=True, board=board,
+                      io="uint8")
+    for bundle in bundles:
+        (found,) = bundle.report["mixed_precision"]["measured"]
+        (trial,) = found["trials"]
+        for times in (found["milliseconds"], trial["beside"]):
+            assert all(times[kind][name] > 0 for kind in ("plain", "float") for name in names)
+        with edgeq_runtime.load(bundle.path) as model:
+            how = found["clocked"][bundle.manifest.target]
+            assert how["engine"] == model.engine
+            assert (board or "x86_64") in how["machine"]
+        assert "measured, and must gain" in found["stopped"]
+        assert f"measured: {model.engine} on" in (bundle.path / "report.html").read_text()
+    assert not board or len(list((tmp_path / "board/edgeq-board/store").iterdir())) == 1  # the runtime, and no trial
 
 
 def test_the_same_layers_compute_in_float_behind_4_bit_weights(tmp_path: Path) -> None:

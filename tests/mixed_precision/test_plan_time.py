@@ -1,8 +1,10 @@
-"""The predicted time of plans: what is counted, where float is faster, and what --prefer makes of it."""
+"""The time of plans, predicted or taken: what is counted, where float is faster, and what --prefer makes of it."""
 from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ import onnxruntime
 import pytest
 from small_graphs import feeds, network, normal, samples_of
 
+from edgeq import policy
 from edgeq.backend import EmitOptions, graph_backends, target_named
+from edgeq.conversion import request
 from edgeq.conversion.options import Options
 from edgeq.conversion.request import read_request
 from edgeq.errors import UsageError
 from edgeq.mixed_precision import MixedPrecision, TrialBuilder, choose_precisions
 from edgeq.mixed_precision.plan_time import OperatorCosts, plan_quantities
 from edgeq.mixed_precision.price import Price
+from edgeq.mixed_precision.result import Clock, Clocked
 from edgeq.quant.calibrate import CALIBRATORS, calibrate
 from edgeq.quant.methods import Method
 from edgeq.quant.plan import Precision
@@ -103,8 +108,13 @@ def test_no_other_choice_is_predicted_to_be_faster(seed: int, planted: Any) -> N
         assert steps == pytest.approx(price.extra(some, frozenset()))
 
 
-def chosen(model: ir.Model, prefer: str = "balanced") -> MixedPrecision:
-    return choose_precisions(builder_of(model), samples_of(FEEDS), prefer)
+def chosen(model: ir.Model, prefer: str = "balanced", clock: Clock | None = None) -> MixedPrecision:
+    return choose_precisions(builder_of(model), samples_of(FEEDS), prefer, clock=clock)
+
+
+def clock_that_says(in_float: float, *own: float) -> Clock:
+    """Of every trial; plain takes one millisecond."""
+    return lambda graphs: {"onnxruntime": ((in_float, 1.0, *own)[:len(graphs)], Clocked("engine 1.0", "machine", 1, 9))}
 
 
 @pytest.mark.parametrize(("prefer", "extra", "taken"), [
@@ -133,12 +143,66 @@ def test_what_is_slower_on_integers_is_named_and_left_in_float(planted: Any) -> 
     assert "Conv costs" in sentence
 
 
+@pytest.mark.parametrize(("prefer", "in_float", "own", "taken"), [
+    ("balanced", 2.0, 1.015, True), ("balanced", 2.0, 1.05, False), ("accuracy", 2.0, 1.05, True),
+    ("accuracy", 2.0, 1.15, False), ("speed", 2.0, 1.015, False), ("balanced", 1.01, 1.015, False)])
+@pytest.mark.parametrize("predicted", [0.0, 9.0])
+def test_the_clock_decides_whatever_was_predicted(prefer: str, in_float: float, own: float, taken: bool,
+                                                  predicted: float, planted: Any) -> None:
+    planted(FREE | {f"conv {kind}": {"macs": 1 + predicted} for kind in ("float", "stored")})
+    found = chosen(gated(30.0), prefer, clock_that_says(in_float, own))
+    assert any(given.integer_activations is False for given in found.layers.values()) == taken
+    (measured,) = found.measured
+    assert measured.trials
+    assert all(trial.beside == {"float": {"onnxruntime": in_float}, "plain": {"onnxruntime": 1.0}}
+               for trial in measured.trials)
+
+
+@pytest.mark.parametrize(("own", "taken"), [(0.7, True), (0.9, False)])
+def test_what_was_predicted_to_be_faster_must_be(own: float, taken: bool, planted: Any) -> None:
+    planted(FREE | {"depthwise int8": {"macs": 9.0}})
+    found = chosen(gated(), "speed", clock_that_says(2.0, own))
+    assert any(given.reason.startswith("computes faster in float") for given in found.layers.values()) == taken
+
+
+def test_trials_halve_the_path_to_the_last_that_is_fast_enough(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(FREE)
+    monkeypatch.setattr(policy, "FALLBACK_MOST_BYTES", replace(policy.FALLBACK_MOST_BYTES, value=9.0))
+
+    def clock(graphs: Sequence[ir.Model]) -> dict[str, tuple[list[float], Clocked]]:
+        rounded = [sum(node.op_type == "QuantizeLinear" for node in graph.graph) for graph in graphs]
+        times = [9.0, 1.0, *(1 + .03 * (rounded[1] - count) for count in rounded[2:])]
+        return {"onnxruntime": (times, Clocked("engine 1.0", "machine", 1, 9))}
+
+    (measured,) = chosen(gated(30.0), "accuracy", clock).measured
+    fast = [trial for trial in measured.trials if trial.times["onnxruntime"] <= policy.PREFER_ACCURACY.value]
+    assert 0 < len(fast) < len(measured.trials)
+    assert measured.chosen is max(fast, key=lambda trial: trial.score)
+    assert [trial.float_share for trial in measured.trials] == sorted(trial.float_share for trial in measured.trials)
+
+
 def test_measured_costs_are_numbers_of_known_kinds() -> None:
     for costs in (OperatorCosts.read(backend.costs) for backend in graph_backends() if backend.costs is not None):
         assert {"run", "quantize image", "dequantize image", "conv int8", "conv float"} <= costs.nanoseconds.keys()
         assert all(0 < number < 1e6 for row in costs.nanoseconds.values() for number in row.values())
 
 
-def test_a_preference_without_8_bit_activations_is_refused() -> None:
-    with pytest.raises(UsageError, match="--prefer speed weighs float layers among 8-bit activations"):
-        read_request("onnxruntime", Options(prefer="speed"))
+@pytest.mark.parametrize(("target", "words", "message"), [
+    ("onnxruntime", {"prefer": "speed", "calibration": None}, "--prefer speed weighs float layers among 8-bit activat"),
+    ("onnxruntime", {"measure": True, "calibration": None}, "--measure weighs float layers among 8-bit activations"),
+    ("coreml", {"measure": True}, "--measure: coreml has no engine here .* leave --measure out"),
+    ("tensorrt", {"measure": True, "board": "emulated:pi4"}, "--measure: tensorrt has no engine here"),
+    ("tflite", {"measure": True, "method": "nearest"}, "--measure times the float layers that --method auto tries"),
+    ("tflite", {"measure": True, "metric": "sqnr", "min_metric": 30.0}, "leave it out of a search"),
+    ("tflite", {"measure": True, "board": "emulated:toaster"}, "toaster"),
+    ("tflite", {"board": "emulated:pi4"}, "--board emulated:pi4 is where --measure takes times")])
+def test_what_cannot_be_weighed_is_refused(target: str, words: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_request(target, Options(**{"calibration": FEEDS, **words}))
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"tflite's engine is not installed here: pip install ai-edge-litert.*--board"):
+        read_request("tflite", Options(calibration=FEEDS, measure=True))
+    assert read_request("tflite", Options(calibration=FEEDS, measure=True, board="emulated:pi4")).options.board

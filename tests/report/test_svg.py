@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from edgeq.report.plots import BAD, GOOD, curve, errors_by_layer
+from edgeq.report.plots import BAD, GOOD, curve, errors_by_layer, price_curve
 from edgeq.report.svg import Panel, drawing, round_numbers
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -33,6 +33,18 @@ def test_a_search_shows_its_points_and_words_are_no_markup() -> None:
     assert float(second.get("cx", "")) > float(first.get("cx", ""))
     assert float(second.get("cy", "")) < float(first.get("cy", ""))  # pixels count from the top
     assert "<score>" in {text.text for text in found.findall(f"{SVG}text")}
+
+
+def test_trials_stand_on_either_side_of_the_time_that_is_allowed() -> None:
+    points = [{"time": time, "score": 20 + 9 * time, "chosen": time == 1.01, "said": f"{time} kB"}
+              for time in (1.0, 1.01, 1.3)]
+    found = ET.fromstring(price_curve(points, "sqnr [dB]", "an engine", 1.02))
+    places = [float(dot.get("cx", "")) for dot in found.findall(f"{SVG}circle")]
+    (limit,) = [float(path.get("d", "")[1:].split(",")[0]) for path in found.findall(f"{SVG}path")
+                if path.get("stroke") == BAD]
+    assert places[0] < places[1] < limit < places[2]
+    assert [dot.get("fill") == GOOD for dot in found.findall(f"{SVG}circle")] == [False, True, False]
+    assert {"1.3 kB", "slower is not allowed"} <= {text.text for text in found.findall(f"{SVG}text")}
 
 
 @pytest.mark.parametrize(("low", "high", "expected"), [
