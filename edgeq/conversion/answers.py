@@ -7,10 +7,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.inference.columns import columns_of
 from edgeq.inference.session import Arrays
-from edgeq.metrics import ErrorPower, iou
+from edgeq.metrics import iou
 from edgeq.report.samples import Sample
+from edgeq.verification.compare import compare
 from edgeq.verification.references import References
 from edgeq_runtime.manifest import Manifest
 from edgeq_runtime.postprocess import Classify, Detection, Scored
@@ -35,13 +35,8 @@ def compared_answers(manifest: Manifest, references: References, outputs: Sequen
         picture, size = _picture(manifest, feed, before if isinstance(before, Preprocess) else None)
         answers = after(real, manifest.labels), after(got, manifest.labels)
         found.append(Sample(number, picture, size, *answers, not _agree(*answers),
-                            _worst(*columns_of([real, got], references.parts))))
+                            min(one.sqnr_db for one in compare([real], [got], references.row_sets, references.parts))))
     return tuple(sorted(found, key=lambda sample: (not sample.changed, sample.sqnr_db)))
-
-
-def _worst(real: Arrays, got: Arrays) -> float:
-    """Decibels of the output, or of the columns of one, that are the least alike."""
-    return min(ErrorPower.of([array], [got[name]]).sqnr_db for name, array in real.items())
 
 
 def _scores(manifest: Manifest, outputs: Sequence[Arrays]) -> Classify | None:

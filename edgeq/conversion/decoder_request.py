@@ -62,8 +62,7 @@ def read_decoder_request(targets: words.Target, options: Options) -> DecoderRequ
             model, or that a target does not offer; of the last three kinds all at once.
     """
     device = None if options.device is None else device_named(words.text("--device", options.device))
-    names = words.targets(targets) or ([] if device is None else [
-        name for name in device.targets if backend_named(name).decoder is not None][:1])
+    names = words.targets(targets) or ([] if device is None else _first_of(device))
     if not names:
         raise UsageError(f"name what to convert for: --target {' or '.join(_decoder_targets())}")
     chosen = tuple(map(backend_named, names))
@@ -133,6 +132,12 @@ def _contradictions(options: Options) -> Iterator[str]:
         yield "--resume keeps fitted layers, so it excludes --method nearest"
     if options.dry_run and options.gguf_file is not None:
         yield "--dry-run writes nothing, so it excludes --gguf-file"
+
+
+def _first_of(device: Device) -> list[str]:
+    """The target that a device's language models go to where none is named: first those of language models alone."""
+    there = [backend for backend in map(backend_named, device.targets) if backend.decoder is not None]
+    return [backend.target.name for backend in sorted(there, key=lambda backend: backend.takes_graphs)][:1]
 
 
 def _decoder_targets() -> list[str]:

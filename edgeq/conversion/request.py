@@ -361,6 +361,8 @@ def _other_systems(targets: Sequence[str], options: Options) -> Iterator[str]:
 def _activations(options: Options, targets: Sequence[Target]) -> QuantType | None:
     """What activations are rounded to."""
     said = options.activations
+    bits = 16 if said == "16" else 8
+    symmetric = are_symmetric([target.at(bits) for target in targets])
     if said in ("8", "16") and options.calibration is None:
         raise UsageError(f"--activations {said} needs real samples: add --calibration DATA (an .npz, or a folder of "
                          "samples)")
@@ -371,8 +373,6 @@ def _activations(options: Options, targets: Sequence[Target]) -> QuantType | Non
         return None
     if options.calibration is None or said == "float":
         return None
-    bits = 16 if said == "16" else 8
-    symmetric = are_symmetric([target.at(bits) for target in targets])
     return QuantType(bits, signed=symmetric, symmetric=symmetric)
 
 

@@ -86,10 +86,10 @@ def latency_sentence(found: Mapping[str, Any] | None) -> str:
 
 def sizes_html(sizes: Sequence[LayerSize], artifact_bytes: int) -> str:
     """Where the bytes are: a bar for each of the largest layers, and the rest."""
-    if not sizes:
-        return ""
     ordered = sorted(sizes, key=lambda one: -one.bytes)
     total = sum(one.bytes for one in ordered)
+    if not total:  # an initializer may have no elements
+        return ""
 
     def row(one: LayerSize) -> tuple[str, ...]:
         part = f"{100 * one.bytes / ordered[0].bytes:.1f}%"

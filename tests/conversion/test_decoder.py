@@ -265,7 +265,7 @@ def test_bad_checkpoints(name: str, tmp_path: Path) -> None:
 
 
 WORDS = {
-    "a target for other networks": ({"target": "tflite"}, "--target tflite takes no language model"),
+    "a target for other networks": ({"target": "coreml"}, "--target coreml takes no language model"),
     "types of nobody": ({"gguf_type": "Q9_K"}, "--gguf-type Q9_K: there are F32, F16"),
     "bits that no type has": ({"bits": 32}, "--bits 32: gguf takes 2, 3, 4, 5, 6, 8, 16"),
     "a device without llama.cpp": ({"device": "pi-32bit"}, "--device pi-32bit does not run gguf; it runs tflite"),
