@@ -89,7 +89,8 @@ def quantized(zoo: Any, item: str, bits: int, count: int) -> Result:
     request = read_request("onnxruntime", Options(bits=bits, calibration=calibration, activations=activations))
     done = quantize_network(network, request, open_samples(calibration, input_specs(network)).hold_out()[0])
     assert done.plan is not None
-    judge = replace(Fidelity.of(network, open_samples(others, input_specs(network))), feeds=others)
+    others = list(open_samples(others, input_specs(network)))
+    judge = Fidelity(network, others, others)
     share = done.trials.float_share(done.plan) if done.trials is not None else 0.0
     return Result(judge.sqnr_db(done.graph), constant_bytes(done.graph.graph), share)
 

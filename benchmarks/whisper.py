@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 import edgeq
+from edgeq.metrics import edit_distance
 from edgeq_runtime.sound import read_wav
 
 RATE = 16000
@@ -194,16 +195,6 @@ def words_of(text: str) -> list[str]:
     return re.sub(r"[^a-z0-9' ]", " ", text.lower().replace("-", " ")).split()
 
 
-def errors(expected: Sequence[str], found: Sequence[str]) -> int:
-    """Words to change, add or leave out (Levenshtein)."""
-    row = list(range(len(found) + 1))
-    for k, word in enumerate(expected, 1):
-        before, row[0] = row[0], k
-        for j, other in enumerate(found, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (word != other))
-    return row[-1]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--target", default="onnxruntime")
@@ -228,14 +219,15 @@ def main() -> None:
                                  force=True, verify=False)
             with made.load() as model:
                 started = time.process_time()
-                wrong = sum(errors(words_of(text), words_of(model.transcribe(sound, RATE).text))
+                wrong = sum(edit_distance(words_of(text), words_of(model.transcribe(sound, RATE).text))
                             for text, sound in zip(texts, sounds, strict=True))
                 seconds = time.process_time() - started
                 long = model.transcribe(clip, RATE)
             said.append(f"{bits} bits, {weights}: {long.text}")
             reference = reference or words_of(long.text)
+            missed = edit_distance(reference, words_of(long.text)) / len(reference)
             print(f"| {bits} | {weights} | {made.artifact_bytes / 1e6:.1f} | {made.artifact_bytes / size:.3f} "
-                  f"| {100 * wrong / words:.2f} | {100 * errors(reference, words_of(long.text)) / len(reference):.2f} "
+                  f"| {100 * wrong / words:.2f} | {100 * missed:.2f} "
                   f"| {seconds * RATE / sum(sound.size for sound in sounds):.2f} |", flush=True)
         print("\n".join(said))
 

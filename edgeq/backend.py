@@ -221,6 +221,13 @@ class DecoderWords:
     type: str = ""
 
 
+def _tokens_to_logits(spec: Spec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    from edgeq_runtime.manifest import TensorSpec
+
+    return ((TensorSpec("input_ids", "int64", (1, "tokens")),),
+            (TensorSpec("logits", "float32", (1, "tokens", spec.vocabulary)),))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderBackend:
     """How a target takes language models, which come as checkpoints.
@@ -233,7 +240,7 @@ class DecoderBackend:
     emit: (checkpoint, folder with its tokenizer, quantized weights, bundle in the making, words) -> what was written.
     read: (entry, spec) -> role, layer -> the weight [outputs, inputs] in float32 that a reader of the written file
         computes with, found by other code than that which wrote it.
-    signature: inputs and outputs of the bundle, as its manifest lists them.
+    signature: inputs and outputs of the bundle, as its manifest lists them; tokens and logits alone by default.
     file: the ending of a file that holds all, tokenizer too, and needs no bundle; "" where there is none.
     ladder: types among which a budget of bits may choose for each weight; none: it takes no budget. fused: role -> the
         tensor of the file that it is a part of, which has one type.
@@ -246,7 +253,7 @@ class DecoderBackend:
     types: Callable[[Spec, DecoderWords], Callable[[str, int | None], str]]
     emit: Callable[[Checkpoint, Path, QuantizedDecoder, Path, DecoderWords], Artifact]
     read: Callable[[Path, Spec], Callable[[str, int | None], NDArray[Any]]]
-    signature: Callable[[Spec], tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
+    signature: Callable[[Spec], tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] = _tokens_to_logits
     file: str = ""
     ladder: tuple[str, ...] = ()
     fused: Callable[[Spec], Mapping[str, str]] = lambda spec: {}

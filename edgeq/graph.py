@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -148,6 +148,26 @@ def moved_from(value: ir.Value, moves: Collection[str]) -> ir.Value:
         value = producer.inputs[0]
         producer = value.producer()
     return value
+
+
+def axis_behind(node: ir.Node, axis: int) -> int | None:
+    """Where an axis of its first input lies behind a Transpose or a Reshape: there, the axis of as many elements with
+    as many before it. None where none has.
+    """
+    if node.op_type == "Transpose":
+        order = attribute(node, "perm") or list(range(rank(node.outputs[0])))[::-1]
+        return int(list(order).index(axis))
+    before, after = dims(node.inputs[0]), dims(node.outputs[0])
+    if before is None or after is None:
+        return None
+    return next((place for place, size in enumerate(after) if size == before[axis]
+                 and _elements(after[:place]) == _elements(before[:axis])), None)
+
+
+def _elements(sizes: Sequence[int | str]) -> tuple[int, list[str]]:
+    """Of how many, as the known factor and the names of the others."""
+    return (math.prod(size for size in sizes if isinstance(size, int)),
+            sorted(size for size in sizes if isinstance(size, str)))
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:

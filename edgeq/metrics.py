@@ -184,7 +184,7 @@ def wer(predictions: Sequence[Any], targets: Sequence[Any]) -> float:
     edits = words = 0
     for number, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
         said, heard = _words(target, number), _words(prediction, number)
-        edits, words = edits + _edit_distance(heard, said), words + len(said)
+        edits, words = edits + edit_distance(heard, said), words + len(said)
     if not words:
         raise ValueError("the targets hold no words")
     return 100 * edits / words
@@ -201,7 +201,7 @@ def _words(text: Any, number: int) -> list[Any]:
     return [word for word in ids if word >= 0]
 
 
-def _edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
+def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
     """Levenshtein, "Binary codes capable of correcting deletions, insertions, and reversals" (1966)."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):

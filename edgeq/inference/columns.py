@@ -6,8 +6,7 @@ In the error of the whole, boxes of 640 pixels hide scores that are lost altoget
 """
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -17,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeq import policy
-from edgeq.graph import attribute, dims, moved_from, rank
+from edgeq.graph import attribute, axis_behind, dims, moved_from, rank
 from edgeq.inference.session import Arrays
 from edgeq.metrics import ErrorPower
 
@@ -96,27 +95,8 @@ def _joined(value: ir.Value) -> Parts | None:
     before = _joined(producer.inputs[0]) if producer.op_type in (*_ROUNDINGS, "Transpose", "Reshape") else None
     if before is None or producer.op_type in _ROUNDINGS:
         return before
-    return _moved(producer, before)
-
-
-def _moved(node: ir.Node, before: Parts) -> Parts | None:
-    if node.op_type == "Transpose":
-        order = attribute(node, "perm") or list(range(rank(node.outputs[0])))[::-1]
-        return Parts(list(order).index(before.axis), before.ends)
-    given, found = dims(node.inputs[0]), dims(node.outputs[0])
-    if given is None or found is None:
-        return None
-    same = (axis for axis, size in enumerate(found) if size == given[before.axis]
-            and _count(found[:axis]) == _count(given[:before.axis]))
-    axis = next(same, None)
+    axis = axis_behind(producer, before.axis)
     return None if axis is None else Parts(axis, before.ends)
-
-
-def _count(sizes: Iterable[int | str]) -> tuple[int, list[str]]:
-    """Of elements: the known factor, and the names of the others."""
-    found = list(sizes)
-    return math.prod(size for size in found if isinstance(size, int)), sorted(
-        size for size in found if isinstance(size, str))
 
 
 def _concat(node: ir.Node) -> Parts | None:

@@ -7,7 +7,7 @@ k-th row of one run is then compared with the k-th of another, although both fou
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeq.graph import attribute, constant, dims, rank
+from edgeq.graph import attribute, axis_behind, constant, rank
 from edgeq.inference.session import Arrays
 from edgeq.ops import KEEPING_AXES, REDUCING, SPATIAL
 
@@ -128,25 +128,7 @@ def _squeeze(node: ir.Node, index: int, axis: int) -> int | None:
 
 
 def _reshape(node: ir.Node, index: int, axis: int) -> int | None:
-    """The axis of as many elements with as many before it."""
-    before, after = dims(node.inputs[0]), dims(node.outputs[0])
-    if index or before is None or after is None:
-        return None
-    for place, size in enumerate(after):
-        if size == before[axis] and _product(after[:place]) == _product(before[:axis]):
-            return place
-    return None
-
-
-def _product(sizes: Iterable[int | str]) -> tuple[int, list[str]]:
-    found = list(sizes)
-    return (int(np.prod([size for size in found if isinstance(size, int)])),
-            sorted(size for size in found if isinstance(size, str)))
-
-
-def _transpose(node: ir.Node, index: int, axis: int) -> int:
-    order = attribute(node, "perm") or list(range(rank(node.outputs[0])))[::-1]
-    return int(list(order).index(axis))
+    return None if index else axis_behind(node, axis)
 
 
 def _matmul(node: ir.Node, index: int, axis: int) -> int | None:
@@ -179,7 +161,7 @@ def _batch(node: ir.Node, index: int, axis: int) -> int | None:
 
 
 _FOLLOWED: Final[Mapping[str, Callable[[ir.Node, int, int], int | None]]] = {
-    "Gather": _gather, "GatherND": _gather_nd, "GatherElements": _same_shape, "Transpose": _transpose,
+    "Gather": _gather, "GatherND": _gather_nd, "GatherElements": _same_shape, "Transpose": _reshape,
     "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Reshape": _reshape, "Flatten": _reshape, "MatMul": _matmul,
     "Gemm": _gemm, "ArgMax": _reduce, "RoiAlign": lambda node, index, axis: 0 if index == 1 and axis == 0 else None,
     **dict.fromkeys(("Expand", "Tile"), lambda node, index, axis: (

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from edgeq.frontends.decoder.checkpoint import Checkpoint
     from edgeq.frontends.decoder.spec import Spec
     from edgeq.quant.decoder import QuantizedDecoder, Stored
-    from edgeq_runtime.manifest import TensorSpec
 
 __all__ = ["BACKEND"]
 
@@ -23,13 +22,6 @@ def _check(checkpoint: Checkpoint, tokenizer: Path, words: DecoderWords) -> None
     from edgeq_converters.gguf import backend
 
     backend.check(checkpoint, tokenizer, words)
-
-
-def _signature(spec: Spec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    from edgeq_runtime.manifest import TensorSpec
-
-    return ((TensorSpec("input_ids", "int64", (1, "tokens")),),
-            (TensorSpec("logits", "float32", (1, "tokens", spec.vocabulary)),))
 
 
 def _types(spec: Spec, words: DecoderWords) -> Callable[[str, int | None], str]:
@@ -73,5 +65,5 @@ _WHEEL: Final = Recipe(frozenset({"x86_64", "aarch64"}), "xllamacpp", ("numpy", 
                        ("numpy", "xllamacpp==2026.10.11549"))
 BACKEND: Final = Backend(target=GGUF, devices=dict.fromkeys(
     ("pi4", "pi5", "jetson-orin", "android", "iphone"), _THERE), recipes=(_WHEEL,), decoder=DecoderBackend(
-    bits=(2, 3, 4, 5, 6, 8, 16), check=_check, signature=_signature, types=_types, emit=_emit, read=_read, file=".gguf",
+    bits=(2, 3, 4, 5, 6, 8, 16), check=_check, types=_types, emit=_emit, read=_read, file=".gguf",
     ladder=("Q2_K", "Q3_K", "Q4_K", "IQ4_NL", "Q5_K", "Q5_0", "Q6_K", "Q8_0"), fused=_fused, keeps=_keeps))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgeq.frontends.decoder.checkpoint import Checkpoint
     from edgeq.frontends.decoder.spec import Spec
     from edgeq.quant.decoder import QuantizedDecoder
-    from edgeq_runtime.manifest import Manifest, TensorSpec
+    from edgeq_runtime.manifest import Manifest
 
 __all__ = ["BACKEND", "emit"]
 
@@ -91,19 +91,12 @@ def _read(entry: Path, spec: Spec) -> Callable[[str, int | None], NDArray[Any]]:
     return decoder.read(entry, spec)
 
 
-def _signature(spec: Spec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    from edgeq_runtime.manifest import TensorSpec
-
-    return ((TensorSpec("input_ids", "int64", (1, "tokens")),),
-            (TensorSpec("logits", "float32", (1, "tokens", spec.vocabulary)),))
-
-
 _FIRST: Final = Available(preferred=True)
 
 BACKEND: Final = Backend(
     target=TFLITE, emit=emit, probe=_probe, in_place=True, costs=Path(__file__).with_name("costs.json"),
     decoder=DecoderBackend(bits=(4, 8, 32), check=_check_decoder, types=_types, emit=_emit_decoder, read=_read,
-                           signature=_signature, file=".litertlm"),
+                           file=".litertlm"),
     devices={
         "pi4": _FIRST, "pi5": _FIRST, "android": _FIRST, "jetson-orin": Available(),
         # Its CONV_2D, FULLY_CONNECTED and DEQUANTIZE are of versions that know no 4-bit weights.

@@ -37,7 +37,7 @@ from edgeq_converters.tflite.validate import validate
 ENTRY: Final = "model.litertlm"
 ENGINE_VERSION: Final = ">=2.1"
 DECODE: Final = "decode"
-# Tokens of one run. The engine takes the largest that a prompt fills, and pads the last one.
+# Tokens of a prompt that one run takes; LiteRT-LM pads the last run, edgeq's engine takes what is left one by one.
 PREFILLS: Final = (64, 512)
 _TYPES: Final[Mapping[str, int]] = MappingProxyType({"INT4": 4, "INT8": 8})
 _FLOAT: Final = 32
