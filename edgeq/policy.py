@@ -110,6 +110,12 @@ NOISE_SAMPLES: Final = Parameter(
 FALLBACK_NOISE_SAMPLES: Final = Parameter(4, "samples", "the same, to choose float fallbacks at 8 bits", NotMeasured())
 FIDELITY_SAMPLES: Final = Parameter(
     16, "samples", "that whole quantized networks are compared with float on", NotMeasured())
+PICTURE_SIDE: Final = Parameter(
+    16, "pixels", "each way, from which an output of 1, 3 or 4 channels is told as a picture, with its PSNR",
+    NotMeasured("feature maps at the end of a network are smaller, or have more channels"))
+UNIT_NORM: Final = Parameter(
+    1e-3, "", "by which the norms of rows may differ from 1 in an embedding, which has neighbours and no best class",
+    NotMeasured("normalization in float16 is within it"))
 COLUMNS_APART: Final = Parameter(
     10.0, "x the amplitude", "from which parts that a Concat joined in one output are measured apart",
     NotMeasured("boxes in pixels are a hundred times the scores beside them; logits of two heads are not"))

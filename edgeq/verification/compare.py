@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq import policy
 from edgeq.errors import ModelError
 from edgeq.inference.columns import Parts, columns_of
 from edgeq.inference.session import Arrays
@@ -108,7 +109,7 @@ def _top1(reference: NDArray[np.float64], got: NDArray[np.float64]) -> float:
 
 def _has_unit_norm(rows: NDArray[np.float64]) -> bool:
     """Of an embedding. Probabilities have that where one of them is all, but none below 0."""
-    return bool((rows < 0).any() and np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-3))
+    return bool((rows < 0).any() and np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=policy.UNIT_NORM.value))
 
 
 def _neighbours(reference: NDArray[np.float64], got: NDArray[np.float64]) -> float | None:
@@ -120,9 +121,10 @@ def _neighbours(reference: NDArray[np.float64], got: NDArray[np.float64]) -> flo
 
 
 def _psnr(pairs: Pairs) -> float | None:
-    """A picture has 1 to 4 channels, first or last, and more than a few pixels each way."""
+    """A picture has 1, 3 or 4 channels, first or last, and more than a few pixels each way."""
     shape, sizes = pairs[0][0].shape, pairs[0][0].shape[1:]
-    if len(shape) != 4 or not any(channels in (1, 3, 4) and min(rest) >= 16 for channels, rest in (
+    least = policy.PICTURE_SIDE.value
+    if len(shape) != 4 or not any(channels in (1, 3, 4) and min(rest) >= least for channels, rest in (
             (sizes[0], sizes[1:]), (sizes[-1], sizes[:-1]))):
         return None
     low, high = min(r.min() for r, _ in pairs), max(r.max() for r, _ in pairs)
